@@ -1,0 +1,30 @@
+# make demo    everything, from nothing to a page you can watch (about 20 minutes on two cores)
+# make test    ruff, mypy, the arrows of the house, and the tests
+# make setup   only the environment
+PY ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test clean
+setup: $(VENV)/.stamp
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	$(PY) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt "torch>=2.13,<2.14"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,demo]"
+	$(BIN)/python -m pip check
+	@# pip check does not see that a broken torchvision or torchaudio poisons these imports; importing them does.
+	$(BIN)/python -c "import torch, lightning, torchmetrics; from diffusers import AutoencoderKLWan; from transformers import EncodecModel, Qwen3Model, WhisperFeatureExtractor"
+	touch $@
+
+demo: setup
+	$(BIN)/python -m vidchat.demo
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf outputs

@@ -1,0 +1,1 @@
+"""vidchat: train and stream audio-visual dyadic conversation."""

@@ -1,0 +1,139 @@
+"""The nouns: clip, turn, dialogue, and the clock that cuts a clip into chunks.
+
+Everything else in the package speaks of these; this module knows nothing else of the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+Role = Literal["initiator", "responder"]
+Branch = Literal["single", "dialogue", "listening", "multi_turn"]
+Tier = Literal["pretrain", "sft"]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video file, or a span of it, of one person.
+
+    Attributes:
+        path: The media file. It is only ever opened as media.
+        speaker: Who is seen and heard; the same string is the same person.
+        text: What is said, if known.
+        start: Where the clip begins in the file, in seconds.
+        end: Where it ends, in seconds; `None` is the end of the file.
+        scores: Quality scores by name (`dover`, `motion`, `face_blur`, ...), if known.
+        truth: Whatever else is known exactly, e.g. of a rendered clip (identity, expression, word times).
+    """
+
+    path: Path
+    speaker: str
+    text: str | None = None
+    start: float = 0.0
+    end: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    truth: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or (self.end is not None and self.end <= self.start):
+            raise ValueError(f"{self.path}: a clip must end after it starts, got {self.start} s to {self.end} s")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A clip in a conversation."""
+
+    role: Role
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """An ordered list of turns. All four branches of the data set are cases of it."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    branch: Branch = "dialogue"
+    tier: Tier = "sft"
+    split: Split = "train"
+
+    def __post_init__(self) -> None:
+        if not any(turn.role == "responder" for turn in self.turns):
+            raise ValueError(f"dialogue {self.id}: no turn has the role 'responder', so there is nothing to answer")
+
+    @property
+    def answer(self) -> Clip:
+        """The last responder turn: what the model learns to generate."""
+        return next(turn.clip for turn in reversed(self.turns) if turn.role == "responder")
+
+    @property
+    def question(self) -> Clip | None:
+        """The last initiator turn, or `None` in the single branch."""
+        return next((turn.clip for turn in reversed(self.turns) if turn.role == "initiator"), None)
+
+
+class ClockError(ValueError):
+    """A video tokenizer and an audio codec whose chunks do not span the same time."""
+
+
+@dataclass(frozen=True)
+class ChunkClock:
+    """How long a chunk is, in pictures, in codec frames and in samples, exactly.
+
+    A clip of T chunks is `temporal_stride * T + 1` pictures. Picture 0 is the reference and chunk 0;
+    pictures `4(t-1)+1 .. 4t` are chunk t. Sound starts with picture 1: codec frames `F(t-1) .. Ft-1` belong to chunk t.
+
+    Attributes:
+        fps: Pictures per second.
+        temporal_stride: Pictures in a chunk (the video VAE's temporal stride).
+        sample_rate: Samples per second.
+        hop: Samples in one codec frame.
+    """
+
+    fps: int
+    temporal_stride: int
+    sample_rate: int
+    hop: int
+
+    def __post_init__(self) -> None:
+        if self.frames.denominator != 1:
+            raise ClockError(
+                f"the video tokenizer makes {float(self.chunks_per_second):g} chunks/s ({self.fps} fps / stride "
+                f"{self.temporal_stride}) and the audio codec {self.sample_rate / self.hop:g} frames/s, so a chunk would "
+                f"hold {float(self.frames):g} codec frames; choose a pair whose rates divide"
+            )
+
+    @property
+    def chunks_per_second(self) -> Fraction:
+        return Fraction(self.fps, self.temporal_stride)
+
+    @property
+    def frames(self) -> Fraction:
+        """Codec frames in a chunk, as a fraction; whole for every clock that exists."""
+        return Fraction(self.sample_rate, self.hop) / self.chunks_per_second
+
+    @property
+    def frames_per_chunk(self) -> int:
+        """F, codec frames in a chunk."""
+        return int(self.frames)
+
+    @property
+    def samples_per_chunk(self) -> int:
+        return self.frames_per_chunk * self.hop
+
+    def pictures(self, chunks: int) -> int:
+        """Pictures in a training clip of this many chunks, the reference included: 4T + 1."""
+        return self.temporal_stride * chunks + 1
+
+    def samples(self, chunks: int) -> int:
+        """Samples of sound in this many chunks."""
+        return self.samples_per_chunk * chunks
+
+    def chunks(self, pictures: int) -> int:
+        """Whole chunks in a clip of this many pictures, the reference included."""
+        return max(0, (pictures - 1) // self.temporal_stride)
