@@ -1,0 +1,117 @@
+"""A tokenizer on disk: `config.json` and `model.safetensors` in a folder, and the fingerprint that names it.
+
+The fingerprint is what caches and releases compare: two tokenizers with the same fingerprint turn the same input into
+the same tokens. It covers the class, its configuration and every weight, as they are in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class TokenizerError(ValueError):
+    """A folder that does not hold the tokenizer it is asked for, or an input that a tokenizer cannot take."""
+
+
+def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
+    """Names a tokenizer by what it does: 16 hex digits of sha256 over its class, configuration and weights.
+
+    Buffers that are not persistent (they are made from the configuration) are left out; so are names of devices, but
+    not dtypes, since a tokenizer in half precision gives other tokens.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([type(module).__name__, config], sort_keys=True, default=str).encode())
+    for name, value in sorted(module.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_tokenizer(
+    directory: str | Path, module: nn.Module, config: Mapping[str, Any], dtype: torch.dtype | None = None
+) -> None:
+    """Writes `config.json` and `model.safetensors`; each appears whole or not at all.
+
+    Args:
+        directory: The folder; made if absent.
+        module: What to save. Its class name is written beside the configuration and checked at load.
+        config: What JSON can hold; the keyword arguments that rebuild the module.
+        dtype: Stores floating-point tensors in this type, e.g. `torch.float16` for a small file. They come back as
+            float32, rounded; `round_weights` first if the module in memory must keep the file's fingerprint.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: _stored(value, dtype) for name, value in module.state_dict().items()}
+    unfinished = folder / f"{WEIGHTS_FILE}.{os.getpid()}.tmp"
+    save_file(tensors, unfinished, metadata={"format": "pt", "kind": type(module).__name__})
+    os.replace(unfinished, folder / WEIGHTS_FILE)
+    text = json.dumps({"kind": type(module).__name__, "config": dict(config)}, indent=2, sort_keys=True)
+    unfinished = folder / f"{CONFIG_FILE}.{os.getpid()}.tmp"
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / CONFIG_FILE)
+
+
+def load_config(directory: str | Path, kind: str) -> dict[str, Any]:
+    """Reads the configuration that `save_tokenizer` wrote for the class named `kind`.
+
+    Raises:
+        TokenizerError: there is no tokenizer there, or it is another class's.
+    """
+    path = Path(directory) / CONFIG_FILE
+    if not path.is_file():
+        raise TokenizerError(f"{directory} holds no tokenizer: {CONFIG_FILE} is missing; give the folder save() wrote")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found, config = record["kind"], record["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TokenizerError(f"{path} is not a tokenizer's configuration: it needs 'kind' and 'config'") from error
+    if found != kind:
+        raise TokenizerError(f"{directory} holds a {found}, not a {kind}; choose the config group entry of {found}")
+    return dict(config)
+
+
+def load_weights(directory: str | Path, module: nn.Module) -> None:
+    """Loads `model.safetensors` into a module built from the same folder's configuration.
+
+    Raises:
+        TokenizerError: the file is absent or unreadable, or its tensors are not this module's.
+    """
+    path = Path(directory) / WEIGHTS_FILE
+    if not path.is_file():
+        raise TokenizerError(f"{directory} holds no weights ({WEIGHTS_FILE} is missing); copy the whole folder again")
+    try:
+        tensors = load_file(path)
+        stored = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+        module.load_state_dict(stored)
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise TokenizerError(f"{path} does not fit a {type(module).__name__} of its config.json: {reason}") from error
+
+
+def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Rounds every floating-point weight and persistent buffer to what `dtype` can hold, in place, staying float32."""
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(value.to(dtype))
+
+
+def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    value = value.detach().cpu()
+    if dtype is not None and value.is_floating_point():
+        value = value.to(dtype)
+    return value.clone(memory_format=torch.contiguous_format)
