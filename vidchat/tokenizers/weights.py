@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 CONFIG_FILE = "config.json"
@@ -57,7 +57,7 @@ def save_tokenizer(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(value, dtype) for name, value in module.state_dict().items()}
     unfinished = folder / f"{WEIGHTS_FILE}.{os.getpid()}.tmp"
-    save_file(tensors, unfinished, metadata={"format": "pt", "kind": type(module).__name__})
+    unfinished.write_bytes(save(tensors, metadata={"format": "pt", "kind": type(module).__name__}))
     os.replace(unfinished, folder / WEIGHTS_FILE)
     text = json.dumps({"kind": type(module).__name__, "config": dict(config)}, indent=2, sort_keys=True)
     unfinished = folder / f"{CONFIG_FILE}.{os.getpid()}.tmp"
