@@ -1,0 +1,1 @@
+"""From an initiator's clip to the responder's, chunk by chunk."""

@@ -1,0 +1,67 @@
+"""The preallocated key/value cache of cached generation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KeyValueCache:
+    """Keys and values of all layers: a pinned head that stays for ever and a ring of chunks behind it.
+
+    The pinned head holds the condition and the reference. Behind it lie `window + 1` slots of one chunk each, the
+    current chunk's among them, so writing a chunk never overwrites a key that this chunk may still read. Keys are
+    stored after rotation, hence the order of the slots does not matter to attention.
+
+    Args:
+        layers: Number of layers.
+        pinned: Tokens that are never evicted.
+        chunk: Tokens written at a time after the pinned ones.
+        window: Earlier chunks that a chunk sees, besides the pinned tokens.
+        key_mask: (B, pinned) bool, False where a pinned token is padding, or `None` if none is.
+    """
+
+    def __init__(self, layers: int, pinned: int, chunk: int, window: int, key_mask: Tensor | None = None) -> None:
+        self.pinned, self.chunk, self.slots = pinned, chunk, window + 1
+        self.written = 0  # tokens, the evicted ones included; on the host, so nothing here waits for a device
+        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self._key_mask = key_mask
+
+    @property
+    def capacity(self) -> int:
+        return self.pinned + self.slots * self.chunk
+
+    def _span(self, tokens: int) -> slice:
+        """Where the next tokens go."""
+        if self.written == 0:
+            if tokens != self.pinned:
+                raise ValueError(f"the cache was made for {self.pinned} pinned tokens, and {tokens} came first")
+            return slice(0, tokens)
+        if tokens != self.chunk:
+            raise ValueError(f"the cache takes {self.chunk} tokens at a time, not {tokens}")
+        start = self.pinned + (self.written - self.pinned) % (self.slots * self.chunk)
+        return slice(start, start + tokens)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's (B, heads, n, head_dim) keys and values; return all that the new tokens may see."""
+        span = self._span(keys.shape[2])
+        stored = self._layers[layer]
+        if stored is None:
+            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
+            stored = (keys.new_zeros(shape), values.new_zeros(shape))
+            self._layers[layer] = stored
+        stored[0][:, :, span] = keys
+        stored[1][:, :, span] = values
+        visible = min(self.written + keys.shape[2], self.capacity)
+        return stored[0][:, :, :visible], stored[1][:, :, :visible]
+
+    def key_mask(self, tokens: int) -> Tensor | None:
+        """(B, 1, 1, visible) bool for the next tokens, or `None` where everything cached is visible."""
+        if self._key_mask is None:
+            return None
+        visible = min(self.written + tokens, self.capacity)
+        return torch.nn.functional.pad(self._key_mask, (0, visible - self.pinned), value=True)[:, None, None]
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens as written; called once after every layer has stored them."""
+        self.written += tokens

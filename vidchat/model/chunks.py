@@ -1,0 +1,149 @@
+"""Chunks as tokens: patches, embeddings, and where a token stands in time and space.
+
+A chunk puts S visual tokens (patchified latents, row-major) and F audio tokens (one per codec frame, the sum of its K
+codebook embeddings) into the backbone, in this order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+INITIATOR, RESPONDER, VOICE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """What the video tokenizer gives.
+
+    Attributes:
+        channels: C of a latent.
+        steps: Pictures in a chunk; at 25 fps the 40 ms steps that positions count.
+    """
+
+    channels: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class CodeShape:
+    """What the audio codec gives: F frames in a chunk, K codebooks of V entries."""
+
+    frames: int
+    codebooks: int
+    vocabulary: int
+
+
+def patchify(latents: Tensor, patch: int) -> Tensor:
+    """Latents (..., C, h, w) to visual tokens (..., S, D_v), S = (h/patch)(w/patch), D_v = C * patch^2."""
+    return rearrange(latents, "... c (h p) (w q) -> ... (h w) (c p q)", p=patch, q=patch)
+
+
+def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
+    """Visual tokens (..., S, D_v) back to latents (..., C, rows * patch, cols * patch)."""
+    return rearrange(tokens, "... (h w) (c p q) -> ... c (h p) (w q)", p=patch, q=patch, h=rows, w=cols)
+
+
+def chunk_positions(start: Tensor, chunks: Tensor, grid: tuple[int, int], latent: LatentShape, frames: int) -> Tensor:
+    """Positions (time, row, column) of the tokens of chunks.
+
+    A token's time is the end of the span it covers, in 40 ms steps: a latent frame ends with its last picture, a codec
+    frame with its last sample, so the sound and the picture of one instant share their time.
+
+    Args:
+        start: (B,) the number at which this sequence of media starts on all three axes.
+        chunks: (T,) or (B, T) index of each chunk; chunk 0 is the reference.
+        grid: Rows and columns of visual tokens.
+        latent: For the steps in a chunk.
+        frames: F, 0 for a model without sound.
+
+    Returns:
+        (B, T, S + F, 3) float.
+    """
+    rows, cols = grid
+    device = start.device
+    origin = start.float()[:, None, None, None]
+    chunks = torch.broadcast_to(chunks.to(device), (start.shape[0], chunks.shape[-1]))
+    time = (chunks.float() * latent.steps)[..., None, None]  # (B, T, 1, 1)
+    row, col = torch.meshgrid(torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij")
+    place = torch.stack([torch.zeros_like(row), row, col], dim=-1).flatten(0, 1).float()  # (S, 3)
+    axis = torch.tensor([1.0, 0.0, 0.0], device=device)
+    visual = origin + place + time * axis
+    if not frames:
+        return visual
+    ends = latent.steps * ((torch.arange(frames, device=device) + 1) / frames - 1)  # relative to the chunk's end
+    audio = origin + (time + ends[:, None]) * axis
+    return torch.cat([visual, audio], dim=2)
+
+
+class CodeEmbedding(nn.Module):
+    """Codes (..., F, K) to (..., F, D): the sum of a frame's K codebook embeddings."""
+
+    def __init__(self, width: int, codes: CodeShape) -> None:
+        super().__init__()
+        self.table = nn.Embedding(codes.codebooks * codes.vocabulary, width)
+        nn.init.normal_(self.table.weight, std=codes.codebooks**-0.5)
+        self.register_buffer("offsets", torch.arange(codes.codebooks) * codes.vocabulary, persistent=False)
+        self.offsets: Tensor
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.table(codes + self.offsets).sum(dim=-2)
+
+
+class ChunkEmbedding(nn.Module):
+    """Chunks to backbone tokens; the same for the responder's own chunks, the initiator's and earlier turns'.
+
+    Args:
+        width: D.
+        token_dim: Values in one of the backbone's visual tokens.
+        codes: The codec's shape, or `None` for a model without sound.
+    """
+
+    def __init__(self, width: int, token_dim: int, codes: CodeShape | None) -> None:
+        super().__init__()
+        self.visual = nn.Linear(token_dim, width)
+        nn.init.normal_(self.visual.weight, std=token_dim**-0.5)
+        self.role = nn.Embedding(3, width)
+        nn.init.normal_(self.role.weight, std=0.02)
+        self.frames = codes.frames if codes else 0
+        if codes:
+            self.codes = CodeEmbedding(width, codes)
+            self.sound = nn.Parameter(torch.randn(width) * 0.02)  # tells audio tokens from visual ones
+            self.start = nn.Parameter(torch.randn(width) * 0.02)  # stands in the audio places of chunk 0
+
+    def embed_visual(self, tokens: Tensor, roles: Tensor) -> Tensor:
+        """(B, T, S, token_dim) and roles (B, T) to (B, T, S, D)."""
+        return self.visual(tokens) + self.role(roles).unsqueeze(2)
+
+    def embed_codes(self, codes: Tensor, roles: Tensor) -> Tensor:
+        """(B, T, F, K) and roles (B, T) to (B, T, F, D)."""
+        return self.codes(codes) + self.sound + self.role(roles).unsqueeze(2)
+
+    def start_tokens(self, batch: int) -> Tensor:
+        """(B, 1, F, D): the audio places of chunk 0."""
+        return (self.start + self.sound + self.role.weight[RESPONDER]).expand(batch, 1, self.frames, -1)
+
+
+class Children(nn.Module):
+    """From each coarse backbone place to the r x r visual tokens it covers.
+
+    Args:
+        width: Of the input.
+        child_width: Of the output.
+        ratio: r, backbone patch over spatial patch, per side.
+    """
+
+    def __init__(self, width: int, child_width: int, ratio: int) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.project = nn.Linear(width, ratio**2 * child_width)
+
+    def forward(self, coarse: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(n, S_b, width) on a `grid` of S_b places to (n, S, child_width), row-major."""
+        rows, cols = grid
+        children = self.project(coarse)
+        r = self.ratio
+        return rearrange(children, "n (h w) (p q d) -> n (h p w q) d", h=rows, w=cols, p=r, q=r)

@@ -1,0 +1,150 @@
+"""The depth transformer: the codes of one chunk, frame after frame, codebook after codebook.
+
+After the RQ-Transformer (arXiv 2203.01941) and Moshi (arXiv 2410.00037), over F x K codes instead of K.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidchat.model.cache import KeyValueCache
+from vidchat.model.chunks import CodeShape
+from vidchat.model.transformer import Shape, Transformer
+
+
+@dataclass(frozen=True)
+class CodeSampling:
+    """How codes are drawn.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the most likely code.
+        top_k: Keeps the k most likely codes; 0 keeps all.
+        top_p: Keeps the most likely codes that make up this probability; 1 keeps all.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 1.0
+
+
+def sample_code(logits: Tensor, sampling: CodeSampling, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one code from each row of logits (..., V)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.float() / sampling.temperature
+    if sampling.top_k:
+        kept = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kept, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        above = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all codes likelier than this
+        drop = torch.zeros_like(above, dtype=torch.bool).scatter(-1, order, above >= sampling.top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    # The Gumbel-max trick, in its exponential form, draws without torch.multinomial's wait for the device.
+    exponential = torch.empty_like(logits).exponential_(generator=generator)
+    return (logits.softmax(-1) / exponential).argmax(-1)
+
+
+class DepthTransformer(nn.Module):
+    """Predicts F x K codes of a chunk from the backbone's outputs at its F audio places.
+
+    Args:
+        shape: Of the stack.
+        condition_width: D of the backbone.
+        codes: F, K, V.
+    """
+
+    def __init__(self, shape: Shape, condition_width: int, codes: CodeShape) -> None:
+        super().__init__()
+        self.codes = codes
+        steps = codes.frames * codes.codebooks
+        self.condition = nn.Linear(condition_width, shape.width)
+        self.previous = nn.Embedding(codes.codebooks * codes.vocabulary + 1, shape.width)  # the last one starts
+        self.place = nn.Parameter(torch.randn(steps, shape.width) * 0.02)
+        self.transformer = Transformer(shape)
+        self.heads = nn.Parameter(torch.randn(codes.codebooks, shape.width, codes.vocabulary) * shape.width**-0.5)
+
+    def _inputs(self, hidden: Tensor, previous: Tensor, first: int) -> Tensor:
+        """Inputs of steps first .. first+n-1 from (N, n, D) backbone outputs and (N, n) ids of previous codes."""
+        place = self.place[first : first + previous.shape[1]]
+        return self.condition(hidden) + self.previous(previous) + place
+
+    def _positions(self, first: int, count: int, device: torch.device) -> Tensor:
+        return torch.arange(first, first + count, device=device).float()[None, :, None].expand(1, -1, 3)
+
+    def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Logits for all codes at once, each from the true codes before it.
+
+        Args:
+            hidden: (N, F, D) backbone outputs for N chunks.
+            codes: (N, F, K) int64.
+
+        Returns:
+            (N, F, K, V) logits.
+        """
+        frames, books, vocabulary = self.codes.frames, self.codes.codebooks, self.codes.vocabulary
+        ids = (codes + torch.arange(books, device=codes.device) * vocabulary).flatten(1)
+        previous = torch.cat([torch.full_like(ids[:, :1], books * vocabulary), ids[:, :-1]], dim=1)
+        inputs = self._inputs(hidden.repeat_interleave(books, dim=1), previous, 0)
+        outputs = self.transformer(inputs, self._positions(0, frames * books, codes.device), causal=True)
+        outputs = outputs.unflatten(1, (frames, books))
+        return torch.einsum("nfkd,kdv->nfkv", outputs, self.heads.to(outputs.dtype))
+
+    def loss(self, hidden: Tensor, codes: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy over codes, in nats per code, and the accuracy of each codebook.
+
+        Args:
+            hidden: (N, F, D).
+            codes: (N, F, K) targets.
+            weight: (N,) 1 for chunks that count, 0 for padding.
+
+        Returns:
+            A scalar and (K,) shares of codes that are the most likely one.
+        """
+        logits = self(hidden, codes)
+        entropy = F.cross_entropy(logits.float().flatten(0, 2), codes.flatten(), reduction="none").view(codes.shape)
+        total = weight.sum().clamp(min=1)
+        loss = (entropy.mean((1, 2)) * weight).sum() / total
+        right = (logits.detach().argmax(-1) == codes).float().mean(1)
+        return loss, (right * weight[:, None]).sum(0) / total
+
+    def sample(
+        self,
+        hidden: Tensor,
+        sampling: CodeSampling,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw the codes of N chunks.
+
+        Args:
+            hidden: (N, F, D); with guidance (2N, F, D), conditioned ones first.
+            sampling: Temperature and cut-offs.
+            guidance: Scale of classifier-free guidance on the logits; 1 is none.
+            generator: Source of randomness.
+
+        Returns:
+            (N, F, K) int64.
+        """
+        books, vocabulary = self.codes.codebooks, self.codes.vocabulary
+        steps = self.codes.frames * books
+        copies = 1 if guidance == 1 else 2
+        cache = KeyValueCache(self.transformer.shape.layers, pinned=1, chunk=1, window=steps)
+        previous = torch.full((hidden.shape[0], 1), books * vocabulary, device=hidden.device)
+        drawn = []
+        for step in range(steps):
+            frame, book = divmod(step, books)
+            inputs = self._inputs(hidden[:, frame : frame + 1], previous, step)
+            output = self.transformer(inputs, self._positions(step, 1, hidden.device), cache=cache)[:, 0]
+            logits = output @ self.heads[book].to(output.dtype)
+            if copies == 2:
+                conditioned, free = logits.chunk(2)
+                logits = free + guidance * (conditioned - free)
+            code = sample_code(logits, sampling, generator)
+            drawn.append(code)
+            previous = (code + book * vocabulary).repeat(copies)[:, None]
+        return torch.stack(drawn, dim=1).unflatten(1, (self.codes.frames, books))

@@ -1,0 +1,157 @@
+"""The flow head: a small per-token MLP that turns noise into one latent token.
+
+Two heads of one network: flow matching (the default; rectified flow, arXiv 2209.03003, logit-normal times as in
+arXiv 2403.03206) and DDPM (arXiv 2006.11239, as MAR's diffusion loss, arXiv 2406.11838). Both have two verbs,
+`loss` and `sample`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from vidchat.model.transformer import sinusoid
+
+TRAIN_STEPS = 1000  # the noise levels that DDPM is trained on
+
+
+@dataclass(frozen=True)
+class FlowShape:
+    """Sizes of the head.
+
+    Attributes:
+        width: Hidden values.
+        blocks: Residual MLP blocks.
+        draws: m, independent (time, noise) draws per training token: the head is cheap, the transformer is not.
+        objective: What it learns.
+    """
+
+    width: int
+    blocks: int
+    draws: int = 4
+    objective: Literal["flow", "ddpm"] = "flow"
+
+
+class _Block(nn.Module):
+    """Residual MLP with an adaptive layer norm whose gate starts at zero (DiT, arXiv 2212.09748)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 3 * width)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
+        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+
+
+class TokenDenoiser(nn.Module):
+    """Predicts a token's velocity (or noise) from the noisy token, the time and the condition. Zero at first."""
+
+    def __init__(self, token_dim: int, condition_width: int, shape: FlowShape) -> None:
+        super().__init__()
+        self.token = nn.Linear(token_dim, shape.width)
+        self.time = nn.Sequential(nn.Linear(256, shape.width), nn.SiLU(), nn.Linear(shape.width, shape.width))
+        self.condition = nn.Linear(condition_width, shape.width)
+        self.blocks = nn.ModuleList(_Block(shape.width) for _ in range(shape.blocks))
+        self.norm = nn.LayerNorm(shape.width, elementwise_affine=False)
+        self.modulation = nn.Linear(shape.width, 2 * shape.width)
+        self.output = nn.Linear(shape.width, token_dim)
+        for layer in (self.modulation, self.output):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """(N, D_v) from noisy tokens (N, D_v), times (N,) in [0, 1] and conditions (N, W)."""
+        context = nn.functional.silu(self.time(sinusoid(time * 1000, 256)) + self.condition(condition))
+        x = self.token(x)
+        for block in self.blocks:
+            x = block(x, context)
+        shift, scale = self.modulation(context).chunk(2, dim=-1)
+        return self.output(self.norm(x) * (1 + scale) + shift)
+
+    def guided(self, x: Tensor, time: float, condition: Tensor, guidance: float) -> Tensor:
+        """The prediction for (N, D_v) tokens; with guidance, `condition` is (2N, W), conditioned ones first.
+
+        Both halves see the same noisy token. At scale 1 there is no second half and nothing is mixed.
+        """
+        if guidance == 1:
+            return self(x, x.new_full((len(x),), time), condition)
+        both = self(torch.cat([x, x]), x.new_full((2 * len(x),), time), condition)
+        conditioned, free = both.chunk(2)
+        return free + guidance * (conditioned - free)
+
+
+class FlowHead(nn.Module):
+    """Draws a token's latent given the spatial transformer's output at its place.
+
+    Args:
+        token_dim: D_v.
+        condition_width: W, width of the condition.
+        shape: Sizes and objective.
+    """
+
+    def __init__(self, token_dim: int, condition_width: int, shape: FlowShape) -> None:
+        super().__init__()
+        self.token_dim, self.shape = token_dim, shape
+        self.denoiser = TokenDenoiser(token_dim, condition_width, shape)
+        # The cosine schedule of arXiv 2102.09672; no table of it is shared between training and sampling.
+        self._ddpm = {"num_train_timesteps": TRAIN_STEPS, "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
+
+    def loss(self, target: Tensor, condition: Tensor) -> Tensor:
+        """Loss of each token, (N,), in fp32: the mean square over D_v values and m draws.
+
+        Args:
+            target: (N, D_v) latent tokens.
+            condition: (N, W).
+        """
+        draws = self.shape.draws
+        target, condition = target.float().repeat(draws, 1), condition.repeat(draws, 1)
+        noise = torch.randn_like(target)
+        if self.shape.objective == "flow":
+            time = torch.randn(len(target), device=target.device).sigmoid()
+            mixed = (1 - time[:, None]) * target + time[:, None] * noise
+            wanted = noise - target
+        else:
+            step = torch.randint(TRAIN_STEPS, (len(target),), device=target.device)
+            mixed = DDPMScheduler(**self._ddpm).add_noise(target, noise, step)
+            time, wanted = step / TRAIN_STEPS, noise
+        predicted = self.denoiser(mixed, time, condition).float()
+        return (predicted - wanted).square().mean(-1).view(draws, -1).mean(0)
+
+    def sample(
+        self,
+        condition: Tensor,
+        steps: int,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw latent tokens (N, D_v) in fp32.
+
+        Args:
+            condition: (N, W); with guidance (2N, W), conditioned ones first.
+            steps: Denoising steps: Euler from s = 1 to s = 0, or respaced ancestral DDPM.
+            guidance: Scale of classifier-free guidance; 1 is none.
+            temperature: Scale of the noise.
+            generator: Source of the noise.
+        """
+        count = len(condition) if guidance == 1 else len(condition) // 2
+        x = torch.randn(count, self.token_dim, generator=generator, device=condition.device) * temperature
+        if self.shape.objective == "flow":
+            for step in range(steps, 0, -1):
+                x = x - self.denoiser.guided(x, step / steps, condition, guidance).float() / steps
+            return x
+        scheduler = DDPMScheduler(**self._ddpm)
+        scheduler.set_timesteps(steps)
+        for step in scheduler.timesteps.tolist():
+            predicted = self.denoiser.guided(x, step / TRAIN_STEPS, condition, guidance).float()
+            x = scheduler.step(predicted, step, x, generator=generator).prev_sample
+        return x

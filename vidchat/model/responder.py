@@ -1,0 +1,380 @@
+"""The whole model: training and generation side by side.
+
+Sequence: [condition] [chunk 0 = reference] [chunk 1] ... [chunk T]. The backbone reads chunks 0..T-1, and its outputs
+at chunk t-1 predict chunk t. Inside chunk t sound comes first, then picture: the depth transformer emits the codes;
+the spatial transformer, knowing them, fills in the visual tokens set by set; the flow head draws each token. What is
+fed back is the finished chunk: its latents and its codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vidchat.batch import ChunkBatch
+from vidchat.model.backbone import block_causal_mask
+from vidchat.model.cache import KeyValueCache
+from vidchat.model.chunks import (
+    RESPONDER,
+    Children,
+    ChunkEmbedding,
+    CodeShape,
+    LatentShape,
+    chunk_positions,
+    patchify,
+    unpatchify,
+)
+from vidchat.model.conditions import ConditionEncoder, ConditionSwitches, ConditionTokens
+from vidchat.model.depth import CodeSampling, DepthTransformer
+from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.noise import NoiseInjection
+from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
+from vidchat.model.transformer import Shape, Transformer
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """L = video * flow loss + audio * cross-entropy.
+
+    Attributes:
+        video: w_v.
+        audio: w_a.
+        spatial_chunks: Chunks of a batch, drawn at random, that the spatial transformer and the flow head train on in
+            one step; `None` is all. The backbone and the depth transformer always train on all.
+    """
+
+    video: float = 1.0
+    audio: float = 1.0
+    spatial_chunks: int | None = None
+
+
+@dataclass(frozen=True)
+class ChunkSampling:
+    """How a chunk is drawn.
+
+    Attributes:
+        sets: N, sets in which the visual tokens are filled in.
+        flow_steps: Steps of the flow head per set.
+        temperature: Of the flow head's noise.
+        guidance: Classifier-free guidance on the condition; 1 is none.
+        noise_level: The level at which the model's own history is noised and that it is told.
+        codes: How codes are drawn.
+    """
+
+    sets: int = 6
+    flow_steps: int = 8
+    temperature: float = 1.0
+    guidance: float = 1.0
+    noise_level: float = 0.0
+    codes: CodeSampling = field(default_factory=CodeSampling)
+
+
+@dataclass
+class Reading:
+    """Where the backbone stands in an answer.
+
+    Attributes:
+        hidden: (B or 2B, N, D) its outputs at the last chunk read, which predict the next.
+        cache: Keys and values of what it has read.
+        origin: (B or 2B,) where the answer's positions start.
+        chunk: Index of the last chunk read; 0 is the reference.
+        grid: Rows and columns of the backbone's visual tokens.
+    """
+
+    hidden: Tensor
+    cache: KeyValueCache
+    origin: Tensor
+    chunk: int
+    grid: tuple[int, int]
+
+
+class Responder(nn.Module):
+    """Answers an initiator's clip with sound and picture, chunk by chunk.
+
+    Args:
+        latent: Shape of the video tokenizer's latents.
+        codes: Shape of the audio codec's codes; `None` is the model without sound.
+        backbone: The LLM-style transformer over chunks.
+        flow: The flow head.
+        spatial: The spatial transformer; `None` lets the flow head read the backbone's output.
+        depth: The depth transformer; needed when there are codes.
+        conditions: What the answer is conditioned on.
+        vocabulary: Of the text tokenizer.
+        patch: Side of a visual token in latents.
+        ratio: r, the backbone's visual patch over the spatial transformer's, per side.
+        noise: sigma_max of the noise injection; `None` is none.
+        weights: Of the losses.
+    """
+
+    def __init__(
+        self,
+        latent: LatentShape,
+        codes: CodeShape | None,
+        backbone: Shape,
+        flow: FlowShape,
+        spatial: Shape | None = None,
+        depth: Shape | None = None,
+        conditions: ConditionSwitches | None = None,
+        vocabulary: int = 256,
+        patch: int = 1,
+        ratio: int = 1,
+        noise: float | None = 0.3,
+        weights: LossWeights | None = None,
+    ) -> None:
+        super().__init__()
+        if (codes is None) != (depth is None):
+            raise ValueError("a model has both codes and a depth transformer, or neither")
+        self.latent, self.code_shape, self.patch, self.ratio = latent, codes, patch, ratio
+        self.weights = weights or LossWeights()
+        token_dim = latent.channels * patch**2
+        self.embed = ChunkEmbedding(backbone.width, token_dim * ratio**2, codes)
+        self.conditions = ConditionEncoder(conditions or ConditionSwitches(), backbone.width, vocabulary)
+        self.backbone = Transformer(backbone)
+        self.noise = NoiseInjection(backbone.width, noise) if noise else None
+        self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
+        self.spatial = SpatialTransformer(spatial, backbone.width, token_dim, ratio) if spatial else None
+        self.direct = None if spatial else Children(backbone.width, backbone.width, ratio)
+        self.flow = FlowHead(token_dim, (spatial or backbone).width, flow)
+
+    @property
+    def frames(self) -> int:
+        """F, codec frames in a chunk; 0 for the model without sound."""
+        return self.code_shape.frames if self.code_shape else 0
+
+    # Training
+
+    def loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
+        """Losses of next-chunk prediction with teacher forcing.
+
+        Args:
+            batch: Latents (B, T+1, C, h, w), codes (B, T, F, K), masks and conditions.
+
+        Returns:
+            `loss` to minimise, its parts `video` and `audio` (nats per code), and `accuracy_k` of each codebook.
+        """
+        hidden = self.read(batch)
+        weight = batch.chunk_mask.flatten().float()
+        hidden = hidden.flatten(0, 1)
+        targets = batch.latents[:, 1:].flatten(0, 1)
+        codes = batch.codes.flatten(0, 1) if self.depth and batch.codes is not None else None
+        video = self._video_loss(hidden, targets, codes, weight)
+        losses = {"loss": self.weights.video * video, "video": video.detach()}
+        if self.depth is not None:
+            if codes is None:
+                raise ValueError("the model has sound but the batch has no codes; check that the data has audio tracks")
+            audio, right = self.depth.loss(hidden[:, -self.frames :], codes, weight)
+            losses["loss"] = losses["loss"] + self.weights.audio * audio
+            losses["audio"] = audio.detach()
+            losses |= {f"accuracy_{k}": share for k, share in enumerate(right)}
+        return losses
+
+    def read(self, batch: ChunkBatch) -> Tensor:
+        """Backbone outputs (B, T, N, D) at chunks 0..T-1, all at once; those at t-1 predict chunk t."""
+        latents = batch.latents[:, :-1]
+        size, chunks = latents.shape[:2]
+        levels = torch.zeros(size, chunks, device=latents.device)
+        if self.noise and self.training:
+            levels = self.noise.draw_levels(size, chunks, latents.device)
+        codes = batch.codes[:, :-1] if self.depth and batch.codes is not None else None
+        history = self._embed(latents, codes, levels, starts=True)
+        condition = self._condition(batch)
+        tokens = history.shape[2]
+        positions = self._positions(condition.end, torch.arange(chunks), self._grid(latents))
+        x = torch.cat([condition.tokens, history.flatten(1, 2)], dim=1)
+        blocks, visible = self._layout(condition, chunks, tokens)
+        mask = block_causal_mask(blocks, visible)
+        positions = torch.cat([condition.positions, positions.flatten(1, 2)], dim=1)
+        hidden = self.backbone(x, positions, mask)[:, condition.tokens.shape[1] :]
+        return hidden.unflatten(1, (chunks, tokens))
+
+    def _video_loss(self, hidden: Tensor, targets: Tensor, codes: Tensor | None, weight: Tensor) -> Tensor:
+        """Flow loss over masked tokens, of some of the N = B x T chunks."""
+        rows, cols = self._grid(targets)
+        kept = self.weights.spatial_chunks
+        if kept and kept < len(hidden):
+            chosen = (torch.rand_like(weight) + weight).topk(kept).indices  # real chunks before padding
+            hidden, targets, weight = hidden[chosen], targets[chosen], weight[chosen]
+            codes = None if codes is None else codes[chosen]
+        tokens = patchify(targets, self.patch)
+        count, places = tokens.shape[:2]
+        if self.spatial is None:
+            condition, wanted = self._direct(hidden, (rows, cols)), tokens
+        else:
+            order = draw_order(count, places, tokens.device)
+            visible = places - draw_masked_count(places)
+            condition = self.spatial(*self._spatial_inputs(hidden, codes, (rows, cols)), tokens, order, visible)
+            wanted = tokens.gather(1, order[:, visible:, None].expand(-1, -1, tokens.shape[-1]))
+        each = self.flow.loss(wanted.flatten(0, 1), condition.flatten(0, 1)).view(count, -1).mean(1)
+        return (each * weight).sum() / weight.sum().clamp(min=1)
+
+    # Generation
+
+    def begin(self, batch: ChunkBatch, window: int, guidance: float = 1.0) -> Reading:
+        """Read the condition and the reference, `batch.latents[:, :1]`.
+
+        Args:
+            batch: Conditions and reference; its answer, if it has one, is not looked at.
+            window: Chunks that a chunk sees before itself, besides the condition and the reference.
+            guidance: With a scale other than 1, a second, unconditioned half rides along.
+        """
+        keep = torch.ones(batch.size, dtype=torch.bool, device=batch.latents.device)
+        if guidance != 1:
+            batch, keep = batch.repeat(2), torch.cat([keep, ~keep])
+        reference = batch.latents[:, :1]
+        history = self._embed(reference, None, torch.zeros(batch.size, 1, device=reference.device), starts=True)
+        condition = self._condition(batch, keep)
+        blocks, visible = self._layout(condition, 1, history.shape[2])
+        cache = KeyValueCache(
+            self.backbone.shape.layers,
+            pinned=len(blocks),
+            chunk=history.shape[2],
+            window=window,
+            key_mask=None if bool(visible.all()) else visible,
+        )
+        grid = self._grid(reference)
+        positions = self._positions(condition.end, torch.zeros(1), grid)
+        hidden = self.backbone(
+            torch.cat([condition.tokens, history.flatten(1, 2)], dim=1),
+            torch.cat([condition.positions, positions.flatten(1, 2)], dim=1),
+            block_causal_mask(blocks, visible),
+            cache=cache,
+        )
+        return Reading(hidden[:, condition.tokens.shape[1] :], cache, condition.end, 0, grid)
+
+    def read_chunk(
+        self,
+        reading: Reading,
+        latents: Tensor,
+        codes: Tensor | None,
+        noise_level: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Reading:
+        """Read one finished chunk, only that chunk's tokens, and so get ready for the next.
+
+        Args:
+            reading: Where the backbone stands; its cache is written to.
+            latents: (B, C, h, w) of the chunk.
+            codes: (B, F, K) of the chunk.
+            noise_level: Level of the noise injection.
+            generator: Source of that noise.
+        """
+        copies = reading.hidden.shape[0] // latents.shape[0]
+        levels = torch.full((latents.shape[0], 1), noise_level, device=latents.device)
+        own_codes = None if codes is None else codes[:, None]
+        tokens = self._embed(latents[:, None], own_codes, levels, starts=False, generator=generator)
+        tokens = tokens.flatten(1, 2).repeat(copies, 1, 1)
+        chunk = reading.chunk + 1
+        positions = self._positions(reading.origin, torch.tensor([chunk]), reading.grid).flatten(1, 2)
+        hidden = self.backbone(tokens, positions, cache=reading.cache)
+        return Reading(hidden, reading.cache, reading.origin, chunk, reading.grid)
+
+    def write_chunk(
+        self, hidden: Tensor, grid: tuple[int, int], sampling: ChunkSampling, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw the next chunk, sound first, then picture.
+
+        Args:
+            hidden: (B, N, D) backbone outputs; with guidance (2B, N, D), conditioned ones first.
+            grid: Rows and columns of the backbone's visual tokens.
+            sampling: How.
+            generator: Source of all randomness.
+
+        Returns:
+            Latents (B, C, h, w) and codes (B, F, K), or `None` without sound.
+        """
+        copies = 1 if sampling.guidance == 1 else 2
+        codes = None
+        if self.depth is not None:
+            codes = self.depth.sample(hidden[:, -self.frames :], sampling.codes, sampling.guidance, generator)
+        count = len(hidden) // copies
+        rows, cols = (side * self.ratio for side in grid)
+        tokens = hidden.new_zeros(count, rows * cols, self.flow.token_dim, dtype=torch.float32)
+        if self.spatial is None:
+            order = torch.arange(rows * cols, device=hidden.device).expand(count, -1)
+            sizes, condition = [rows * cols], self._direct(hidden, grid)
+        else:
+            order = draw_order(count, rows * cols, hidden.device, generator)
+            sizes = set_sizes(rows * cols, sampling.sets)
+            known = None if codes is None else codes.repeat(copies, 1, 1)
+            inputs = self._spatial_inputs(hidden, known, grid)
+        filled = 0
+        for size in sizes:
+            if self.spatial is not None:
+                both = tokens.repeat(copies, 1, 1), order.repeat(copies, 1)
+                condition = self.spatial(*inputs, *both, filled)[:, :size]
+            drawn = self.flow.sample(
+                condition.flatten(0, 1), sampling.flow_steps, sampling.guidance, sampling.temperature, generator
+            )
+            places = order[:, filled : filled + size, None].expand(-1, -1, tokens.shape[-1])
+            tokens = tokens.scatter(1, places, drawn.view(count, size, -1))
+            filled += size
+        return unpatchify(tokens, self.patch, rows, cols), codes
+
+    # Shared by both
+
+    def _grid(self, latents: Tensor) -> tuple[int, int]:
+        """Rows and columns of the backbone's visual tokens for latents (..., h, w)."""
+        side = self.patch * self.ratio
+        height, width = latents.shape[-2:]
+        if height % side or width % side:
+            raise ValueError(
+                f"a latent of {height} x {width} does not divide into patches of {side} (model.patch * model.ratio)"
+            )
+        return height // side, width // side
+
+    def _embed(
+        self,
+        latents: Tensor,
+        codes: Tensor | None,
+        levels: Tensor,
+        starts: bool,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Chunks as backbone tokens (B, T, N, D). With `starts`, the first is chunk 0, which has no codes."""
+        roles = torch.full(latents.shape[:2], RESPONDER, device=latents.device)
+        if self.noise:
+            latents = self.noise.mix(latents, levels, generator)
+        visual = self.embed.embed_visual(patchify(latents, self.patch * self.ratio), roles)
+        if self.noise:
+            visual = visual + self.noise.embed_levels(levels).unsqueeze(2)
+        if not self.frames:
+            return visual
+        sound = []
+        if starts:
+            sound.append(self.embed.start_tokens(len(latents)))
+        if codes is not None and codes.shape[1]:
+            sound.append(self.embed.embed_codes(codes, roles[:, : codes.shape[1]]))
+        return torch.cat([visual, torch.cat(sound, dim=1).to(visual.dtype)], dim=2)
+
+    def _condition(self, batch: ChunkBatch, keep: Tensor | None = None) -> ConditionTokens:
+        return self.conditions(batch, self.embed, self.latent, self.patch * self.ratio, keep)
+
+    def _positions(self, origin: Tensor, chunks: Tensor, grid: tuple[int, int]) -> Tensor:
+        return chunk_positions(origin, chunks, grid, self.latent, self.frames)
+
+    def _layout(self, condition: ConditionTokens, chunks: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Blocks (N,) and visibility (B, N) of the whole sequence; each chunk is one block after the condition."""
+        device = condition.tokens.device
+        first = int(condition.blocks.shape[0])  # a block more than the condition has, whatever its blocks are
+        own = first + torch.arange(chunks, device=device).repeat_interleave(tokens)
+        seen = torch.ones(len(condition.tokens), len(own), dtype=torch.bool, device=device)
+        return torch.cat([condition.blocks, own]), torch.cat([condition.visible, seen], dim=1)
+
+    def _spatial_inputs(
+        self, hidden: Tensor, codes: Tensor | None, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Context, places and positions for the spatial transformer, from the backbone's outputs and the codes."""
+        assert self.spatial is not None
+        visual = hidden[:, : grid[0] * grid[1]]
+        context = hidden
+        if codes is not None:
+            sound = hidden[:, visual.shape[1] :] + self.embed.codes(codes)
+            context = torch.cat([visual, sound.to(visual.dtype)], dim=1)
+        positions = spatial_positions(grid, self.ratio, self.latent.steps, self.frames, hidden.device)
+        return self.spatial.context(context), self.spatial.places(visual, grid), positions
+
+    def _direct(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+        assert self.direct is not None
+        return self.direct(hidden[:, : grid[0] * grid[1]], grid)

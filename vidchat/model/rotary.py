@@ -1,0 +1,41 @@
+"""Three-axis rotary positions (time, row, column).
+
+Text tokens carry the same number on all three axes, which makes these the ordinary rotary positions of a language
+model (RoPE, arXiv 2104.09864; three axes as in Qwen2-VL, arXiv 2409.12191).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Which axis each rotary frequency turns with, repeated over the frequencies from fast to slow: time gets half of
+# them, and every axis gets fast and slow ones.
+_AXES = (0, 1, 0, 2)
+
+
+def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for tokens at the given positions.
+
+    Args:
+        positions: (B, N, 3) float: time in 40 ms steps, row, column.
+        head_dim: Size of one attention head, even.
+        theta: Base of the frequencies.
+
+    Returns:
+        Two (B, 1, N, head_dim) float tensors, for `rotate`.
+    """
+    half = head_dim // 2
+    index = torch.arange(half, device=positions.device)
+    frequencies = theta ** (-index.float() / half)
+    axis = torch.tensor(_AXES, device=positions.device)[index % len(_AXES)]
+    angles = positions.float()[..., axis] * frequencies
+    angles = torch.cat([angles, angles], dim=-1).unsqueeze(1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn queries or keys (B, heads, N, head_dim) by their angles."""
+    cos, sin = angles
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)

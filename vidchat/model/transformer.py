@@ -1,0 +1,182 @@
+"""The transformer all stacks are made of: Qwen3's block (RMSNorm, grouped-query attention with QK-norm, SwiGLU).
+
+Parameters carry the names of `transformers`' Qwen3, so its weights load as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidchat.model.cache import KeyValueCache
+from vidchat.model.rotary import rotary_angles, rotate
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a stack of transformer blocks.
+
+    Attributes:
+        width: D, values per token.
+        layers: Number of blocks.
+        heads: Query heads.
+        kv_heads: Key and value heads; divides `heads`.
+        head_dim: Values per head, a multiple of 8 so that the three rotary axes share them as meant.
+        mlp_width: Hidden values of the SwiGLU.
+        theta: Base of the rotary frequencies.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
+        if self.head_dim % 8:
+            raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}")
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with RMS-normalised queries and keys."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
+        self.q_proj = nn.Linear(shape.width, shape.heads * shape.head_dim, bias=False)
+        self.k_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
+        self.v_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
+        self.o_proj = nn.Linear(shape.heads * shape.head_dim, shape.width, bias=False)
+        self.q_norm = nn.RMSNorm(shape.head_dim, eps=1e-6)
+        self.k_norm = nn.RMSNorm(shape.head_dim, eps=1e-6)
+
+    def _split(self, x: Tensor, heads: int) -> Tensor:
+        return x.view(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        causal: bool,
+        cache: KeyValueCache | None,
+        layer: int,
+    ) -> Tensor:
+        queries = rotate(self.q_norm(self._split(self.q_proj(x), self.heads)), angles)
+        keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads)), angles)
+        values = self._split(self.v_proj(x), self.kv_heads)
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
+        if cache is not None:
+            keys, values = cache.write(layer, keys, values)
+        if self.kv_heads != self.heads:
+            keys = keys.repeat_interleave(self.heads // self.kv_heads, dim=1)
+            values = values.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """The gated feed-forward layer (arXiv 2002.05202)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.width, shape.mlp_width, bias=False)
+        self.up_proj = nn.Linear(shape.width, shape.mlp_width, bias=False)
+        self.down_proj = nn.Linear(shape.mlp_width, shape.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each behind an RMSNorm and added to its input."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.mlp = SwiGLU(shape)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks with a final norm.
+
+    Args:
+        shape: Its sizes.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Unit-variance projections; those that write into the residual stream shrink with the depth (GPT-2)."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                depth = (2 * self.shape.layers) ** -0.5 if into_residual else 1.0
+                nn.init.normal_(parameter, std=depth * parameter.shape[1] ** -0.5)
+
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary angles of tokens at (B, N, 3) positions."""
+        return rotary_angles(positions, self.shape.head_dim, self.shape.theta)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Run all blocks.
+
+        Args:
+            x: (B, N, D).
+            positions: (B, N, 3).
+            mask: Bool, broadcastable to (B, heads, N, keys), True where a query may see a key; `None` is everything.
+            causal: Token by token, instead of a mask.
+            cache: Where keys and values are kept between calls, if they are.
+
+        Returns:
+            (B, N, D), normalised.
+        """
+        angles = self.angles(positions)
+        if cache is not None and mask is None:
+            mask = cache.key_mask(x.shape[1])
+        for index, block in enumerate(self.layers):
+            x = block(x, angles, mask, causal, cache, index)
+        if cache is not None:
+            cache.advance(x.shape[1])
+        return self.norm(x)
+
+
+def sinusoid(values: Tensor, size: int, period: float = 10_000.0) -> Tensor:
+    """Sine and cosine features (..., size) of numbers of any shape, as for diffusion times."""
+    half = size // 2
+    frequencies = period ** (-torch.arange(half, device=values.device).float() / half)
+    angles = values.float().unsqueeze(-1) * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
