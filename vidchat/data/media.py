@@ -1,0 +1,235 @@
+"""Media files to tensors at the working rates, with picture and sound aligned by their timestamps.
+
+Containers disagree about where time begins: MPEG-TS starts late, AAC is preceded by priming samples, recorders drop
+pictures. So nothing here counts frames: picture 0's timestamp is the origin, and every later picture and sample goes
+where its own timestamp says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+from torch import Tensor
+
+from vidchat.data.boxes import has_edit_list
+from vidchat.data.pictures import at_instants, fill
+from vidchat.data.sound import edges, lay_out, mix_to_mono, resample
+from vidchat.data.writer import ClipWriter, write_clip
+from vidchat.dialogue import Clip
+
+__all__ = ["ClipWriter", "Media", "MediaError", "read_clip", "read_picture", "write_clip"]
+
+SEEK_MARGIN = 1.0  # seconds decoded and thrown away before a span, so that decoders are warmed up
+AAC_PRIMING = 1024  # samples that an AAC encoder puts before the first
+PLAYLISTS = {"hls", "concat", "dash", "imf"}  # files that name other files
+MISSING = {
+    "video": "has no picture track; give a video of the person",
+    "audio": "has no sound track; add one, or use a configuration without sound",
+}
+
+
+class MediaError(ValueError):
+    """A file that cannot be used, and what to do about it, in one sentence."""
+
+
+@dataclass
+class Media:
+    """Decoded pictures and the sound of the same span; picture 0 and sample 0 are the same instant.
+
+    Attributes:
+        pictures: (N, 3, H, W) uint8.
+        waveform: (round(N / fps * sample_rate),) float32, mono, in [-1, 1]; all zero where there is no sound.
+        fps: Pictures per second.
+        sample_rate: Samples per second.
+    """
+
+    pictures: Tensor
+    waveform: Tensor
+    fps: int
+    sample_rate: int
+
+
+def read_clip(
+    clip: Clip,
+    *,
+    fps: int,
+    size: tuple[int, int],
+    sample_rate: int,
+    audio: bool = True,
+    max_seconds: float | None = None,
+) -> Media:
+    """Decodes a clip at the working rates.
+
+    Pictures are those shown at the instants 0, 1/fps, ... (`at_instants`), scaled to cover `size` and cropped at the
+    centre, upright. Sound is mixed to mono, resampled, and cut or padded with silence to the pictures' duration.
+
+    Args:
+        clip: The file and the span of it; its times count from the file's first picture.
+        fps: Working pictures per second.
+        size: (height, width) of the working picture.
+        sample_rate: Working samples per second.
+        audio: `False` leaves the sound track alone, and returns silence.
+        max_seconds: At most this much is decoded.
+
+    Raises:
+        MediaError: The file is missing, empty, damaged, has no pictures (in the span), or has no sound where `audio`
+            asks for it.
+    """
+    if audio:
+        with _open(clip.path) as container:
+            _stream(container, "audio", clip.path)  # before the pictures' long work
+    origins = _origins(clip.path)
+    pictures = _read_pictures(clip, origins["video"], fps, size, max_seconds)
+    length = round(len(pictures) * sample_rate / fps)
+    sound = _read_sound(clip, origins["audio"], length, sample_rate) if audio else np.zeros(length, np.float32)
+    return Media(torch.from_numpy(pictures), torch.from_numpy(sound), fps, sample_rate)
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
+    """A picture file, or the first picture of a video, covering `size` = (height, width): (3, H, W) uint8.
+
+    Raises:
+        MediaError: The file is missing, empty, damaged, or holds no picture.
+    """
+    with closing(_frames(Path(path), "video", None)) as frames:
+        for _, frame, stream in frames:
+            return torch.from_numpy(fill(frame, size, _pixel_aspect(stream), VideoReformatter()))
+    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+
+
+def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None) -> np.ndarray:
+    """(N, 3, H, W) uint8: for every instant i / fps of the span, the picture shown then."""
+    longest = [s for s in (max_seconds, None if clip.end is None else clip.end - clip.start) if s is not None]
+    limit = max(1, round(min(longest) * fps)) if longest else None
+    begin = origin + clip.start
+    reformatter, before, pictures = VideoReformatter(), None, []
+    with closing(_frames(clip.path, "video", begin)) as frames:
+        timed = ((time - begin, _duration(frame, stream), (frame, stream)) for time, frame, stream in frames)
+        for frame, stream in islice(at_instants(timed, fps), limit):
+            if frame is not before:
+                picture = fill(frame, size, _pixel_aspect(stream), reformatter)
+            pictures.append(picture)
+            before = frame
+    if not pictures:
+        raise MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
+    return np.stack(pictures)
+
+
+def _read_sound(clip: Clip, origin: float, length: int, sample_rate: int) -> np.ndarray:
+    """(length,) float32 from the instant of picture 0 on."""
+    begin = origin + clip.start
+    with closing(_frames(clip.path, "audio", begin)) as frames:
+        first = next(frames, None)
+        if first is None:
+            raise MediaError(f"{clip.path}: its sound track is empty; add sound, or use a configuration without")
+        rate = first[1].sample_rate
+        before, before_out = edges(rate, sample_rate)
+        mono = ((time - begin + before / rate, samples) for time, samples in _mono(chain([first], frames)))
+        line = lay_out(mono, rate, 2 * before + math.ceil(length * rate / sample_rate))
+    return resample(line, rate, sample_rate)[before_out : before_out + length].copy()
+
+
+def _mono(frames: Iterable[tuple[float, Any, Any]]) -> Iterator[tuple[float, np.ndarray]]:
+    """Decoded sound frames of any sample format and layout as float mono."""
+    planar = av.AudioResampler(format="fltp")
+    for time, frame, _ in frames:
+        for part in planar.resample(frame):
+            yield time, mix_to_mono(part.to_ndarray(), [channel.name for channel in part.layout.channels])
+
+
+def _origins(path: Path) -> dict[str, float]:
+    """When picture 0 is shown, and when its sound is heard, on the container's clock as each track tells it.
+
+    The two are one number, except in an mp4 without an edit list (fragmented, say): there the delays that encoders
+    add (reordered pictures; AAC's priming) stand in the timestamps, and each track has its own.
+    """
+    with _open(path) as container:
+        stream = _stream(container, "video", path)
+        packet = next(p for p in container.demux(stream))
+        decoding_starts = float((packet.dts or 0) * (packet.time_base or 0))
+        sound = container.streams.audio[0] if container.streams.audio else None
+        untold = "mp4" in container.format.name and not has_edit_list(path)
+        priming = AAC_PRIMING / sound.rate if sound is not None and sound.codec_context.name == "aac" else 0.0
+    with closing(_frames(path, "video", None)) as frames:
+        first = next(frames, None)
+    if first is None:
+        raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+    return {"video": first[0], "audio": decoding_starts + priming if untold else first[0]}
+
+
+def _frames(path: Path, kind: str, begin: float | None) -> Generator[tuple[float, Any, Any], None, None]:
+    """(time, frame, stream) from at or before `begin`; from the file's start where its index misleads the seek."""
+    for seek in (begin is not None and begin > SEEK_MARGIN, False):
+        with _open(path) as container:
+            stream = _stream(container, kind, path)
+            if seek and begin is not None:
+                container.seek(math.floor((begin - SEEK_MARGIN) * av.time_base))
+            late = seek
+            for time, frame in _timed(container, stream):
+                if late and begin is not None and time > begin:
+                    break
+                late = False
+                yield time, frame, stream
+            if not late:
+                return
+
+
+def _timed(container: InputContainer, stream: Any) -> Iterator[tuple[float, Any]]:
+    """Decoded frames with their times in seconds; one without a timestamp follows the one before."""
+    expected = 0.0
+    for frame in container.decode(stream):
+        time = expected if frame.time is None else frame.time
+        expected = time + _duration(frame, stream)
+        yield time, frame
+
+
+def _duration(frame: Any, stream: Any) -> float:
+    if stream.type == "audio":
+        return frame.samples / frame.sample_rate
+    if frame.duration:
+        return float(frame.duration * frame.time_base)
+    return float(1 / (stream.average_rate or stream.guessed_rate or 25))
+
+
+def _pixel_aspect(stream: Any) -> Fraction:
+    return stream.sample_aspect_ratio or Fraction(1)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[InputContainer]:
+    """Opens a local media file, and turns whatever goes wrong in reading it into one sentence."""
+    if not path.is_file():
+        raise MediaError(f"{path}: there is no such file; check the path")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path}: the file is empty; copy or record it again")
+    try:
+        # Only local files: a crafted playlist must not fetch anything.
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
+            if PLAYLISTS & set(container.format.name.split(",")):
+                raise MediaError(f"{path}: this is a playlist, not media; give the media file itself")
+            yield container
+    except av.error.FFmpegError as error:
+        raise MediaError(
+            f"{path}: cannot be decoded ({error.strerror}); check that it plays, re-encode or replace it"
+        ) from error
+
+
+def _stream(container: InputContainer, kind: str, path: Path) -> Any:
+    streams = container.streams.video if kind == "video" else container.streams.audio
+    if not streams:
+        raise MediaError(f"{path}: {MISSING[kind]}")
+    # Frame threads of a container that a fork inherits hang the child, and at these sizes they gain nothing.
+    streams[0].codec_context.thread_count = 1
+    return streams[0]

@@ -1,0 +1,59 @@
+"""Decoded video frames to pictures: which one is shown at an instant, and how it fills the working size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import TypeVar
+
+import numpy as np
+from av import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+T = TypeVar("T")
+
+
+def at_instants(frames: Iterable[tuple[float, float, T]], fps: int) -> Iterator[T]:
+    """For the instants 0, 1/fps, 2/fps, ... the frame that is shown then, to the end of the last one.
+
+    It is the nearest, but none from more than half a period ahead, so that a picture that stands still for a second
+    stays for that second; and at 12.5 to 25 pictures per second each is simply shown twice.
+
+    Args:
+        frames: (time, duration, frame) in order of time, in seconds; times before 0 are allowed.
+        fps: Instants per second.
+    """
+    count, end, shown = 0, 0.0, None
+    for time, duration, frame in frames:
+        while shown is not None and count / fps < time:
+            ahead, behind = time - count / fps, abs(count / fps - shown[0])
+            if ahead < min(behind, 0.5 / fps):
+                break
+            yield shown[1]
+            count += 1
+        shown, end = (time, frame), time + duration
+    while shown is not None and end > 0 and (count == 0 or (count + 0.5) / fps <= end):
+        yield shown[1]
+        count += 1
+
+
+def fill(frame: VideoFrame, size: tuple[int, int], pixel_aspect: Fraction, reformatter: VideoReformatter) -> np.ndarray:
+    """Scales a frame to cover `size`, crops it at the centre and turns it upright: (3, H, W) uint8.
+
+    Args:
+        frame: The decoded frame; its rotation is in its metadata.
+        size: (height, width) of the upright picture.
+        pixel_aspect: Width over height of the frame's pixels.
+        reformatter: Kept from frame to frame, as making one is slow.
+    """
+    turns = round(frame.rotation / 90) % 4
+    height, width = size if turns % 2 == 0 else size[::-1]
+    shown_width = float(frame.width * pixel_aspect)
+    scale = max(height / frame.height, width / shown_width)
+    new_height, new_width = max(height, round(frame.height * scale)), max(width, round(shown_width * scale))
+    scaled = reformatter.reformat(
+        frame, new_width, new_height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+    ).to_ndarray()
+    top, left = (new_height - height) // 2, (new_width - width) // 2
+    picture = np.rot90(scaled[top : top + height, left : left + width], turns)
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))

@@ -1,0 +1,114 @@
+"""Pictures and sound to an mp4 that ordinary players read, as they are made."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+# An AAC frame is 1024 samples, and decoders hand back whole frames. At 48 kHz that is 21 ms, less than a picture;
+# at 16 kHz it would be 64 ms.
+AAC_RATE = 48_000
+AAC_BITS = 128_000
+VIDEO_OPTIONS = {"preset": "veryfast", "crf": "16"}
+SMPTE170M = 6  # the colour matrix that RGB is converted with; told, so that players need not guess
+
+
+class ClipWriter:
+    """Writes one mp4 (H.264 yuv420p and AAC mono) piece by piece; the file appears, whole, when the block ends well.
+
+    The first sample and the first picture are the same instant. Pictures of odd size get their last row or column
+    twice, as yuv420p needs even sizes.
+
+    Args:
+        path: The mp4 to write; its folder is made.
+        fps: Pictures per second.
+        sample_rate: Samples per second of the sound that is given, or `None` for a file without sound.
+    """
+
+    def __init__(self, path: Path, fps: int, sample_rate: int | None) -> None:
+        self.path, self.fps, self.sample_rate = Path(path), fps, sample_rate
+        self.pictures = 0
+        self.samples = 0
+        self._video: Any = None
+        self._audio: Any = None
+
+    @property
+    def _partial(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
+        return self
+
+    def write(self, pictures: Tensor, waveform: Tensor | None = None) -> None:
+        """Appends (n, 3, H, W) uint8 pictures and (m,) float sound in [-1, 1]; either may be empty."""
+        if len(pictures) and self._video is None:
+            self._add_streams(*pictures.shape[-2:])
+        if self._video is None:
+            raise ValueError(f"{self.path}: the first piece to be written must have a picture")
+        for picture in pictures.to(torch.uint8).cpu().numpy():
+            self._write_picture(picture)
+        if waveform is not None and waveform.numel():
+            self._write_sound(waveform.detach().float().cpu().numpy())
+
+    def _add_streams(self, height: int, width: int) -> None:
+        video = self._container.add_stream("libx264", rate=self.fps, options=VIDEO_OPTIONS)
+        video.height, video.width, video.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
+        video.codec_context.thread_count = 1  # the same file on every machine, and nothing that a fork could hang on
+        video.codec_context.colorspace = SMPTE170M
+        self._video = video
+        if self.sample_rate is not None:
+            self._audio = self._container.add_stream("aac", rate=AAC_RATE, layout="mono")
+            self._audio.bit_rate = AAC_BITS
+
+    def _write_picture(self, picture: np.ndarray) -> None:
+        height, width = picture.shape[-2:]
+        even = np.pad(picture.transpose(1, 2, 0), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        frame.pts, frame.time_base = self.pictures, Fraction(1, self.fps)
+        self._container.mux(self._video.encode(frame))
+        self.pictures += 1
+
+    def _write_sound(self, waveform: np.ndarray) -> None:
+        rate = self.sample_rate
+        if self._audio is None or rate is None:
+            raise ValueError(f"{self.path}: sound was given to a writer that was made without a sample rate")
+        frame = av.AudioFrame.from_ndarray(np.clip(waveform, -1, 1)[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, self.samples, Fraction(1, rate)
+        self._container.mux(self._audio.encode(frame))
+        self.samples += len(waveform)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._container.close()
+            if kind is not None or not self.pictures:
+                self._partial.unlink(missing_ok=True)
+        if kind is None:
+            os.replace(self._partial, self.path)
+
+    def _finish(self) -> None:
+        if not self.pictures:
+            raise ValueError(f"{self.path}: no picture was written, so there is no clip")
+        self._container.mux(self._video.encode(None))
+        if self._audio is not None:
+            self._container.mux(self._audio.encode(None))
+
+
+def write_clip(path: Path, pictures: Tensor, waveform: Tensor | None, fps: int, sample_rate: int) -> None:
+    """Writes (n, 3, H, W) uint8 pictures and (m,) float sound (or `None`) as one mp4."""
+    with ClipWriter(path, fps, None if waveform is None else sample_rate) as writer:
+        writer.write(pictures, waveform)
