@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidchat.data.folder import FolderError, read_dialogues, read_folder
+
+
+def turns(question: str = "a.mp4", answer: str = "b.mp4", **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"role": "initiator", "speaker": "ann", "clip": question, "text": "do you like tea"},
+        {"role": "responder", "speaker": "bob", "clip": answer, **more},
+    ]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes(b"media")
+    (tmp_path / "secret.mp4").write_bytes(b"elsewhere")
+    return folder
+
+
+def write(root: Path, *entries: Any) -> None:
+    lines = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
+    (root / "dialogues.jsonl").write_text("\n".join(lines) + "\n\n")
+
+
+def test_every_field_is_read(root: Path) -> None:
+    full = turns(start=0.5, end=2, scores={"dover": 7, "motion": None}, truth={"mouth": [0.1]}, text="yes")
+    write(root, {"id": "d1", "split": "test", "branch": "dialogue", "tier": "pretrain", "turns": full})
+    (dialogue,) = read_dialogues(root)
+    assert (dialogue.id, dialogue.split, dialogue.tier) == ("d1", "test", "pretrain")
+    answer, question = dialogue.answer, dialogue.question
+    assert question is not None
+    assert (question.path, question.speaker, question.text) == (root / "a.mp4", "ann", "do you like tea")
+    assert (answer.start, answer.end, answer.scores, answer.truth) == (0.5, 2.0, {"dover": 7.0}, {"mouth": [0.1]})
+
+
+def test_a_json_list_reads_the_same(root: Path) -> None:
+    entries = [{"id": "d1", "turns": turns()}, {"id": "d2", "turns": turns("b.mp4", "a.mp4")}]
+    write(root, *entries)
+    lines = read_dialogues(root)
+    (root / "dialogues.jsonl").unlink()
+    (root / "dialogues.json").write_text(json.dumps(entries))
+    assert read_dialogues(root) == lines
+    assert [d.split for d in lines] == ["train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("{not json", "Expecting"),
+        ("[1, 2]", "'id'"),
+        ({"id": "x", "turns": turns("missing.mp4")}, "missing.mp4"),
+        ({"id": "x", "turns": turns("../secret.mp4")}, "outside"),
+        ({"id": "x", "turns": turns("sub/../../secret.mp4")}, "outside"),
+        ({"id": "x", "turns": turns("/etc/hosts")}, "outside"),
+        ({"id": "x", "turns": turns("n" * 400)}, "n"),
+        ({"id": "x", "turns": turns(start=2, end=1)}, "end"),
+        ({"id": "x", "turns": turns(start=float("nan"))}, "seconds"),
+        ({"id": "x", "turns": turns(text=3)}, "text"),
+        ({"id": "x", "turns": turns(scores={"dover": "good"})}, "good"),
+        ({"id": "x", "split": "training", "turns": turns()}, "train, val, test"),
+        ({"id": "x", "turns": turns()[:1]}, "responder"),
+        ({"id": "x", "turns": [{"role": "speaker", "speaker": "a", "clip": "a.mp4"}]}, "initiator"),
+        ({"id": "good", "turns": turns()}, "used before"),
+    ],
+)
+def test_a_bad_line_is_skipped_counted_and_named(root: Path, bad: Any, why: str) -> None:
+    write(root, {"id": "good", "turns": turns()}, bad, {"id": "good2", "turns": turns()})
+    dialogues, report = read_folder(root)
+    assert [d.id for d in dialogues] == ["good", "good2"]
+    assert report.read == 2
+    ((where, reason),) = report.skipped
+    assert where == "dialogues.jsonl line 2"
+    assert why in reason
+    assert "1 skipped" in str(report)
+    assert where in str(report)
+
+
+def test_a_link_in_the_folder_may_point_elsewhere(root: Path) -> None:
+    (root / "link.mp4").symlink_to(root.parent / "secret.mp4")
+    write(root, {"id": "d1", "turns": turns("link.mp4")})
+    assert read_dialogues(root)[0].turns[0].clip.path == root / "link.mp4"
+
+
+def test_a_folder_that_is_not_a_data_set_says_what_one_is(root: Path) -> None:
+    with pytest.raises(FolderError, match="no such data folder"):
+        read_dialogues(root / "nowhere")
+    with pytest.raises(FolderError, match=r'dialogues\.jsonl.*"turns"'):
+        read_dialogues(root)
+    write(root, {"id": "x", "turns": turns("missing.mp4")})
+    with pytest.raises(FolderError, match=r"no usable dialogue.*line 1.*missing\.mp4"):
+        read_dialogues(root)
+    (root / "dialogues.jsonl").unlink()
+    (root / "dialogues.json").write_text('{"id": 1}')
+    with pytest.raises(FolderError, match="list"):
+        read_dialogues(root)
+
+
+def test_the_real_clips_make_a_folder(real_clips: Path, tmp_path: Path) -> None:
+    files = sorted(real_clips.glob("*.mp4"))
+    for file in files:
+        (tmp_path / file.name).symlink_to(file)
+    pairs = itertools.pairwise(files)
+    write(tmp_path, *({"id": a.stem, "turns": turns(a.name, b.name)} for a, b in pairs))
+    dialogues, report = read_folder(tmp_path)
+    assert len(dialogues) == len(files) - 1
+    assert not report.skipped

@@ -1,0 +1,152 @@
+"""A folder data set: `dialogues.jsonl` and the media files it names."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from vidchat.dialogue import Branch, Clip, Dialogue, Role, Split, Tier, Turn
+
+MANIFESTS = ("dialogues.jsonl", "dialogues.json")
+EXAMPLE = (
+    '{"id": "d1", "split": "train", "turns": [{"role": "initiator", "speaker": "ann", "clip": "clips/1.mp4"}, '
+    '{"role": "responder", "speaker": "bob", "clip": "clips/2.mp4"}]}'
+)
+WORDS = {"split": get_args(Split), "branch": get_args(Branch), "tier": get_args(Tier)}
+
+
+class FolderError(ValueError):
+    """A folder that cannot be read as a data set, and what to do about it, in one sentence."""
+
+
+@dataclass
+class FolderReport:
+    """What was read of a folder, and what was left out and why.
+
+    Attributes:
+        read: Dialogues read.
+        skipped: (where, why) of each one left out.
+    """
+
+    read: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        head = f"{self.read} dialogues read, {len(self.skipped)} skipped"
+        return "\n".join([head, *(f"  {where}: {why}" for where, why in self.skipped)])
+
+
+def read_folder(root: Path | str) -> tuple[list[Dialogue], FolderReport]:
+    """Reads a folder data set.
+
+    A bad entry (not JSON, a word that does not exist, a file that is missing or lies outside the folder) is skipped
+    and reported; the others are kept, in the manifest's order. A clip's path is relative to the folder and may not
+    leave it by `..` or by being absolute. A symbolic link inside the folder may point anywhere: whoever can place
+    links there decides what the folder holds, whereas a manifest may come from a stranger.
+
+    Raises:
+        FolderError: There is no folder, no manifest in it, or no usable dialogue in the manifest.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FolderError(f"{root}: there is no such data folder; set data.root to a folder with a {MANIFESTS[0]}")
+    manifest = next((root / name for name in MANIFESTS if (root / name).is_file()), None)
+    if manifest is None:
+        raise FolderError(f"{root}: has no {MANIFESTS[0]}; write one dialogue a line into it, such as {EXAMPLE}")
+    dialogues: dict[str, Dialogue] = {}
+    report = FolderReport()
+    for where, entry in _entries(manifest):
+        try:
+            dialogue = _dialogue(root, json.loads(entry) if isinstance(entry, str) else entry)
+            if dialogue.id in dialogues:
+                raise ValueError(f"the id '{dialogue.id}' was used before; give every dialogue its own")
+            dialogues[dialogue.id] = dialogue
+        except (ValueError, TypeError, OSError) as error:
+            report.skipped.append((where, str(error)))
+    report.read = len(dialogues)
+    if not dialogues:
+        why = f" (the first: {report.skipped[0][0]}: {report.skipped[0][1]})" if report.skipped else ""
+        raise FolderError(f"{manifest}: holds no usable dialogue{why}; a line looks like {EXAMPLE}")
+    return list(dialogues.values()), report
+
+
+def read_dialogues(root: Path | str) -> list[Dialogue]:
+    """The dialogues of a folder data set, without the report of `read_folder`."""
+    return read_folder(root)[0]
+
+
+def inside(root: Path, name: str) -> Path:
+    """The path of a file that a manifest names, which must lie inside the folder.
+
+    Raises:
+        ValueError: The name is absolute, leaves the folder, or is of no file.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"'clip' must be a path relative to the folder, not {name!r}")
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
+        raise ValueError(f"the clip '{name}' lies outside the folder; use a path inside it")
+    path = root / name
+    if not path.is_file():
+        raise ValueError(f"the clip '{name}' does not exist; add the file or remove the dialogue")
+    return path
+
+
+def _entries(manifest: Path) -> Iterator[tuple[str, Any]]:
+    """(where, entry), the entry being a line of text or an element of a list."""
+    text = manifest.read_text(encoding="utf-8", errors="replace")
+    if manifest.suffix == ".jsonl":
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                yield f"{manifest.name} line {number}", line
+        return
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FolderError(
+            f"{manifest}: is not JSON ({error}); it must be a list of objects such as {EXAMPLE}"
+        ) from None
+    if not isinstance(entries, list):
+        raise FolderError(f"{manifest}: must be a list of objects such as {EXAMPLE}")
+    for number, entry in enumerate(entries, 1):
+        yield f"{manifest.name} entry {number}", entry
+
+
+def _dialogue(root: Path, entry: Any) -> Dialogue:
+    if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("turns"), list):
+        raise ValueError("a dialogue is an object with 'id' and a list of 'turns'")
+    words = {key: _word(entry, key, allowed) for key, allowed in WORDS.items() if key in entry}
+    return Dialogue(str(entry["id"]), tuple(_turn(root, turn) for turn in entry["turns"]), **words)
+
+
+def _word(entry: dict[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
+    if entry.get(key) not in allowed:
+        raise ValueError(f"'{key}' must be one of {', '.join(allowed)}, not {entry.get(key)!r}")
+    return entry[key]
+
+
+def _turn(root: Path, turn: Any) -> Turn:
+    if not isinstance(turn, dict) or not {"role", "speaker", "clip"} <= turn.keys():
+        raise ValueError("a turn is an object with 'role', 'speaker' and 'clip'")
+    text, scores, truth = (turn.get(key) for key in ("text", "scores", "truth"))
+    if not isinstance(text, str | None) or not isinstance(scores, dict | None) or not isinstance(truth, dict | None):
+        raise ValueError("a turn's 'text' must be a string, and its 'scores' and 'truth' objects")
+    clip = Clip(
+        path=inside(root, turn["clip"]),
+        speaker=str(turn["speaker"]),
+        text=text,
+        start=_seconds(turn.get("start", 0.0)),
+        end=None if turn.get("end") is None else _seconds(turn["end"]),
+        scores={name: float(value) for name, value in (scores or {}).items() if value is not None},
+        truth=truth or {},
+    )
+    return Turn(_word(turn, "role", get_args(Role)), clip)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"'start' and 'end' must be seconds, not {value!r}")
+    return float(value)
