@@ -174,6 +174,7 @@ class Responder(nn.Module):
         """Backbone outputs (B, T, N, D) at chunks 0..T-1, all at once; those at t-1 predict chunk t."""
         latents = batch.latents[:, :-1]
         size, chunks = latents.shape[:2]
+        grid = self._grid(latents)
         levels = torch.zeros(size, chunks, device=latents.device)
         if self.noise and self.training:
             levels = self.noise.draw_levels(size, chunks, latents.device)
@@ -181,7 +182,7 @@ class Responder(nn.Module):
         history = self._embed(latents, codes, levels, starts=True)
         condition = self._condition(batch)
         tokens = history.shape[2]
-        positions = self._positions(condition.end, torch.arange(chunks), self._grid(latents))
+        positions = self._positions(condition.end, torch.arange(chunks), grid)
         x = torch.cat([condition.tokens, history.flatten(1, 2)], dim=1)
         blocks, visible = self._layout(condition, chunks, tokens)
         mask = block_causal_mask(blocks, visible)
@@ -223,6 +224,7 @@ class Responder(nn.Module):
         if guidance != 1:
             batch, keep = batch.repeat(2), torch.cat([keep, ~keep])
         reference = batch.latents[:, :1]
+        grid = self._grid(reference)
         history = self._embed(reference, None, torch.zeros(batch.size, 1, device=reference.device), starts=True)
         condition = self._condition(batch, keep)
         blocks, visible = self._layout(condition, 1, history.shape[2])
@@ -233,7 +235,6 @@ class Responder(nn.Module):
             window=window,
             key_mask=None if bool(visible.all()) else visible,
         )
-        grid = self._grid(reference)
         positions = self._positions(condition.end, torch.zeros(1), grid)
         hidden = self.backbone(
             torch.cat([condition.tokens, history.flatten(1, 2)], dim=1),

@@ -69,8 +69,8 @@ class Attention(nn.Module):
         cache: KeyValueCache | None,
         layer: int,
     ) -> Tensor:
-        queries = rotate(self.q_norm(self._split(self.q_proj(x), self.heads)), angles)
-        keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads)), angles)
+        queries = rotate(self.q_norm(self._split(self.q_proj(x), self.heads).float()), angles)
+        keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads).float()), angles)
         values = self._split(self.v_proj(x), self.kv_heads)
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if cache is not None:

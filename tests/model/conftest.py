@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vidchat.batch import ChunkBatch
+from vidchat.model.chunks import CodeShape, LatentShape
+from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.flow import FlowShape
+from vidchat.model.responder import Responder
+from vidchat.model.transformer import Shape
+
+CODES = CodeShape(frames=4, codebooks=2, vocabulary=16)
+LATENT = LatentShape(channels=3, steps=4)
+
+
+def shape(layers: int = 2) -> Shape:
+    return Shape(width=16, layers=layers, heads=2, kv_heads=1, head_dim=8, mlp_width=32)
+
+
+@pytest.fixture
+def make_responder() -> Callable[..., Responder]:
+    """A small model; keyword arguments replace the defaults."""
+
+    def make(**changes: object) -> Responder:
+        torch.manual_seed(1)
+        parts: dict = {
+            "latent": LATENT,
+            "codes": CODES,
+            "backbone": shape(),
+            "flow": FlowShape(width=16, blocks=1),
+            "spatial": shape(),
+            "depth": shape(),
+            "conditions": ConditionSwitches(text=True, turns=True, voice=True, scores=2, features=5),
+            "vocabulary": 11,
+            "ratio": 2,
+        }
+        model = Responder(**{**parts, **changes})
+        for parameter in model.parameters():  # nothing may be hidden by a zero initialisation
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., ChunkBatch]:
+    """Two answers with every condition, the second sample padded everywhere."""
+
+    def make(chunks: int = 5, padded: bool = True) -> ChunkBatch:
+        generator = torch.Generator().manual_seed(2)
+
+        def floats(*size: int) -> torch.Tensor:
+            return torch.randn(*size, generator=generator)
+
+        def ids(high: int, *size: int) -> torch.Tensor:
+            return torch.randint(high, size, generator=generator)
+
+        def mask(length: int, kept: int) -> torch.Tensor:
+            return torch.arange(length) < torch.tensor([[length], [kept if padded else length]])
+
+        return ChunkBatch(
+            latents=floats(2, chunks + 1, 3, 4, 4),
+            chunk_mask=mask(chunks, chunks - 2),
+            codes=ids(16, 2, chunks, 4, 2),
+            text_ids=ids(11, 2, 6),
+            text_mask=mask(6, 3),
+            turn_latents=floats(2, 3, 3, 4, 4),
+            turn_codes=ids(16, 2, 3, 4, 2),
+            turn_roles=torch.tensor([[1, 0, 0], [0, 0, 0]]),
+            turn_mask=mask(3, 2),
+            voice_codes=ids(16, 2, 2, 4, 2),
+            voice_mask=mask(2, 1),
+            scores=floats(2, 2),
+            score_mask=mask(2, 1),
+            features=floats(2, 3, 5),
+            feature_mask=mask(3, 2),
+        )
+
+    return make

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3Model
+
+from tests.model.conftest import CODES, LATENT, shape
+from vidchat.model.backbone import block_causal_mask
+from vidchat.model.cache import KeyValueCache
+from vidchat.model.chunks import Children, chunk_positions, patchify, unpatchify
+from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
+from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
+from vidchat.model.transformer import Shape, Transformer
+
+
+def test_on_pure_text_the_backbone_is_qwen3():
+    config = Qwen3Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    theirs = Qwen3Model(config).eval()
+    theta = config.rope_parameters["rope_theta"]
+    ours = Transformer(Shape(width=32, layers=3, heads=4, kv_heads=2, head_dim=16, mlp_width=64, theta=theta)).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    weights = theirs.state_dict()
+    embed = weights.pop("embed_tokens.weight")
+    ours.load_state_dict(weights)
+    ids = torch.randint(50, (2, 9))
+    positions = torch.arange(9).float()[None, :, None].expand(2, -1, 3)
+    mask = block_causal_mask(torch.arange(9), torch.ones(2, 9, dtype=torch.bool))
+    with torch.no_grad():
+        expected = theirs(ids).last_hidden_state
+        torch.testing.assert_close(ours(embed[ids], positions, mask), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours(embed[ids], positions, causal=True), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_positions_count_real_time():
+    grid = chunk_positions(torch.tensor([10.0]), torch.arange(3), (2, 2), LATENT, frames=4)
+    assert grid.shape == (1, 3, 8, 3)
+    assert grid[0, :, 0, 0].tolist() == [10, 14, 18], "a latent frame ends with its last picture, 4 steps apart"
+    assert grid[0, 1, 4:, 0].tolist() == [11, 12, 13, 14], "four codec frames end 40 ms apart, the last with the picture"
+    assert grid[0, 0, :4, 1:].tolist() == [[10, 10], [10, 11], [11, 10], [11, 11]]
+
+
+def test_patchify_round_trip_and_children_keep_their_places():
+    latents = torch.randn(2, 3, 5, 4, 6)
+    assert torch.equal(unpatchify(patchify(latents, 2), 2, 2, 3), latents)
+    children = Children(1, 1, 2)
+    torch.nn.init.ones_(children.project.weight)
+    torch.nn.init.zeros_(children.project.bias)
+    coarse = torch.arange(6.0).view(1, 6, 1)
+    fine = children(coarse, (2, 3)).view(4, 6)
+    assert torch.equal(fine[::2, ::2], coarse.view(2, 3))
+    assert torch.equal(fine[1::2, 1::2], coarse.view(2, 3))
+
+
+@pytest.mark.parametrize("tokens", [36, 64, 256, 1440])
+@pytest.mark.parametrize("sets", [1, 8, 16, 64])
+def test_sets_cover_every_token_once(tokens, sets):
+    sizes = set_sizes(tokens, sets)
+    assert sum(sizes) == tokens
+    assert min(sizes) > 0
+    assert len(sizes) <= sets
+    assert sizes[0] <= sizes[-1], "few tokens first, many at the end"
+
+
+def test_mask_law():
+    shares = torch.tensor([draw_masked_count(1000) / 1000 for _ in range(2000)])
+    assert shares.min() >= 0.7
+    assert shares.max() <= 1
+    assert abs(shares.mean() - 0.867) < 0.01  # the mean of the truncated normal
+
+
+def test_spatial_equals_attention_with_a_mask():
+    """The first half on visible tokens only is the full half with the masked tokens hidden from attention."""
+    spatial = SpatialTransformer(shape(2), 16, 5, ratio=1).eval()
+    context, places, tokens = torch.randn(2, 3, 16), torch.randn(2, 9, 16), torch.randn(2, 9, 5)
+    positions = torch.randn(1, 12, 3)
+    order, visible = draw_order(2, 9, tokens.device), 4
+    with torch.no_grad():
+        result = spatial(context, places, positions, tokens, order, visible)
+        x = torch.cat([context, spatial.token(tokens) + places], dim=1)
+        seen = torch.zeros(2, 12, dtype=torch.bool)
+        seen[:, :3] = True
+        seen.scatter_(1, 3 + order[:, :visible], True)
+        encoded = spatial.encoder(x, positions.expand(2, -1, -1), seen[:, None, None])
+        hidden = ~seen[:, 3:]
+        full = encoded.clone()
+        full[:, 3:][hidden] = (spatial.mask_token + places)[hidden]
+        expected = spatial.decoder(full, positions.expand(2, -1, -1))[:, 3:]
+        expected = expected.gather(1, order[:, visible:, None].expand(-1, -1, 16))
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_spatial_does_not_see_masked_tokens():
+    spatial = SpatialTransformer(shape(2), 16, 5, ratio=1).eval()
+    tokens = torch.randn(1, 9, 5, requires_grad=True)
+    order = draw_order(1, 9, tokens.device)
+    inputs = torch.randn(1, 3, 16), torch.randn(1, 9, 16), spatial_positions((3, 3), 1, 4, 0, tokens.device)[:, :12]
+    spatial(inputs[0], inputs[1], torch.randn(1, 12, 3), tokens, order, 4).square().sum().backward()
+    seen = tokens.grad.abs().sum(-1)[0] > 0
+    assert set(seen.nonzero().flatten().tolist()) == set(order[0, :4].tolist())
+
+
+def test_spatial_positions_put_a_coarse_token_amid_its_children():
+    positions = spatial_positions((1, 1), 2, 4, 2, torch.device("cpu"))[0]
+    assert positions[0].tolist() == [4, 0.5, 0.5]
+    assert positions[1:3, 0].tolist() == [2, 4]
+    assert positions[3:, 1:].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+def test_depth_sampling_follows_its_own_logits():
+    """Greedy sampling, cached step by step, picks what the teacher-forced pass finds most likely."""
+    depth = DepthTransformer(shape(), 8, CODES).eval()
+    hidden = torch.randn(3, 4, 8)
+    with torch.no_grad():
+        codes = depth.sample(hidden, CodeSampling(temperature=0))
+        assert torch.equal(depth(hidden, codes).argmax(-1), codes)
+        torch.testing.assert_close(depth.sample(hidden.repeat(2, 1, 1), CodeSampling(temperature=0), 2.0), codes)
+
+
+def test_depth_is_causal_in_codes():
+    depth = DepthTransformer(shape(), 8, CODES).eval()
+    hidden, codes = torch.randn(1, 4, 8), torch.randint(16, (1, 4, 2))
+    before = depth(hidden, codes)
+    codes[0, 2, 1] = (codes[0, 2, 1] + 1) % 16
+    after = depth(hidden, codes)
+    assert torch.equal(before.flatten(1, 2)[:, :6], after.flatten(1, 2)[:, :6])
+    assert not torch.equal(before[:, 3], after[:, 3])
+
+
+@pytest.mark.parametrize(
+    ("sampling", "allowed"),
+    [(CodeSampling(1.0, 2, 1.0), {0, 1}), (CodeSampling(1.0, 0, 0.6), {0, 1}), (CodeSampling(0.0), {0})],
+)
+def test_code_sampling_cuts_off(sampling, allowed):
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    drawn = sample_code(probabilities.log().expand(4000, -1), sampling)
+    assert set(drawn.tolist()) == allowed
+
+
+def test_code_sampling_has_the_right_frequencies():
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    drawn = sample_code(probabilities.log().expand(40000, -1), CodeSampling(1.0, 0, 1.0))
+    torch.testing.assert_close(drawn.bincount(minlength=4) / 40000, probabilities, atol=0.01, rtol=0)
+
+
+def test_flow_loss_starts_at_its_known_value():
+    """A zero-initialised head predicts 0, so the flow loss is var(e - x) = 2 and the DDPM loss is var(e) = 1."""
+    target, condition = torch.randn(4000, 4), torch.randn(4000, 8)
+    for objective, expected in (("flow", 2.0), ("ddpm", 1.0)):
+        head = FlowHead(4, 8, FlowShape(width=16, blocks=1, objective=objective))
+        loss = head.loss(target, condition).mean()
+        assert abs(loss.item() - expected) < 0.05
+        assert loss.dtype == torch.float32
+
+
+class _GaussianVelocity(torch.nn.Module):
+    """E[e - x | x_s] for x ~ N(mean, std^2): what a perfect flow head returns."""
+
+    mean, std = 1.5, 0.5
+
+    def guided(self, x, time, condition, guidance):
+        data, mixed = (1 - time) * self.std**2, ((1 - time) * self.std) ** 2 + time**2
+        return -self.mean + (time - data) / mixed * (x - (1 - time) * self.mean)
+
+
+@pytest.mark.parametrize("steps", [10, 25, 100])
+def test_sampler_with_a_perfect_head_recovers_the_distribution(steps):
+    head = FlowHead(2, 8, FlowShape(width=16, blocks=1))
+    head.denoiser = _GaussianVelocity()
+    drawn = head.sample(torch.zeros(20000, 8), steps)
+    assert abs(drawn.mean().item() - 1.5) < 0.02
+    assert abs(drawn.std().item() - 0.5) < 2.0 / steps + 0.01
+
+
+@pytest.mark.parametrize("objective", ["flow", "ddpm"])
+def test_the_head_learns_a_known_distribution(objective):
+    """Two conditions, two Gaussians: after a little training, samples have their means and spreads."""
+    head = FlowHead(2, 2, FlowShape(width=64, blocks=2, objective=objective))
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    means, spread = torch.tensor([[1.0, -1.0], [-1.0, 0.5]]), 0.3
+    for _ in range(400):
+        which = torch.randint(2, (256,))
+        target = means[which] + spread * torch.randn(256, 2)
+        loss = head.loss(target, torch.eye(2)[which]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        for which in range(2):
+            drawn = head.sample(torch.eye(2)[which].expand(2000, -1), 50)
+            torch.testing.assert_close(drawn.mean(0), means[which], atol=0.12, rtol=0)
+            torch.testing.assert_close(drawn.std(0), torch.full((2,), spread), atol=0.12, rtol=0)
+
+
+def test_repeated_draws_are_the_mean_of_single_ones():
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=1, draws=4))
+    torch.nn.init.normal_(head.denoiser.output.weight)
+    target, condition = torch.randn(6, 3), torch.randn(6, 4)
+    torch.manual_seed(5)
+    together = head.loss(target, condition)
+    single = FlowHead(3, 4, FlowShape(width=16, blocks=1, draws=1))
+    single.load_state_dict(head.state_dict())
+    torch.manual_seed(5)
+    apart = single.loss(target.repeat(4, 1), condition.repeat(4, 1)).view(4, 6).mean(0)
+    torch.testing.assert_close(together, apart)
+
+
+def test_guidance_halves_share_the_noise():
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=1))
+    torch.nn.init.normal_(head.denoiser.output.weight)
+    condition = torch.randn(5, 4)
+    with torch.no_grad():
+        plain = head.sample(condition, 4, generator=torch.Generator().manual_seed(1))
+        both = head.sample(condition.repeat(2, 1), 4, 3.0, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(plain, both, msg="with equal halves, guidance of any scale changes nothing")
+
+
+def test_the_cache_refuses_what_it_was_not_made_for():
+    cache = KeyValueCache(1, pinned=3, chunk=2, window=1)
+    with pytest.raises(ValueError, match="3 pinned"):
+        cache.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.model.conftest import CODES, shape
+from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.responder import ChunkSampling
+
+
+@pytest.mark.parametrize("chunk", range(1, 5))
+def test_no_leak_from_the_future(make_responder, make_batch, chunk):
+    """Back-propagate from the outputs that predict chunk t: chunk t and all later ones get exactly zero."""
+    model, batch = make_responder().eval(), make_batch()
+    batch.latents.requires_grad_()
+    model.read(batch)[:, chunk - 1].square().sum().backward()
+    gradient = batch.latents.grad
+    assert gradient[:, chunk:].abs().max() == 0
+    assert (gradient[:, :chunk].flatten(2).abs().amax(-1) > 0).all(), "every earlier chunk, the reference too, is seen"
+
+
+def test_codes_do_not_leak_from_the_future(make_responder, make_batch):
+    model, batch = make_responder().eval(), make_batch()
+    before = model.read(batch)
+    batch.codes[:, 2] = (batch.codes[:, 2] + 1) % CODES.vocabulary  # codes of chunk 3
+    after = model.read(batch)
+    assert torch.equal(before[:, :3], after[:, :3]), "outputs at chunks 0..2 predict chunks 1..3"
+    assert (before[:, 3] != after[:, 3]).any(), "outputs at chunk 3 have read chunk 3"
+
+
+def test_a_chunk_sees_all_of_itself(make_responder, make_batch):
+    model, batch = make_responder().eval(), make_batch()
+    batch.latents.requires_grad_()
+    hidden = model.read(batch)[:, 1]  # outputs at chunk 1
+    hidden[:, 0].square().sum().backward()  # its first token
+    assert (batch.latents.grad[:, 1].flatten(2).abs().amax() > 0).all()
+    assert batch.latents.grad[0, 1, :, -1, -1].abs().max() > 0, "the first token sees the last one"
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("sound", [False, True])
+def test_cached_reading_equals_uncached(make_responder, make_batch, padded, sound):
+    parts = {} if sound else {"codes": None, "depth": None}
+    model, batch = make_responder(**parts).eval(), make_batch(padded=padded)
+    with torch.no_grad():
+        whole = model.read(batch)
+        reading = model.begin(batch, window=10)
+        for t in range(5):
+            torch.testing.assert_close(reading.hidden, whole[:, t], atol=1e-5, rtol=1e-5)
+            reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t] if sound else None)
+
+
+def test_the_window_slides_past_the_ring_s_end(make_responder, make_batch):
+    """With a window of 2, chunk t's outputs are those of a sequence in which only its 2 last chunks ever were.
+
+    One layer: in a deeper one, what chunk t-2 read of chunk t-4 still shows.
+    """
+    model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(chunks=9, padded=False)
+    with torch.no_grad():
+        reading = model.begin(batch, window=2)
+        for t in range(1, 9):
+            reading = model.read_chunk(reading, batch.latents[:, t], batch.codes[:, t - 1])
+        wide = model.begin(batch, window=20)
+        for t in range(1, 9):
+            wide = model.read_chunk(wide, batch.latents[:, t], batch.codes[:, t - 1])
+        early = make_batch(chunks=9, padded=False)
+        early.latents[:, 1:6] = 100.0  # chunks 1..5 are out of chunk 8's window
+        other = model.begin(early, window=2)
+        for t in range(1, 9):
+            other = model.read_chunk(other, early.latents[:, t], early.codes[:, t - 1])
+    assert torch.equal(reading.hidden, other.hidden)
+    assert not torch.allclose(reading.hidden, wide.hidden, atol=1e-4)
+
+
+def test_the_reference_is_never_evicted(make_responder, make_batch):
+    model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(chunks=9, padded=False)
+    outputs = []
+    for scale in (1.0, 2.0):
+        batch.latents[:, 0] *= scale
+        with torch.no_grad():
+            reading = model.begin(batch, window=1)
+            for t in range(1, 9):
+                reading = model.read_chunk(reading, batch.latents[:, t], batch.codes[:, t - 1])
+        outputs.append(reading.hidden)
+    assert not torch.equal(*outputs)
+
+
+def test_padding_changes_nothing(make_responder, make_batch):
+    """What stands in padded places of the conditions has no influence on the outputs."""
+    model, batch = make_responder().eval(), make_batch()
+    before = model.read(batch)
+    batch.text_ids[~batch.text_mask] = 3
+    batch.turn_latents[~batch.turn_mask] = 50.0
+    batch.turn_codes[~batch.turn_mask] = 7
+    batch.voice_codes[~batch.voice_mask] = 7
+    batch.scores[~batch.score_mask] = 9.0
+    batch.features[~batch.feature_mask] = 9.0
+    torch.testing.assert_close(model.read(batch), before)
+
+
+@pytest.mark.parametrize("name", ["text_ids", "turn_latents", "turn_codes", "voice_codes", "scores", "features"])
+def test_every_condition_matters_and_can_be_dropped(make_responder, make_batch, name):
+    model, batch = make_responder().eval(), make_batch()
+    before, null = model.read(batch), model.begin(batch, 4, guidance=2.0).hidden[2:]
+    value = getattr(batch, name)
+    setattr(batch, name, (value + 1) % 2 if value.dtype == torch.long else value + 1)
+    assert not torch.equal(model.read(batch), before)
+    torch.testing.assert_close(model.begin(batch, 4, guidance=2.0).hidden[2:], null)
+
+
+def test_noise_level_zero_is_bitwise_no_noise(make_responder, make_batch):
+    noisy, batch = make_responder(noise=0.5).eval(), make_batch()
+    clean = make_responder(noise=None).eval()
+    clean.load_state_dict(noisy.state_dict(), strict=False)
+    assert torch.equal(noisy.read(batch), clean.read(batch))
+    noisy.train()
+    assert not torch.equal(noisy.read(batch), clean.read(batch))
+
+
+def test_targets_are_not_noised_and_losses_ignore_padding(make_responder, make_batch):
+    model, batch = make_responder(conditions=ConditionSwitches(turns=True)).eval(), make_batch()
+    torch.manual_seed(3)
+    before = model.loss(batch)
+    batch.latents[1, 4:] = 100.0  # the second answer has 3 chunks
+    batch.codes[1, 3:] = 0
+    torch.manual_seed(3)
+    after = model.loss(batch)
+    assert before["audio"] == after["audio"]
+    assert before["video"] == after["video"]
+
+
+def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
+    """Outputs at t-1 must meet chunk t: a model whose head copies the target finds it there and nowhere else."""
+    model, batch = make_responder(codes=None, depth=None, spatial=None).eval(), make_batch(padded=False)
+    seen = {}
+    model._video_loss = lambda hidden, targets, codes, weight: seen.update(targets=targets) or targets.sum()
+    model.loss(batch)
+    targets = seen["targets"].unflatten(0, (2, 5))
+    assert torch.equal(targets[:, 0], batch.latents[:, 1])
+    assert torch.equal(targets[:, -1], batch.latents[:, -1])
+
+
+def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_batch):
+    from vidchat.model.responder import LossWeights
+
+    model, batch = make_responder(weights=LossWeights(spatial_chunks=4)).eval(), make_batch()
+    every = make_responder().eval()
+    with torch.no_grad():
+        some = torch.stack([model.loss(batch)["video"] for _ in range(200)]).mean()
+        whole = torch.stack([every.loss(batch)["video"] for _ in range(200)]).mean()
+    torch.testing.assert_close(some, whole, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("spatial", [True, False])
+@pytest.mark.parametrize("sound", [True, False])
+def test_every_ablation_trains_and_writes(make_responder, make_batch, spatial, sound):
+    parts = {} if sound else {"codes": None, "depth": None}
+    model = make_responder(**parts, **({} if spatial else {"spatial": None}))
+    batch = make_batch()
+    model.loss(batch)["loss"].backward()
+    unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert not unused - {"spatial.encoder.norm.weight"}, "a parameter without a gradient is a part that does nothing"
+    model.eval()
+    reading = model.begin(batch, window=4)
+    latents, codes = model.write_chunk(reading.hidden, reading.grid, ChunkSampling(sets=3, flow_steps=2))
+    assert latents.shape == (2, 3, 4, 4)
+    assert (codes is not None and codes.shape == (2, 4, 2)) if sound else codes is None
+
+
+def test_guidance_of_one_is_unguided_bitwise(make_responder, make_batch):
+    model, batch = make_responder().eval(), make_batch()
+    drawn = []
+    with torch.no_grad():
+        for guidance in (1.0, 1.0 + 1e-9, 3.0):
+            reading = model.begin(batch, 4, guidance)
+            sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance)
+            generator = torch.Generator().manual_seed(0)
+            drawn.append(model.write_chunk(reading.hidden, reading.grid, sampling, generator))
+    torch.testing.assert_close(drawn[0][0], drawn[1][0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(drawn[0][0], drawn[2][0], atol=1e-4)
+
+
+def test_a_missing_condition_is_named(make_responder, make_batch):
+    model, batch = make_responder(), make_batch()
+    batch.turn_latents = None
+    with pytest.raises(ValueError, match="turn_latents"):
+        model.loss(batch)
+
+
+def test_a_grid_that_does_not_divide_is_refused(make_responder, make_batch):
+    model, batch = make_responder(ratio=3), make_batch()
+    with pytest.raises(ValueError, match="does not divide into patches of 3"):
+        model.loss(batch)
