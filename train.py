@@ -1,0 +1,111 @@
+"""One stage of training: `python train.py stage=pretrain_av data=folder data.root=DIR`.
+
+The stage's config names a LightningModule and a data module; this file checks the config, builds them, trains,
+and exports. Ctrl+C or SIGTERM leave a checkpoint; the same command then goes on from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig
+
+from vidchat.data.folder import MANIFESTS, FolderError
+from vidchat.data.media import MediaError
+from vidchat.dialogue import ClockError
+from vidchat.release import ReleaseError
+from vidchat.tokenizers.weights import TokenizerError
+from vidchat.training.check import ConfigError, check_config
+from vidchat.training.checkpoint import CheckpointError, Checkpoints, find_checkpoint, read_checkpoint
+from vidchat.training.initialise import check_resumed, initialise
+from vidchat.training.metrics import MetricsFile
+from vidchat.training.module import NotFiniteError
+from vidchat.training.progress import Throughput, progress
+
+log = logging.getLogger("train")
+# What a person can put right: told in one sentence, without a traceback.
+EXPECTED = (
+    CheckpointError, ClockError, ConfigError, FolderError, MediaError, NotFiniteError, ReleaseError, TokenizerError
+)  # fmt: skip
+
+
+def train(config: DictConfig) -> Path:
+    """Runs one stage; returns the folder it exported.
+
+    Raises:
+        SystemExit: it was stopped by a signal, with a checkpoint to go on from.
+    """
+    plain = check_config(config)
+    output = Path(plain["output_dir"])
+    resume = find_checkpoint(plain["resume"], output / "checkpoints")
+    if resume is not None:
+        check_resumed(resume, read_checkpoint(resume)["config"], plain)
+    tokenizers = {name: instantiate(config[name]) for name in plain["stage"]["tokenizers"]}
+    module: L.LightningModule = instantiate(config.stage.module, **tokenizers)
+    fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
+    if resume is None and plain["init_from"] is not None:
+        log.info(initialise(module, Path(plain["init_from"]), plain, fingerprints))
+    prepare_data(config)
+    datamodule: L.LightningDataModule = instantiate(config.stage.datamodule, **tokenizers)
+
+    checkpoints = Checkpoints(output / "checkpoints", **plain["checkpoints"], config=plain)
+    callbacks = [instantiate(node) for node in config.callbacks.values()]
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        default_root_dir=str(output),
+        logger=[MetricsFile(output), *(instantiate(node) for node in config.logger.values())],
+        callbacks=[progress(plain["log_every"]), *callbacks, checkpoints, Throughput()],
+    )
+    log.info("%s: %s", plain["stage"]["name"], f"resuming from {resume}" if resume else "starting")
+    trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+    if checkpoints.stopped is not None:
+        log.warning("stopped by %s at step %d; the same command goes on", checkpoints.stopped.name, trainer.global_step)
+        raise SystemExit(128 + checkpoints.stopped)
+    export = Path(plain["stage"]["export"])
+    if trainer.is_global_zero:
+        module.export(export, plain)  # type: ignore[operator]
+        log.info("exported to %s", export)
+    return export
+
+
+def prepare_data(config: DictConfig) -> None:
+    """Makes the data set if its config says how and it is not there yet."""
+    there = any((Path(config.data.root) / name).is_file() for name in MANIFESTS)
+    if config.data.prepare is not None and not there and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        log.info("rendering %s", config.data.root)
+        instantiate(config.data.prepare)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What went wrong inside an object that Hydra was building."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@hydra.main(config_path="configs", config_name="train", version_base="1.3")
+def main(config: DictConfig) -> Any:
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        train(config)
+    except (*EXPECTED, InstantiationException) as error:
+        cause = cause_of(error)
+        if not isinstance(cause, EXPECTED):
+            raise
+        sys.exit(f"error: {cause}")
+
+
+if __name__ == "__main__":
+    main()

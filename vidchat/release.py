@@ -1,0 +1,296 @@
+"""A release: a folder from which a trained responder is loaded by one call, here or from the Hub.
+
+    model.safetensors   the averaged weights
+    config.yaml         the model, its conditions, its working rates, its tokenizers by name and fingerprint
+    video_vae/          a copy of the video tokenizer, unless it has a name on the Hub
+    audio_codec/        likewise
+
+The fingerprints are compared at load: a responder speaks the language of its tokenizers and of no others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vidchat.dialogue import ChunkClock
+from vidchat.model.chunks import CodeShape, LatentShape
+from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.responder import Responder
+from vidchat.tokenizers.audio import AudioCodec
+from vidchat.tokenizers.text import TextTokenizer
+from vidchat.tokenizers.video import VideoTokenizer
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.yaml"
+TOKENIZERS = ("video_vae", "audio_codec", "text_tokenizer")
+FORMAT = 1
+_TRUSTED = ("vidchat.model.", "vidchat.tokenizers.")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class ReleaseError(ValueError):
+    """A folder that is not a usable release: what is wrong with it and what to do, in one sentence."""
+
+
+@dataclass
+class Release:
+    """A trained responder and the tokenizers it was trained with.
+
+    Attributes:
+        responder: In evaluation mode.
+        video_vae: Pixels <-> latents.
+        audio_codec: Waveform <-> codes.
+        text_tokenizer: Text -> ids.
+        config: What `config.yaml` holds; `fps` and `size` are the working rates.
+    """
+
+    responder: Responder
+    video_vae: VideoTokenizer
+    audio_codec: AudioCodec
+    text_tokenizer: TextTokenizer
+    config: dict[str, Any]
+
+    @property
+    def clock(self) -> ChunkClock:
+        """How long a chunk is."""
+        return clock_of(self.config["fps"], self.video_vae, self.audio_codec)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures it was trained on."""
+        height, width = self.config["size"]
+        return height, width
+
+
+def clock_of(fps: int, video_vae: VideoTokenizer, audio_codec: AudioCodec) -> ChunkClock:
+    """The clock of a pair of tokenizers; raises `ClockError` if their rates don't divide."""
+    return ChunkClock(fps, video_vae.temporal_stride, audio_codec.sample_rate, audio_codec.hop)
+
+
+def build_responder(
+    model: Mapping[str, Any],
+    condition: Mapping[str, Any],
+    fps: int,
+    video_vae: VideoTokenizer,
+    audio_codec: AudioCodec,
+    text_tokenizer: TextTokenizer,
+) -> Responder:
+    """An untrained responder: its sizes from the config, its shapes from the tokenizers it will speak to.
+
+    Args:
+        model: Config of the model; without `depth` it has no sound.
+        condition: Config of the conditions, as the data module takes them.
+        fps: Pictures per second.
+        video_vae: Its video tokenizer.
+        audio_codec: Its audio codec.
+        text_tokenizer: Its text tokenizer.
+
+    Raises:
+        ClockError: the tokenizers' rates don't divide.
+    """
+    clock = clock_of(fps, video_vae, audio_codec)
+    codes = CodeShape(clock.frames_per_chunk, audio_codec.codebooks, audio_codec.vocabulary)
+    responder: Responder = instantiate(
+        model,
+        latent=LatentShape(video_vae.channels, video_vae.temporal_stride),
+        codes=codes if model.get("depth") else None,
+        conditions=ConditionSwitches(
+            text=bool(condition["text"]),
+            turns=condition["initiator"] or condition["earlier_turns"],
+            voice=condition["voice"],
+            scores=len(condition["scores"]),
+            features=condition["features"],
+            drop=condition["drop"],
+        ),
+        vocabulary=text_tokenizer.vocabulary,
+    )
+    return responder
+
+
+def export_release(
+    directory: Path | str,
+    responder: Responder,
+    config: Mapping[str, Any],
+    video_vae: VideoTokenizer,
+    audio_codec: AudioCodec,
+    text_tokenizer: TextTokenizer,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Writes a release folder.
+
+    Args:
+        directory: The folder; what it held under the same names is replaced.
+        responder: With the weights to release.
+        config: The run's resolved config: `model`, `condition`, `data.fps`, `data.size` and the three tokenizers'
+            nodes are kept, with the stage's name and number of steps; paths of data are not.
+        video_vae: The tokenizer named by `config["video_vae"]`, and so on.
+        audio_codec: See above.
+        text_tokenizer: See above.
+        dtype: Of the stored weights; they are loaded as float32.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    tools: dict[str, Any] = dict(zip(TOKENIZERS, (video_vae, audio_codec, text_tokenizer), strict=True))
+    kept = {
+        "kind": "responder",
+        "format": FORMAT,
+        "stage": {key: config["stage"][key] for key in ("name", "steps")},
+        "fps": config["data"]["fps"],
+        "size": list(config["data"]["size"]),
+        **{key: config[key] for key in ("model", "condition")},
+        **{name: _carry(folder / name, config[name]) for name in TOKENIZERS},
+        "fingerprints": {name: tool.fingerprint() for name, tool in tools.items()},
+    }
+    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in responder.state_dict().items()}
+    unfinished = folder / f".{WEIGHTS_FILE}.tmp"
+    save_file(tensors, unfinished, metadata={"format": "pt", "kind": "responder"})
+    os.replace(unfinished, folder / WEIGHTS_FILE)
+    unfinished = folder / f".{CONFIG_FILE}.tmp"
+    OmegaConf.save(OmegaConf.create(kept), unfinished, resolve=True)
+    os.replace(unfinished, folder / CONFIG_FILE)
+    return folder
+
+
+def load_release(source: Path | str) -> Release:
+    """Loads a release from a folder, or from the Hub by `owner/name`.
+
+    Raises:
+        ReleaseError: it is not there, not a release, damaged, or its tokenizers are not those it was trained with.
+    """
+    folder = _locate(source)
+    config = read_config(folder)
+    tools: dict[str, Any] = {name: _load_tokenizer(folder, name, config[name]) for name in TOKENIZERS}
+    for name, tool in tools.items():
+        if tool.fingerprint() != config["fingerprints"][name]:
+            raise ReleaseError(
+                f"{folder}: the {name} found is {tool.fingerprint()}, but the responder was trained with "
+                f"{config['fingerprints'][name]}; restore the release's own {name}"
+            )
+    responder = _build(folder, lambda: build_responder(config["model"], config["condition"], config["fps"], **tools))
+    try:
+        responder.load_state_dict({name: value.float() for name, value in read_weights(folder).items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ReleaseError(f"{folder}: {WEIGHTS_FILE} does not fit {CONFIG_FILE} ({reason}); export again") from error
+    return Release(responder.eval(), **tools, config=config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A release's config, checked: its kind, its format, and that it builds nothing but this package's own parts.
+
+    Raises:
+        ReleaseError: see `load_release`.
+    """
+    path = folder / CONFIG_FILE
+    if not folder.is_dir():
+        hint = "a training checkpoint" if folder.suffix == ".ckpt" else "a file"
+        raise ReleaseError(f"{folder} is {hint}, not a release; give the folder that train.py exported")
+    if not path.is_file():
+        what = "a tokenizer's folder" if (folder / "config.json").is_file() else "a folder without config.yaml"
+        raise ReleaseError(f"{folder} is {what}, not a release; give the folder that train.py exported")
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        raise ReleaseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, dict) or config.get("kind") != "responder" or config.get("format") != FORMAT:
+        raise ReleaseError(f"{path} is not the config of a responder's release of format {FORMAT}; export it again")
+    missing = {"fps", "size", "model", "condition", "fingerprints", *TOKENIZERS} - config.keys()
+    if missing:
+        raise ReleaseError(f"{path} lacks {', '.join(sorted(missing))}; export the release again")
+    for target in _targets(config):
+        if not target.startswith(_TRUSTED) or not _own(target):
+            raise ReleaseError(f"{path} would build {target}, which is no part of vidchat; do not use this release")
+    return {str(key): value for key, value in config.items()}
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """A release's tensors by name, as stored."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ReleaseError(f"{folder} holds no {WEIGHTS_FILE}; copy the whole release again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ReleaseError(f"{path} is damaged ({error}); copy the release again") from error
+
+
+def _carry(target: Path, node: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer's config node for the release; a tokenizer that lies in a folder is copied along."""
+    node = dict(node)
+    if "directory" in node:
+        target.mkdir(exist_ok=True)
+        for file in Path(node["directory"]).iterdir():
+            if file.suffix in (".json", ".safetensors"):
+                shutil.copyfile(file, target / file.name)
+        node["directory"] = target.name
+    return node
+
+
+def _load_tokenizer(folder: Path, name: str, node: dict[str, Any]) -> Any:
+    if "directory" in node:
+        if not (folder / name).is_dir():
+            raise ReleaseError(f"{folder} lacks the folder {name}; copy the whole release again")
+        node = {**node, "directory": str(folder / name)}
+    return _build(folder, lambda: instantiate(node))
+
+
+def _build(folder: Path, make: Any) -> Any:
+    """What `make` builds; Hydra's report of a failure is reduced to the failure."""
+    try:
+        return make()
+    except HydraException as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ReleaseError(f"{folder}: {CONFIG_FILE} cannot be built: {reason}") from error
+
+
+def _locate(source: Path | str) -> Path:
+    folder = Path(source)
+    if folder.exists():
+        return folder
+    if not _HUB_ID.fullmatch(str(source)):
+        raise ReleaseError(f"{source} does not exist; give a release folder or a Hub id such as owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.yaml"]))
+    except Exception as error:  # offline, not found, gated: the Hub's client has many
+        reason = str(error).strip().splitlines()[0]
+        raise ReleaseError(f"{source} is neither a folder here nor to be had from the Hub ({reason})") from error
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Every `_target_` in a config."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _own(target: str) -> bool:
+    """Whether a dotted name is of something this package defines, not of something it imports."""
+    try:
+        found = get_object(target)
+    except Exception:  # Hydra's own kinds, and whatever an import raises
+        return False
+    return callable(found) and str(getattr(found, "__module__", "")).startswith("vidchat.")

@@ -1,0 +1,73 @@
+"""What is wrong with a run's config, before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vidchat.data.folder import MANIFESTS
+
+
+class ConfigError(ValueError):
+    """Every problem found in a config, each with the key to change."""
+
+
+def check_config(config: DictConfig) -> dict[str, Any]:
+    """The config resolved to plain types, if nothing in it is wrong as far as can be told cheaply.
+
+    Raises:
+        ConfigError: with all problems in one message.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        hints = {"data.root": "the folder that holds dialogues.jsonl", "stage": "one of configs/stage/*.yaml"}
+        first = missing[0]
+        raise ConfigError(f"{', '.join(missing)} must be given; add {first}=... ({hints.get(first, 'see configs/')})")
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    problems = [*_paths(plain), *_numbers(plain), *_tokenizers(plain)]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return plain
+
+
+def _paths(config: dict[str, Any]) -> list[str]:
+    problems = []
+    root = Path(config["data"]["root"])
+    if config["data"]["prepare"] is None:
+        if not root.is_dir():
+            problems.append(f"data.root={root} is no folder; give one that holds {MANIFESTS[0]}")
+        elif not any((root / name).is_file() for name in MANIFESTS):
+            problems.append(f"data.root={root} holds no {MANIFESTS[0]}; write one line for each dialogue")
+    for key in ("init_from", "resume"):
+        value = config[key]
+        if value is not None and not (key == "resume" and value == "auto") and not Path(value).exists():
+            problems.append(f"{key}={value} does not exist")
+    return problems
+
+
+def _numbers(config: dict[str, Any]) -> list[str]:
+    wanted = {
+        "stage.steps": config["stage"]["steps"],
+        "data.batch_size": config["data"]["batch_size"],
+        "data.fps": config["data"]["fps"],
+        "checkpoints.every": config["checkpoints"]["every"],
+        "checkpoints.keep": config["checkpoints"]["keep"],
+        "log_every": config["log_every"],
+    }
+    return [f"{key} must be a whole number above 0, got {n}" for key, n in wanted.items() if not _positive(n)]
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _tokenizers(config: dict[str, Any]) -> list[str]:
+    """Tokenizers that a stage starts from and that should lie in a folder, but don't."""
+    problems = []
+    for name in config["stage"]["tokenizers"]:
+        directory = config[name].get("directory")
+        if directory is not None and not Path(directory).is_dir():
+            problems.append(f"{name}.directory={directory} is no folder; run from the repository's root, or train one")
+    return problems

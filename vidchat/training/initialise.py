@@ -1,0 +1,125 @@
+"""Starting a stage from what an earlier one learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidchat.release import read_config, read_weights
+from vidchat.training.checkpoint import CheckpointError, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def initialise(
+    network: nn.Module, source: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
+) -> str:
+    """Loads the (averaged) weights of a release folder or a checkpoint into a network, as far as the two share names.
+
+    Args:
+        network: What is about to be trained.
+        source: A release folder, or a `step_*.ckpt` of `train.py`.
+        config: The config of the run about to start, to name what differs.
+        fingerprints: Of the run's tokenizers; the source must have been trained with the same.
+
+    Returns:
+        A sentence that says what was loaded and which modules are new.
+
+    Raises:
+        CheckpointError: the source is of something else, or a shape differs.
+        ReleaseError: a folder that is not a release.
+    """
+    weights, theirs, their_fingerprints = _read(source)
+    _same_tokenizers(source, fingerprints or {}, their_fingerprints)
+    own = network.state_dict()
+    shared = own.keys() & weights.keys()
+    if not shared:
+        raise CheckpointError(
+            f"init_from={source} holds none of this network's weights (it is of another kind of stage); give a release "
+            "folder or a checkpoint of an earlier stage of the same model"
+        )
+    wrong = sorted(name for name in shared if own[name].shape != weights[name].shape)
+    if wrong:
+        name = wrong[0]
+        keys = ", ".join(differing(theirs, config, "model") or differing(theirs, config)) or "no key of the config"
+        raise CheckpointError(
+            f"init_from={source}: {name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} here; what "
+            f"differs in the config: {keys}"
+        )
+    with torch.no_grad():
+        for name in shared:
+            own[name].copy_(weights[name])
+    new, unused = _modules(own.keys() - shared), _modules(weights.keys() - shared)
+    parts = [f"{len(shared)} tensors loaded from {source}"]
+    parts += [f"new here and untrained: {', '.join(new)}"] if new else []
+    parts += [f"there but not used: {', '.join(unused)}"] if unused else []
+    return "; ".join(parts)
+
+
+def check_resumed(source: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run as something else than it began; warns where going on is not exact.
+
+    Raises:
+        CheckpointError: the stage, the model or its conditions differ.
+    """
+    for section in ("stage.name", "model", "condition"):
+        first, *rest = section.split(".")
+        pair = [{k: c[first][k] for k in rest} if rest else c[first] for c in (theirs, ours)]
+        keys = differing({first: pair[0]}, {first: pair[1]})
+        if keys:
+            raise CheckpointError(
+                f"{source} was trained with another config: {', '.join(keys)}; set output_dir to a new folder, "
+                "resume=null to start afresh, or init_from to start from its weights"
+            )
+    inexact = [key for section in ("seed", "data", "stage") for key in differing(theirs, ours, section)]
+    if inexact:
+        log.warning("resuming %s with a changed config: %s", source, ", ".join(inexact))
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], section: str | None = None) -> list[str]:
+    """Dotted keys, of one section or of all, that two configs hold with different values, as `key (one -> other)`."""
+    if section is not None:
+        one, other = {section: one.get(section)}, {section: other.get(section)}
+    first, second = dict(_leaves(one)), dict(_leaves(other))
+    keys = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+    return [f"{key} ({first.get(key)} -> {second.get(key)})" for key in keys]
+
+
+def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """Weights, config and tokenizers' fingerprints of a release folder or a checkpoint."""
+    if not source.exists():
+        raise CheckpointError(f"init_from={source} does not exist; give a release folder or a checkpoint")
+    if source.is_dir():
+        config = read_config(source)
+        return read_weights(source), config, config["fingerprints"]
+    checkpoint = read_checkpoint(source)
+    prefix = "network."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return weights | checkpoint["ema"]["average"], checkpoint["config"], checkpoint.get("fingerprints", {})
+
+
+def _same_tokenizers(source: Path, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+    for name in ours.keys() & theirs.keys():
+        if ours[name] != theirs[name]:
+            raise CheckpointError(
+                f"init_from={source} was trained with the {name} {theirs[name]}, and this run has {ours[name]}; set "
+                f"{name}= to the one it was trained with"
+            )
+
+
+def _modules(names: set[str]) -> list[str]:
+    """The modules that tensors belong to, two levels deep."""
+    return sorted({".".join(name.split(".")[: min(2, name.count("."))]) or name for name in names})
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node

@@ -1,0 +1,146 @@
+"""Answers generated while training runs, to be watched and heard."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from vidchat.batch import ChunkBatch
+from vidchat.data.writer import write_clip
+from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.training.responder import ResponderModule
+
+log = logging.getLogger(__name__)
+
+
+class Samples(L.Callback):
+    """Every so many optimizer steps, answers the first validation clips with the averaged weights.
+
+    Writes `step_NNNNNNNN_K.mp4` for each and, once, `truth_K.mp4`: the tokenizers' round trip of the true answer. Both
+    go to Weights & Biases as files, and to TensorBoard as a sheet of pictures (above the sample, below the truth) and
+    the sound.
+
+    Args:
+        directory: Where the clips go.
+        every: Optimizer steps between samples; 0 is never.
+        clips: How many answers, at most a validation batch.
+        fps: Pictures per second.
+        settings: How answers are generated; they are no longer than the true one.
+    """
+
+    def __init__(self, directory: str | Path, every: int, clips: int, fps: int, settings: GenerationSettings) -> None:
+        self.directory, self.every, self.clips, self.fps = Path(directory), every, clips, fps
+        self.settings = settings
+        self._batch: ChunkBatch | None = None
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        due = self.every and step % self.every == 0 and not trainer.fit_loop._should_accumulate()
+        if due and not trainer.should_stop and trainer.is_global_zero:
+            assert isinstance(pl_module, ResponderModule)
+            self.sample(trainer, pl_module)
+
+    @rank_zero_only
+    def sample(self, trainer: L.Trainer, module: ResponderModule) -> list[Path]:
+        """Generates, writes and logs the clips now."""
+        batch = self._first(trainer)
+        if batch is None:
+            return []
+        batch = batch.to(module.device)
+        video_vae, audio_codec = module.video_vae.to(module.device), module.audio_codec.to(module.device)
+        chunks = min(self.settings.chunks, batch.latents.shape[1] - 1)
+        settings = GenerationSettings(chunks, self.settings.window, self.settings.seed, self.settings.sampling)
+        was_training = module.training
+        with module.ema.swapped():
+            module.eval()
+            codec = audio_codec if module.responder.depth is not None else None
+            answer = list(stream_answer(module.responder, video_vae, codec, batch, settings))
+            module.train(was_training)
+        pictures = to_uint8(torch.cat([chunk.pictures for chunk in answer], dim=2))
+        sound = None
+        if codec is not None:
+            sound = torch.cat([chunk.waveform for chunk in answer if chunk.waveform is not None], dim=1).float().cpu()
+        true_pictures, true_sound = round_trip(batch, module, chunks)
+        paths = []
+        for k in range(batch.size):
+            path = self.directory / f"step_{trainer.global_step:08d}_{k}.mp4"
+            waveform = None if sound is None else sound[k]
+            self._write(path, pictures[k], waveform, audio_codec.sample_rate)
+            truth = self.directory / f"truth_{k}.mp4"
+            if not truth.exists():
+                true_waveform = None if true_sound is None else true_sound[k]
+                self._write(truth, true_pictures[k], true_waveform, audio_codec.sample_rate)
+            sheet = contact_sheet(pictures[k], true_pictures[k])
+            _show(trainer, k, path, sheet, waveform, audio_codec.sample_rate)
+            paths.append(path)
+        return paths
+
+    def _first(self, trainer: L.Trainer) -> ChunkBatch | None:
+        """The first validation clips, always the same."""
+        if self._batch is None:
+            datamodule = trainer.datamodule  # type: ignore[attr-defined]
+            loader = datamodule.val_dataloader()
+            batch = next(iter(loader), None) if loader is not None else None
+            if batch is None:
+                log.warning("no validation clips to sample from; give some dialogues the split 'val'")
+                self.every = 0
+                return None
+            self._batch = _first_of(batch, self.clips)
+        return self._batch
+
+    def _write(self, path: Path, pictures: Tensor, waveform: Tensor | None, sample_rate: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(path, pictures, waveform, self.fps, sample_rate)
+
+
+def _first_of(batch: ChunkBatch, count: int) -> ChunkBatch:
+    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return ChunkBatch(**{name: None if value is None else value[:count] for name, value in values.items()})
+
+
+@torch.no_grad()
+def round_trip(batch: ChunkBatch, module: ResponderModule, chunks: int) -> tuple[Tensor, Tensor | None]:
+    """The true answers as the tokenizers give them back: the ceiling of what a sample can be.
+
+    Returns:
+        Pictures (B, 4T, 3, H, W) uint8, without the reference, and waveforms (B, samples) or `None`.
+    """
+    latents = batch.latents[:, : chunks + 1].transpose(1, 2)
+    pictures = to_uint8(module.video_vae.decode(latents)[:, :, 1:])
+    if batch.codes is None or module.responder.depth is None:
+        return pictures, None
+    return pictures, module.audio_codec.decode(batch.codes[:, :chunks].flatten(1, 2)).float().cpu()
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """(B, 3, n, H, W) in [-1, 1] -> (B, n, 3, H, W) uint8 on the CPU."""
+    scaled = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round()
+    return scaled.to(torch.uint8).transpose(1, 2).cpu()
+
+
+def contact_sheet(above: Tensor, below: Tensor, columns: int = 8) -> Tensor:
+    """Two clips (n, 3, H, W) as rows of pictures spread evenly over time: (3, 2H, columns*W)."""
+    index = torch.linspace(0, len(above) - 1, columns).round().long()
+    rows = [torch.cat(list(clip[index]), dim=2) for clip in (above, below)]
+    return torch.cat(rows, dim=1)
+
+
+def _show(trainer: L.Trainer, k: int, path: Path, sheet: Tensor, waveform: Tensor | None, sample_rate: int) -> None:
+    step = trainer.global_step
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(f"sample/{k}", sheet, step)
+            if waveform is not None:
+                logger.experiment.add_audio(f"sample/{k}", waveform.clamp(-1, 1)[None], step, sample_rate)
+        elif isinstance(logger, WandbLogger):
+            import wandb
+
+            logger.experiment.log({f"sample/{k}": wandb.Video(str(path), format="mp4"), "trainer/global_step": step})

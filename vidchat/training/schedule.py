@@ -1,0 +1,105 @@
+"""AdamW as MAR and NOVA use it, and a learning rate per optimizer step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+_MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How the weights move.
+
+    Attributes:
+        lr: Peak learning rate.
+        steps: Optimizer steps of the whole run; the cosine ends there.
+        warmup: Steps of linear warm-up.
+        schedule: What follows the warm-up.
+        final: The cosine's last learning rate as a share of `lr`.
+        betas: AdamW's; 0.9 and 0.95 as in MAR.
+        weight_decay: On the weights of linear maps and convolutions only: no norms, biases or embeddings.
+        no_decay: Names of submodules without decay, e.g. `flow_head` (MAR leaves its diffusion MLP out).
+        clip: Largest norm of the gradient over all parameters.
+        ema_decay: See `vidchat.training.ema.EMA`.
+        patience: Consecutive updates that may be skipped for a gradient that is not finite before training stops.
+    """
+
+    lr: float = 3e-4
+    steps: int = 1000
+    warmup: int = 50
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final: float = 0.05
+    betas: Sequence[float] = (0.9, 0.95)
+    weight_decay: float = 0.02
+    no_decay: Sequence[str] = ()
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"optimizer.schedule must be 'cosine' or 'constant', got '{self.schedule}'")
+        if self.steps < 1 or self.lr <= 0 or self.clip <= 0:
+            raise ValueError(
+                f"steps, lr and clip must be positive, got {self.steps}, {self.lr} and {self.clip}; check stage="
+            )
+
+    def factor(self, step: int) -> float:
+        """The learning rate of optimizer step `step` (from 0), as a share of the peak."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        if self.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups, with weight decay and without."""
+    decayed = {
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, _MAPS) and not set(name.split(".")) & set(settings.no_decay)
+    }
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, value in network.named_parameters():
+        if value.requires_grad:
+            groups[name in decayed].append(value)
+    return [
+        {"params": params, "weight_decay": settings.weight_decay if decay else 0.0}
+        for decay, params in groups.items()
+        if params
+    ]
+
+
+def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> tuple[AdamW, LambdaLR]:
+    """AdamW in its fused form, which can skip an update without asking the host, and its schedule."""
+    first, second = settings.betas
+    optimizer = AdamW(parameter_groups(network, settings), lr=settings.lr, betas=(first, second), fused=True)
+    # A plain function's state stays out of the checkpoint, so a run resumed with more steps follows the new schedule.
+    return optimizer, LambdaLR(optimizer, lambda step: settings.factor(step))
+
+
+def clip_and_guard(optimizer: AdamW, network: nn.Module, clip: float) -> tuple[Tensor, Tensor]:
+    """Clips the gradient, and makes the optimizer skip this update if it is not finite.
+
+    A NaN noticed after the optimizer's step is noticed too late: the last good weights are gone. The fused AdamW reads
+    `found_inf` on the device, so nothing waits for the host.
+
+    Returns:
+        The norm before clipping, and 1.0 where this update is skipped, both scalars on the device.
+    """
+    parameters = [value for value in network.parameters() if value.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+    skipped = (~torch.isfinite(norm)).to(torch.float32)
+    optimizer.found_inf = skipped
+    return norm, skipped
