@@ -116,7 +116,7 @@ def speak(text: str, voice: Voice, sample_rate: int = 16000) -> Utterance:
     kept = waveform[first:last]
     starts = [max(0.0, sample / speech.sample_rate - first / sample_rate) for _, sample in speech.words]
     ends = [*starts[1:], len(kept) / sample_rate]
-    names = [text[position:].split()[0] for position, _ in speech.words]
+    names = [text[position:].split()[0].strip("?.,!") for position, _ in speech.words]
     words = tuple(Word(name, round(a, 4), round(b, 4)) for name, a, b in zip(names, starts, ends, strict=True))
     peak = float(np.abs(kept).max(initial=1e-9))
     return Utterance((kept * (PEAK / peak)).astype(np.float32), sample_rate, words)
