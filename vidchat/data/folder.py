@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from vidchat.data.report import Report
 from vidchat.dialogue import Branch, Clip, Dialogue, Role, Split, Tier, Turn
 
 MANIFESTS = ("dialogues.jsonl", "dialogues.json")
@@ -23,24 +23,7 @@ class FolderError(ValueError):
     """A folder that cannot be read as a data set, and what to do about it, in one sentence."""
 
 
-@dataclass
-class FolderReport:
-    """What was read of a folder, and what was left out and why.
-
-    Attributes:
-        read: Dialogues read.
-        skipped: (where, why) of each one left out.
-    """
-
-    read: int = 0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        head = f"{self.read} dialogues read, {len(self.skipped)} skipped"
-        return "\n".join([head, *(f"  {where}: {why}" for where, why in self.skipped)])
-
-
-def read_folder(root: Path | str) -> tuple[list[Dialogue], FolderReport]:
+def read_folder(root: Path | str) -> tuple[list[Dialogue], Report]:
     """Reads a folder data set.
 
     A bad entry (not JSON, a word that does not exist, a file that is missing or lies outside the folder) is skipped
@@ -58,7 +41,7 @@ def read_folder(root: Path | str) -> tuple[list[Dialogue], FolderReport]:
     if manifest is None:
         raise FolderError(f"{root}: has no {MANIFESTS[0]}; write one dialogue a line into it, such as {EXAMPLE}")
     dialogues: dict[str, Dialogue] = {}
-    report = FolderReport()
+    report = Report("dialogues")
     for where, entry in _entries(manifest):
         try:
             dialogue = _dialogue(root, json.loads(entry) if isinstance(entry, str) else entry)

@@ -29,7 +29,7 @@ from vidchat.data.sound import edges, lay_out, mix_to_mono, resample
 from vidchat.data.writer import ClipWriter, write_clip
 from vidchat.dialogue import Clip
 
-__all__ = ["ClipWriter", "Media", "MediaError", "read_clip", "read_picture", "write_clip"]
+__all__ = ["ClipWriter", "Media", "MediaError", "length_of", "read_clip", "read_picture", "write_clip"]
 
 SEEK_MARGIN = 1.0  # seconds decoded and thrown away before a span, so that decoders are warmed up
 AAC_PRIMING = 1024  # samples that an AAC encoder puts before the first
@@ -107,6 +107,15 @@ def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
         for _, frame, stream in frames:
             return torch.from_numpy(fill(frame, size, _pixel_aspect(stream), VideoReformatter()))
     raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+
+
+def length_of(path: Path) -> float:
+    """How long a file's pictures last, in seconds, as its header tells; raises `MediaError`."""
+    with _open(path) as container:
+        stream = _stream(container, "video", path)
+        if stream.duration is not None:
+            return float(stream.duration * stream.time_base)
+        return (container.duration or 0) / av.time_base
 
 
 def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None) -> np.ndarray:
