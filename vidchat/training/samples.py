@@ -103,7 +103,7 @@ class Samples(L.Callback):
 
 def _first_of(batch: ChunkBatch, count: int) -> ChunkBatch:
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return ChunkBatch(**{name: None if value is None else value[:count] for name, value in values.items()})
+    return ChunkBatch(**{name: value if value is None else value[:count] for name, value in values.items()})
 
 
 @torch.no_grad()

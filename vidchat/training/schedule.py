@@ -101,5 +101,5 @@ def clip_and_guard(optimizer: AdamW, network: nn.Module, clip: float) -> tuple[T
     parameters = [value for value in network.parameters() if value.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
     skipped = (~torch.isfinite(norm)).to(torch.float32)
-    optimizer.found_inf = skipped
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
     return norm, skipped
