@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -55,9 +56,9 @@ class ChunkBatch:
         """B, the number of answers."""
         return self.latents.shape[0]
 
-    def _map(self, function: object) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v if v is None else function(v) for k, v in values.items()})  # type: ignore[operator]
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device; Lightning calls this."""

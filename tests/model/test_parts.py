@@ -45,7 +45,7 @@ def test_positions_count_real_time():
     grid = chunk_positions(torch.tensor([10.0]), torch.arange(3), (2, 2), LATENT, frames=4)
     assert grid.shape == (1, 3, 8, 3)
     assert grid[0, :, 0, 0].tolist() == [10, 14, 18], "a latent frame ends with its last picture, 4 steps apart"
-    assert grid[0, 1, 4:, 0].tolist() == [11, 12, 13, 14], "four codec frames end 40 ms apart, the last with the picture"
+    assert grid[0, 1, 4:, 0].tolist() == [11, 12, 13, 14], "codec frames end 40 ms apart, the last with the picture"
     assert grid[0, 0, :4, 1:].tolist() == [[10, 10], [10, 11], [11, 10], [11, 11]]
 
 

@@ -23,7 +23,7 @@ class NoiseInjection(nn.Module):
     def __init__(self, width: int, max_level: float) -> None:
         super().__init__()
         if not 0 < max_level < 1:
-            raise ValueError(f"sigma_max must lie between 0 and 1, got {max_level}; to switch noise off, set noise=null")
+            raise ValueError(f"sigma_max must lie between 0 and 1, got {max_level}; null switches noise off")
         self.max_level = max_level
         self.embed = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
 

@@ -7,6 +7,7 @@ and the visible tokens only.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -54,7 +55,7 @@ def set_sizes(tokens: int, sets: int) -> list[int]:
     """Sizes of the sets in which S tokens are drawn: small ones first, by the cosine schedule; empty ones left out."""
     masked = [round(tokens * math.cos(math.pi / 2 * i / sets)) for i in range(sets + 1)]
     masked[0], masked[-1] = tokens, 0
-    return [before - after for before, after in zip(masked, masked[1:], strict=False) if before > after]
+    return [before - after for before, after in itertools.pairwise(masked) if before > after]
 
 
 def draw_order(count: int, tokens: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -87,9 +88,7 @@ class SpatialTransformer(nn.Module):
         self.token = nn.Linear(token_dim, shape.width)
         self.mask_token = nn.Parameter(torch.randn(shape.width) * 0.02)
         halves = shape.layers // 2, shape.layers - shape.layers // 2
-        self.encoder, self.decoder = (
-            Transformer(Shape(**{**vars(shape), "layers": layers})) for layers in halves
-        )
+        self.encoder, self.decoder = (Transformer(Shape(**{**vars(shape), "layers": layers})) for layers in halves)
 
     def forward(
         self, context: Tensor, places: Tensor, positions: Tensor, tokens: Tensor, order: Tensor, visible: int

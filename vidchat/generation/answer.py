@@ -1,0 +1,190 @@
+"""Files in, file out: an initiator's clip and a picture of the responder become the responder's clip."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidchat.batch import ChunkBatch
+from vidchat.data.media import ClipWriter, Media, MediaError, read_clip, read_picture
+from vidchat.dialogue import Clip
+from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
+from vidchat.release import Release
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be answered, and by whom.
+
+    Attributes:
+        reference: A picture of the responder, or a video whose first picture is taken.
+        initiator: The initiator's clip, for a model that listens (`dyadic`).
+        text: What the responder shall say, for a model that is told (`conditioned`).
+        voice: A clip of the responder's voice, for a model that takes one.
+        scores: Quality scores to ask for, in standard deviations from the training data's mean, by name.
+    """
+
+    reference: Path
+    initiator: Path | None = None
+    text: str | None = None
+    voice: Path | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+class QuestionError(ValueError):
+    """A question that this model cannot take."""
+
+
+@dataclass
+class Timing:
+    """How fast an answer came.
+
+    Attributes:
+        first_chunk: Seconds from the encoded condition to the first decoded chunk.
+        whole: Seconds for all chunks.
+        duration: Seconds of the answer itself.
+    """
+
+    first_chunk: float = 0.0
+    whole: float = 0.0
+    duration: float = 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work per second of answer; below 1 is faster than real time."""
+        return self.whole / max(self.duration, 1e-9)
+
+
+def check_question(release: Release, question: Question) -> None:
+    """Refuse, before any work, a question that lacks what the model is conditioned on.
+
+    Raises:
+        QuestionError: names what is missing or unknown.
+    """
+    switches, names = release.responder.conditions.switches, list(release.config["condition"]["scores"])
+    if switches.turns and question.initiator is None:
+        raise QuestionError("this model answers an initiator's clip: give initiator=CLIP.mp4")
+    if switches.text and question.text is None:
+        raise QuestionError('this model is told what to say: give text="..."')
+    if switches.features:
+        raise QuestionError("this model needs a thinker's features, which are read from token shards, not from files")
+    unknown = set(question.scores) - set(names)
+    if unknown:
+        raise QuestionError(f"this model knows the scores {names or 'none'}, not {', '.join(sorted(unknown))}")
+    for path in (question.reference, question.initiator, question.voice):
+        if path is not None and not path.is_file():
+            raise MediaError(f"{path} does not exist; give the path of a media file")
+
+
+def read_question(release: Release, question: Question, device: torch.device | str = "cpu") -> ChunkBatch:
+    """Decode and encode everything an answer starts from, as a batch of one.
+
+    Args:
+        release: The model with its tokenizers, on `device`.
+        question: What to answer.
+        device: Where to put the batch.
+
+    Raises:
+        QuestionError: it lacks what the model needs.
+        MediaError: a file cannot be read.
+    """
+    check_question(release, question)
+    switches = release.responder.conditions.switches
+    picture = read_picture(question.reference, release.size)
+    with torch.no_grad():
+        latents = release.video_vae.encode(_scaled(picture[None]).to(device)).transpose(1, 2)
+        batch = ChunkBatch(latents, torch.ones(1, 0, dtype=torch.bool, device=device))
+        if switches.turns and question.initiator is not None:
+            media = _read(release, question.initiator, sound=release.responder.depth is not None)
+            batch.turn_latents, batch.turn_codes = _encode(release, media, question.initiator, device)
+            batch.turn_roles = torch.zeros(batch.turn_latents.shape[:2], dtype=torch.long, device=device)
+            batch.turn_mask = torch.ones_like(batch.turn_roles, dtype=torch.bool)
+        if switches.voice:
+            batch.voice_codes, batch.voice_mask = _voice(release, question.voice, device)
+    if switches.text and question.text is not None:
+        batch.text_ids = torch.tensor([release.text_tokenizer.encode(question.text)], device=device)
+        batch.text_mask = torch.ones_like(batch.text_ids, dtype=torch.bool)
+    if switches.scores:
+        names = release.config["condition"]["scores"]
+        batch.scores = torch.tensor([[question.scores.get(name, 0.0) for name in names]], device=device)
+        batch.score_mask = torch.tensor([[name in question.scores for name in names]], device=device)
+    return batch
+
+
+def answer(
+    release: Release, batch: ChunkBatch, settings: GenerationSettings, path: Path, timing: Timing | None = None
+) -> Iterator[GeneratedChunk]:
+    """Write the answer to an mp4 while it is generated, chunk by chunk; the file appears when the last is written.
+
+    Args:
+        release: The model with its tokenizers.
+        batch: Of one question, from `read_question`.
+        settings: How to generate.
+        path: The mp4.
+        timing: Filled in on the way.
+
+    Yields:
+        Each chunk, after it went to the file.
+    """
+    timing = timing or Timing()
+    clock = release.clock
+    sample_rate = clock.sample_rate if release.responder.depth else None
+    chunks = stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings)
+    start = time.perf_counter()
+    with ClipWriter(path, clock.fps, sample_rate) as writer:
+        for chunk in chunks:
+            timing.whole = time.perf_counter() - start
+            timing.first_chunk = timing.first_chunk or timing.whole
+            timing.duration += clock.temporal_stride / clock.fps
+            pictures = to_bytes(chunk.pictures[0].transpose(0, 1))
+            writer.write(pictures, None if chunk.waveform is None else chunk.waveform[0])
+            yield chunk
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] to uint8."""
+    return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def _scaled(pictures: Tensor) -> Tensor:
+    """(n, 3, H, W) uint8 to (1, 3, n, H, W) in [-1, 1]."""
+    return (pictures.float() / 127.5 - 1).transpose(0, 1)[None]
+
+
+def _read(release: Release, path: Path, sound: bool = True) -> Media:
+    clock = release.clock
+    clip = Clip(path, speaker="")
+    return read_clip(clip, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate, audio=sound)
+
+
+def _encode(release: Release, media: Media, path: Path, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
+    """A turn's latents (1, U, C, h, w) and codes (1, U, F, K); chunk 0, one picture without sound, is left out."""
+    clock = release.clock
+    chunks = clock.chunks(len(media.pictures))
+    if not chunks:
+        raise MediaError(f"{path} has {len(media.pictures)} pictures; give a clip of at least {clock.pictures(1)}")
+    latents = release.video_vae.encode(_scaled(media.pictures[: clock.pictures(chunks)]).to(device))
+    latents = latents[:, :, 1:].transpose(1, 2)
+    if release.responder.depth is None:
+        return latents, None
+    first = clock.sample_rate // clock.fps  # sound starts with picture 1
+    waveform = media.waveform[first : first + clock.samples(chunks)]
+    codes = release.audio_codec.encode(waveform[None].to(device))
+    return latents, codes.unflatten(1, (chunks, clock.frames_per_chunk))
+
+
+def _voice(release: Release, path: Path | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Codes (1, V, F, K) of the responder's voice; without a clip, one chunk that is masked."""
+    shape = release.responder.code_shape
+    if path is None or shape is None:
+        frames, books = (shape.frames, shape.codebooks) if shape else (0, 0)
+        codes = torch.zeros(1, 1, frames, books, dtype=torch.long, device=device)
+        return codes, torch.zeros(1, 1, dtype=torch.bool, device=device)
+    codes = _encode(release, _read(release, path), path, device)[1]
+    assert codes is not None
+    return codes, torch.ones(codes.shape[:2], dtype=torch.bool, device=device)
