@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from vidchat.data.folder import MANIFESTS, FolderError
 from vidchat.data.media import MediaError
+from vidchat.data.synthetic.espeak import SpeechError
 from vidchat.dialogue import ClockError
 from vidchat.release import ReleaseError
 from vidchat.tokenizers.weights import TokenizerError
@@ -35,7 +36,8 @@ from vidchat.training.progress import Throughput, progress
 log = logging.getLogger("train")
 # What a person can put right: told in one sentence, without a traceback.
 EXPECTED = (
-    CheckpointError, ClockError, ConfigError, FolderError, MediaError, NotFiniteError, ReleaseError, TokenizerError
+    CheckpointError, ClockError, ConfigError, FolderError, MediaError, NotFiniteError, ReleaseError, SpeechError,
+    TokenizerError,
 )  # fmt: skip
 
 

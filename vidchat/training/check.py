@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.data.folder import MANIFESTS
 
@@ -20,16 +22,27 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: with all problems in one message.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = list(_missing(OmegaConf.to_container(config)))
     if missing:
-        hints = {"data.root": "the folder that holds dialogues.jsonl", "stage": "one of configs/stage/*.yaml"}
-        first = missing[0]
-        raise ConfigError(f"{', '.join(missing)} must be given; add {first}=... ({hints.get(first, 'see configs/')})")
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        hint = f"the folder that holds {MANIFESTS[0]}" if missing[0] == "data.root" else "see configs/"
+        raise ConfigError(f"{' and '.join(missing)} must be given; add {missing[0]}=... ({hint})")
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
     problems = [*_paths(plain), *_numbers(plain), *_tokenizers(plain)]
     if problems:
         raise ConfigError("; ".join(problems))
     return plain
+
+
+def _missing(node: Any, key: str = "") -> Iterator[str]:
+    """Keys of values that somebody must give."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _missing(value, f"{key}.{name}" if key else str(name))
+    elif node == "???":
+        yield key
 
 
 def _paths(config: dict[str, Any]) -> list[str]:
