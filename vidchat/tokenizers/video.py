@@ -1,0 +1,200 @@
+"""Pixels <-> latents: what every video tokenizer of the package can do, and nothing about how.
+
+A clip is 4T+1 pictures (4 stands for `temporal_stride`). Picture 0 is the reference and latent 0; pictures
+`4(t-1)+1 .. 4t` are latent t. Everything is causal: latent t needs no later picture, and the pictures of chunk t need no
+later latent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vidchat.tokenizers.weights import TokenizerError, fingerprint, load_config, load_weights, save_tokenizer
+
+
+class VideoStream(ABC):
+    """One answer being decoded as its latents arrive. Holds what must be carried from one push to the next."""
+
+    @abstractmethod
+    def push(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, n, h, w), the next n chunks -> their pictures (B, 3, m, H, W) in [-1, 1].
+
+        The first chunk of the stream gives 1 picture, each later one `temporal_stride`. Everything pushed, laid end to
+        end, equals `decode` of all latents at once.
+        """
+
+
+class VideoTokenizer(nn.Module, ABC):
+    """A causal video autoencoder whose latents are normalised per channel.
+
+    Attributes:
+        channels: C, the values of one latent position.
+        temporal_stride: Pictures in a chunk.
+        spatial_stride: Pixels along one side of a latent position; pictures must be whole multiples of it.
+        causal: Whether `decode` needs no later latent; only then is there a stream.
+        latents_mean: (C,) buffer, kept with the weights; subtracted by `encode`, added back by `decode`.
+        latents_std: (C,) buffer, likewise.
+    """
+
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, channels: int, temporal_stride: int, spatial_stride: int, causal: bool = True) -> None:
+        super().__init__()
+        self.channels = channels
+        self.temporal_stride = temporal_stride
+        self.spatial_stride = spatial_stride
+        self.causal = causal
+        self.register_buffer("latents_mean", torch.zeros(channels))
+        self.register_buffer("latents_std", torch.ones(channels))
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """What rebuilds an untrained tokenizer like this one: `type(self).from_config(config)`. JSON can hold it."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The inverse of `config`."""
+        return cls(**config)
+
+    @abstractmethod
+    def encode_raw(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, 4T+1, H, W) -> latents (B, C, T+1, h, w) as the network makes them, not normalised."""
+
+    @abstractmethod
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        """The network's own latents (B, C, T+1, h, w) -> pictures (B, 3, 4T+1, H, W), not clamped.
+
+        Training uses this one: where a picture is clamped, no gradient flows.
+        """
+
+    @abstractmethod
+    def stream(self) -> VideoStream:
+        """A new stream that decodes latents as they arrive.
+
+        Raises:
+            TokenizerError: the decoder is not causal, so the pictures of a chunk would wait for later latents.
+        """
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, 4T+1, H, W) float in [-1, 1] -> normalised latents (B, C, T+1, h, w).
+
+        Raises:
+            TokenizerError: the number of pictures is not 4T+1, or a side is not a multiple of `spatial_stride`.
+        """
+        self.check_pictures(pictures)
+        return self.normalise(self.encode_raw(pictures))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, C, T+1, h, w) -> pictures (B, 3, 4T+1, H, W) in [-1, 1]."""
+        self.check_latents(latents)
+        return self.decode_raw(self.denormalise(latents)).clamp(-1, 1)
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, C, ...) of mean 0 and standard deviation 1 per channel, over the training pictures."""
+        return (raw - self._column(self.latents_mean, raw)) / self._column(self.latents_std, raw)
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        return latents * self._column(self.latents_std, latents) + self._column(self.latents_mean, latents)
+
+    @staticmethod
+    def _column(values: Tensor, like: Tensor) -> Tensor:
+        return values.to(like.dtype).view(-1, *[1] * (like.dim() - 2))
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Stores what `LatentStatistics` measured on raw latents; both (C,).
+
+        Raises:
+            TokenizerError: a wrong number of channels, or a channel that never varies or is not finite.
+        """
+        if mean.shape != (self.channels,) or std.shape != (self.channels,):
+            raise TokenizerError(
+                f"latent statistics need {self.channels} channels, got {tuple(mean.shape)} and {tuple(std.shape)}"
+            )
+        if not bool((mean.isfinite() & std.isfinite() & (std > 0)).all()):
+            raise TokenizerError("latent statistics must be finite with a standard deviation above 0 in every channel")
+        self.latents_mean.copy_(mean)
+        self.latents_std.copy_(std)
+
+    def chunks(self, pictures: int) -> int:
+        """T+1, the latents of a clip of this many pictures; raises `TokenizerError` unless that is 4T+1."""
+        if pictures < 1 or (pictures - 1) % self.temporal_stride:
+            whole = self.temporal_stride * (max(pictures - 1, 0) // self.temporal_stride) + 1
+            raise TokenizerError(
+                f"a clip must have {self.temporal_stride}T+1 pictures, got {pictures}; cut it to {whole} first"
+            )
+        return 1 + (pictures - 1) // self.temporal_stride
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the latents of pictures of `size` (H, W); raises `TokenizerError` unless they divide."""
+        if size[0] % self.spatial_stride or size[1] % self.spatial_stride:
+            raise TokenizerError(
+                f"pictures must be multiples of {self.spatial_stride} pixels high and wide, got {size[0]}x{size[1]}"
+            )
+        return size[0] // self.spatial_stride, size[1] // self.spatial_stride
+
+    def check_pictures(self, pictures: Tensor) -> None:
+        """Raises `TokenizerError` unless pictures are float of shape (B, 3, 4T+1, H, W)."""
+        if pictures.dim() != 5 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+            raise TokenizerError(
+                f"pictures must be float of shape (batch, 3, time, height, width), got {pictures.dtype} "
+                f"{tuple(pictures.shape)}"
+            )
+        self.chunks(pictures.shape[2])
+        self.grid((pictures.shape[3], pictures.shape[4]))
+
+    def check_latents(self, latents: Tensor) -> None:
+        """Raises `TokenizerError` unless latents have shape (B, C, n, h, w), n > 0."""
+        if latents.dim() != 5 or latents.shape[1] != self.channels or latents.shape[2] == 0:
+            raise TokenizerError(
+                f"latents must be (batch, {self.channels}, chunks, height, width), got {tuple(latents.shape)}"
+            )
+
+    def fingerprint(self) -> str:
+        """Names the tokenizer by its configuration, weights and statistics; see `weights.fingerprint`."""
+        return fingerprint(self, self.config())
+
+    def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes `config.json` and `model.safetensors` (in `dtype`, default as in memory) to a folder."""
+        save_tokenizer(directory, self, self.config(), dtype)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Reads what `save` wrote, in evaluation mode.
+
+        Raises:
+            TokenizerError: the folder is not a saved tokenizer of this class.
+        """
+        tokenizer = cls.from_config(load_config(directory, cls.__name__))
+        load_weights(directory, tokenizer)
+        return tokenizer.eval()
+
+
+class LatentStatistics:
+    """Mean and standard deviation per channel of raw latents, gathered batch by batch in double precision."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(channels, dtype=torch.float64)
+        self.squares = torch.zeros(channels, dtype=torch.float64)
+
+    def update(self, raw: Tensor) -> None:
+        """Adds raw latents (B, C, ...)."""
+        values = raw.detach().double().cpu().transpose(0, 1).flatten(1)
+        self.count += values.shape[1]
+        self.total += values.sum(1)
+        self.squares += values.square().sum(1)
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """(C,) and (C,), float32; raises `TokenizerError` before any update."""
+        if self.count == 0:
+            raise TokenizerError("no latents were seen, so their statistics are unknown; call update first")
+        mean = self.total / self.count
+        variance = (self.squares / self.count - mean.square()).clamp_min(0)
+        return mean.float(), variance.sqrt().float()
