@@ -14,6 +14,8 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from vidchat.data.folder import FolderError
+
 Draw = tuple[int, torch.Generator]  # an item's index, and the generator of every random choice made for it
 Make = Callable[[list[Draw]], Any]  # draws to a batch
 
@@ -102,17 +104,19 @@ class EndlessDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Endless batches of the split `train`, from the first that was not trained on."""
         if self.train is None:
-            raise ValueError("the data set has no usable clip in the split 'train'; name one in the manifest")
+            raise FolderError('the data set has no usable clip of the split \'train\'; give some "split": "train"')
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         make, count = self.train
         return self._loader(Endless(make, count, self.batch_size, self.seed, self.consumed, rank, ranks))
 
-    def val_dataloader(self) -> DataLoader:
-        """Each item of the split `val` once, in order."""
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Each item of the split `val` once, in order; no loader where validation is off and the split is empty."""
         if self.val is None:
-            raise ValueError(
-                "the data set has no usable clip in the split 'val'; name one in the manifest, or train without "
-                "validation (trainer.limit_val_batches=0)"
+            if self.trainer is not None and self.trainer.limit_val_batches == 0:
+                return []
+            raise FolderError(
+                'the data set has no usable clip of the split \'val\'; give some dialogues "split": "val", or set '
+                "trainer.limit_val_batches=0 to train without validation"
             )
         make, count = self.val
         return self._loader(Fixed(make, count, self.batch_size, self.seed))
