@@ -15,30 +15,20 @@ from typing import Any
 
 import hydra
 import lightning as L
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
-from vidchat.data.folder import MANIFESTS, FolderError
-from vidchat.data.media import MediaError
-from vidchat.data.synthetic.espeak import SpeechError
-from vidchat.dialogue import ClockError
-from vidchat.release import ReleaseError
-from vidchat.tokenizers.weights import TokenizerError
-from vidchat.training.check import ConfigError, check_config
-from vidchat.training.checkpoint import CheckpointError, Checkpoints, find_checkpoint, read_checkpoint
+from vidchat.data.folder import MANIFESTS
+from vidchat.errors import plain_message
+from vidchat.training.check import check_config
+from vidchat.training.checkpoint import Checkpoints, find_checkpoint
 from vidchat.training.initialise import check_resumed, initialise
 from vidchat.training.metrics import MetricsFile
-from vidchat.training.module import NotFiniteError
+from vidchat.training.module import TrainingModule
 from vidchat.training.progress import Throughput, progress
 
 log = logging.getLogger("train")
-# What a person can put right: told in one sentence, without a traceback.
-EXPECTED = (
-    CheckpointError, ClockError, ConfigError, FolderError, MediaError, NotFiniteError, ReleaseError, SpeechError,
-    TokenizerError,
-)  # fmt: skip
 
 
 def train(config: DictConfig) -> Path:
@@ -50,11 +40,11 @@ def train(config: DictConfig) -> Path:
     plain = check_config(config)
     output = Path(plain["output_dir"])
     resume = find_checkpoint(plain["resume"], output / "checkpoints")
-    if resume is not None:
-        check_resumed(resume, read_checkpoint(resume)["config"], plain)
     tokenizers = {name: instantiate(config[name]) for name in plain["stage"]["tokenizers"]}
-    module: L.LightningModule = instantiate(config.stage.module, **tokenizers)
     fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
+    if resume is not None:
+        check_resumed(resume, plain, fingerprints)
+    module: TrainingModule = instantiate(config.stage.module, **tokenizers)
     if resume is None and plain["init_from"] is not None:
         log.info(initialise(module, Path(plain["init_from"]), plain, fingerprints))
     prepare_data(config)
@@ -75,7 +65,7 @@ def train(config: DictConfig) -> Path:
         raise SystemExit(128 + checkpoints.stopped)
     export = Path(plain["stage"]["export"])
     if trainer.is_global_zero:
-        module.export(export, plain)  # type: ignore[operator]
+        module.export(export, plain)
         log.info("exported to %s", export)
     return export
 
@@ -88,13 +78,6 @@ def prepare_data(config: DictConfig) -> None:
         instantiate(config.data.prepare)
 
 
-def cause_of(error: BaseException) -> BaseException:
-    """What went wrong inside an object that Hydra was building."""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> Any:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -102,11 +85,11 @@ def main(config: DictConfig) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         train(config)
-    except (*EXPECTED, InstantiationException) as error:
-        cause = cause_of(error)
-        if not isinstance(cause, EXPECTED):
+    except Exception as error:
+        message = plain_message(error)
+        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.exit(f"error: {cause}")
+        sys.exit(f"error: {message}")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,9 @@ class Recorder(L.Callback):
         self.validations.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))
 
 
-def make_trainer(directory: Path, steps: int, callbacks: list[L.Callback], every: int = 100, **kwargs: Any) -> L.Trainer:
+def make_trainer(
+    directory: Path, steps: int, callbacks: list[L.Callback], every: int = 100, **kwargs: Any
+) -> L.Trainer:
     """A trainer as `configs/trainer/cpu.yaml` makes it; the checkpoints come after `callbacks`."""
     options: dict[str, Any] = {
         "accelerator": "cpu",

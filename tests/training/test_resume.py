@@ -33,7 +33,7 @@ def test_resumed_run_equals_the_one_that_never_stopped(tmp_path: Path, accumulat
     straight = run(tmp_path / "straight", 12, whole, **options)
     if stopped_by != "last step":
         # In the middle of an accumulated step when there is one: the checkpoint waits for its end.
-        first = Recorder(at=7 * accumulate - 1, then=lambda: os.kill(os.getpid(), getattr(signal, stopped_by)))
+        first = Recorder(at=6 * accumulate + 1, then=lambda: os.kill(os.getpid(), getattr(signal, stopped_by)))
     run(tmp_path / "stopped", 7 if stopped_by == "last step" else 12, first, **options)
     resumed = run(tmp_path / "stopped", 12, second, resume=True, **options)
 

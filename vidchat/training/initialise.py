@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidchat.release import read_config, read_weights
 from vidchat.training.checkpoint import CheckpointError, read_checkpoint
+from vidchat.training.module import TrainingModule
 
 log = logging.getLogger(__name__)
 
 
-def initialise(
-    network: nn.Module, source: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
-) -> str:
-    """Loads the (averaged) weights of a release folder or a checkpoint into a network, as far as the two share names.
+def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
+    """Loads the averaged weights of a release folder or a checkpoint, as far as the network has them too.
 
     Args:
-        network: What is about to be trained.
+        module: What is about to be trained; its average starts from the loaded weights.
         source: A release folder, or a `step_*.ckpt` of `train.py`.
         config: The config of the run about to start, to name what differs.
         fingerprints: Of the run's tokenizers; the source must have been trained with the same.
@@ -35,8 +34,8 @@ def initialise(
         ReleaseError: a folder that is not a release.
     """
     weights, theirs, their_fingerprints = _read(source)
-    _same_tokenizers(source, fingerprints or {}, their_fingerprints)
-    own = network.state_dict()
+    _same_tokenizers(f"init_from={source}", fingerprints, their_fingerprints)
+    own = module.network.state_dict()
     shared = own.keys() & weights.keys()
     if not shared:
         raise CheckpointError(
@@ -54,6 +53,7 @@ def initialise(
     with torch.no_grad():
         for name in shared:
             own[name].copy_(weights[name])
+    module.ema.reset()
     new, unused = _modules(own.keys() - shared), _modules(weights.keys() - shared)
     parts = [f"{len(shared)} tensors loaded from {source}"]
     parts += [f"new here and untrained: {', '.join(new)}"] if new else []
@@ -61,15 +61,23 @@ def initialise(
     return "; ".join(parts)
 
 
-def check_resumed(source: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
     """Refuses to go on with a run as something else than it began; warns where going on is not exact.
 
+    Args:
+        source: The checkpoint.
+        ours: The config of the run about to go on.
+        fingerprints: Of its tokenizers.
+
     Raises:
-        CheckpointError: the stage, the model or its conditions differ.
+        CheckpointError: the stage, the model, its conditions or its tokenizers differ.
     """
+    checkpoint = read_checkpoint(source)
+    theirs = checkpoint["config"]
+    _same_tokenizers(f"resume={source}", fingerprints, checkpoint.get("fingerprints", {}))
     for section in ("stage.name", "model", "condition"):
         first, *rest = section.split(".")
-        pair = [{k: c[first][k] for k in rest} if rest else c[first] for c in (theirs, ours)]
+        pair = [{k: c.get(first, {}).get(k) for k in rest} if rest else c.get(first) for c in (theirs, ours)]
         keys = differing({first: pair[0]}, {first: pair[1]})
         if keys:
             raise CheckpointError(
@@ -103,11 +111,11 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
     return weights | checkpoint["ema"]["average"], checkpoint["config"], checkpoint.get("fingerprints", {})
 
 
-def _same_tokenizers(source: Path, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+def _same_tokenizers(source: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
     for name in ours.keys() & theirs.keys():
         if ours[name] != theirs[name]:
             raise CheckpointError(
-                f"init_from={source} was trained with the {name} {theirs[name]}, and this run has {ours[name]}; set "
+                f"{source} was trained with the {name} {theirs[name]}, and this run has {ours[name]}; set "
                 f"{name}= to the one it was trained with"
             )
 

@@ -1,0 +1,175 @@
+"""EMA, schedule, the finite check, and starting from earlier weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.fakes import NoisyModule, Recorder, StreamModule, make_trainer
+from vidchat.training.checkpoint import CheckpointError, find_checkpoint, read_checkpoint
+from vidchat.training.ema import EMA
+from vidchat.training.initialise import initialise
+from vidchat.training.module import NotFiniteError
+from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer, parameter_groups
+from vidchat.training.seeding import seed_for, seed_step
+
+
+def test_ema_is_the_average_it_says() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    ema = EMA(network, decay=0.15)
+    for value in (1.0, 2.0):
+        with torch.no_grad():
+            network.weight.fill_(value)
+        ema.update()
+    # Decays: min(0.15, 1/10) = 0.1, then min(0.15, 2/11) = 0.15. So 0.9, then 0.15 * 0.9 + 0.85 * 2.
+    assert ema.average["weight"].item() == pytest.approx(0.15 * 0.9 + 0.85 * 2)
+
+
+def test_ema_swaps_in_and_gives_back_bit_for_bit() -> None:
+    network = nn.Linear(3, 2).to(torch.bfloat16)
+    ema = EMA(network, decay=0.9)
+    with torch.no_grad():
+        network.weight.add_(1)
+    before = network.weight.clone()
+    with pytest.raises(KeyError), ema.swapped():
+        assert torch.equal(network.weight, before - 1) or not torch.equal(network.weight, before)
+        raise KeyError
+    assert torch.equal(network.weight, before)
+    assert ema.average["weight"].dtype == torch.float32
+
+
+def test_ema_accumulates_steps_too_small_for_half_precision() -> None:
+    network = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    with torch.no_grad():
+        network.weight.fill_(1.0)
+    ema = EMA(network, decay=0.999)
+    ema.updates = 10**6
+    with torch.no_grad():
+        network.weight.fill_(1.0078125)  # the next bf16 number
+    for _ in range(100):
+        ema.update()
+    assert 1.0005 < ema.average["weight"].item() < 1.001
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    settings = OptimizerSettings(steps=100, warmup=10, final=0.1)
+    factors = [settings.factor(step) for step in range(101)]
+    assert factors[0] == pytest.approx(1 / 11)
+    assert factors[10] == 1.0
+    assert factors[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert OptimizerSettings(schedule="constant", warmup=0).factor(10**6) == 1.0
+
+
+def test_weights_of_maps_decay_and_nothing_else_does() -> None:
+    network = nn.ModuleDict({"a": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "embed": nn.Embedding(3, 2)})
+    network["flow"] = nn.Sequential(nn.Linear(2, 2))
+    decayed, rest = parameter_groups(network, OptimizerSettings(weight_decay=0.1, no_decay=["flow"]))
+    assert [id(p) for p in decayed["params"]] == [id(network["a"].weight)]
+    assert decayed["weight_decay"] == 0.1
+    assert rest["weight_decay"] == 0
+    assert len(rest["params"]) == 6
+
+
+def test_an_update_with_a_nan_is_skipped_whole() -> None:
+    network = nn.Linear(2, 2)
+    optimizer, _ = make_optimizer(network, OptimizerSettings())
+    for poisoned in (False, True, False):
+        network.zero_grad()
+        (network(torch.ones(1, 2)).sum() * (torch.nan if poisoned else 1.0)).backward()
+        before = [p.detach().clone() for p in network.parameters()]
+        moments = [s.clone() for state in optimizer.state.values() for s in state.values()]
+        _, skipped = clip_and_guard(optimizer, network, 1.0)
+        optimizer.step()
+        assert bool(skipped) == poisoned
+        same = [torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
+        assert all(same) if poisoned else not any(same)
+        if poisoned:
+            after = [s for state in optimizer.state.values() for s in state.values()]
+            assert all(torch.equal(a, b) for a, b in zip(moments, after, strict=True))
+
+
+def test_training_stops_after_nans_in_a_row_and_the_weights_are_good(tmp_path: Path) -> None:
+    module, recorder = NoisyModule(patience=2), Recorder()
+    with pytest.raises(NotFiniteError, match=r"step \d+ .*loss, double"):
+        make_trainer(tmp_path, 20, [recorder]).fit(module, datamodule=StreamModule(poison=3))
+    assert sum(map(math.isfinite, recorder.losses)) == 3
+    assert all(bool(p.isfinite().all()) for p in module.parameters())
+    assert all(bool(p.isfinite().all()) for p in module.ema.average.values())
+
+
+def test_seeds_differ_in_every_part() -> None:
+    assert len({seed_for("a", 1), seed_for("a", 2), seed_for("b", 1), seed_for("a", 1, 0), seed_for("a1")}) == 5
+    seed_step(0, 3, 1)
+    first = torch.rand(2)
+    torch.rand(5)
+    seed_step(0, 3, 1)
+    assert torch.equal(first, torch.rand(2))
+
+
+def test_validation_sees_the_average_and_the_same_noise_each_time(tmp_path: Path) -> None:
+    module, recorder = NoisyModule(lr=1e-12, ema_decay=0.9), Recorder()
+    with torch.no_grad():
+        module.network[0].weight.zero_()  # the weights; the average keeps what they were
+    make_trainer(tmp_path, 12, [recorder]).fit(module, datamodule=StreamModule())
+    losses = [loss for _, loss in recorder.validations]
+    assert [step for step, _ in recorder.validations] == [4, 8, 12]
+    assert losses[0] != losses[-1]  # the average approaches the weights
+    assert bool((module.network[0].weight.abs() < 1e-6).all())  # and does not replace them
+
+    module, recorder = NoisyModule(lr=1e-12), Recorder()
+    make_trainer(tmp_path / "still", 12, [recorder]).fit(module, datamodule=StreamModule())
+    losses = [loss for _, loss in recorder.validations]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_checkpoints_are_whole_few_and_plain(tmp_path: Path) -> None:
+    make_trainer(tmp_path, 10, [], every=3).fit(NoisyModule(), datamodule=StreamModule())
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step_00000009.ckpt", "step_00000010.ckpt"]
+    newest = find_checkpoint("auto", folder)
+    assert newest == folder / "step_00000010.ckpt"
+    assert read_checkpoint(newest)["config"] == {"a": 1}
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        read_checkpoint(newest)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        find_checkpoint(str(tmp_path / "nowhere.ckpt"), folder)
+    assert find_checkpoint("auto", tmp_path / "empty") is None
+    assert find_checkpoint(None, folder) is None
+
+
+def test_initialise_takes_the_average_names_what_is_new_and_refuses_other_shapes(tmp_path: Path) -> None:
+    make_trainer(tmp_path, 5, []).fit(trained := NoisyModule(lr=0.1), datamodule=StreamModule())
+    source = tmp_path / "checkpoints" / "step_00000005.ckpt"
+
+    fresh = NoisyModule(seed=5)
+    fresh.network.add_module("extra", nn.Linear(1, 1))
+    fresh.ema.reset()
+    told = initialise(fresh, source, {}, {})
+    assert "4 tensors" in told
+    assert "new here and untrained: extra" in told
+    for name, value in trained.ema.average.items():
+        assert torch.equal(fresh.network.get_parameter(name), value)
+        assert torch.equal(fresh.ema.average[name], value)
+    assert not torch.equal(fresh.network[0].weight, trained.network[0].weight)
+
+    wider = NoisyModule()
+    wider.network[2] = nn.Linear(16, 2)
+    with pytest.raises(CheckpointError, match=r"2\.bias is \(1,\) there and \(2,\) here.* a \(1 -> 2\)"):
+        initialise(wider, source, {"a": 2}, {})
+    with pytest.raises(CheckpointError, match="another kind of stage"):
+        initialise(_other(), source, {}, {})
+
+
+def _other() -> NoisyModule:
+    module = NoisyModule()
+    module.network = nn.Sequential()
+    module.network.add_module("unlike", nn.Linear(2, 2))
+    module.ema = EMA(module.network, 0.9)
+    return module
