@@ -1,1 +1,1 @@
-"""Rendered people who talk: drawn heads with voices of their own, questions and answers, and the exact truth about them."""
+"""Rendered people who talk: drawn heads, voices of their own, questions and answers, and the exact truth about them."""

@@ -1,7 +1,7 @@
 """Who talks with whom about what: every random choice of a data set, made before anything is drawn.
 
-Each speaker and each dialogue has a generator of its own, seeded by (seed, what it is for, its number), so one can be made
-without the others, in any process, in any order.
+Each speaker and each dialogue has a generator of its own, seeded by (seed, what it is for, its number), so one can be
+made without the others, in any process, in any order.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """espeak-ng through ctypes: text to samples, bit-equal every time.
 
-The engine keeps hidden state from one utterance to the next, and nothing in its interface clears it: the same sentence comes
-out a few samples longer or shorter the second time. So it is initialised once, and every utterance is spoken by a forked
-child that starts from that same state. Needs the optional extra `demo` (`espeakng-loader`: the library is GPL-3.0-or-later).
+The engine keeps hidden state from one utterance to the next, and nothing in its interface clears it: the same sentence
+comes out a few samples longer or shorter the second time. So it is initialised once, and every utterance is spoken by a
+forked child that starts from that same state. Needs the optional extra `demo` (`espeakng-loader`; the library is
+GPL-3.0-or-later).
 """
 
 from __future__ import annotations
@@ -75,7 +76,12 @@ def synthesise(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -
     Raises:
         SpeechError: The engine is not installed, or it refused the voice or the text.
     """
-    library, sample_rate = _engine()
+    library, sample_rate, variants = _engine()
+    if voice.partition("+")[2] not in {"", *variants}:
+        # The engine would speak with the plain voice and say nothing.
+        raise SpeechError(
+            f"espeak-ng has no variant for the voice {voice!r}; choose one of {', '.join(sorted(variants))}"
+        )
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -128,8 +134,8 @@ def _speak(
 
 
 @cache
-def _engine() -> tuple[ctypes.CDLL, int]:
-    """The initialised library and its sample rate; once per process."""
+def _engine() -> tuple[ctypes.CDLL, int, frozenset[str]]:
+    """The initialised library, its sample rate, and the names of the voices' variants; once per process."""
     try:
         import espeakng_loader
     except ImportError as error:
@@ -140,7 +146,7 @@ def _engine() -> tuple[ctypes.CDLL, int]:
     if sample_rate <= 0:
         raise SpeechError(f"espeak-ng could not read its data at {data}; reinstall espeakng-loader")
     library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # Breathy voices draw noise, otherwise seeded by the time of day.
-    return library, sample_rate
+    return library, sample_rate, frozenset(path.name for path in (data / "voices" / "!v").iterdir())
 
 
 _links: list[tempfile.TemporaryDirectory[str]] = []

@@ -1,7 +1,7 @@
 """A drawn talking head: `draw_face(identity, pose, size)` gives one picture.
 
-Layers from back to front: backdrop, clothes, back hair, neck, head, features, front hair, glasses. Everything is a smooth
-polygon, drawn at `SUPERSAMPLE` times the size and averaged down, so equal arguments give equal bytes.
+Layers from back to front: backdrop, clothes, back hair, neck, head, features, front hair, glasses. Everything is a
+smooth polygon, drawn at `SUPERSAMPLE` times the size and averaged down, so equal arguments give equal bytes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def draw_face(identity: Identity, pose: Pose, size: tuple[int, int]) -> NDArray[
 
 
 def _contour(identity: Identity, y: float, drop: float, n: int = 56) -> Points:
-    """The face's outline: an ellipse, fuller at the cheeks, narrowed to the chin by `jaw`, its chin lowered by `drop`."""
+    """The face's outline: an ellipse, full at the cheeks, narrowed to the chin by `jaw`, its chin lowered by `drop`."""
     angle = np.linspace(0.0, 2 * np.pi, n, endpoint=False)
     c, s = np.cos(angle), np.sin(angle)
     low = np.clip(s, 0.0, 1.0)

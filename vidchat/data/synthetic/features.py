@@ -136,7 +136,7 @@ def _draw_eye(brush: Brush, head: Head, side: int) -> None:
     brush.stroke(line, weight, lash, ends=0.4)
     if identity.build == "woman":
         tip = line[-1 if side > 0 else 0]
-        flick = np.array([tip + (-side * 0.008, 0.0), tip + (side * 0.014, -0.014), tip + (side * 0.002, 0.006)])
+        flick = tip + np.array([(-side * 0.008, 0.0), (side * 0.014, -0.014), (side * 0.002, 0.006)])
         brush.fill(flick, lash)
 
 

@@ -19,26 +19,18 @@ Line = tuple[tuple[float, float], ...]
 # Hairlines from the left temple to the right one.
 ARCH: Line = ((-0.93, -0.10), (-0.84, -0.44), (-0.52, -0.62), (0.0, -0.68), (0.52, -0.62), (0.84, -0.44), (0.93, -0.10))
 SIDE: Line = (
-    (-0.93, -0.10),
-    (-0.86, -0.42),
-    (-0.56, -0.70),
-    (-0.42, -0.76),
-    (0.05, -0.52),
-    (0.62, -0.44),
-    (0.93, -0.10),
-)
-FRINGE: Line = ((-0.95, 0.05), (-0.88, -0.38), (-0.60, -0.46), (-0.30, -0.41), (0.0, -0.47), (0.30, -0.41), (0.60, -0.46),
-                (0.88, -0.38), (0.95, 0.05))  # fmt: skip
-CENTRE: Line = ((-0.98, 0.25), (-0.90, -0.20), (-0.58, -0.58), (0.0, -0.86), (0.58, -0.58), (0.90, -0.20), (0.98, 0.25))
+    (-0.93, -0.10), (-0.86, -0.42), (-0.56, -0.70), (-0.42, -0.76), (0.05, -0.52), (0.62, -0.44), (0.93, -0.10),
+)  # fmt: skip
+FRINGE: Line = (
+    (-0.95, 0.05), (-0.88, -0.38), (-0.60, -0.46), (-0.30, -0.41), (0.0, -0.47), (0.30, -0.41), (0.60, -0.46),
+    (0.88, -0.38), (0.95, 0.05),
+)  # fmt: skip
+CENTRE: Line = (
+    (-0.98, 0.25), (-0.90, -0.20), (-0.58, -0.58), (0.0, -0.86), (0.58, -0.58), (0.90, -0.20), (0.98, 0.25),
+)  # fmt: skip
 SWEPT: Line = (
-    (-0.97, 0.18),
-    (-0.90, -0.22),
-    (-0.66, -0.62),
-    (-0.35, -0.80),
-    (0.20, -0.46),
-    (0.80, -0.30),
-    (0.98, 0.18),
-)
+    (-0.97, 0.18), (-0.90, -0.22), (-0.66, -0.62), (-0.35, -0.80), (0.20, -0.46), (0.80, -0.30), (0.98, 0.18),
+)  # fmt: skip
 BROW_HIGH: Line = ((-0.95, -0.12), (-0.70, -0.40), (0.0, -0.50), (0.70, -0.40), (0.95, -0.12))
 
 # Style: hairline, side and top of the cap (shares of the face), and how much its lower ends go down.
@@ -148,8 +140,8 @@ def draw_beard(brush: Brush, head: Head) -> None:
         return
     x, y = head.at(0.0, 0.47)
     half = identity.mouth
-    hump = curve([(x - half * 1.15, y + 0.022), (x - half * 0.6, y - 0.012), (x, y - 0.004), (x + half * 0.6, y - 0.012),
-                  (x + half * 1.15, y + 0.022), (x, y + 0.018)], closed=True)  # fmt: skip
+    edge = [(-1.15, 0.022), (-0.6, -0.012), (0.0, -0.004), (0.6, -0.012), (1.15, 0.022), (0.0, 0.018)]
+    hump = curve([(x + half * u, y + v) for u, v in edge], closed=True)
     brush.fill(hump, colour)
     if identity.beard == "goatee":
         chin = head.contour[len(head.contour) // 4, 1]
@@ -172,9 +164,9 @@ def _hairline(head: Head, line: Line) -> Points:
 
 def _shine(brush: Brush, head: Head, side: float, top: float, hair: Colour) -> None:
     angle = np.linspace(np.pi * 0.56, np.pi * 0.86, 12)
+    thick = 0.085 * np.sin(np.linspace(0.0, np.pi, 12))
     outer = np.stack([side * 0.80 * np.cos(angle), -top * 0.88 * np.sin(angle)], axis=1)
-    inner = np.stack([side * 0.78 * np.cos(angle), -top * (0.88 - 0.085 * np.sin((angle - angle[0]) / (angle[-1] - angle[0]) * np.pi))
-                      * np.sin(angle)], axis=1)  # fmt: skip
+    inner = np.stack([side * 0.78 * np.cos(angle), -top * (0.88 - thick) * np.sin(angle)], axis=1)
     _fill(brush, head, np.concatenate([outer, inner[::-1]]), lighter(hair, 0.26))
 
 
@@ -183,8 +175,8 @@ def _no_top(brush: Brush, head: Head, hair: Colour) -> None:
 
 
 def _quiff(brush: Brush, head: Head, hair: Colour) -> None:
-    top = curve([(-0.86, -0.55), (-0.95, -1.0), (-0.45, -1.34), (0.25, -1.42), (0.78, -1.20), (0.96, -0.6), (0.4, -0.66), (0.0, -0.60),
-                 (-0.5, -0.62)], closed=True)  # fmt: skip
+    edge = [(-0.86, -0.55), (-0.95, -1.0), (-0.45, -1.34), (0.25, -1.42), (0.78, -1.20), (0.96, -0.6), (0.4, -0.66)]
+    top = curve([*edge, (0.0, -0.60), (-0.5, -0.62)], closed=True)
     _fill(brush, head, top, hair)
 
 

@@ -37,6 +37,23 @@ STYLES: dict[Build, tuple[str, ...]] = {
     "woman": ("long", "bob", "bun", "pony", "waves", "afro"),
     "child": ("bowl", "pigtails", "tuft", "spiky", "curly"),
 }
+RANGES: dict[Build, dict[str, tuple[float, float]]] = {
+    "man": {
+        "width": (0.205, 0.235), "height": (0.27, 0.29), "jaw": (0.10, 0.22), "eye": (0.040, 0.046),
+        "spread": (0.42, 0.47), "lips": (0.009, 0.013), "mouth": (0.075, 0.092), "brow": (0.020, 0.027),
+        "nose": (0.034, 0.044),
+    },
+    "woman": {
+        "width": (0.200, 0.228), "height": (0.26, 0.28), "jaw": (0.24, 0.34), "eye": (0.046, 0.053),
+        "spread": (0.43, 0.48), "lips": (0.015, 0.020), "mouth": (0.068, 0.082), "brow": (0.012, 0.017),
+        "nose": (0.026, 0.034),
+    },
+    "child": {
+        "width": (0.222, 0.245), "height": (0.225, 0.24), "jaw": (0.12, 0.22), "eye": (0.052, 0.060),
+        "spread": (0.44, 0.50), "lips": (0.009, 0.013), "mouth": (0.060, 0.072), "brow": (0.011, 0.015),
+        "nose": (0.020, 0.026),
+    },
+}  # fmt: skip
 OUTFITS = ("crew", "collar", "hoodie", "stripes", "dungarees", "scarf")
 
 
@@ -118,14 +135,7 @@ def random_identity(rng: np.random.Generator, build: Build | None = None) -> Ide
 
 def _proportions(rng: np.random.Generator, build: Build) -> dict[str, Any]:
     """Sizes of the face's parts: men long and square, children round with large eyes low in the face."""
-    ranges = {
-        "man": dict(width=(0.205, 0.235), height=(0.27, 0.29), jaw=(0.10, 0.22), eye=(0.040, 0.046), spread=(0.42, 0.47),
-                    lips=(0.009, 0.013), mouth=(0.075, 0.092), brow=(0.020, 0.027), nose=(0.034, 0.044)),
-        "woman": dict(width=(0.200, 0.228), height=(0.26, 0.28), jaw=(0.24, 0.34), eye=(0.046, 0.053), spread=(0.43, 0.48),
-                      lips=(0.015, 0.020), mouth=(0.068, 0.082), brow=(0.012, 0.017), nose=(0.026, 0.034)),
-        "child": dict(width=(0.222, 0.245), height=(0.225, 0.24), jaw=(0.12, 0.22), eye=(0.052, 0.060), spread=(0.44, 0.50),
-                      lips=(0.009, 0.013), mouth=(0.060, 0.072), brow=(0.011, 0.015), nose=(0.020, 0.026)),
-    }[build]  # fmt: skip
+    ranges = RANGES[build]
     return {name: round(float(rng.uniform(low, high)), 4) for name, (low, high) in ranges.items()}
 
 

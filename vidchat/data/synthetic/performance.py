@@ -65,8 +65,8 @@ def perform(
 ) -> Performance:
     """Speak the text with a feeling and move the face to it.
 
-    The initiator feels from the first picture on. The responder starts at rest, mouth closed, and the feeling comes within half
-    a second: picture 0, from which an answer is generated, does not give the answer away.
+    The initiator feels from the first picture on. The responder starts at rest, mouth closed, and the feeling comes
+    within half a second: picture 0, from which an answer is generated, does not give the answer away.
 
     Args:
         rng: Chooses the pause before the speech, blinks and motion; the speech itself is the speaker's.
@@ -98,8 +98,8 @@ def _place(utterance: Utterance, start: float, samples: int) -> NDArray[np.float
 def _lips(waveform: NDArray[np.float32], pictures: int, fps: int, sample_rate: int) -> tuple[Floats, Floats, Floats]:
     """Loudness, opening (0..1) and width (-1..1) for each picture, from the sound while it is shown.
 
-    The opening is the loudness over a Hann window of two pictures, relative to the turn's loudest, under a power that lets quiet
-    vowels show. The lips are wide where the sound is bright ("tea") and rounded where it is dark ("snow").
+    The opening is the loudness over a Hann window of two pictures, relative to the turn's loudest, under a power that
+    lets quiet vowels show. The lips are wide where the sound is bright ("tea") and rounded where it is dark ("snow").
     """
     step = sample_rate / fps
     reach = round(step)

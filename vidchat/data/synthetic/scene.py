@@ -44,9 +44,9 @@ def _window(brush: Brush, colours: tuple[Colour, Colour], accent: Colour) -> Non
 def _plant(brush: Brush, colours: tuple[Colour, Colour], accent: Colour) -> None:
     brush.ellipse(0.30, -0.34, 0.10, 0.10, lighter(colours[0], 0.5))
     for lean, length in ((-0.16, 0.30), (-0.06, 0.42), (0.05, 0.40), (0.15, 0.26)):
-        tip = (-0.38 + lean, 0.16 - length)
-        leaf = curve([(-0.38, 0.18), (-0.36 + lean * 0.3, 0.18 - length * 0.5), tip, (-0.42 + lean * 0.6, 0.18 - length * 0.4)],
-                     closed=True)  # fmt: skip
+        tip, half = (-0.38 + lean, 0.16 - length), 0.18 - length * 0.5
+        right, left = (-0.345 + lean * 0.4, half), (-0.415 + lean * 0.4, half)
+        leaf = curve([(-0.38, 0.20), right, tip, tip, left], closed=True)
         brush.fill(leaf, mix((94, 154, 104), colours[1], 0.25 + abs(lean)))
     brush.fill(np.array([(-0.48, 0.16), (-0.28, 0.16), (-0.31, 0.40), (-0.45, 0.40)]), mix(accent, colours[1], 0.35))
 
