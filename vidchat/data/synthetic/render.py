@@ -71,7 +71,8 @@ def render(output: Path, settings: RenderSettings, workers: int | None = None) -
     plans = plan_dialogues(settings.dialogues, settings.seed)
     _claim(output, settings)
     job = partial(render_dialogue, output=output, settings=settings)
-    lines = [json.dumps(record) for record in _run(job, plans, workers or os.cpu_count() or 1)]
+    processes = (os.cpu_count() or 1) if workers is None else max(1, workers)
+    lines = [json.dumps(record) for record in _run(job, plans, processes)]
     _write_whole(output / MANIFEST, "\n".join(lines) + "\n")
     return output / MANIFEST
 
