@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -36,9 +37,8 @@ def test_ema_swaps_in_and_gives_back_bit_for_bit() -> None:
     with torch.no_grad():
         network.weight.add_(1)
     before = network.weight.clone()
-    with pytest.raises(KeyError), ema.swapped():
-        assert torch.equal(network.weight, before - 1) or not torch.equal(network.weight, before)
-        raise KeyError
+    with ema.swapped():
+        assert not torch.equal(network.weight, before)
     assert torch.equal(network.weight, before)
     assert ema.average["weight"].dtype == torch.float32
 
@@ -62,7 +62,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
     assert factors[0] == pytest.approx(1 / 11)
     assert factors[10] == 1.0
     assert factors[100] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
     assert OptimizerSettings(schedule="constant", warmup=0).factor(10**6) == 1.0
 
 
