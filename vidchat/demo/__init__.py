@@ -1,0 +1,1 @@
+"""The whole path on rendered people: data, three stages, answers to unseen initiators, measurements, a page."""
