@@ -37,7 +37,7 @@ class VectorQuantizer(nn.Module):
 
     Attributes:
         codebook: (V, D) buffer.
-        usage: (V,) buffer, moving average of how many vectors of a batch each entry takes.
+        usage: (V,) buffer, moving average of each entry's share of a batch's vectors; 1 is an even share.
     """
 
     codebook: Tensor
@@ -49,8 +49,8 @@ class VectorQuantizer(nn.Module):
             vocabulary: V, entries.
             width: D.
             decay: Of the moving averages, per training step.
-            revive_below: An entry is dead when its usage falls below this share of an even split; it is then put
-                where a vector of the current batch lies.
+            revive_below: An entry is dead when its usage falls below this; it is then put where a vector of the
+                current batch lies.
         """
         super().__init__()
         self.decay = decay
@@ -78,9 +78,9 @@ class VectorQuantizer(nn.Module):
         self.codebook.copy_(_draw(flat, vocabulary))
         for _ in range(iterations):
             counts, sums = self._assigned(flat, self.encode(flat))
-            means = sums / counts.clamp(min=1)[:, None]
+            means = sums / counts.clamp(min=1e-9)[:, None]
             self.codebook.copy_(torch.where((counts > 0)[:, None], means, _draw(flat, vocabulary)))
-        self.usage.copy_(counts)
+        self.usage.fill_(1.0)
 
     @torch.no_grad()
     def update(self, vectors: Tensor, codes: Tensor) -> None:
@@ -99,20 +99,19 @@ class VectorQuantizer(nn.Module):
         self._revive(flat)
 
     def _revive(self, flat: Tensor) -> None:
-        even = self.usage.sum() / self.usage.numel()
-        dead = self.usage < self.revive_below * even
-        if bool(dead.any()):
-            self.codebook.copy_(torch.where(dead[:, None], _draw(flat, len(dead)), self.codebook))
-            self.usage.copy_(torch.where(dead, even, self.usage))
+        dead = self.usage < self.revive_below
+        self.codebook.copy_(torch.where(dead[:, None], _draw(flat, len(dead)), self.codebook))
+        self.usage.masked_fill_(dead, 1.0)
 
     def _assigned(self, flat: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """How many vectors each entry takes (V,), and their sums (V, D), over all processes."""
+        """Each entry's share of the vectors (V,), mean 1, and their sums (V, D) on that scale, over all processes."""
         counts = torch.zeros_like(self.usage).index_add_(0, codes, torch.ones_like(flat[:, 0]))
         sums = torch.zeros_like(self.codebook).index_add_(0, codes, flat)
         if dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
-        return counts, sums
+        scale = len(counts) / counts.sum()
+        return counts * scale, sums * scale
 
 
 class ResidualQuantizer(nn.Module):

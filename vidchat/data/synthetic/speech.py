@@ -28,20 +28,23 @@ UNHEARD = ("m4", "m8", "Annie", "Michael")
 FRAMES = (
     "do you like the {} and the {}", "yes i really like {} with {}", "no i do not care for {} or {}",
     "tell me about your {} in {}", "there are nine {} and three {}", "{} {} {}", "my favourite {} is the {}",
-    "where did you see that {} near the {}", "sorry we should talk about {} and {} later", "how many {} are there in {}",
-    "set {} by the {} now", "i think that {} will {} again", "please {} with {} soon", "what a {} {}",
+    "where did you see that {} near the {}", "sorry we should talk about {} and {} later",
+    "how many {} are there in {}", "set {} by the {} now", "i think that {} will {} again",
+    "please {} with {} soon", "what a {} {}",
 )  # fmt: skip
-WORDS = """
-apple bread coffee tea river mountain garden window yellow purple green little quickly singing happy angry sad tired
-music guitar violin thunder weather winter summer spring autumn orange banana cherry chocolate cheese pizza soup salad
-fish chicken bird elephant tiger rabbit monkey horse camera picture movie theatre station village london paris bicycle
-airplane submarine rocket planet jupiter moonlight sunshine shadow whisper shouting question answer number letter pencil
-paper hammer kitchen bedroom bathroom office meeting monday tuesday wednesday thursday friday weekend holiday birthday
-present family mother father brother sister teacher doctor engineer farmer football tennis swimming walking dancing
-dreaming sleeping thinking zebra journey judge vision treasure thick thin path bother church cheap ship sheep jump you
-university house boy toy voice choice hear share poor pure blue bin lay place white red again word fox vegetable strength
-splash structure twelve sixth month clothes rhythm queue zoo snow pancakes dogs one two four five seven eight zero
-""".split()
+_WORDS = """
+apple bread coffee tea river mountain garden window yellow purple green little quickly singing happy angry sad
+tired music guitar violin thunder weather winter summer spring autumn orange banana cherry chocolate cheese
+pizza soup salad fish chicken bird elephant tiger rabbit monkey horse camera picture movie theatre station
+village london paris bicycle airplane submarine rocket planet jupiter moonlight sunshine shadow whisper shouting
+question answer number letter pencil paper hammer kitchen bedroom bathroom office meeting monday tuesday
+wednesday thursday friday weekend holiday birthday present family mother father brother sister teacher doctor
+engineer farmer football tennis swimming walking dancing dreaming sleeping thinking zebra journey judge vision
+treasure thick thin path bother church cheap ship sheep jump you university house boy toy voice choice hear
+share poor pure blue bin lay place white red again word fox vegetable strength splash structure twelve sixth
+month clothes rhythm queue zoo snow pancakes dogs one two four five seven eight zero
+"""
+WORDS = tuple(_WORDS.split())
 QUIET = (0.1, 0.35)
 """Seconds of silence before and after a sentence, drawn from this range."""
 
@@ -88,8 +91,13 @@ def _render_sentence(output: Path, number: int, settings: SpeechSettings) -> dic
     clip = output / "clips" / f"s{number:06d}.mp4"
     if not clip.exists():
         _write(clip, text, voice, rng, settings)
-    turn = {"role": "responder", "speaker": voice.variant, "clip": f"clips/{clip.name}", "text": text}
-    turn["truth"] = {"voice": voice.record()}
+    turn = {
+        "role": "responder",
+        "speaker": voice.variant,
+        "clip": f"clips/{clip.name}",
+        "text": text,
+        "truth": {"voice": voice.record()},
+    }
     return {"id": clip.stem, "split": split, "branch": "single", "tier": "pretrain", "turns": [turn]}
 
 

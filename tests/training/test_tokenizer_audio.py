@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vidchat.tokenizers.stft_codec import StftCodec
+from vidchat.training.schedule import OptimizerSettings
+from vidchat.training.spectral import SpectralDistance, low_pass, mel_bank
+from vidchat.training.tokenizer_audio import AudioCodecModule, SoundSamples, write_wav
+
+RATE, HOP = 4000, 80
+
+
+def tones(batch: int, samples: int, seed: int = 0) -> torch.Tensor:
+    """Chords that change every quarter of a second."""
+    generator = torch.Generator().manual_seed(seed)
+    segments = -(-samples // (RATE // 4))
+    pitches = torch.randint(3, 30, (batch, 3, segments), generator=generator) * 50.0
+    pitch = pitches.repeat_interleave(RATE // 4, 2)[..., :samples]
+    return 0.2 * torch.sin(torch.cumsum(pitch, 2) * 2 * torch.pi / RATE).sum(1)
+
+
+def module(steps: int, plain_steps: int, **changes: float) -> AudioCodecModule:
+    torch.manual_seed(0)
+    codec = StftCodec(
+        sample_rate=RATE, hop=HOP, window=4 * HOP, codebooks=2, vocabulary=16, code_width=8, width=48,
+        encoder_blocks=1, decoder_blocks=2, kernel=3,
+    )  # fmt: skip
+    settings = OptimizerSettings(lr=4e-3, steps=steps, warmup=5, betas=(0.8, 0.99), ema_decay=0.9)
+    return AudioCodecModule(codec, settings, plain_steps=plain_steps, recent_vectors=512, **changes)
+
+
+class OneBatch(Dataset):
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"waveform": tones(4, RATE)}
+
+
+class Losses(L.Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: object, pl_module: object, outputs: dict, *_: object) -> None:
+        self.seen.append(float(outputs["loss"]))
+
+
+def fit(
+    trained: AudioCodecModule, steps: int, folder: Path, ckpt: Path | None = None
+) -> tuple[L.Trainer, list[float]]:
+    losses = Losses()
+
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        callbacks=[losses, SoundSamples(every=10)], inference_mode=False,
+    )  # fmt: skip
+    loader = DataLoader(OneBatch(), batch_size=None)
+    trainer.fit(trained, loader, ckpt_path=ckpt, weights_only=True)
+    return trainer, losses.seen
+
+
+def test_it_overfits_a_tiny_batch_through_all_phases(tmp_path: Path) -> None:
+    trained = module(steps=100, plain_steps=50)
+    _, losses = fit(trained, 100, tmp_path)
+    waveform = tones(4, RATE)
+    codec = trained.network.eval()
+    with trained.ema.swapped():
+        round_trip = codec.decode(codec.encode(waveform))
+    distance = SpectralDistance(RATE)
+    ours = float(sum(distance(round_trip, waveform)))
+    assert losses[49] < 0.6 * losses[0]
+    assert losses[-1] < losses[52]
+    assert ours < 0.5 * float(sum(distance(torch.zeros_like(waveform), waveform)))
+    assert codec.encode(waveform).unique().numel() > 8
+    with wave.open(str(tmp_path / "sounds" / "0000010_codec.wav")) as file:
+        assert (file.getframerate(), file.getnframes()) == (RATE, RATE)
+
+
+def test_the_quantiser_sleeps_until_its_phase_and_then_fits_the_encoder(tmp_path: Path) -> None:
+    trained = module(steps=8, plain_steps=5)
+    before = trained.network.quantizer.levels[0].codebook.clone()
+    fit(trained, 5, tmp_path)
+    assert torch.equal(trained.network.quantizer.levels[0].codebook, before)
+    assert int(trained.seen) == 5 * 4 * RATE // HOP
+    fit(trained := module(steps=8, plain_steps=5), 6, tmp_path)
+    vectors = trained.network.embed(tones(4, RATE)).flatten(0, 1)
+    levels = trained.network.quantizer
+    left = vectors - levels.decode(levels.encode(vectors))
+    assert left.square().mean() < 0.5 * vectors.var(0).mean()
+
+
+def test_training_further_uses_the_codebooks_as_they_are() -> None:
+    trained = module(steps=8, plain_steps=0)
+    assert "commitment" in trained.losses({"waveform": tones(2, RATE)})
+
+
+@pytest.mark.parametrize("stop", [4, 6])  # while vectors are being remembered for k-means, and after it
+def test_a_resumed_run_is_bit_for_bit_the_run_that_never_stopped(tmp_path: Path, stop: int) -> None:
+    whole = module(steps=9, plain_steps=5)
+    _, losses = fit(whole, 9, tmp_path)
+    trainer, first = fit(module(steps=9, plain_steps=5), stop, tmp_path)
+    trainer.save_checkpoint(tmp_path / "stop.ckpt")
+    torch.manual_seed(1234)
+    again = module(steps=9, plain_steps=5)
+    _, rest = fit(again, 9, tmp_path, ckpt=tmp_path / "stop.ckpt")
+    assert first + rest == losses
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    for name, value in whole.ema.average.items():
+        assert torch.equal(value, again.ema.average[name]), name
+
+
+def test_gradients_reach_the_encoder_through_the_codes() -> None:
+    trained = module(steps=8, plain_steps=0, commitment_weight=0.0)
+    trained.losses({"waveform": tones(2, RATE)})["loss"].backward()
+    reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in trained.network.encoder.parameters()]
+    assert all(reached)
+
+
+def test_export_writes_the_averaged_codec(tmp_path: Path) -> None:
+    trained = module(steps=8, plain_steps=2)
+    fit(trained, 8, tmp_path)
+    trained.export(tmp_path / "codec", {})
+    exported = StftCodec.load(tmp_path / "codec")
+    average = trained.ema.average["decoder.leave.weight"]
+    assert torch.equal(exported.decoder.leave.weight, average.half().float())
+    assert not torch.equal(trained.network.decoder.leave.weight.half().float(), average.half().float())
+
+
+def test_spectral_distances_order_what_the_ear_orders() -> None:
+    sound = tones(2, RATE)
+    distance = SpectralDistance(RATE)
+    quiet_noise = sound + 0.003 * torch.randn_like(sound)
+    ladder = [sound, quiet_noise, low_pass(sound, RATE, 1000), low_pass(sound, RATE, 300), torch.zeros_like(sound)]
+    for measured in zip(*(distance(step, sound) for step in ladder), strict=True):
+        assert measured[0] == 0
+        assert list(measured) == sorted(measured)
+
+
+def test_spectral_distance_does_not_hear_the_sign_of_a_sound() -> None:
+    sound = tones(1, RATE)
+    stft, mel = SpectralDistance(RATE)(-sound, sound)
+    assert stft < 1e-5
+    assert mel < 1e-5
+
+
+def test_silence_has_a_finite_gradient() -> None:
+    silence = torch.zeros(1, RATE, requires_grad=True)
+    sum(SpectralDistance(RATE)(silence, torch.zeros(1, RATE))).backward()
+    assert torch.isfinite(silence.grad).all()
+
+
+@pytest.mark.parametrize(("size", "bands"), [(256, 20), (256, 160), (2048, 160)])
+def test_every_mel_band_hears_something(size: int, bands: int) -> None:
+    bank = mel_bank(16000, size, bands)
+    assert bank.shape == (bands, size // 2 + 1)
+    assert (bank.sum(1) > 0).all()
+    assert (bank >= 0).all()
+    centres = bank.argmax(1)
+    assert (centres.diff() >= 0).all()
+
+
+def test_low_pass_keeps_what_is_low() -> None:
+    time = torch.arange(RATE) / RATE
+    low, high = torch.sin(2 * torch.pi * 100 * time), torch.sin(2 * torch.pi * 900 * time)
+    assert torch.allclose(low_pass((low + high)[None], RATE, 500)[0], low, atol=1e-3)
+
+
+def test_wav_files_are_clipped_not_wrapped(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", torch.tensor([0.0, 1.5, -1.5, 0.5]), RATE)
+    with wave.open(str(tmp_path / "a.wav")) as file:
+        samples = torch.frombuffer(bytearray(file.readframes(4)), dtype=torch.int16)
+    assert samples.tolist() == [0, 32767, -32767, 16384]
