@@ -1,8 +1,8 @@
 """Pixels <-> latents: what every video tokenizer of the package can do, and nothing about how.
 
 A clip is 4T+1 pictures (4 stands for `temporal_stride`). Picture 0 is the reference and latent 0; pictures
-`4(t-1)+1 .. 4t` are latent t. Everything is causal: latent t needs no later picture, and the pictures of chunk t need no
-later latent.
+`4(t-1)+1 .. 4t` are latent t. Everything is causal: latent t needs no later picture, and the pictures of chunk t need
+no later latent.
 """
 
 from __future__ import annotations

@@ -1,0 +1,68 @@
+"""Causal video tokenizers made of networks that know no time: each chunk of pictures is encoded by itself.
+
+Picture 0, which is alone in its chunk, is repeated to fill it. They stream without carrying anything but the knowledge
+that chunk 0 is over. `packed.PackedVAE` runs an image VAE on each picture; `stacked.StackedVAE` runs one network on the
+chunk's pictures laid side by side.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from vidchat.tokenizers.video import VideoStream, VideoTokenizer
+
+
+class ChunkwiseVAE(VideoTokenizer):
+    """A tokenizer that encodes and decodes every chunk by itself."""
+
+    @abstractmethod
+    def encode_chunks(self, pictures: Tensor) -> Tensor:
+        """Chunks (N, P, 3, H, W) of P = temporal_stride pictures -> raw latents (N, C, h, w)."""
+
+    @abstractmethod
+    def decode_chunks(self, latents: Tensor) -> Tensor:
+        """Raw latents (N, C, h, w) -> chunks (N, P, 3, H, W), not clamped."""
+
+    def encode_raw(self, pictures: Tensor) -> Tensor:
+        chunks = self.split(pictures)
+        return self.encode_chunks(chunks.flatten(0, 1)).unflatten(0, chunks.shape[:2]).transpose(1, 2)
+
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        return self.join(self.decode_all(latents))
+
+    def decode_all(self, latents: Tensor) -> Tensor:
+        """Raw latents (B, C, n, h, w) -> all pictures of their chunks (B, 3, P*n, H, W), chunk 0's copies included."""
+        folded = latents.transpose(1, 2)
+        chunks = self.decode_chunks(folded.flatten(0, 1)).unflatten(0, folded.shape[:2])
+        return chunks.flatten(1, 2).transpose(1, 2)
+
+    def split(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, 4T+1, H, W) -> chunks (B, T+1, P, 3, H, W), picture 0 repeated to fill chunk 0."""
+        stride = self.temporal_stride
+        filled = torch.cat([pictures[:, :, :1].expand(-1, -1, stride - 1, -1, -1), pictures], dim=2)
+        return filled.transpose(1, 2).unflatten(1, (-1, stride))
+
+    def join(self, pictures: Tensor) -> Tensor:
+        """All pictures (B, 3, P*(T+1), H, W) -> (B, 3, 4T+1, H, W): of chunk 0, only the last copy is kept."""
+        return pictures[:, :, self.temporal_stride - 1 :]
+
+    def stream(self) -> VideoStream:
+        return ChunkwiseStream(self)
+
+
+class ChunkwiseStream(VideoStream):
+    """Decodes chunks as they come; the first of them gives one picture."""
+
+    def __init__(self, vae: ChunkwiseVAE) -> None:
+        self.vae = vae
+        self.started = False
+
+    def push(self, latents: Tensor) -> Tensor:
+        self.vae.check_latents(latents)
+        pictures = self.vae.decode_all(self.vae.denormalise(latents)).clamp(-1, 1)
+        joined = pictures if self.started else self.vae.join(pictures)
+        self.started = True
+        return joined

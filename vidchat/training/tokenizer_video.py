@@ -1,0 +1,141 @@
+"""The stage `tokenizer_video`: trains a video tokenizer on the pictures of clips.
+
+The latents are normalised by their own statistics while they are learned, and noise is added before they are decoded:
+a code of fixed variance in place of a learned one, as LatentLM's sigma-VAE (Sun et al., arXiv 2412.08635), so that no
+channel can fall silent and the decoder tolerates what a generator gets wrong. Reconstruction is measured by absolute
+differences of pixels, of edges at several scales (a perceptual term that needs no pretrained network), and of motion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidchat.tokenizers.stacked import StackedVAE
+from vidchat.tokenizers.video import LatentStatistics, VideoTokenizer
+from vidchat.training.module import TrainingModule
+from vidchat.training.schedule import OptimizerSettings
+
+
+class VideoTokenizerModule(TrainingModule):
+    """Trains a video tokenizer; at the end measures its latents' statistics, which are stored with the weights."""
+
+    network: VideoTokenizer
+
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        optimizer: OptimizerSettings | None = None,
+        seed: int = 0,
+        noise: float = 0.25,
+        edge_weight: float = 1.0,
+        motion_weight: float = 1.0,
+        moving_weight: float = 4.0,
+        start_batches: int = 48,
+        statistics_batches: int = 32,
+        half_precision: bool = True,
+    ) -> None:
+        """
+        Args:
+            tokenizer: What to train.
+            optimizer: See `TrainingModule`.
+            seed: See `TrainingModule`.
+            noise: Largest standard deviation of the noise on normalised latents; drawn from U(0, noise) per clip.
+            edge_weight: Of the differences of edges.
+            motion_weight: Of the differences of motion from picture to picture.
+            moving_weight: How much more a pixel counts for each unit that it differs from its clip's mean: mouths and
+                eyes are small, but they move.
+            start_batches: Batches whose principal components a `StackedVAE` starts from; 0 goes on from its weights.
+            statistics_batches: Batches over which the latents' statistics are measured.
+            half_precision: Exports the weights in half precision, for a small file.
+        """
+        super().__init__(tokenizer, optimizer, seed)
+        self.noise, self.moving_weight = noise, moving_weight
+        self.edge_weight, self.motion_weight = edge_weight, motion_weight
+        self.start_batches, self.statistics_batches = start_batches, statistics_batches
+        self.half_precision = half_precision
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Batch: `pictures` (B, 4T+1, 3, H, W) uint8 -> `loss`, its parts, and `psnr` in dB, noise included."""
+        pictures = to_pictures(batch["pictures"])
+        latents = standardise(self.network.encode_raw(pictures).float())
+        level = self.noise * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
+        output = self.network.decode_raw(latents + level * torch.randn_like(latents)).float()
+        error = output - pictures
+        parts = {
+            "pixels": (self._importance(pictures) * error.abs()).mean(),
+            "edges": edge_distance(error),
+            "motion": (error[:, :, 1:] - error[:, :, :-1]).abs().mean(),
+        }
+        loss = parts["pixels"] + self.edge_weight * parts["edges"] + self.motion_weight * parts["motion"]
+        return {"loss": loss, **parts, "psnr": psnr(output.clamp(-1, 1), pictures)}
+
+    def _importance(self, pictures: Tensor) -> Tensor:
+        """(B, 1, n, H, W), 1 for what stands still."""
+        return 1 + self.moving_weight * (pictures - pictures.mean(2, keepdim=True)).abs().mean(1, keepdim=True)
+
+    def on_train_start(self) -> None:
+        """Starts a new `StackedVAE` from the principal components of the first batches."""
+        if self.global_step == 0 and self.start_batches and isinstance(self.network, StackedVAE):
+            self.network.start_from(self._clips(self.start_batches))
+            self.ema.reset()
+
+    def on_train_end(self) -> None:
+        """Measures the statistics of the averaged weights' latents."""
+        with self.ema.swapped():
+            self.network.set_statistics(*self._statistics())
+
+    @torch.no_grad()
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        statistics = LatentStatistics(self.network.channels)
+        for pictures in self._clips(self.statistics_batches):
+            statistics.update(self.network.encode_raw(pictures))
+        return statistics.mean_and_std()
+
+    def _clips(self, batches: int) -> Iterator[Tensor]:
+        """The first training batches, whatever training itself has read."""
+        loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        for batch in islice(loader, batches):
+            yield to_pictures(batch["pictures"]).to(self.device)
+
+    def export(self, directory: Path, config: dict[str, Any]) -> None:
+        """Writes the tokenizer with its averaged weights and its latents' statistics."""
+        with self.ema.swapped():
+            self.network.save(directory, torch.float16 if self.half_precision else None)
+
+
+def to_pictures(frames: Tensor) -> Tensor:
+    """Decoded frames (B, n, 3, H, W) uint8 -> pictures (B, 3, n, H, W) float in [-1, 1]."""
+    return frames.transpose(1, 2).float() / 127.5 - 1
+
+
+def standardise(latents: Tensor) -> Tensor:
+    """Latents (B, C, n, h, w) of mean 0 and standard deviation 1 per channel, over this batch."""
+    mean = latents.mean((0, 2, 3, 4), keepdim=True)
+    std = latents.std((0, 2, 3, 4), keepdim=True)
+    return (latents - mean) / (std + 1e-4)
+
+
+def edge_distance(error: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute gradient of an error (B, 3, n, H, W) in space, averaged over scales that halve.
+
+    As gradients are linear, the gradient of the error is the difference of both pictures' gradients (Mathieu et al.,
+    arXiv 1511.05440, equation 6, with alpha = 1).
+    """
+    pictures = error.flatten(1, 2)
+    total = error.new_zeros(())
+    for scale in range(scales):
+        pictures = F.avg_pool2d(pictures, 2) if scale else pictures
+        total = total + pictures.diff(dim=-1).abs().mean() + pictures.diff(dim=-2).abs().mean()
+    return total / scales
+
+
+def psnr(output: Tensor, pictures: Tensor) -> Tensor:
+    """Peak signal to noise ratio in dB, of pictures in [-1, 1]."""
+    return 10 * torch.log10(4 / (output - pictures).square().mean().clamp_min(1e-10))
