@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vidchat.data.media import MediaError, read_clip, write_clip
+from vidchat.dialogue import Clip
+from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
+from vidchat.generation.stream import GenerationSettings
+from vidchat.model.responder import ChunkSampling
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """An initiator's clip at other rates than the model's, and a picture of another size."""
+    pictures = torch.randint(256, (50, 3, 40, 60), dtype=torch.uint8)
+    write_clip(tmp_path / "a.mp4", pictures, 0.1 * torch.randn(50 * 1600), fps=30, sample_rate=48000)
+    Image.new("RGB", (33, 47), (200, 30, 30)).save(tmp_path / "b.png")
+    return {"initiator": tmp_path / "a.mp4", "reference": tmp_path / "b.png"}
+
+
+def test_from_files_to_a_file(release, files, tmp_path):
+    question = Question(**files, text="hello", voice=files["initiator"], scores={"dover": 1.0})
+    batch = read_question(release, question)
+    chunks = batch.turn_latents.shape[1]
+    assert chunks == math.floor((50 / 30 * 25 - 1) / 4), "all whole chunks of the initiator's clip"
+    assert batch.turn_codes.shape == (1, chunks, 8, 2)
+    settings = GenerationSettings(chunks=6, sampling=ChunkSampling(sets=2, flow_steps=2))
+    timing = Timing()
+    made = list(answer(release, batch, settings, tmp_path / "out.mp4", timing))
+    assert timing.duration == pytest.approx(6 * 0.16)
+    assert 0 < timing.first_chunk <= timing.whole
+    media = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000)
+    assert len(media.pictures) == 24 == sum(chunk.pictures.shape[2] for chunk in made)
+    grey = (torch.cat([chunk.pictures[0] for chunk in made], dim=1) + 1).mean(0) * 127.5  # mp4 keeps little colour
+    distance = (media.pictures.float().mean(1)[:, None] - grey[None]).abs().mean((2, 3))
+    assert distance.argmin(1).tolist() == list(range(24)), "every picture is written, once, in order"
+
+
+def test_the_initiator_s_latents_and_codes_span_the_same_time(release, tmp_path):
+    """Latents of pictures 4(t-1)+1 .. 4t stand beside the codes of just that time: a flash and a click share a chunk."""
+    pictures = torch.zeros(41, 3, 16, 16, dtype=torch.uint8)
+    waveform = torch.zeros(41 * 640)
+    quiet = tmp_path / "quiet.mp4"
+    write_clip(quiet, pictures, waveform, 25, 16000)
+    pictures[21:25] = 255  # chunk 6
+    waveform[21 * 640 + 700 : 25 * 640 - 1400] = 0.5 * torch.randn(4 * 640 - 2100)
+    loud = tmp_path / "loud.mp4"
+    write_clip(loud, pictures, waveform, 25, 16000)
+    Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
+    before, after = (
+        read_question(release, Question(tmp_path / "b.png", clip, "x")) for clip in (quiet, loud)
+    )  # fmt: skip
+    seen = (before.turn_latents - after.turn_latents).abs().flatten(2).amax(-1)[0]
+    heard = (before.turn_codes != after.turn_codes).flatten(2).any(-1)[0]
+    assert int(seen.argmax()) == 5
+    assert seen[5] > 5 * torch.cat([seen[:5], seen[6:]]).max()
+    assert heard[5]
+    assert not heard[:3].any(), "the encoder looks one window ahead, not further"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"initiator": None}, "initiator=CLIP"),
+        ({"text": None}, "text="),
+        ({"scores": {"beauty": 1.0}}, "beauty"),
+    ],
+)
+def test_a_question_that_lacks_something_is_refused_at_once(release, files, change, message):
+    with pytest.raises(QuestionError, match=message):
+        check_question(release, Question(**{**files, "text": "hello", **change}))
+
+
+def test_missing_empty_and_short_files_are_told(release, files, tmp_path):
+    with pytest.raises(MediaError, match="does not exist"):
+        check_question(release, Question(tmp_path / "no.png", files["initiator"], "x"))
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(MediaError, match="empty"):
+        read_question(release, Question(files["reference"], tmp_path / "empty.mp4", "x"))
+    write_clip(tmp_path / "short.mp4", torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.zeros(1920), 25, 16000)
+    with pytest.raises(MediaError, match="at least 5"):
+        read_question(release, Question(files["reference"], tmp_path / "short.mp4", "x"))
+
+
+def infer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "infer.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_the_command_answers(release_folder, files, tmp_path):
+    done = infer(
+        f"initiator={files['initiator']}", f"reference={files['reference']}", f"checkpoint={release_folder}",
+        f"output={tmp_path / 'out.mp4'}", "text=hello", "seconds=0.5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16
+
+
+def test_the_command_says_what_is_missing_in_one_sentence(tmp_path):
+    done = infer("reference=x.png", f"output={tmp_path / 'o.mp4'}", f"checkpoint={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

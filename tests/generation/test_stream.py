@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from vidchat.batch import ChunkBatch
+from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.model.responder import ChunkSampling
+from vidchat.release import Release
+
+SAMPLING = ChunkSampling(sets=2, flow_steps=2, noise_level=0.1)
+
+
+def make_batch(size: int = 2) -> ChunkBatch:
+    turns = torch.ones(size, 3, dtype=torch.bool)
+    return ChunkBatch(
+        latents=torch.randn(size, 1, 4, 2, 2),
+        chunk_mask=torch.ones(size, 0, dtype=torch.bool),
+        text_ids=torch.randint(256, (size, 5)),
+        text_mask=torch.ones(size, 5, dtype=torch.bool),
+        turn_latents=torch.randn(size, 3, 4, 2, 2),
+        turn_codes=torch.randint(16, (size, 3, 8, 2)),
+        turn_roles=torch.zeros(size, 3, dtype=torch.long),
+        turn_mask=turns,
+        voice_codes=torch.randint(16, (size, 2, 8, 2)),
+        voice_mask=turns[:, :2],
+        scores=torch.randn(size, 1),
+        score_mask=turns[:, :1],
+    )
+
+
+def run(release: Release, batch: ChunkBatch, **settings: object) -> list:
+    made = GenerationSettings(**{"chunks": 4, "sampling": SAMPLING, **settings})
+    return list(stream_answer(release.responder, release.video_vae, release.audio_codec, batch, made))
+
+
+def test_streamed_chunks_are_the_whole_decoding(release):
+    """What comes out chunk by chunk is what decoding all latents and all codes at once gives."""
+    batch = make_batch()
+    chunks = run(release, batch)
+    latents = torch.stack([batch.latents[:, 0], *(chunk.latents for chunk in chunks)], dim=2)
+    codes = torch.cat([chunk.codes for chunk in chunks], dim=1)
+    with torch.no_grad():
+        pictures = release.video_vae.decode(latents)
+        waveform = release.audio_codec.decode(codes)
+    streamed = torch.cat([chunk.pictures for chunk in chunks], dim=2)
+    torch.testing.assert_close(streamed, pictures[:, :, 1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat([c.waveform for c in chunks], 1), waveform, atol=1e-5, rtol=1e-5)
+    assert streamed.shape[2] == 16
+    assert waveform.shape[1] == 4 * 2560
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_seed_is_an_answer(release, guidance):
+    sampling = ChunkSampling(sets=2, flow_steps=2, noise_level=0.1, guidance=guidance)
+    batch = make_batch()
+    first, again = (run(release, batch, seed=3, sampling=sampling) for _ in range(2))
+    other = run(release, batch, seed=4, sampling=sampling)
+    assert all(
+        torch.equal(a.latents, b.latents) and torch.equal(a.codes, b.codes) for a, b in zip(first, again, strict=True)
+    )
+    assert not torch.equal(first[0].latents, other[0].latents)
+
+
+def test_an_answer_may_be_cut_anywhere(release):
+    """The stream does not know how long it will run: its first chunks are the same whatever comes later."""
+    batch = make_batch()
+    whole = run(release, batch, chunks=4)
+    settings = GenerationSettings(chunks=100, sampling=SAMPLING)
+    stream = stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings)
+    for a, b in zip(whole, itertools.islice(stream, 4), strict=True):
+        assert torch.equal(a.pictures, b.pictures)
+        assert torch.equal(a.waveform, b.waveform)
+
+
+def test_the_loop_is_the_model_s_own_reading(release):
+    """Greedy codes of chunk 2 are those that an uncached pass over what was generated finds most likely."""
+    from vidchat.model.depth import CodeSampling
+
+    batch = make_batch()
+    sampling = ChunkSampling(sets=2, flow_steps=2, codes=CodeSampling(temperature=0))
+    chunks = run(release, batch, chunks=3, sampling=sampling)
+    batch.latents = torch.stack([batch.latents[:, 0], *(chunk.latents for chunk in chunks)], dim=1)
+    batch.codes = torch.stack([chunk.codes for chunk in chunks], dim=1)
+    batch.chunk_mask = torch.ones(2, 3, dtype=torch.bool)
+    with torch.no_grad():
+        hidden = release.responder.read(batch)
+        for t in range(3):
+            logits = release.responder.depth(hidden[:, t, -8:], batch.codes[:, t])
+            assert torch.equal(logits.argmax(-1), batch.codes[:, t])
+
+
+def test_the_caller_s_gradients_are_left_alone(release):
+    settings = GenerationSettings(chunks=2, sampling=SAMPLING)
+    for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, make_batch(), settings):
+        assert torch.is_grad_enabled()
+        assert not chunk.pictures.requires_grad
