@@ -55,6 +55,7 @@ def train(config: DictConfig) -> Path:
     trainer: L.Trainer = instantiate(
         config.trainer,
         default_root_dir=str(output),
+        enable_progress_bar=sys.stderr.isatty(),
         logger=[MetricsFile(output), *(instantiate(node) for node in config.logger.values())],
         callbacks=[progress(plain["log_every"]), *callbacks, checkpoints, Throughput()],
     )
@@ -82,6 +83,7 @@ def prepare_data(config: DictConfig) -> None:
 def main(config: DictConfig) -> Any:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         train(config)

@@ -54,7 +54,7 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
         for name in shared:
             own[name].copy_(weights[name])
     module.ema.reset()
-    new, unused = _modules(own.keys() - shared), _modules(weights.keys() - shared)
+    new, unused = _modules(own.keys() - shared, shared), _modules(weights.keys() - shared, shared)
     parts = [f"{len(shared)} tensors loaded from {source}"]
     parts += [f"new here and untrained: {', '.join(new)}"] if new else []
     parts += [f"there but not used: {', '.join(unused)}"] if unused else []
@@ -120,9 +120,16 @@ def _same_tokenizers(source: str, ours: Mapping[str, str], theirs: Mapping[str, 
             )
 
 
-def _modules(names: set[str]) -> list[str]:
-    """The modules that tensors belong to, two levels deep."""
-    return sorted({".".join(name.split(".")[: min(2, name.count("."))]) or name for name in names})
+def _modules(names: set[str], others: set[str]) -> list[str]:
+    """The largest modules that hold some of these tensors and none of the others."""
+    taken = {prefix for name in others for prefix in _prefixes(name)}
+    return sorted({next(prefix for prefix in _prefixes(name) if prefix not in taken) for name in names})
+
+
+def _prefixes(name: str) -> list[str]:
+    """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

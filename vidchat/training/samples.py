@@ -102,8 +102,11 @@ class Samples(L.Callback):
 
 
 def _first_of(batch: ChunkBatch, count: int) -> ChunkBatch:
-    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return ChunkBatch(**{name: value if value is None else value[:count] for name, value in values.items()})
+    kept: dict[str, Any] = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        kept[field.name] = None if value is None else value[:count]
+    return ChunkBatch(**kept)
 
 
 @torch.no_grad()
