@@ -79,7 +79,7 @@ def made(config: dict[str, Any], tmp_path: Path) -> tuple[Path, Release]:
     folder = export_release(tmp_path / "release", responder, config, **tools)
     shutil.rmtree(tmp_path / "vae")
     shutil.rmtree(tmp_path / "codec")
-    return folder, Release(responder, **tools, config=config)
+    return folder, Release(responder, **tools, config={**config, "fps": 25, "size": [32, 32]})
 
 
 def test_loads_what_was_exported_without_the_run_that_made_it(made: tuple[Path, Release], tmp_path: Path) -> None:
@@ -156,6 +156,10 @@ def _edit(folder: Path, key: str, value: Any) -> None:
         (lambda f: _edit(f, "model.flow.width", 8), "does not fit config.yaml"),
         (lambda f: _edit(f, "model.flow.widht", 8), "cannot be built"),
         (lambda f: _edit(f, "text_tokenizer._target_", "os.system"), "would build os.system"),
+        (
+            lambda f: _edit(f, "text_tokenizer._target_", "vidchat.tokenizers.weights.save_tokenizer"),
+            "would build vidchat.tokenizers.weights.save_tokenizer",
+        ),
         (
             lambda f: _edit(f, "text_tokenizer._target_", "vidchat.tokenizers.weights.os.system"),
             "would build vidchat.tokenizers.weights.os.system",

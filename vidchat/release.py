@@ -10,6 +10,7 @@ The fingerprints are compared at load: a responder speaks the language of its to
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from yaml import YAMLError
 
 from vidchat.dialogue import ChunkClock
 from vidchat.model.chunks import CodeShape, LatentShape
@@ -207,7 +209,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ReleaseError(f"{folder} is {what}, not a release; give the folder that train.py exported")
     try:
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, ValueError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ReleaseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(config, dict) or config.get("kind") != "responder" or config.get("format") != FORMAT:
         raise ReleaseError(f"{path} is not the config of a responder's release of format {FORMAT}; export it again")
@@ -288,9 +290,11 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def _own(target: str) -> bool:
-    """Whether a dotted name is of something this package defines, not of something it imports."""
+    """Whether a dotted name is a class of this package, or a class method such as `load`; no mere function."""
     try:
         found = get_object(target)
     except Exception:  # Hydra's own kinds, and whatever an import raises
         return False
-    return callable(found) and str(getattr(found, "__module__", "")).startswith("vidchat.")
+    return (inspect.isclass(found) or inspect.ismethod(found)) and str(getattr(found, "__module__", "")).startswith(
+        "vidchat."
+    )
