@@ -48,7 +48,7 @@ class StepLines(L.Callback):
             return
         start, first = self._start
         left = (time.perf_counter() - start) / max(1, step - first) * (trainer.max_steps - step)
-        shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
+        shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/", "speed/chunks"))}
         values = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in shown.items())
         minutes, seconds = divmod(math.ceil(left), 60)
         log.info("step %d/%d  %s  left %d:%02d", step, trainer.max_steps, values, minutes, seconds)
