@@ -44,11 +44,13 @@ class StepLines(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if trainer.fit_loop._should_accumulate() or (step % self.every and step < trainer.max_steps):
+        due = step % self.every == 0 or step >= trainer.max_steps
+        if trainer.fit_loop._should_accumulate() or not due or not trainer.is_global_zero:
             return
         start, first = self._start
         left = (time.perf_counter() - start) / max(1, step - first) * (trainer.max_steps - step)
-        shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/", "speed/chunks"))}
+        kinds = ("train/", "val/", "speed/chunks")
+        shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kinds)}
         values = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in shown.items())
         minutes, seconds = divmod(math.ceil(left), 60)
         log.info("step %d/%d  %s  left %d:%02d", step, trainer.max_steps, values, minutes, seconds)
