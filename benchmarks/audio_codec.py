@@ -5,8 +5,8 @@
 
 Measured: the spectral distances `stft` and `mel` that training minimises; intelligibility by STOI (Taal et al. 2011,
 "An algorithm for intelligibility prediction of time-frequency weighted noisy speech", 1 = as intelligible as the
-original); the error of the pitch in cents (100 = a semitone) where both sounds are voiced, and how often they agree on
-being voiced; codes in use in each codebook and their perplexity; speed of the stream, pushed by 160 ms.
+original); the share of frames whose pitch is right to a semitone where both sounds are voiced, and how often they agree
+on being voiced; codes in use in each codebook and their perplexity; speed of the stream, pushed by 160 ms.
 """
 
 from __future__ import annotations
@@ -95,12 +95,12 @@ def measure(original: Tensor, output: Tensor, distance: SpectralDistance, sample
     hertz, voiced = pitch(original[0], sample_rate)
     hertz_out, voiced_out = pitch(output[0], sample_rate)
     both = (voiced > 0.6) & (voiced_out > 0.6)
-    cents = (1200 * torch.log2(hertz_out / hertz)).abs()[both]
+    right = (12 * torch.log2(hertz_out / hertz)).abs()[both] < 1
     return {
         "stft": float(stft),
         "mel": float(mel),
         "stoi": stoi(output[0], original[0], sample_rate),
-        "pitch cents": float(cents.median()) if len(cents) else float("nan"),
+        "pitch right": float(right.float().mean()),
         "voicing": float(((voiced > 0.6) == (voiced_out > 0.6)).float().mean()),
     }
 

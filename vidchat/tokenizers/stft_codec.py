@@ -136,7 +136,6 @@ class StftCodec(AudioCodec):
         encoder_blocks: int = 3,
         decoder_blocks: int = 5,
         kernel: int = 7,
-        phase_bins: int = 0,
         quantizer_dropout: float = 0.0,
     ) -> None:
         """
@@ -152,22 +151,18 @@ class StftCodec(AudioCodec):
             encoder_blocks: ConvNeXt blocks before the quantiser.
             decoder_blocks: ConvNeXt blocks after it.
             kernel: Frames that a block's convolution sees.
-            phase_bins: The lowest bins whose phase the encoder sees too. Magnitudes over a window of several pitch
-                periods do not tell when the periods begin, and a decoder that is not told sounds hoarse.
             quantizer_dropout: See `ResidualQuantizer`.
         """
         super().__init__()
         self._config: dict[str, Any] = {
             "sample_rate": sample_rate, "hop": hop, "window": window, "codebooks": codebooks, "vocabulary": vocabulary,
             "code_width": code_width, "width": width, "expansion": expansion, "encoder_blocks": encoder_blocks,
-            "decoder_blocks": decoder_blocks, "kernel": kernel, "phase_bins": phase_bins,
-            "quantizer_dropout": quantizer_dropout,
+            "decoder_blocks": decoder_blocks, "kernel": kernel, "quantizer_dropout": quantizer_dropout,
         }  # fmt: skip
         self.sample_rate, self.hop = sample_rate, hop
         self.codebooks, self.vocabulary = codebooks, vocabulary
         self.spectrum = Spectrum(hop, window)
-        self.phase_bins = phase_bins
-        self.encoder = CausalStack(self.spectrum.bins + 2 * phase_bins, width, code_width, encoder_blocks, kernel, expansion)
+        self.encoder = CausalStack(self.spectrum.bins, width, code_width, encoder_blocks, kernel, expansion)
         self.quantizer = ResidualQuantizer(codebooks, vocabulary, code_width, dropout=quantizer_dropout)
         self.decoder = CausalStack(code_width, width, 2 * self.spectrum.bins, decoder_blocks, kernel, expansion)
 
@@ -177,13 +172,9 @@ class StftCodec(AudioCodec):
     def embed(self, waveform: Tensor) -> Tensor:
         """Waveform (B, n*hop) -> vectors (B, n, code_width), before the quantiser."""
         self.frames(waveform)
-        spectrum = self.spectrum.analyse(waveform.float())
-        magnitude = spectrum.abs()
+        magnitude = self.spectrum.analyse(waveform.float()).abs()
         # About zero mean and unit spread over speech: log10 of magnitudes from 1e-3 (silence) to 1e2.
         features = torch.log10(magnitude + 1e-3) + 1
-        if self.phase_bins:
-            low = spectrum[..., : self.phase_bins] / (magnitude[..., : self.phase_bins] + 1e-2).sqrt()
-            features = torch.cat([features, torch.view_as_real(low).flatten(2)], 2)
         return self.encoder(features, self.encoder.start(waveform.shape[0], features))[0]
 
     def synthesise(self, vectors: Tensor) -> Tensor:
