@@ -1,9 +1,10 @@
 """The stage `tokenizer_video`: trains a video tokenizer on the pictures of clips.
 
-The latents are normalised by their own statistics while they are learned, and noise is added before they are decoded:
-a code of fixed variance in place of a learned one, as LatentLM's sigma-VAE (Sun et al., arXiv 2412.08635), so that no
-channel can fall silent and the decoder tolerates what a generator gets wrong. Reconstruction is measured by absolute
-differences of pixels, of edges at several scales (a perceptual term that needs no pretrained network), and of motion.
+The latents are normalised by their running statistics while they are learned, and noise is added before they are
+decoded: a code of fixed variance in place of a learned one, as LatentLM's sigma-VAE (Sun et al., arXiv 2412.08635), so
+that no channel can fall silent and the decoder tolerates what a generator gets wrong. Reconstruction is measured by
+absolute differences of pixels, of edges at several scales (a perceptual term that needs no pretrained network), and of
+motion.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class VideoTokenizerModule(TrainingModule):
         tokenizer: VideoTokenizer,
         optimizer: OptimizerSettings | None = None,
         seed: int = 0,
-        noise: float = 0.25,
+        noise: float = 0.15,
         edge_weight: float = 1.0,
-        motion_weight: float = 1.0,
-        moving_weight: float = 4.0,
+        motion_weight: float = 2.0,
+        moving_weight: float = 20.0,
+        window: int | None = None,
         start_batches: int = 48,
-        statistics_batches: int = 32,
+        statistics_batches: int = 128,
+        momentum: float = 0.01,
         half_precision: bool = True,
     ) -> None:
         """
@@ -51,20 +54,28 @@ class VideoTokenizerModule(TrainingModule):
             motion_weight: Of the differences of motion from picture to picture.
             moving_weight: How much more a pixel counts for each unit that it differs from its clip's mean: mouths and
                 eyes are small, but they move.
+            window: Side in pixels of what is cut out of most pictures to train on; `None` for all of them.
             start_batches: Batches whose principal components a `StackedVAE` starts from; 0 goes on from its weights.
             statistics_batches: Batches over which the latents' statistics are measured.
+            momentum: How fast the statistics used in training follow the latents.
             half_precision: Exports the weights in half precision, for a small file.
         """
         super().__init__(tokenizer, optimizer, seed)
         self.noise, self.moving_weight = noise, moving_weight
         self.edge_weight, self.motion_weight = edge_weight, motion_weight
         self.start_batches, self.statistics_batches = start_batches, statistics_batches
-        self.half_precision = half_precision
+        self.window = window
+        self.momentum, self.half_precision = momentum, half_precision
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Batch: `pictures` (B, 4T+1, 3, H, W) uint8 -> `loss`, its parts, and `psnr` in dB, noise included."""
         pictures = to_pictures(batch["pictures"])
-        latents = standardise(self.network.encode_raw(pictures).float())
+        if self.training and self.window is not None:
+            pictures = self._cut(pictures, self.window)
+        raw = self.network.encode_raw(pictures).float()
+        if self.training:
+            self._follow(raw.detach())
+        latents = self.network.normalise(raw)
         level = self.noise * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
         output = self.network.decode_raw(latents + level * torch.randn_like(latents)).float()
         error = output - pictures
@@ -75,6 +86,30 @@ class VideoTokenizerModule(TrainingModule):
         }
         loss = parts["pixels"] + self.edge_weight * parts["edges"] + self.motion_weight * parts["motion"]
         return {"loss": loss, **parts, "psnr": psnr(output.clamp(-1, 1), pictures)}
+
+    def _cut(self, pictures: Tensor, window: int) -> Tensor:
+        """A window at a random place of the latent grid, the same for the batch; of one batch in four, all is kept.
+
+        Small windows are quicker, and what is in the middle of a picture, the face, is in most of them.
+        """
+        if torch.rand(()) < 0.25:
+            return pictures
+        stride = self.network.spatial_stride
+        for dim in (3, 4):
+            places = (pictures.shape[dim] - window) // stride + 1
+            first = stride * int(torch.randint(max(places, 1), ()))
+            pictures = pictures.narrow(dim, first, min(window, pictures.shape[dim]))
+        return pictures
+
+    def _follow(self, raw: Tensor) -> None:
+        """Moves the tokenizer's statistics towards those of a batch's latents.
+
+        Statistics of one batch would not do: they would take away the batch's own mean colours, which few clips share.
+        """
+        mean = raw.mean((0, 2, 3, 4))
+        power = (raw - self.network.latents_mean.view(1, -1, 1, 1, 1)).square().mean((0, 2, 3, 4))
+        self.network.latents_std.copy_(self.network.latents_std.square().lerp(power, self.momentum).sqrt())
+        self.network.latents_mean.lerp_(mean, self.momentum)
 
     def _importance(self, pictures: Tensor) -> Tensor:
         """(B, 1, n, H, W), 1 for what stands still."""
@@ -113,13 +148,6 @@ class VideoTokenizerModule(TrainingModule):
 def to_pictures(frames: Tensor) -> Tensor:
     """Decoded frames (B, n, 3, H, W) uint8 -> pictures (B, 3, n, H, W) float in [-1, 1]."""
     return frames.transpose(1, 2).float() / 127.5 - 1
-
-
-def standardise(latents: Tensor) -> Tensor:
-    """Latents (B, C, n, h, w) of mean 0 and standard deviation 1 per channel, over this batch."""
-    mean = latents.mean((0, 2, 3, 4), keepdim=True)
-    std = latents.std((0, 2, 3, 4), keepdim=True)
-    return (latents - mean) / (std + 1e-4)
 
 
 def edge_distance(error: Tensor, scales: int = 3) -> Tensor:

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
+from torch import Tensor, nn
+
+from vidchat.tokenizers.chunkwise import ChunkwiseVAE
+from vidchat.tokenizers.packed import PackedVAE
+from vidchat.tokenizers.stacked import StackedVAE
+from vidchat.tokenizers.weights import TokenizerError
+
+
+def tiny() -> nn.Module:
+    widths, blocks = (8, 8, 8), (1, 1, 1)
+    return AutoencoderTiny(
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+        latent_channels=3,
+    )
+
+
+def kl() -> nn.Module:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=2,
+    )
+
+
+def dc() -> nn.Module:
+    return AutoencoderDC(
+        latent_channels=2,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8, 16),
+        decoder_block_out_channels=(8, 16),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+    )
+
+
+def stacked() -> StackedVAE:
+    vae = StackedVAE(6, patch=2, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    for value in vae.parameters():
+        nn.init.normal_(value, std=0.1)
+    return vae
+
+
+MAKERS = {
+    "tiny": lambda: PackedVAE(tiny()),
+    "kl": lambda: PackedVAE(kl()),
+    "dc": lambda: PackedVAE(dc()),
+    "stacked": stacked,
+}
+
+
+@pytest.fixture(params=MAKERS)
+def vae(request: pytest.FixtureRequest) -> ChunkwiseVAE:
+    torch.manual_seed(0)
+    made: ChunkwiseVAE = MAKERS[request.param]().eval()
+    made.set_statistics(torch.linspace(-1, 1, made.channels), torch.linspace(0.5, 2, made.channels))
+    return made
+
+
+def clip(pictures: int = 13) -> Tensor:
+    return torch.rand(2, 3, pictures, 16, 16) * 2 - 1
+
+
+def test_shapes(vae: ChunkwiseVAE) -> None:
+    latents = vae.encode(clip())
+    side = 16 // vae.spatial_stride
+    assert latents.shape == (2, vae.channels, 4, side, side)
+    assert vae.decode(latents).shape == (2, 3, 13, 16, 16)
+
+
+def test_one_picture_is_one_chunk(vae: ChunkwiseVAE) -> None:
+    pictures = clip(1)
+    assert vae.decode(vae.encode(pictures)).shape == pictures.shape
+
+
+def test_a_latent_depends_on_its_own_chunk_only(vae: ChunkwiseVAE) -> None:
+    """Latent 2 is pictures 5..8: the gradient to every other picture is exactly zero, to each of these it is not."""
+    pictures = clip().requires_grad_()
+    vae.encode(pictures)[:, :, 2].square().sum().backward()
+    assert pictures.grad is not None
+    reach = pictures.grad.abs().sum((0, 1, 3, 4))
+    assert (reach[5:9] > 0).all()
+    assert reach[:5].sum() == 0
+    assert reach[9:].sum() == 0
+
+
+def test_pictures_depend_on_their_own_latent_only(vae: ChunkwiseVAE) -> None:
+    latents = vae.encode(clip()).detach().requires_grad_()
+    vae.decode_raw(vae.denormalise(latents))[:, :, 5:9].square().sum().backward()
+    assert latents.grad is not None
+    reach = latents.grad.abs().sum((0, 1, 3, 4))
+    assert reach[2] > 0
+    assert reach[[0, 1, 3]].sum() == 0
+
+
+def test_streaming_equals_decoding_the_whole(vae: ChunkwiseVAE) -> None:
+    latents = vae.encode(clip())
+    whole = vae.decode(latents)
+    for sizes in ([1, 1, 1, 1], [2, 2], [1, 3]):
+        stream = vae.stream()
+        parts = [stream.push(part) for part in latents.split(sizes, dim=2)]
+        assert parts[0].shape[2] == 4 * sizes[0] - 3
+        torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-5, rtol=0)
+
+
+def test_two_streams_do_not_meet(vae: ChunkwiseVAE) -> None:
+    latents = vae.encode(clip())
+    first, second = vae.stream(), vae.stream()
+    first.push(latents[:, :, :1])
+    assert second.push(latents[:, :, :1]).shape[2] == 1
+    assert first.push(latents[:, :, 1:2]).shape[2] == 4
+
+
+def test_save_and_load(vae: ChunkwiseVAE, tmp_path: Path) -> None:
+    vae.save(tmp_path)
+    loaded = type(vae).load(tmp_path)
+    pictures = clip(5)
+    assert torch.equal(loaded.encode(pictures), vae.encode(pictures))
+    assert loaded.fingerprint() == vae.fingerprint()
+
+
+def test_packed_channels_are_the_pictures_in_order() -> None:
+    """Channels of picture p of a chunk are those that the image VAE gives for it, at p times its channels."""
+    image_vae = tiny().eval()
+    packed = PackedVAE(image_vae)
+    pictures = clip(5)
+    latents = packed.encode(pictures)
+    for place in range(4):
+        alone = image_vae.encode(pictures[:, :, 1 + place]).latents
+        torch.testing.assert_close(latents[:, 3 * place : 3 * place + 3, 1], alone, atol=1e-6, rtol=0)
+    assert torch.equal(latents[:, :3, 0], latents[:, 9:, 0])  # picture 0, repeated
+
+
+def test_pretrained_statistics_come_from_the_scaling_factor(tmp_path: Path) -> None:
+    image_vae = kl()
+    image_vae.register_to_config(scaling_factor=0.25, shift_factor=0.5)
+    image_vae.save_pretrained(tmp_path)
+    packed = PackedVAE.from_pretrained(str(tmp_path), kind="AutoencoderKL")
+    pictures = clip(1)
+    mode = image_vae.eval().encode(pictures[:, :, 0]).latent_dist.mode()
+    torch.testing.assert_close(packed.encode(pictures)[:, :2, 0], (mode - 0.5) * 0.25, atol=1e-5, rtol=0)
+
+
+def test_what_is_no_image_vae_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="Linear is not an image VAE"):
+        PackedVAE(nn.Linear(1, 1))
+    with pytest.raises(TokenizerError, match="not an image VAE"):
+        PackedVAE.from_pretrained("somewhere", kind="AutoencoderKLWan")
+
+
+def test_principal_components_are_the_best_linear_start() -> None:
+    """Blocks that vary in 6 ways only are given back exactly by 6 channels, from the start, at variance 1."""
+    vae = StackedVAE(6, patch=2, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    ways = torch.randn(6, 3, 4, 4)
+    strengths = torch.randn(8, 6, 4) * torch.arange(1.0, 7.0)[:, None]
+    still = torch.einsum("bkn,kchw->bcnhw", strengths, ways).repeat(1, 1, 1, 4, 4) + 0.3
+    pictures = torch.cat([still[:, :, :1], still.repeat_interleave(4, dim=2)], dim=2)
+    vae.start_from([pictures[:4], pictures[4:]])
+    raw = vae.encode_raw(pictures)
+    torch.testing.assert_close(vae.decode_raw(raw), pictures, atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(raw.std((0, 2, 3, 4)), torch.ones(6), atol=0.05, rtol=0)
+
+
+def test_too_few_clips_for_principal_components_are_refused() -> None:
+    vae = StackedVAE(6, patch=2, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    with pytest.raises(TokenizerError, match="do not vary in 6 ways"):
+        vae.start_from([torch.zeros(1, 3, 5, 8, 8)])
+
+
+def test_unequal_resolutions_are_refused() -> None:
+    with pytest.raises(TokenizerError, match="one entry per resolution"):
+        StackedVAE(4, patch=2, widths=(8, 8), encoder_blocks=(1,), decoder_blocks=(1, 1))

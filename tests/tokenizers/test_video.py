@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidchat.tokenizers.stacked import StackedVAE
+from vidchat.tokenizers.video import LatentStatistics, VideoTokenizer
+from vidchat.tokenizers.weights import TokenizerError
+
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "video_vae"
+
+
+@pytest.fixture
+def tokenizer() -> StackedVAE:
+    """A small one whose latents vary in scale from channel to channel."""
+    small = StackedVAE(6, patch=2, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    for value in small.parameters():
+        torch.nn.init.normal_(value, std=0.1)
+    return small
+
+
+def clip(pictures: int = 9, size: int = 16, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, pictures, size, size) * 2 - 1
+
+
+@pytest.mark.parametrize("pictures", [2, 4, 8, 16])
+def test_clips_that_are_not_4k_plus_1_are_refused(tokenizer: VideoTokenizer, pictures: int) -> None:
+    with pytest.raises(TokenizerError, match=r"4T\+1 pictures, got"):
+        tokenizer.encode(clip(pictures))
+
+
+def test_the_refusal_says_what_to_cut_to(tokenizer: VideoTokenizer) -> None:
+    with pytest.raises(TokenizerError, match="cut it to 13"):
+        tokenizer.encode(clip(16))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "match"),
+    [
+        (torch.zeros(1, 3, 5, 18, 16), "multiples of 4"),
+        (torch.zeros(1, 5, 3, 16, 16), "batch, 3, time"),
+        (torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8), "must be float"),
+    ],
+)
+def test_wrong_pictures_are_refused(tokenizer: VideoTokenizer, pictures: torch.Tensor, match: str) -> None:
+    with pytest.raises(TokenizerError, match=match):
+        tokenizer.encode(pictures)
+
+
+def test_wrong_latents_are_refused(tokenizer: VideoTokenizer) -> None:
+    with pytest.raises(TokenizerError, match="batch, 6, chunks"):
+        tokenizer.decode(torch.zeros(1, 5, 2, 4, 4))
+
+
+def test_latents_are_normalised_with_the_measured_statistics(tokenizer: VideoTokenizer) -> None:
+    pictures = clip(17, batch=4)
+    raw = tokenizer.encode_raw(pictures)
+    assert (raw.std((0, 2, 3, 4)) - 1).abs().max() > 0.2  # else there would be nothing to normalise
+    statistics = LatentStatistics(tokenizer.channels)
+    for part in raw.split(1):
+        statistics.update(part)
+    tokenizer.set_statistics(*statistics.mean_and_std())
+    latents = tokenizer.encode(pictures)
+    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(6), atol=1e-2, rtol=0)
+
+
+def test_decode_undoes_the_normalisation(tokenizer: VideoTokenizer) -> None:
+    """The wrong scale, or the mean added on the wrong side, changes the pictures."""
+    pictures = clip()
+    plain = tokenizer.decode(tokenizer.encode(pictures))
+    tokenizer.set_statistics(torch.linspace(-2, 2, 6), torch.linspace(0.3, 3, 6))
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(pictures)), plain, atol=1e-5, rtol=0)
+    assert (tokenizer.decode(tokenizer.encode_raw(pictures)) - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        (torch.zeros(5), torch.ones(5)),
+        (torch.zeros(6), torch.zeros(6)),
+        (torch.full((6,), float("nan")), torch.ones(6)),
+    ],
+)
+def test_impossible_statistics_are_refused(tokenizer: VideoTokenizer, mean: torch.Tensor, std: torch.Tensor) -> None:
+    with pytest.raises(TokenizerError, match="statistics"):
+        tokenizer.set_statistics(mean, std)
+
+
+def test_statistics_need_latents() -> None:
+    with pytest.raises(TokenizerError, match="no latents were seen"):
+        LatentStatistics(3).mean_and_std()
+
+
+def test_save_and_load_keep_tokens_statistics_and_fingerprint(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    tokenizer.set_statistics(torch.arange(6.0), torch.arange(1.0, 7.0))
+    tokenizer.save(tmp_path)
+    loaded = StackedVAE.load(tmp_path)
+    pictures = clip()
+    assert torch.equal(loaded.encode(pictures), tokenizer.encode(pictures))
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+    assert not loaded.training
+
+
+def test_the_fingerprint_covers_the_statistics(tokenizer: VideoTokenizer) -> None:
+    before = tokenizer.fingerprint()
+    tokenizer.set_statistics(torch.zeros(6), torch.full((6,), 2.0))
+    assert tokenizer.fingerprint() != before
+
+
+def test_another_class_is_refused(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    from vidchat.tokenizers.packed import PackedVAE
+
+    tokenizer.save(tmp_path)
+    with pytest.raises(TokenizerError, match="holds a StackedVAE, not a PackedVAE"):
+        PackedVAE.load(tmp_path)
+    with pytest.raises(TokenizerError, match="holds no tokenizer"):
+        StackedVAE.load(tmp_path / "nowhere")
+
+
+def test_the_shipped_latents_are_normalised_and_its_pictures_good() -> None:
+    """On drawn heads that it was not trained on; a wrong scale, mean or pairing of weights shows here."""
+    if not (SHIPPED / "model.safetensors").is_file():
+        pytest.skip("checkpoints/video_vae is not there")
+    np = pytest.importorskip("numpy")
+    from vidchat.data.synthetic.face import Pose, draw_face
+    from vidchat.data.synthetic.identity import random_identity
+
+    rng = np.random.default_rng(987)
+    heads = [random_identity(rng) for _ in range(24)]
+    frames = [[draw_face(head, Pose(mouth=n / 4), (96, 96)) for n in range(5)] for head in heads]
+    pictures = torch.from_numpy(np.array(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    tokenizer = StackedVAE.load(SHIPPED)
+    with torch.inference_mode():
+        latents = tokenizer.encode(pictures)
+        error = (tokenizer.decode(latents) - pictures).square().mean()
+    assert latents.shape == (24, tokenizer.channels, 2, 6, 6)
+    assert 0.7 < float(latents.std()) < 1.3
+    assert float(latents.mean().abs()) < 0.2
+    assert 10 * torch.log10(4 / error) > 23

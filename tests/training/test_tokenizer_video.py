@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from vidchat.tokenizers.stacked import StackedVAE
+from vidchat.training.schedule import OptimizerSettings
+from vidchat.training.tokenizer_video import VideoTokenizerModule, edge_distance, psnr, to_pictures
+
+
+class Squares(IterableDataset[dict[str, Tensor]]):
+    """Bright squares that move over coloured grounds; batch k is a function of k."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for k in range(10_000):
+            yield {"pictures": squares(k)}
+
+
+class SquaresModule(L.LightningDataModule):
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader(Squares(), batch_size=None)
+
+
+def squares(k: int, clips: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(k)
+    frames = torch.randint(0, 200, (clips, 1, 3, 1, 1), generator=generator).expand(-1, 5, -1, 16, 16).clone()
+    for clip in frames:
+        row, column = torch.randint(0, 8, (2,), generator=generator).tolist()
+        for n, picture in enumerate(clip):
+            picture[:, row : row + 4, column + n : column + n + 4] = 255
+    return frames.to(torch.uint8)
+
+
+def module(steps: int = 60, **settings: object) -> VideoTokenizerModule:
+    torch.manual_seed(0)
+    vae = StackedVAE(8, patch=2, widths=(16, 24), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    optimizer = OptimizerSettings(lr=2e-3, steps=steps, warmup=5, ema_decay=0.9)
+    defaults = {"start_batches": 8, "statistics_batches": 8, "half_precision": False}
+    return VideoTokenizerModule(vae, optimizer, **(defaults | settings))  # type: ignore[arg-type]
+
+
+def fit(trained: VideoTokenizerModule, steps: int, directory: Path) -> None:
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=directory,
+    )
+    trainer.fit(trained, datamodule=SquaresModule())
+
+
+def quality(vae: StackedVAE) -> float:
+    pictures = to_pictures(squares(99_999, clips=16))
+    with torch.inference_mode():
+        return float(psnr(vae.decode(vae.encode(pictures)), pictures))
+
+
+def test_training_improves_on_the_principal_components(tmp_path: Path) -> None:
+    start = module(steps=1)
+    start.network.start_from(to_pictures(squares(k)) for k in range(8))  # type: ignore[operator]
+    trained = module(steps=150, window=8)
+    fit(trained, 150, tmp_path)
+    trained.export(tmp_path / "export", {})
+    assert quality(StackedVAE.load(tmp_path / "export")) > quality(start.network) + 1  # type: ignore[arg-type]
+
+
+def test_the_exported_latents_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
+    trained = module(steps=10)
+    fit(trained, 10, tmp_path)
+    trained.export(tmp_path / "export", {})
+    latents = StackedVAE.load(tmp_path / "export").encode(torch.cat([to_pictures(squares(k)) for k in range(8)]))
+    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(8), atol=1e-2, rtol=0)
+
+
+def test_half_precision_is_what_the_file_holds(tmp_path: Path) -> None:
+    trained = module(steps=1, half_precision=True)
+    trained.export(tmp_path, {})
+    first = StackedVAE.load(tmp_path)
+    first.save(tmp_path / "again", torch.float16)
+    assert StackedVAE.load(tmp_path / "again").fingerprint() == first.fingerprint()
+
+
+def test_validation_leaves_the_statistics_alone() -> None:
+    trained = module().eval()
+    before = trained.network.latents_mean.clone(), trained.network.latents_std.clone()
+    trained.losses({"pictures": squares(0)})
+    assert torch.equal(trained.network.latents_mean, before[0])
+    assert torch.equal(trained.network.latents_std, before[1])
+
+
+def test_noise_on_the_latents_costs_quality() -> None:
+    """It is added after normalisation, so it cannot be made small by a larger scale of the latents."""
+
+    def measured(noise: float) -> float:
+        torch.manual_seed(3)
+        trained = module(noise=noise).eval()
+        trained.network.start_from([to_pictures(squares(k)) for k in range(8)])  # type: ignore[operator]
+        return float(trained.losses({"pictures": squares(1)})["psnr"])
+
+    assert measured(0.0) > measured(1.0) + 1
+
+
+def test_what_moves_counts_more() -> None:
+    """The same error costs more where pictures change."""
+    pictures = to_pictures(squares(0))
+    importance = module(moving_weight=10.0)._importance(pictures)
+    still = pictures.amax((1, 2)) == pictures.amin((1, 2)).clamp_min(-2)
+    moving = (pictures - pictures.mean(2, keepdim=True)).abs().amax((1, 2)) > 0.1
+    assert importance.min() == 1
+    assert importance[:, 0].amax(1)[moving].min() > 1.05
+    assert not (still & moving).any()
+
+
+def test_edge_distance_sees_edges_not_brightness() -> None:
+    error = torch.full((1, 3, 2, 16, 16), 0.5)
+    assert edge_distance(error) == 0
+    error[..., 8:] = 0.0
+    assert edge_distance(error) > 0.02
+
+
+@pytest.mark.parametrize(("error", "decibels"), [(2.0, 0.0), (0.2, 20.0), (0.02, 40.0)])
+def test_psnr_is_for_pictures_from_minus_1_to_1(error: float, decibels: float) -> None:
+    picture = torch.zeros(1, 3, 1, 4, 4)
+    assert psnr(picture + error, picture) == pytest.approx(decibels, abs=1e-3)
+
+
+def test_frames_become_pictures() -> None:
+    frames = torch.zeros(2, 5, 3, 4, 6, dtype=torch.uint8)
+    frames[:, 3] = 255
+    pictures = to_pictures(frames)
+    assert pictures.shape == (2, 3, 5, 4, 6)
+    assert pictures[:, :, 3].eq(1).all()
+    assert pictures[:, :, :3].eq(-1).all()

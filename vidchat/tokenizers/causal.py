@@ -1,0 +1,203 @@
+"""Causal video VAEs of diffusers behind the tokenizer interface.
+
+`AutoencoderKLWan` (2.1, and 2.2 with its patches) streams with the feature cache that its decoder takes: each chunk
+costs the same. LTX-Video with a causal decoder, Cosmos and HunyuanVideo 1.5 have no such cache: their stream decodes
+again all that has come so far, which is exact but costs more with every chunk. VAEs whose decoder looks ahead encode
+and decode whole clips, and refuse to stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import diffusers
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from torch import Tensor, nn
+
+from vidchat.tokenizers.video import VideoStream, VideoTokenizer
+from vidchat.tokenizers.weights import TokenizerError
+
+CAUSAL = ("AutoencoderKLWan", "AutoencoderKLLTXVideo", "AutoencoderKLCosmos", "AutoencoderKLHunyuanVideo15")
+"""Classes found causal, encoder and decoder, by changing later pictures and latents (LTX: if its config says so)."""
+LOOK_AHEAD = {
+    "AutoencoderKLHunyuanVideo": "its group norms and attention run over the whole clip",
+    "AutoencoderKLCogVideoX": "its group norms run over all pictures of a chunk",
+}
+"""Classes found not to be causal, and why."""
+
+WAN_STRIDE = 4
+
+
+class CausalVAE(VideoTokenizer):
+    """A video VAE of diffusers, whole clips in and out.
+
+    Args:
+        vae: One of `CAUSAL` or `LOOK_AHEAD`. Of its distributions, the mode is taken.
+    """
+
+    def __init__(self, vae: nn.Module) -> None:
+        kind = type(vae).__name__
+        if kind not in CAUSAL and kind not in LOOK_AHEAD:
+            raise TokenizerError(f"{kind} was not checked for causality; use one of {', '.join(CAUSAL)}")
+        settings = _config(vae)
+        stride, causal = _temporal_stride(vae), _look_ahead(vae) is None
+        super().__init__(_channels(settings), stride, _spatial_stride(vae), causal)
+        self.vae: Any = vae
+        if isinstance(vae, diffusers.AutoencoderKLWan) and stride != WAN_STRIDE:
+            raise TokenizerError(
+                f"AutoencoderKLWan encodes {WAN_STRIDE} pictures at a time, so its temporal stride must be that, not "
+                f"{stride}; set two of temperal_downsample"
+            )
+        self._take_statistics(settings)
+
+    @classmethod
+    def from_pretrained(cls, name: str, kind: str = "AutoencoderKLWan", subfolder: str | None = None) -> Self:
+        """Takes a VAE from the Hub or a local folder; its latents' statistics come with its configuration.
+
+        Args:
+            name: A Hub name or a folder, e.g. `Wan-AI/Wan2.1-T2V-1.3B-Diffusers`.
+            kind: Its class in diffusers.
+            subfolder: Where in the repository it lies, usually `vae`.
+        """
+        return cls(_class(kind).from_pretrained(name, subfolder=subfolder)).eval()
+
+    def _take_statistics(self, settings: dict[str, Any]) -> None:
+        """Per channel where the VAE has it, else from its one scaling factor."""
+        scale = float(settings.get("scaling_factor") or 1.0)
+        mean, std = self._statistic("latents_mean", 0.0), self._statistic("latents_std", 1.0)
+        self.set_statistics(mean, std / scale)
+
+    def _statistic(self, name: str, default: float) -> Tensor:
+        """(C,); LTX-Video has it as a buffer, the others in their configuration, Cosmos for several frames."""
+        values = getattr(self.vae, name, None)
+        if not isinstance(values, Tensor):
+            values = self.vae.config.get(name)
+        if values is None:
+            return torch.full((self.channels,), default)
+        found = torch.as_tensor(values).float().flatten()
+        if isinstance(self.vae, diffusers.AutoencoderKLCosmos) and len(found) % self.channels == 0:
+            return found.view(self.channels, -1).mean(1)
+        return found
+
+    def config(self) -> dict[str, Any]:
+        return {"kind": type(self.vae).__name__, "vae": _config(self.vae)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(_class(config["kind"]).from_config(config["vae"]))
+
+    def encode_raw(self, pictures: Tensor) -> Tensor:
+        encoded = self.vae.encode(pictures)
+        latents: Tensor = encoded.latent_dist.mode()
+        return latents
+
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        """See `VideoTokenizer`. Wan clamps what `decode` returns, so its decoder is called by the stream's loop."""
+        if isinstance(self.vae, diffusers.AutoencoderKLWan):
+            cache = WanCache(self.vae)
+            return torch.cat([cache.decode(latent) for latent in latents.split(1, dim=2)], dim=2)
+        pictures: Tensor = self.vae.decode(latents).sample
+        return pictures
+
+    def stream(self) -> VideoStream:
+        reason = _look_ahead(self.vae)
+        if reason is not None:
+            raise TokenizerError(
+                f"{type(self.vae).__name__} cannot stream: {reason}, so the pictures of a chunk need later latents; "
+                "decode whole clips with it, or take AutoencoderKLWan"
+            )
+        return WanStream(self) if isinstance(self.vae, diffusers.AutoencoderKLWan) else PrefixStream(self)
+
+
+class WanCache:
+    """What Wan's decoder carries from one latent to the next: the last pictures each convolution has seen.
+
+    `AutoencoderKLWan.decode` keeps the same list on the module, where two streams would share it.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self.vae = vae
+        self.features: list[Any] = [None] * vae._cached_conv_counts["decoder"]
+        self.started = False
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The next raw latent (B, C, 1, h, w) -> its pictures (B, 3, 1 or 4, H, W), not clamped."""
+        pictures = self.vae.decoder(
+            self.vae.post_quant_conv(latent),
+            feat_cache=self.features,
+            feat_idx=[0],
+            first_chunk=not self.started,
+        )
+        self.started = True
+        patch = self.vae.config.patch_size
+        return pictures if patch is None else unpatchify(pictures, patch_size=patch)
+
+
+class WanStream(VideoStream):
+    """Streams Wan with a cache of its own."""
+
+    def __init__(self, tokenizer: CausalVAE) -> None:
+        self.tokenizer = tokenizer
+        self.cache = WanCache(tokenizer.vae)
+
+    def push(self, latents: Tensor) -> Tensor:
+        self.tokenizer.check_latents(latents)
+        raw = self.tokenizer.denormalise(latents).split(1, dim=2)
+        return torch.cat([self.cache.decode(latent) for latent in raw], dim=2).clamp(-1, 1)
+
+
+class PrefixStream(VideoStream):
+    """Streams a causal decoder without a cache: decodes everything so far, returns what is new."""
+
+    def __init__(self, tokenizer: CausalVAE) -> None:
+        self.tokenizer = tokenizer
+        self.latents: Tensor | None = None
+        self.given = 0
+
+    def push(self, latents: Tensor) -> Tensor:
+        self.latents = latents if self.latents is None else torch.cat([self.latents, latents], dim=2)
+        pictures = self.tokenizer.decode(self.latents)[:, :, self.given :]
+        self.given += pictures.shape[2]
+        return pictures
+
+
+def _class(kind: str) -> Any:
+    if kind not in CAUSAL and kind not in LOOK_AHEAD:
+        raise TokenizerError(f"{kind} is not a video VAE that was checked; use one of {', '.join(CAUSAL)}")
+    return getattr(diffusers, kind)
+
+
+def _config(vae: Any) -> dict[str, Any]:
+    return {name: value for name, value in dict(vae.config).items() if not name.startswith("_")}
+
+
+def _look_ahead(vae: Any) -> str | None:
+    """Why this VAE's decoder needs later latents, or `None`."""
+    if type(vae).__name__ == "AutoencoderKLLTXVideo" and not vae.config.decoder_causal:
+        return "its configuration has decoder_causal=false"
+    return LOOK_AHEAD.get(type(vae).__name__)
+
+
+def _channels(settings: dict[str, Any]) -> int:
+    return int(settings["z_dim"] if "z_dim" in settings else settings["latent_channels"])
+
+
+def _temporal_stride(vae: Any) -> int:
+    settings = _config(vae)
+    if "temperal_downsample" in settings:  # Wan; the spelling is theirs
+        return int(2 ** sum(settings["temperal_downsample"]))
+    return int(settings.get("temporal_compression_ratio") or vae.temporal_compression_ratio)
+
+
+def _spatial_stride(vae: Any) -> int:
+    """Pixels per latent position; Wan's own attribute stays 8 whatever its shape, so it is counted."""
+    settings = _config(vae)
+    if "dim_mult" in settings:
+        return int((settings["patch_size"] or 1) * 2 ** (len(settings["dim_mult"]) - 1))
+    if settings.get("spatial_compression_ratio"):
+        return int(settings["spatial_compression_ratio"])
+    own = getattr(vae, "spatial_compression_ratio", None)
+    return int(own or 2 ** (len(settings["block_out_channels"]) - 1))
+
+
