@@ -23,7 +23,8 @@ from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.metrics import read_metrics
 
 REPOSITORY = Path(__file__).parents[1]
-SMALL = "{_target_: vidchat.model.transformer.Shape, width: 16, layers: 2, heads: 2, kv_heads: 2, head_dim: 8, mlp_width: 16}"
+SHAPE = "width: 16, layers: 2, heads: 2, kv_heads: 2, head_dim: 8, mlp_width: 16"
+SMALL = f"{{_target_: vidchat.model.transformer.Shape, {SHAPE}}}"
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +132,14 @@ def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
         (["audio_codec._target_=vidchat.tokenizers.stacked.StackedVAE.load"], "holds a StftCodec, not a StackedVAE"),
         (["init_from={folder}/video_vae"], "a tokenizer's folder"),
         (["init_from={folder}/dialogues.jsonl"], "not a readable checkpoint"),
+        (["+model.flow.widht=3"], "unexpected keyword argument 'widht'"),
+        (["condition.text=answer", "+model.colour=red"], "unexpected keyword argument 'colour'"),
         (["stage.branch=multi_turn"], "no dialogue of the split 'train'"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(folder: Path, tmp_path: Path, overrides: list[str], told: str) -> None:
     words = [word.format(folder=folder) for word in overrides]
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 (of any kind)
+    with pytest.raises(Exception) as caught:
         train_script.train(config(folder, tmp_path / "out", "sft_dyadic", *words))
     message = plain_message(caught.value)
     assert message is not None, caught.value

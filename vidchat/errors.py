@@ -13,8 +13,11 @@ def plain_message(error: BaseException) -> str | None:
     it calls), is a sentence that says what is wrong, where, and what to do. What an object raises while Hydra builds it
     counts as raised by the object.
     """
+    built = False
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
-        error = error.__cause__
+        error, built = error.__cause__, True
+    if built and isinstance(error, TypeError) and " argument" in str(error):
+        return f"a key of the config is wrong or lacking: {error}"
     if type(error).__module__.startswith("vidchat."):
         return str(error)
     frames = list(_frames(error.__traceback__))
