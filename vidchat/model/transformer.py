@@ -69,8 +69,8 @@ class Attention(nn.Module):
         cache: KeyValueCache | None,
         layer: int,
     ) -> Tensor:
-        queries = rotate(self.q_norm(self._split(self.q_proj(x), self.heads).float()), angles)
-        keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads).float()), angles)
+        queries = rotate(self.q_norm(self._split(self.q_proj(x), self.heads).to(self.q_norm.weight.dtype)), angles)
+        keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads).to(self.k_norm.weight.dtype)), angles)
         values = self._split(self.v_proj(x), self.kv_heads)
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if cache is not None:
@@ -165,6 +165,7 @@ class Transformer(nn.Module):
             (B, N, D), normalised.
         """
         angles = self.angles(positions)
+        x = x.to(self.norm.weight.dtype)  # under autocast the residual stream stays in full precision
         if cache is not None and mask is None:
             mask = cache.key_mask(x.shape[1])
         for index, block in enumerate(self.layers):
