@@ -36,7 +36,7 @@ class VideoTokenizerModule(TrainingModule):
         seed: int = 0,
         noise: float = 0.15,
         edge_weight: float = 1.0,
-        motion_weight: float = 2.0,
+        motion_weight: float = 8.0,
         moving_weight: float = 20.0,
         window: int | None = None,
         start_batches: int = 48,
@@ -60,7 +60,7 @@ class VideoTokenizerModule(TrainingModule):
             momentum: How fast the statistics used in training follow the latents.
             half_precision: Exports the weights in half precision, for a small file.
         """
-        super().__init__(tokenizer, optimizer, seed)
+        super().__init__(tokenizer.train(), optimizer, seed)
         self.noise, self.moving_weight = noise, moving_weight
         self.edge_weight, self.motion_weight = edge_weight, motion_weight
         self.start_batches, self.statistics_batches = start_batches, statistics_batches
@@ -77,7 +77,8 @@ class VideoTokenizerModule(TrainingModule):
             self._follow(raw.detach())
         latents = self.network.normalise(raw)
         level = self.noise * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
-        output = self.network.decode_raw(latents + level * torch.randn_like(latents)).float()
+        noisy = latents + level * torch.randn_like(latents)
+        output = self.network.decode_raw(self.network.denormalise(noisy)).float()
         error = output - pictures
         parts = {
             "pixels": (self._importance(pictures) * error.abs()).mean(),
