@@ -6,12 +6,13 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.training.schedule import OptimizerSettings
-from vidchat.training.tokenizer_video import VideoTokenizerModule, edge_distance, psnr, to_pictures
+from vidchat.training.tokenizer_video import PictureSamples, VideoTokenizerModule, edge_distance, psnr, to_pictures
 
 
 class Squares(IterableDataset[dict[str, Tensor]]):
@@ -45,7 +46,9 @@ def module(steps: int = 60, **settings: object) -> VideoTokenizerModule:
     return VideoTokenizerModule(vae, optimizer, **(defaults | settings))  # type: ignore[arg-type]
 
 
-def fit(trained: VideoTokenizerModule, steps: int, directory: Path) -> None:
+def fit(
+    trained: VideoTokenizerModule, steps: int, directory: Path, callbacks: list[L.Callback] | None = None
+) -> None:
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -55,6 +58,7 @@ def fit(trained: VideoTokenizerModule, steps: int, directory: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=directory,
+        callbacks=callbacks,
     )
     trainer.fit(trained, datamodule=SquaresModule())
 
@@ -97,6 +101,14 @@ def test_validation_leaves_the_statistics_alone() -> None:
     trained.losses({"pictures": squares(0)})
     assert torch.equal(trained.network.latents_mean, before[0])
     assert torch.equal(trained.network.latents_std, before[1])
+
+
+def test_samples_are_pictures_above_their_round_trip(tmp_path: Path) -> None:
+    fit(module(steps=4), 4, tmp_path, [PictureSamples(every=2, columns=3)])
+    sheets = sorted((tmp_path / "pictures").iterdir())
+    assert [sheet.name for sheet in sheets] == ["0000002.png", "0000004.png"]
+    with Image.open(sheets[0]) as sheet:
+        assert sheet.size == (3 * 16, 2 * 16)
 
 
 def test_noise_on_the_latents_costs_quality() -> None:

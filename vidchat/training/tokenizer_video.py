@@ -14,7 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -144,6 +146,43 @@ class VideoTokenizerModule(TrainingModule):
         """Writes the tokenizer with its averaged weights and its latents' statistics."""
         with self.ema.swapped():
             self.network.save(directory, torch.float16 if self.half_precision else None)
+
+
+class PictureSamples(L.Callback):
+    """Writes pictures above their round trip every N steps, as a file and to TensorBoard and wandb."""
+
+    def __init__(self, every: int, columns: int = 9) -> None:
+        """
+        Args:
+            every: Optimizer steps between samples.
+            columns: Pictures shown of the batch's first clip.
+        """
+        self.every, self.columns = every, columns
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, VideoTokenizerModule)
+        if trainer.fit_loop._should_accumulate() or trainer.global_step % self.every or not trainer.is_global_zero:
+            return
+        pictures = to_pictures(batch["pictures"][:1])
+        with torch.no_grad(), pl_module.ema.swapped():
+            network = pl_module.network
+            output = network.decode(network.normalise(network.encode_raw(pictures).float())).float()
+        self._write(trainer, torch.cat([pictures, output], dim=3)[0, :, : self.columns])
+
+    def _write(self, trainer: L.Trainer, pictures: Tensor) -> None:
+        """Pictures (3, n, H, W), side by side."""
+        sheet = ((torch.cat(list(pictures.unbind(1)), dim=2) + 1) * 127.5).round().byte().cpu()
+        path = Path(trainer.default_root_dir) / "pictures" / f"{trainer.global_step:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)
+        for logger in trainer.loggers:
+            board = getattr(logger, "experiment", None)
+            if hasattr(logger, "log_image"):  # wandb
+                logger.log_image("pictures", [str(path)], step=trainer.global_step)
+            elif board is not None and hasattr(board, "add_image"):  # TensorBoard
+                board.add_image("pictures", sheet, trainer.global_step)
 
 
 def to_pictures(frames: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""How well a video tokenizer gives back a folder's test clips: PSNR of the picture, the mouth and the eyes.
+
+    python benchmarks/video_tokenizer.py --root outputs/data/dyads --strip outputs/round_trip.png
+
+Beside the round trip: the same with noise on the latents, which is what a generator's errors look like, and the mean
+picture of each clip, which is what a tokenizer without motion would give. Prints a table and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vidchat.data.folder import read_dialogues
+from vidchat.data.media import read_clip
+from vidchat.tokenizers.stacked import StackedVAE
+from vidchat.tokenizers.video import VideoTokenizer
+from vidchat.training.tokenizer_video import psnr, to_pictures
+
+# Rows and columns, as shares of the picture, where drawn heads have them.
+REGIONS = {"all": (0.0, 1.0, 0.0, 1.0), "mouth": (0.56, 0.77, 0.35, 0.65), "eyes": (0.40, 0.58, 0.29, 0.71)}
+
+
+def read_pictures(root: Path, split: str, clips: int, first: int, pictures: int, size: tuple[int, int]) -> Tensor:
+    """(B, 3, n, H, W), from clips spread evenly over the split."""
+    found = [turn.clip for dialogue in read_dialogues(root) if dialogue.split == split for turn in dialogue.turns]
+    chosen = found[:: max(1, len(found) // clips)][:clips]
+    media = [read_clip(clip, fps=25, size=size, sample_rate=16000, audio=False).pictures for clip in chosen]
+    return to_pictures(torch.stack([frames[first : first + pictures] for frames in media]))
+
+
+def measure(output: Tensor, pictures: Tensor) -> dict[str, float]:
+    """PSNR in dB by region."""
+    height, width = pictures.shape[-2:]
+    cuts = {
+        name: (..., slice(round(t * height), round(b * height)), slice(round(le * width), round(r * width)))
+        for name, (t, b, le, r) in REGIONS.items()
+    }
+    return {name: round(float(psnr(output[cut], pictures[cut])), 2) for name, cut in cuts.items()}
+
+
+@torch.inference_mode()
+def rows(tokenizer: VideoTokenizer, pictures: Tensor, noise: list[float]) -> dict[str, Tensor]:
+    """What is compared with the pictures, by name."""
+    latents = tokenizer.encode(pictures)
+    print(f"latents: mean {latents.mean():.3f}, standard deviation {latents.std():.3f}, {tuple(latents.shape)}")
+    made = {"mean picture of the clip": pictures.mean(2, keepdim=True).expand_as(pictures)}
+    for level in noise:
+        made[f"round trip, noise {level:g}"] = tokenizer.decode(latents + level * torch.randn_like(latents))
+    return made
+
+
+def write_strip(path: Path, rows: list[Tensor], clips: int = 6, columns: int = 8, scale: int = 2) -> None:
+    """One picture: for each clip, a line for each of `rows`, every third picture."""
+    lines = [
+        torch.cat(list(row[clip, :, :: max(1, row.shape[2] // columns)][:, :columns].unbind(1)), dim=2)
+        for clip in range(min(clips, len(rows[0])))
+        for row in rows
+    ]
+    array = ((torch.cat(lines, dim=1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(array)
+    image.resize((image.width * scale, image.height * scale)).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--directory", type=Path, default=Path("checkpoints/video_vae"))
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--clips", type=int, default=60)
+    parser.add_argument("--size", type=int, nargs=2, default=[96, 96])
+    parser.add_argument("--strip", type=Path)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    pictures = read_pictures(given.root, given.split, given.clips, 8, 25, (given.size[0], given.size[1]))
+    made = rows(StackedVAE.load(given.directory), pictures, [0.0, 0.1, 0.2, 0.3])
+    table = {name: measure(output, pictures) for name, output in made.items()}
+    print(f"{'PSNR in dB of ' + str(len(pictures)) + ' clips':32}" + "".join(f"{region:>8}" for region in REGIONS))
+    for name, values in table.items():
+        print(f"{name:32}" + "".join(f"{value:8.2f}" for value in values.values()))
+    if given.json:
+        given.json.write_text(json.dumps(table, indent=2))
+    if given.strip:
+        write_strip(given.strip, [pictures, made["round trip, noise 0"], made["round trip, noise 0.2"]])
+
+
+if __name__ == "__main__":
+    main()
