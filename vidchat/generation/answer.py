@@ -97,12 +97,13 @@ def read_question(release: Release, question: Question, device: torch.device | s
     switches = release.responder.conditions.switches
     picture = read_picture(question.reference, release.size)
     with torch.no_grad():
-        latents = release.video_vae.encode(_scaled(picture[None]).to(device)).transpose(1, 2)
-        batch = ChunkBatch(latents, torch.ones(1, 0, dtype=torch.bool, device=device))
+        reference = release.video_vae.encode(_scaled(picture[None]).to(device)).transpose(1, 2)
+        batch = ChunkBatch(reference, torch.ones(1, 0, dtype=torch.bool, device=device))
         if switches.turns and question.initiator is not None:
             media = _read(release, question.initiator, sound=release.responder.depth is not None)
-            batch.turn_latents, batch.turn_codes = _encode(release, media, question.initiator, device)
-            batch.turn_roles = torch.zeros(batch.turn_latents.shape[:2], dtype=torch.long, device=device)
+            latents, batch.turn_codes = _encode(release, media, question.initiator, device)
+            batch.turn_latents = latents
+            batch.turn_roles = torch.zeros(latents.shape[:2], dtype=torch.long, device=device)
             batch.turn_mask = torch.ones_like(batch.turn_roles, dtype=torch.bool)
         if switches.voice:
             batch.voice_codes, batch.voice_mask = _voice(release, question.voice, device)
@@ -183,8 +184,8 @@ def _voice(release: Release, path: Path | None, device: torch.device | str) -> t
     shape = release.responder.code_shape
     if path is None or shape is None:
         frames, books = (shape.frames, shape.codebooks) if shape else (0, 0)
-        codes = torch.zeros(1, 1, frames, books, dtype=torch.long, device=device)
-        return codes, torch.zeros(1, 1, dtype=torch.bool, device=device)
-    codes = _encode(release, _read(release, path), path, device)[1]
-    assert codes is not None
+        nothing = torch.zeros(1, 1, frames, books, dtype=torch.long, device=device)
+        return nothing, torch.zeros(1, 1, dtype=torch.bool, device=device)
+    _, codes = _encode(release, _read(release, path), path, device)
+    assert codes is not None, "a responder with codes has a depth transformer"
     return codes, torch.ones(codes.shape[:2], dtype=torch.bool, device=device)
