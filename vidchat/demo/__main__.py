@@ -22,7 +22,7 @@ from vidchat.demo.page import Shown, draw_losses, write_page
 from vidchat.dialogue import Dialogue
 
 ROOT = Path(__file__).parents[2]
-STAGES = {"pretrain_visual": 120, "pretrain_av": 280, "sft_dyadic": 320}  # optimizer steps, times --longer
+STAGES = {"pretrain_visual": 60, "pretrain_av": 240, "sft_dyadic": 420}  # optimizer steps, times --longer
 SHIPPED = ROOT / "checkpoints" / "demo"
 console = Console()
 
@@ -68,7 +68,9 @@ def demo(
     stages = train_stages(output, data, longer, override or [])
     console.rule("answering")
     every = read_dialogues(data)
-    answers = Answers(output, [d for d in every if d.split == "train"][:40], [d for d in every if d.split == "test"])
+    answers = Answers(
+        output, [d for d in every if d.split == "train"][:40], [d for d in every if d.split == "test"][:24]
+    )
     releases = {"just trained": stages[-1] / "release"}
     if (SHIPPED / "config.yaml").is_file():
         releases["shipped"] = SHIPPED

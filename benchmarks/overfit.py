@@ -1,0 +1,100 @@
+"""Does the model learn one pair by heart? Trains on a single dialogue and compares its answer with the truth.
+
+    python benchmarks/overfit.py --initiator A.mp4 --responder B.mp4 [--steps 600] [--output outputs/overfit]
+
+Prints, in dB and shares: how near the generated clip and the tokenizers' round trip of the true answer come to the
+truth, how near they come to each other, and how many of the generated codes are the true ones. No picture is published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidchat.data.media import read_clip
+from vidchat.dialogue import Clip
+from vidchat.generation.answer import Question, answer, read_question, to_bytes
+from vidchat.generation.stream import GenerationSettings
+from vidchat.model.depth import CodeSampling
+from vidchat.model.responder import ChunkSampling
+from vidchat.release import load_release
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_pair(folder: Path, initiator: Path, responder: Path) -> None:
+    """A folder data set of one dialogue, in every split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(initiator, folder / "a.mp4")
+    shutil.copyfile(responder, folder / "b.mp4")
+    turns = [
+        {"role": "initiator", "speaker": "a", "clip": "a.mp4"},
+        {"role": "responder", "speaker": "b", "clip": "b.mp4"},
+    ]
+    lines = [json.dumps({"id": split, "split": split, "turns": turns}) for split in ("train", "val")]
+    (folder / "dialogues.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Of uint8 pictures, over their common length, in dB."""
+    length = min(len(a), len(b))
+    error = (a[:length].float() - b[:length].float()).square().mean()
+    return float(10 * torch.log10(255**2 / error))
+
+
+def measure(release_folder: Path, pair: Path, output: Path) -> dict[str, float]:
+    """Answer the pair's initiator and compare."""
+    release = load_release(release_folder)
+    clock = release.clock
+    truth = read_clip(Clip(pair / "b.mp4", "b"), fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
+    chunks = min(clock.chunks(len(truth.pictures)), 14)
+    pictures = truth.pictures[: clock.pictures(chunks)]
+    with torch.no_grad():
+        latents = release.video_vae.encode((pictures.float() / 127.5 - 1).transpose(0, 1)[None])
+        round_trip = to_bytes(release.video_vae.decode(latents)[0].transpose(0, 1))[1:]
+        first = clock.sample_rate // clock.fps
+        codes = release.audio_codec.encode(truth.waveform[None, first : first + clock.samples(chunks)])
+    sampling = ChunkSampling(sets=6, flow_steps=10, temperature=0.5, codes=CodeSampling(temperature=0))
+    batch = read_question(release, Question(reference=pair / "b.mp4", initiator=pair / "a.mp4"))
+    made = list(answer(release, batch, GenerationSettings(chunks=chunks, sampling=sampling), output / "answer.mp4"))
+    generated = torch.cat([to_bytes(chunk.pictures[0].transpose(0, 1)) for chunk in made])
+    drawn = torch.cat([chunk.codes for chunk in made if chunk.codes is not None], dim=1)
+    still = pictures[:1].expand_as(pictures[1:])
+    return {
+        "psnr of the still reference to the truth": psnr(still, pictures[1:]),
+        "psnr of the round trip to the truth": psnr(round_trip, pictures[1:]),
+        "psnr of the generated clip to the truth": psnr(generated, pictures[1:]),
+        "psnr of the generated clip to the round trip": psnr(generated, round_trip),
+        "share of generated codes that are the true ones": float((drawn == codes).float().mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--initiator", type=Path, required=True)
+    parser.add_argument("--responder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "overfit")
+    parser.add_argument("overrides", nargs="*", help="more settings for train.py")
+    args = parser.parse_args()
+    output = args.output.resolve()
+    make_pair(output / "data", args.initiator, args.responder)
+    command = [sys.executable, "train.py", "stage=sft_dyadic", "data=folder", f"data.root={output / 'data'}"]
+    command += [f"output_dir={output / 'run'}", f"stage.steps={args.steps}", "data.batch_size=2", "data.max_chunks=14"]
+    command += ["stage.optimizer.lr=1e-3", "model.noise=null", "condition.drop=0", "callbacks={}", "logger=none"]
+    subprocess.run([*command, "trainer.val_check_interval=100000", *args.overrides], cwd=ROOT, check=True)
+    result = measure(output / "run" / "release", output / "data", output)
+    (output / "overfit.json").write_text(json.dumps(result, indent=1))
+    for name, value in result.items():
+        print(f"{name:50} {value:.2f}" if "psnr" not in name else f"{name:50} {value:.1f} dB")
+
+
+if __name__ == "__main__":
+    main()
