@@ -104,8 +104,8 @@ class ChunkClock:
         if self.frames.denominator != 1:
             raise ClockError(
                 f"the video tokenizer makes {float(self.chunks_per_second):g} chunks/s ({self.fps} fps / stride "
-                f"{self.temporal_stride}) and the audio codec {self.sample_rate / self.hop:g} frames/s, so a chunk would "
-                f"hold {float(self.frames):g} codec frames; choose a pair whose rates divide"
+                f"{self.temporal_stride}) and the audio codec {self.sample_rate / self.hop:g} frames/s, so a chunk "
+                f"would hold {float(self.frames):g} codec frames; choose a pair whose rates divide"
             )
 
     @property
