@@ -46,7 +46,7 @@ def test_from_files_to_a_file(release, files, tmp_path):
 
 
 def test_the_initiator_s_latents_and_codes_span_the_same_time(release, tmp_path):
-    """Latents of pictures 4(t-1)+1 .. 4t stand beside the codes of just that time: a flash and a click share a chunk."""
+    """Latents of pictures 4(t-1)+1 .. 4t stand beside the codes of just that time: flash and click share a chunk."""
     pictures = torch.zeros(41, 3, 16, 16, dtype=torch.uint8)
     waveform = torch.zeros(41 * 640)
     quiet = tmp_path / "quiet.mp4"
