@@ -163,6 +163,7 @@ def export_release(
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in responder.state_dict().items()}
     unfinished = folder / f".{WEIGHTS_FILE}.tmp"
     save_file(tensors, unfinished, metadata={"format": "pt", "kind": "responder"})
+    unfinished.chmod(0o644)  # safetensors writes for its owner alone
     os.replace(unfinished, folder / WEIGHTS_FILE)
     unfinished = folder / f".{CONFIG_FILE}.tmp"
     OmegaConf.save(OmegaConf.create(kept), unfinished, resolve=True)
