@@ -1,8 +1,8 @@
 """Media files to tensors at the working rates, with picture and sound aligned by their timestamps.
 
-Containers disagree about where time begins: MPEG-TS starts late, AAC is preceded by priming samples, recorders drop
-pictures. So nothing here counts frames: picture 0's timestamp is the origin, and every later picture and sample goes
-where its own timestamp says.
+Containers disagree about where time begins: MPEG-TS starts late, AAC is preceded by priming samples (in a fragmented
+mp4, followed by a gap in time), recorders drop pictures. So nothing here counts frames: picture 0's timestamp is the
+origin, and every later picture and sample goes where its own timestamp says.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from vidchat.data.boxes import has_edit_list
 from vidchat.data.pictures import at_instants, fill
-from vidchat.data.sound import edges, lay_out, mix_to_mono, resample
+from vidchat.data.sound import edges, lay_out, mix_to_mono, resample, to_float
 from vidchat.data.writer import ClipWriter, write_clip
 from vidchat.dialogue import Clip
 
 __all__ = ["ClipWriter", "Media", "MediaError", "length_of", "read_clip", "read_picture", "write_clip"]
 
 SEEK_MARGIN = 1.0  # seconds decoded and thrown away before a span, so that decoders are warmed up
-AAC_PRIMING = 1024  # samples that an AAC encoder puts before the first
 PLAYLISTS = {"hls", "concat", "dash", "imf"}  # files that name other files
 MISSING = {
     "video": "has no picture track; give a video of the person",
@@ -90,10 +88,10 @@ def read_clip(
     if audio:
         with _open(clip.path) as container:
             _stream(container, "audio", clip.path)  # before the pictures' long work
-    origins = _origins(clip.path)
-    pictures = _read_pictures(clip, origins["video"], fps, size, max_seconds)
+    origin = _origin(clip.path)
+    pictures = _read_pictures(clip, origin, fps, size, max_seconds)
     length = round(len(pictures) * sample_rate / fps)
-    sound = _read_sound(clip, origins["audio"], length, sample_rate) if audio else np.zeros(length, np.float32)
+    sound = _read_sound(clip, origin, length, sample_rate) if audio else np.zeros(length, np.float32)
     return Media(torch.from_numpy(pictures), torch.from_numpy(sound), fps, sample_rate)
 
 
@@ -152,30 +150,19 @@ def _read_sound(clip: Clip, origin: float, length: int, sample_rate: int) -> np.
 
 def _mono(frames: Iterable[tuple[float, Any, Any]]) -> Iterator[tuple[float, np.ndarray]]:
     """Decoded sound frames of any sample format and layout as float mono."""
-    planar = av.AudioResampler(format="fltp")
     for time, frame, _ in frames:
-        for part in planar.resample(frame):
-            yield time, mix_to_mono(part.to_ndarray(), [channel.name for channel in part.layout.channels])
+        samples, names = frame.to_ndarray(), [channel.name for channel in frame.layout.channels]
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, len(names)).T
+        yield time, mix_to_mono(to_float(samples), names)
 
 
-def _origins(path: Path) -> dict[str, float]:
-    """When picture 0 is shown, and when its sound is heard, on the container's clock as each track tells it.
-
-    The two are one number, except in an mp4 without an edit list (fragmented, say): there the delays that encoders
-    add (reordered pictures; AAC's priming) stand in the timestamps, and each track has its own.
-    """
-    with _open(path) as container:
-        stream = _stream(container, "video", path)
-        packet = next(p for p in container.demux(stream))
-        decoding_starts = float((packet.dts or 0) * (packet.time_base or 0))
-        sound = container.streams.audio[0] if container.streams.audio else None
-        untold = "mp4" in container.format.name and not has_edit_list(path)
-        priming = AAC_PRIMING / sound.rate if sound is not None and sound.codec_context.name == "aac" else 0.0
+def _origin(path: Path) -> float:
+    """When picture 0 is shown, in seconds of the container's clock."""
     with closing(_frames(path, "video", None)) as frames:
-        first = next(frames, None)
-    if first is None:
-        raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
-    return {"video": first[0], "audio": decoding_starts + priming if untold else first[0]}
+        for time, _, _ in frames:
+            return time
+    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
 
 
 def _frames(path: Path, kind: str, begin: float | None) -> Generator[tuple[float, Any, Any], None, None]:

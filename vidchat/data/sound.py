@@ -15,6 +15,15 @@ WEIGHTS = {"FC": 1.0, "BL": 0.5, "BR": 0.5, "SL": 0.5, "SR": 0.5, "BC": 0.5, "LF
 FRONT = 0.7071
 
 
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """Samples of any format to float32 in [-1, 1]."""
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if np.issubdtype(samples.dtype, np.integer):
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    return samples.astype(np.float32)
+
+
 def mix_to_mono(samples: np.ndarray, names: list[str]) -> np.ndarray:
     """(channels, n) to (n,), weighted by the channels' places and normalised so that nothing clips."""
     if len(names) == 1:

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from vidchat.data.endless import Draw, Endless, EndlessDataModule, Fixed, generator_for
+from vidchat.data.folder import FolderError
+
+
+def make(draws: list[Draw]) -> list[tuple[int, float]]:
+    return [(index, float(torch.rand((), generator=generator))) for index, generator in draws]
+
+
+def batches(start: int, workers: int, count: int, rank: int = 0, ranks: int = 1, size: int = 3) -> list[Any]:
+    stream = Endless(make, 10, size, seed=1, start=start, rank=rank, ranks=ranks)
+    loader: DataLoader = DataLoader(stream, batch_size=None, num_workers=workers)
+    return list(islice(iter(loader), count))
+
+
+def test_resuming_at_k_gives_the_batches_of_an_unbroken_run_for_any_number_of_workers() -> None:
+    unbroken = batches(0, 0, 12)
+    assert len({tuple(batch[0]) for batch in unbroken}) > 6  # they differ at all
+    for workers in (0, 1, 2):
+        assert batches(0, workers, 12) == unbroken
+        assert batches(5, workers, 7) == unbroken[5:]
+    assert batches(5, 3, 7) == unbroken[5:]
+
+
+def test_ranks_share_every_global_batch() -> None:
+    whole = batches(0, 0, 6, size=4)
+    shares = [batches(0, rank, 6, rank=rank, ranks=2, size=2) for rank in (0, 1)]
+    assert [first + second for first, second in zip(*shares, strict=True)] == whole
+
+
+def test_every_epoch_holds_each_item_once_in_another_order() -> None:
+    drawn = [index for batch in batches(0, 0, 10, size=2) for index, _ in batch]
+    epochs = [drawn[:10], drawn[10:]]
+    assert [Counter(epoch) for epoch in epochs] == [Counter(range(10))] * 2
+    assert epochs[0] != epochs[1]
+    other = [index for batch in islice(Endless(make, 10, 2, seed=2), 5) for index, _ in batch]
+    assert other != epochs[0]
+
+
+def test_choices_differ_between_epochs_and_depend_on_the_place_alone() -> None:
+    values = [value for batch in batches(0, 0, 20, size=1) for _, value in batch]
+    assert len(set(values)) == 20
+    assert generator_for(1, "a").initial_seed() == generator_for(1, "a").initial_seed()
+    assert generator_for(1, "a").initial_seed() != generator_for(1, "b").initial_seed()
+
+
+def test_fixed_batches_are_all_items_in_order_drawn_alike() -> None:
+    fixed = Fixed(make, 5, 2, seed=0)
+    assert [[index for index, _ in fixed[k]] for k in range(len(fixed))] == [[0, 1], [2, 3], [4]]
+    assert [fixed[k] for k in range(3)] == [fixed[k] for k in range(3)]
+    with pytest.raises(IndexError):
+        fixed[3]
+
+
+class Numbers(EndlessDataModule):
+    def setup(self, stage: str | None = None) -> None:
+        def tensors(draws: list[Draw]) -> torch.Tensor:
+            return torch.tensor([index for index, _ in draws], dtype=torch.float32)
+
+        self.train, self.val = (tensors, 10), (tensors, 4)
+
+
+class Recorder(L.LightningModule):
+    """Remembers the batches it was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.seen: list[list[float]] = []
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch.tolist())
+        return (self.weight * batch).mean()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(steps: int, workers: int, resume: str | None = None, save: str | None = None) -> list[list[float]]:
+    module, data = Recorder(), Numbers(batch_size=3, seed=5, num_workers=workers)
+    trainer = L.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accumulate_grad_batches=2, val_check_interval=3, check_val_every_n_epoch=None,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    assert data.consumed == 2 * steps  # prefetched and validation batches do not count
+    if save is not None:
+        trainer.save_checkpoint(save)
+    return module.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_resumes_with_the_next_batch(tmp_path: Any) -> None:
+    unbroken = fit(6, workers=0)
+    before = fit(3, workers=2, save=str(tmp_path / "a.ckpt"))
+    after = fit(6, workers=0, resume=str(tmp_path / "a.ckpt"))
+    assert before + after == unbroken
+
+
+def test_a_checkpoint_of_other_batches_is_refused() -> None:
+    state = Numbers(batch_size=3, seed=5).state_dict()
+    with pytest.raises(ValueError, match=r"data\.batch_size=3"):
+        Numbers(batch_size=4, seed=5).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"data\.seed=5"):
+        Numbers(batch_size=3, seed=6).load_state_dict(state)
+
+
+def test_missing_splits_are_told() -> None:
+    empty = EndlessDataModule(batch_size=2)
+    with pytest.raises(FolderError, match="'train'"):
+        empty.train_dataloader()
+    with pytest.raises(FolderError, match="'val'"):
+        empty.val_dataloader()
+
+
+def test_the_loaders_leave_the_global_generator_alone() -> None:
+    data = Numbers(batch_size=2)
+    data.setup()
+    before = torch.get_rng_state()
+    iterator: Iterator[Any] = iter(data.train_dataloader())
+    next(iterator)
+    assert torch.equal(torch.get_rng_state(), before)
