@@ -59,11 +59,11 @@ class Bytes:
 
 def brightness(pictures: int) -> Tensor:
     """A level for each picture that tells its number."""
-    return torch.arange(pictures) * 2 + 20
+    return torch.arange(pictures) * 4 + 20
 
 
 def film(path: Path, pictures: int, loud_from: int = 0, sound: bool = True) -> None:
-    """Picture k has the brightness 2k + 20; a tone sets in with picture `loud_from`."""
+    """Picture k has the brightness 4k + 20; a tone sets in with picture `loud_from`."""
     levels = brightness(pictures).clamp(max=255)
     waveform = torch.sin(torch.arange(pictures * 640) * 0.3) * 0.5
     waveform[: loud_from * 640] = 0

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from folders import SIZE, Bytes, Codec, Vae, film, make_folder, write_manifest
+from torch import Tensor
+
+from vidchat.batch import ChunkBatch
+from vidchat.data.batches import pad
+from vidchat.data.cache import CacheError
+from vidchat.data.datamodule import DialogueDataModule
+from vidchat.data.folder import FolderError
+
+
+def module(root: Path, prepare: bool = True, **more: Any) -> DialogueDataModule:
+    settings: dict[str, Any] = {"batch_size": 2, "max_chunks": 25, **more}
+    data = DialogueDataModule(root, Vae(), Codec(), Bytes(), 25, SIZE, **settings)
+    if prepare:
+        data.prepare_data()
+        data.setup("fit")
+    return data
+
+
+def numbers(latents: Tensor) -> list[int]:
+    """Of (n, C, h, w) latents, which picture of its clip each is of."""
+    return [round((float(level) - 20) / 4) for level in (latents.mean((1, 2, 3)) + 1) * 127.5]
+
+
+def words(ids: Tensor, mask: Tensor) -> list[str]:
+    return [bytes(row[keep].tolist()).decode() for row, keep in zip(ids, mask, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("data"), ["train"] * 4 + ["val", "val", "val", "test"])
+
+
+def test_answers_are_padded_and_masked(root: Path) -> None:
+    batch = next(iter(module(root).val_dataloader()))  # answers of 25 and 30 pictures
+    assert isinstance(batch, ChunkBatch)
+    assert batch.latents.shape == (2, 8, 3, 8, 8)
+    assert batch.chunk_mask.tolist() == [[True] * 6 + [False], [True] * 7]
+    assert batch.codes is not None
+    assert batch.codes.shape == (2, 7, 8, 2)
+    assert numbers(batch.latents[0, :7]) == list(range(0, 25, 4))
+    assert not batch.latents[0, 7].any()
+    assert not batch.codes[0, 6].any()
+    assert batch.text_ids is batch.turn_latents is batch.voice_codes is batch.scores is None
+
+
+def test_the_question_conditions_without_its_first_picture(root: Path) -> None:
+    batch = next(iter(module(root, initiator=True).val_dataloader()))
+    assert batch.turn_latents is not None
+    assert batch.turn_codes is not None
+    assert batch.turn_mask is not None
+    assert batch.turn_roles is not None
+    assert batch.turn_latents.shape == (2, 7, 3, 8, 8)
+    assert batch.turn_codes.shape == (2, 7, 8, 2)
+    # The second question has 30 pictures: its last 29, of which the first is left out, are seven chunks.
+    assert numbers(batch.turn_latents[1]) == list(range(5, 30, 4))
+    assert batch.turn_mask.tolist() == [[True] * 6 + [False], [True] * 7]
+    assert not batch.turn_roles.any()
+
+
+@pytest.mark.parametrize(("whose", "expected"), [("answer", ["a4", "a5"]), ("question", ["q4", "q5"])])
+def test_text_is_the_answers_or_the_questions(root: Path, whose: str, expected: list[str]) -> None:
+    batch = next(iter(module(root, text=whose).val_dataloader()))
+    assert batch.text_ids is not None
+    assert batch.text_mask is not None
+    assert words(batch.text_ids, batch.text_mask) == expected
+
+
+def test_the_voice_is_another_answer_of_the_same_speaker_and_split(root: Path) -> None:
+    data = module(root, voice=True, voice_chunks=3)
+    train, val = (data.items(split) for split in ("train", "val"))  # type: ignore[arg-type]
+    for items in (train, val):
+        for item in items:
+            others = [i.answer for i in items if i is not item]
+            speakers = {i.answer: i.dialogue.answer.speaker for i in items}
+            assert {name for name, _ in item.voices} == {
+                name for name in others if speakers[name] == item.dialogue.answer.speaker
+            }
+    first, second = list(data.val_dataloader())
+    assert first.voice_codes.shape == (2, 3, 8, 2)
+    assert first.voice_mask.tolist() == [[True] * 3, [False] * 3]  # r1 answers only once in this split
+    assert second.voice_mask.all()
+
+
+def test_scores_are_standardised_over_the_training_answers(root: Path) -> None:
+    data = module(root, scores=["dover", "motion"])
+    assert data.statistics[0] == pytest.approx((1.5, 1.25**0.5))
+    batch = next(iter(data.val_dataloader()))
+    assert batch.scores is not None
+    assert batch.score_mask is not None
+    torch.testing.assert_close(batch.scores[:, 0], (torch.tensor([4.0, 5.0]) - 1.5) / 1.25**0.5)
+    assert batch.score_mask.tolist() == [[True, False]] * 2
+    assert not batch.scores[:, 1].any()
+
+
+def test_earlier_turns_come_before_the_question_with_their_roles(tmp_path: Path) -> None:
+    sides = ["initiator", "responder", "initiator", "responder"]
+    for k in range(4):
+        film(tmp_path / f"{k}.mp4", 9 + 4 * k)
+    turns = [{"role": role, "speaker": role, "clip": f"{k}.mp4"} for k, role in enumerate(sides)]
+    write_manifest(tmp_path, [{"id": "d", "branch": "multi_turn", "turns": turns}])
+    batch = next(iter(module(tmp_path, initiator=True, earlier_turns=True).train_dataloader()))
+    assert batch.latents.shape[1] == 6
+    assert batch.turn_roles[0].tolist() == [0] * 2 + [1] * 3 + [0] * 4
+    assert numbers(batch.turn_latents[0]) == [4, 8, 4, 8, 12, 4, 8, 12, 16]
+    only = next(iter(module(tmp_path, earlier_turns=True).train_dataloader()))
+    assert only.turn_roles[0].tolist() == [0] * 2 + [1] * 3
+
+
+def test_a_long_single_clip_becomes_several_answers(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 47)
+    turn = {"role": "responder", "speaker": "r", "clip": "a.mp4"}
+    write_manifest(tmp_path, [{"id": "d", "branch": "single", "turns": [turn]}])
+    data = module(tmp_path, max_chunks=4)
+    assert [item.span for item in data.items("train")] == [0, 1, 2]
+    firsts = {numbers(b.latents[:1, 0])[0] for b in islice(iter(data.train_dataloader()), 6)}
+    assert firsts <= {0, 17, 34}
+    assert len(firsts) > 1
+
+
+def test_resuming_is_exact_whatever_the_workers(root: Path) -> None:
+    settings = {"voice": True, "initiator": True, "text": "answer"}
+    unbroken = list(islice(iter(module(root, **settings).train_dataloader()), 7))
+    for workers in (0, 1, 2):
+        data = module(root, num_workers=workers, **settings)
+        data.load_state_dict({"consumed": 3, "seed": 0, "batch_size": 2})
+        for one, other in zip(islice(iter(data.train_dataloader()), 4), unbroken[3:], strict=True):
+            for name, value in vars(one).items():
+                expected = getattr(other, name)
+                assert value is expected is None or torch.equal(value, expected), name
+
+
+def test_without_sound_silent_clips_are_answers(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["train", "train"])
+    film(tmp_path / "a0.mp4", 21, sound=False)
+    data = module(tmp_path, audio=False)
+    assert next(iter(data.train_dataloader())).codes is None
+    assert data.report.read == 2
+    with_sound = module(tmp_path)
+    assert with_sound.report.read == 1
+    ((where, why),) = with_sound.report.skipped
+    assert where == "dialogue d0"
+    assert "no sound track" in why
+    assert "1 skipped" in (tmp_path / ".tokens" / "report.txt").read_text()
+
+
+def test_filters_choose_dialogues(root: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (root / "dialogues.jsonl").read_text().splitlines()]
+    for name in root.glob("*.mp4"):
+        (tmp_path / name.name).symlink_to(name)
+    lines[0] |= {"tier": "pretrain"}
+    lines[1] |= {"branch": "single", "turns": lines[1]["turns"][1:]}
+    write_manifest(tmp_path, lines)
+    read = {
+        key: [d.id for d in module(tmp_path, prepare=False, **more).dialogues("train")]
+        for key, more in {
+            "tier": {"tier": "pretrain"},
+            "branch": {"branch": "single"},
+            "q": {"initiator": True},
+        }.items()
+    }
+    assert read == {"tier": ["d0"], "branch": ["d1"], "q": ["d0", "d2", "d3"]}
+    with pytest.raises(FolderError, match="'train' with tier=sft, branch=listening"):
+        module(tmp_path, tier="sft", branch="listening")
+
+
+def test_any_split_can_be_gone_through(root: Path) -> None:
+    (batch,) = list(module(root, text="answer").split_dataloader("test"))
+    assert words(batch.text_ids, batch.text_mask) == ["a7"]
+
+
+def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["train"])
+    with pytest.raises(CacheError, match="prepare_data"):
+        module(tmp_path, prepare=False).setup("fit")
+    with pytest.raises(FolderError, match=r"'val'.*limit_val_batches=0"):
+        module(tmp_path).val_dataloader()
+    with pytest.raises(FolderError, match="'train'"):
+        module(make_folder(tmp_path, ["val"]))
+    for name in ("q0.mp4", "a0.mp4"):
+        (tmp_path / name).write_bytes(b"no")
+    with pytest.raises(FolderError, match="no usable clip"):
+        module(make_bad(tmp_path))
+
+
+def make_bad(root: Path) -> Path:
+    make_folder(root, ["train"])
+    (root / "a0.mp4").write_bytes(b"not a film")
+    return root
+
+
+def test_nothing_pads_to_one_masked_place() -> None:
+    padded, mask = pad([torch.zeros(0, 2), torch.zeros(0, 2)])
+    assert padded.shape == (2, 1, 2)
+    assert not mask.any()
+
+
+def test_real_clips_make_batches(real_clips: Path, tmp_path: Path) -> None:
+    for name in ("grid_man_red.mp4", "grid_woman_green.mp4"):
+        (tmp_path / name).symlink_to(real_clips / name)
+    turns = [
+        {"role": "initiator", "speaker": "red", "clip": "grid_man_red.mp4", "text": "set white in z three now"},
+        {"role": "responder", "speaker": "green", "clip": "grid_woman_green.mp4", "text": "lay red with p nine again"},
+    ]
+    write_manifest(tmp_path, [{"id": split, "split": split, "turns": turns} for split in ("train", "val")])
+    batch = next(iter(module(tmp_path, initiator=True, text="answer").train_dataloader()))
+    assert batch.latents.shape[:2] == (2, 19)
+    assert batch.turn_latents is not None
+    assert batch.turn_latents.shape[1] == 18
