@@ -163,17 +163,35 @@ def test_what_is_no_image_vae_is_refused() -> None:
         PackedVAE.from_pretrained("somewhere", kind="AutoencoderKLWan")
 
 
-def test_principal_components_are_the_best_linear_start() -> None:
+@pytest.mark.parametrize("motion", [1.0, 3.0])
+def test_principal_components_are_the_best_linear_start(motion: float) -> None:
     """Blocks that vary in 6 ways only are given back exactly by 6 channels, from the start, at variance 1."""
     vae = StackedVAE(6, patch=2, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
     ways = torch.randn(6, 3, 4, 4)
     strengths = torch.randn(8, 6, 4) * torch.arange(1.0, 7.0)[:, None]
     still = torch.einsum("bkn,kchw->bcnhw", strengths, ways).repeat(1, 1, 1, 4, 4) + 0.3
     pictures = torch.cat([still[:, :, :1], still.repeat_interleave(4, dim=2)], dim=2)
-    vae.start_from([pictures[:4], pictures[4:]])
+    vae.start_from([pictures[:4], pictures[4:]], motion)
     raw = vae.encode_raw(pictures)
     torch.testing.assert_close(vae.decode_raw(raw), pictures, atol=1e-2, rtol=1e-3)
     torch.testing.assert_close(raw.std((0, 2, 3, 4)), torch.ones(6), atol=0.05, rtol=0)
+
+
+def test_motion_can_be_made_to_count() -> None:
+    """Six still ways of large variance and one moving way of small variance, for six channels."""
+    ways, moving = torch.randn(6, 3, 1, 4, 4), torch.randn(3, 4, 4, 4)
+    moving -= moving.mean(1, keepdim=True)
+    chunks = (torch.randn(200, 6, 1, 1, 1, 1) * ways).sum(1) + 0.2 * torch.randn(200, 1, 1, 1, 1) * moving
+    pictures = torch.cat([chunks.mean(2, keepdim=True), chunks], dim=2)
+    shown = {}
+    for motion in (1.0, 20.0):
+        vae = StackedVAE(6, patch=2, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+        vae.start_from([pictures], motion)
+        output = vae.decode_raw(vae.encode_raw(pictures))[:, :, 1:]
+        true = chunks - chunks.mean(2, keepdim=True)
+        shown[motion] = float((output - output.mean(2, keepdim=True)).std() / true.std())
+    assert shown[1.0] < 0.2
+    assert 0.9 < shown[20.0] < 1.1
 
 
 def test_too_few_clips_for_principal_components_are_refused() -> None:

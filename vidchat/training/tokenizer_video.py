@@ -42,6 +42,7 @@ class VideoTokenizerModule(TrainingModule):
         moving_weight: float = 20.0,
         window: int | None = None,
         start_batches: int = 48,
+        start_motion: float = 3.0,
         statistics_batches: int = 128,
         momentum: float = 0.01,
         half_precision: bool = True,
@@ -58,6 +59,7 @@ class VideoTokenizerModule(TrainingModule):
                 eyes are small, but they move.
             window: Side in pixels of what is cut out of most pictures to train on; `None` for all of them.
             start_batches: Batches whose principal components a `StackedVAE` starts from; 0 goes on from its weights.
+            start_motion: How much more motion counts in choosing these components; see `StackedVAE.start_from`.
             statistics_batches: Batches over which the latents' statistics are measured.
             momentum: How fast the statistics used in training follow the latents.
             half_precision: Exports the weights in half precision, for a small file.
@@ -65,7 +67,7 @@ class VideoTokenizerModule(TrainingModule):
         super().__init__(tokenizer.train(), optimizer, seed)
         self.noise, self.moving_weight = noise, moving_weight
         self.edge_weight, self.motion_weight = edge_weight, motion_weight
-        self.start_batches, self.statistics_batches = start_batches, statistics_batches
+        self.start_batches, self.start_motion, self.statistics_batches = start_batches, start_motion, statistics_batches
         self.window = window
         self.momentum, self.half_precision = momentum, half_precision
 
@@ -121,7 +123,7 @@ class VideoTokenizerModule(TrainingModule):
     def on_train_start(self) -> None:
         """Starts a new `StackedVAE` from the principal components of the first batches."""
         if self.global_step == 0 and self.start_batches and isinstance(self.network, StackedVAE):
-            self.network.start_from(self._clips(self.start_batches))
+            self.network.start_from(self._clips(self.start_batches), self.start_motion)
             self.ema.reset()
 
     def on_train_end(self) -> None:
