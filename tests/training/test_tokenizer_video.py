@@ -72,7 +72,7 @@ def quality(vae: StackedVAE) -> float:
 def test_training_improves_on_the_principal_components(tmp_path: Path) -> None:
     start = module(steps=1)
     start.network.start_from(to_pictures(squares(k)) for k in range(8))  # type: ignore[operator]
-    trained = module(steps=150, window=8, noise=0.05, edge_weight=0.0, motion_weight=0.0)
+    trained = module(steps=150, window=8, noise=0.05, edge_weight=0.0, motion_weight=0.0, start_motion=1.0)
     fit(trained, 150, tmp_path)
     trained.export(tmp_path / "export", {})
     assert quality(StackedVAE.load(tmp_path / "export")) > quality(start.network) + 0.2  # type: ignore[arg-type]
