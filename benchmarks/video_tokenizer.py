@@ -95,7 +95,8 @@ def main() -> None:
     tokenizer = StackedVAE.load(given.directory)
     made = rows(tokenizer, pictures, [0.0, 0.1, 0.2, 0.3])
     table = {name: measure(output, pictures, tokenizer.temporal_stride) for name, output in made.items()}
-    print(f"{'PSNR in dB of ' + str(len(pictures)) + ' clips':32}" + "".join(f"{region:>8}" for region in [*REGIONS, "motion"]))
+    heading = f"PSNR in dB of {len(pictures)} clips"
+    print(f"{heading:32}" + "".join(f"{name:>8}" for name in [*REGIONS, "motion"]))
     for name, values in table.items():
         print(f"{name:32}" + "".join(f"{value:8.2f}" for value in values.values()))
     if given.json:
