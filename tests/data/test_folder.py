@@ -85,6 +85,12 @@ def test_a_bad_line_is_skipped_counted_and_named(root: Path, bad: Any, why: str)
     assert where in str(report)
 
 
+def test_a_line_separator_within_a_text_is_text(root: Path) -> None:
+    entry = {"id": "d1", "turns": turns(text="yes\u2028no")}
+    (root / "dialogues.jsonl").write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
+    assert read_dialogues(root)[0].answer.text == "yes\u2028no"
+
+
 def test_a_link_in_the_folder_may_point_elsewhere(root: Path) -> None:
     (root / "link.mp4").symlink_to(root.parent / "secret.mp4")
     write(root, {"id": "d1", "turns": turns("link.mp4")})

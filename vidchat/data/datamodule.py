@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -97,11 +98,16 @@ class DialogueDataModule(EndlessDataModule):
         """Where token files and `report.txt` are kept."""
         return self.root / ".tokens"
 
+    @cached_property
+    def folder(self) -> tuple[list[Dialogue], Report]:
+        """The whole folder, read once, and what of its manifest was left out."""
+        return read_folder(self.root)
+
     def dialogues(self, split: Split) -> list[Dialogue]:
         """The dialogues of a split that the filters let pass."""
         return [
             dialogue
-            for dialogue in read_folder(self.root)[0]
+            for dialogue in self.folder[0]
             if dialogue.split == split
             and self.tier in (None, dialogue.tier)
             and self.branch in (None, dialogue.branch)
@@ -127,7 +133,7 @@ class DialogueDataModule(EndlessDataModule):
         if self.train is not None:
             return
         self._check_splits()
-        self.report = Report("answers", 0, read_folder(self.root)[1].skipped)
+        self.report = Report("answers", 0, list(self.folder[1].skipped))
         train = self.items("train")
         if not train:
             raise FolderError(f"{self.root}: no usable clip is left for training; see {self.tokens_folder}/report.txt")
@@ -157,7 +163,8 @@ class DialogueDataModule(EndlessDataModule):
                 raise CacheError(f"dialogue {dialogue.id} of {self.root} is not encoded; call prepare_data() first")
             roles = [role for _, role in self.conditions.turns(dialogue)]
             turns = tuple(zip(names[1:], roles, strict=True))
-            items += [Item(dialogue, names[0], span, turns) for span in range(cache.spans(names[0]))]
+            spans = cache.spans(names[0]) if dialogue.branch == "single" else 1
+            items += [Item(dialogue, names[0], span, turns) for span in range(spans)]
         self.report.read += len(items)
         return with_voices(items)
 

@@ -82,7 +82,7 @@ def _entries(manifest: Path) -> Iterator[tuple[str, Any]]:
     """(where, entry), the entry being a line of text or an element of a list."""
     text = manifest.read_text(encoding="utf-8", errors="replace")
     if manifest.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield f"{manifest.name} line {number}", line
         return
