@@ -17,16 +17,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from vidchat.data.media import MediaError
-from vidchat.dialogue import ClockError
+from vidchat.errors import plain_message
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
-from vidchat.release import Release, ReleaseError, load_release
-from vidchat.tokenizers.weights import TokenizerError
+from vidchat.release import Release, load_release
 
 log = logging.getLogger("infer")
-# What a person can put right: told in one sentence, without a traceback.
-EXPECTED = (ClockError, MediaError, QuestionError, ReleaseError, TokenizerError)
 DEFAULT_SECONDS = 4.0
 
 
@@ -74,8 +70,11 @@ def _chunks(release: Release, seconds: float | None, listened: int) -> int:
 def main(config: DictConfig) -> None:
     try:
         timing = respond(config)
-    except EXPECTED as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        message = plain_message(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
     log.info(
         "%s: %.1f s of answer in %.1f s (%.2f x real time), first chunk after %.0f ms",
         config.output,

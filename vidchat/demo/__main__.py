@@ -18,7 +18,7 @@ from rich.console import Console
 from vidchat.data.folder import read_dialogues
 from vidchat.data.synthetic.script import FEELINGS, TOPICS, cases
 from vidchat.demo.answers import Answers, true_case
-from vidchat.demo.page import Shown, draw_losses, write_page
+from vidchat.demo.page import Shown, draw_losses, draw_sheet, write_page
 from vidchat.dialogue import Dialogue
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,7 @@ def train_stages(output: Path, data: Path, longer: float, overrides: list[str]) 
         folder = output / stage
         command = [sys.executable, "train.py", f"stage={stage}", "data=folder", f"data.root={data}"]
         command += [f"output_dir={folder}", f"stage.steps={round(steps * longer)}", "data.max_chunks=14"]
+        command += ["stage.module.release_dtype=float16"]
         command += ["trainer.precision=bf16-mixed"] if _multiplies_bf16() else []
         command += [f"init_from={folders[-1] / 'release'}"] if folders else []
         console.rule(f"training {stage}, {round(steps * longer)} steps")
@@ -86,6 +87,7 @@ def demo(
         "feeling": 1 / len(FEELINGS),
     }
     draw_losses(stages, output / "losses.png")
+    draw_sheet(shown[:4], output / "sheet.png", ["initiator", "truth", next(reversed(releases))])
     page = write_page(output, shown, scores, chance, answers.notes())
     for name, s in scores.items():
         console.print(

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+
+from vidchat.data.media import read_clip
+from vidchat.dialogue import Clip
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -60,6 +64,22 @@ def draw_losses(runs: Sequence[Path], picture: Path) -> None:
         axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+def draw_sheet(dialogues: Sequence[Shown], picture: Path, columns: Sequence[str], moments: int = 5) -> None:
+    """Draw pictures of some dialogues into a PNG: a row for each, a panel of successive moments for each column."""
+    figure, axes = plt.subplots(len(dialogues), len(columns), figsize=(4.2 * len(columns), 1.25 * len(dialogues)))
+    for row, shown in zip(np.atleast_2d(axes), dialogues, strict=True):
+        for axis, column in zip(row, columns, strict=True):
+            media = read_clip(Clip(shown.clips[column], ""), fps=25, size=(192, 192), sample_rate=16000)
+            chosen = np.linspace(4, len(media.pictures) - 10, moments).astype(int)
+            axis.imshow(np.concatenate([media.pictures[i].permute(1, 2, 0).numpy() for i in chosen], axis=1))
+            axis.axis("off")
+            heard = shown.heard.get(column, shown.title.split("”")[0].strip("“"))
+            axis.set_title(f"{column}: {heard}", fontsize=9, pad=3)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 0.93, wspace=0.02, hspace=0.28)
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
 
 
