@@ -23,7 +23,7 @@ from vidchat.model.responder import ChunkSampling
 from vidchat.release import Release, load_release
 
 SAMPLING = ChunkSampling(
-    sets=6, flow_steps=8, temperature=0.8, noise_level=0.05, codes=CodeSampling(temperature=0.6, top_k=30)
+    sets=6, flow_steps=8, temperature=0.5, noise_level=0.1, codes=CodeSampling(temperature=0.6, top_k=30)
 )
 
 
