@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from vidchat.data.synthetic.canvas import Frame
-from vidchat.data.synthetic.face import Head, Pose, draw_face
-from vidchat.data.synthetic.features import EXPRESSIONS
+from vidchat.data.synthetic.face import draw_face
+from vidchat.data.synthetic.head import EXPRESSIONS, Head, Pose
 from vidchat.data.synthetic.identity import BUILDS, STYLES, random_identity
 
 SIZE = (64, 64)

@@ -125,7 +125,8 @@ def test_the_shipped_latents_are_normalised_and_its_pictures_good() -> None:
     if not (SHIPPED / "model.safetensors").is_file():
         pytest.skip("checkpoints/video_vae is not there")
     np = pytest.importorskip("numpy")
-    from vidchat.data.synthetic.face import Pose, draw_face
+    from vidchat.data.synthetic.face import draw_face
+    from vidchat.data.synthetic.head import Pose
     from vidchat.data.synthetic.identity import random_identity
 
     rng = np.random.default_rng(987)

@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from vidchat.data.synthetic.canvas import Brush, Colour, Points, curve, darker, ellipse, lighter, mix
-
-if TYPE_CHECKING:
-    from vidchat.data.synthetic.face import Head
+from vidchat.data.synthetic.head import Head
 
 GAP = 0.098
 """Height of a mouth opened to 1, in unit coordinates."""
-
-
-@dataclass(frozen=True)
-class Expression:
-    """What a feeling does to the face.
-
-    Attributes:
-        smile: Corners of the mouth up (1) or down (-1).
-        lift: Brows raised (1) or lowered (-1).
-        slant: Inner ends of the brows up (1: sorrow) or down (-1: anger).
-        eye: How far the eyes open, 1 at rest.
-        cheek: Cheeks raised and flushed, 0..1.
-        round: The mouth rounded, 0..1.
-    """
-
-    smile: float
-    lift: float
-    slant: float
-    eye: float
-    cheek: float
-    round: float
-
-    @staticmethod
-    def blend(name: str, intensity: float) -> Expression:
-        """`intensity` (0..1) of the way from neutral to the named expression."""
-        if name not in EXPRESSIONS:
-            raise ValueError(f"no expression is called {name!r}; choose one of {', '.join(EXPRESSIONS)}")
-        start, end = astuple(EXPRESSIONS["neutral"]), astuple(EXPRESSIONS[name])
-        return Expression(*(a + (b - a) * intensity for a, b in zip(start, end, strict=True)))
-
-
-EXPRESSIONS = {
-    "neutral": Expression(smile=0.15, lift=0.0, slant=0.0, eye=0.95, cheek=0.15, round=0.0),
-    "happy": Expression(smile=1.0, lift=0.45, slant=0.05, eye=0.90, cheek=1.0, round=0.0),
-    "sad": Expression(smile=-0.95, lift=0.25, slant=1.0, eye=0.72, cheek=0.0, round=0.2),
-    "surprised": Expression(smile=0.0, lift=1.0, slant=0.15, eye=1.25, cheek=0.2, round=0.8),
-    "angry": Expression(smile=-0.55, lift=-0.45, slant=-1.0, eye=0.80, cheek=0.35, round=0.0),
-}
 
 
 def draw_mouth(brush: Brush, head: Head) -> None:

@@ -5,14 +5,10 @@ All coordinates are shares of the face's half width and half height: (0, 0) is t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from vidchat.data.synthetic.canvas import Brush, Colour, Points, curve, darker, lighter, mix
-
-if TYPE_CHECKING:
-    from vidchat.data.synthetic.face import Head
+from vidchat.data.synthetic.head import Head
 
 Line = tuple[tuple[float, float], ...]
 

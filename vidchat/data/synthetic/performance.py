@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.data.synthetic.cast import Speaker
-from vidchat.data.synthetic.face import Pose
+from vidchat.data.synthetic.head import Pose
 from vidchat.data.synthetic.voice import Utterance, Word, speak
 from vidchat.dialogue import Role
 
