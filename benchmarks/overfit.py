@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vidchat.data.media import read_clip
 from vidchat.dialogue import Clip
-from vidchat.generation.answer import Question, answer, read_question, to_bytes
+from vidchat.generation.answer import Question, answer, from_bytes, read_question, to_bytes
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.depth import CodeSampling
 from vidchat.model.responder import ChunkSampling
@@ -57,7 +57,7 @@ def measure(release_folder: Path, pair: Path, output: Path) -> dict[str, float]:
     chunks = min(clock.chunks(len(truth.pictures)), 14)
     pictures = truth.pictures[: clock.pictures(chunks)]
     with torch.no_grad():
-        latents = release.video_vae.encode((pictures.float() / 127.5 - 1).transpose(0, 1)[None])
+        latents = release.video_vae.encode(from_bytes(pictures))
         round_trip = to_bytes(release.video_vae.decode(latents)[0].transpose(0, 1))[1:]
         first = clock.sample_rate // clock.fps
         codes = release.audio_codec.encode(truth.waveform[None, first : first + clock.samples(chunks)])

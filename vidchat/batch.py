@@ -68,6 +68,10 @@ class ChunkBatch:
         """The same batch in page-locked memory; the data loader calls this."""
         return self._map(lambda value: value.pin_memory())
 
+    def first(self, count: int) -> Self:
+        """The first `count` answers of the batch."""
+        return self._map(lambda value: value[:count])
+
     def repeat(self, times: int) -> Self:
         """The batch repeated along B, for guidance and for several samples of one answer."""
         return self._map(lambda value: torch.cat([value] * times))

@@ -16,7 +16,7 @@ from vidchat.data.synthetic.script import Case
 from vidchat.demo.measure import MouthReader, Scores, score
 from vidchat.demo.speech import Floats, cepstra
 from vidchat.dialogue import Clip, Dialogue
-from vidchat.generation.answer import Question, Timing, answer, read_question, to_bytes
+from vidchat.generation.answer import Question, Timing, answer, from_bytes, read_question, to_bytes
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.depth import CodeSampling
 from vidchat.model.responder import ChunkSampling
@@ -52,10 +52,10 @@ class Answers:
         """Answer every test dialogue with every release, and score these beside the truth and its round trip."""
         loaded = {name: load_release(path) for name, path in releases.items()}
         first = next(iter(loaded.values()))
-        truths = [_from_picture_1(self._read(dialogue.answer, first)) for dialogue in self.test]
-        for dialogue in self.test:
-            whole = self._read(dialogue.answer, first)
-            self.references.setdefault(dialogue.answer.speaker, whole.pictures[0])
+        whole = [self._read(dialogue.answer, first) for dialogue in self.test]
+        truths = [_from_picture_1(media) for media in whole]
+        for dialogue, media in zip(self.test, whole, strict=True):
+            self.references.setdefault(dialogue.answer.speaker, media.pictures[0])
         systems = {"truth": truths, "round trip": self._round_trips(first)}
         for clips, dialogue in zip(self.clips, self.test, strict=True):
             assert dialogue.question is not None
@@ -108,10 +108,10 @@ class Answers:
         clock = release.clock
         media = self._read(dialogue.answer, release)
         chunks = clock.chunks(len(media.pictures))
-        pictures = media.pictures[: clock.pictures(chunks)].float() / 127.5 - 1
+        pictures = from_bytes(media.pictures[: clock.pictures(chunks)])
         true = _from_picture_1(media)
         with torch.no_grad():
-            decoded = release.video_vae.decode(release.video_vae.encode(pictures.transpose(0, 1)[None]))
+            decoded = release.video_vae.decode(release.video_vae.encode(pictures))
             sound = release.audio_codec.decode(release.audio_codec.encode(true.waveform[None, : clock.samples(chunks)]))
         result = Media(to_bytes(decoded[0, :, 1:].transpose(0, 1)), sound[0].clamp(-1, 1), clock.fps, clock.sample_rate)
         write_clip(self._path("round trip", dialogue), result.pictures, result.waveform, clock.fps, clock.sample_rate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from vidchat.data.media import read_clip
 from vidchat.dialogue import Clip
+from vidchat.training.metrics import read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -52,11 +52,10 @@ def draw_losses(runs: Sequence[Path], picture: Path) -> None:
     """Draw the losses of the stages' `metrics.csv` files, one panel a stage, into a PNG."""
     figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 2.8), squeeze=False)
     for axis, run in zip(axes[0], runs, strict=True):
-        rows = list(csv.DictReader((run / "metrics.csv").open()))
+        curves = read_metrics(run / "metrics.csv")
         for name in ("video", "audio"):
             for split, style in (("train", "-"), ("val", "o")):
-                points = [(int(r["step"]), float(r["value"])) for r in rows if r["name"] == f"{split}/{name}"]
-                if points:
+                if points := curves.get(f"{split}/{name}"):
                     label = f"{name}, {split}"
                     axis.plot(*zip(*points, strict=True), style, markersize=4, linewidth=1.2, label=label)
         axis.set(title=run.name, xlabel="step")

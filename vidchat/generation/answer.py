@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.media import ClipWriter, Media, MediaError, read_clip, read_picture
+from vidchat.data.media import ClipWriter, MediaError, read_picture
+from vidchat.data.tokens import ClipEncoder, Part, Piece, Tokens
 from vidchat.dialogue import Clip
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release
+
+ANY_LENGTH = 1_000_000  # chunks; the clips that a question names are read whole
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,13 @@ def read_question(release: Release, question: Question, device: torch.device | s
     switches = release.responder.conditions.switches
     picture = read_picture(question.reference, release.size)
     with torch.no_grad():
-        reference = release.video_vae.encode(_scaled(picture[None]).to(device)).transpose(1, 2)
+        reference = release.video_vae.encode(from_bytes(picture[None]).to(device)).transpose(1, 2)
         batch = ChunkBatch(reference, torch.ones(1, 0, dtype=torch.bool, device=device))
         if switches.turns and question.initiator is not None:
-            media = _read(release, question.initiator, sound=release.responder.depth is not None)
-            latents, batch.turn_codes = _encode(release, media, question.initiator, device)
+            tokens = _encode(release, question.initiator, "last", device)
+            latents = tokens.latents[None, 1:].to(device)  # chunk 0, one picture without sound, is left out
             batch.turn_latents = latents
+            batch.turn_codes = None if tokens.codes is None else tokens.codes[None].to(device)
             batch.turn_roles = torch.zeros(latents.shape[:2], dtype=torch.long, device=device)
             batch.turn_mask = torch.ones_like(batch.turn_roles, dtype=torch.bool)
         if switches.voice:
@@ -148,35 +152,20 @@ def answer(
 
 
 def to_bytes(pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1] to uint8."""
+    """Pictures in [-1, 1], of any shape, to uint8 on the CPU."""
     return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
-def _scaled(pictures: Tensor) -> Tensor:
-    """(n, 3, H, W) uint8 to (1, 3, n, H, W) in [-1, 1]."""
+def from_bytes(pictures: Tensor) -> Tensor:
+    """uint8 pictures (n, 3, H, W) to the tokenizers' (1, 3, n, H, W) in [-1, 1]."""
     return (pictures.float() / 127.5 - 1).transpose(0, 1)[None]
 
 
-def _read(release: Release, path: Path, sound: bool = True) -> Media:
-    clock = release.clock
-    clip = Clip(path, speaker="")
-    return read_clip(clip, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate, audio=sound)
-
-
-def _encode(release: Release, media: Media, path: Path, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
-    """A turn's latents (1, U, C, h, w) and codes (1, U, F, K); chunk 0, one picture without sound, is left out."""
-    clock = release.clock
-    chunks = clock.chunks(len(media.pictures))
-    if not chunks:
-        raise MediaError(f"{path} has {len(media.pictures)} pictures; give a clip of at least {clock.pictures(1)}")
-    latents = release.video_vae.encode(_scaled(media.pictures[: clock.pictures(chunks)]).to(device))
-    latents = latents[:, :, 1:].transpose(1, 2)
-    if release.responder.depth is None:
-        return latents, None
-    first = clock.sample_rate // clock.fps  # sound starts with picture 1
-    waveform = media.waveform[first : first + clock.samples(chunks)]
-    codes = release.audio_codec.encode(waveform[None].to(device))
-    return latents, codes.unflatten(1, (chunks, clock.frames_per_chunk))
+def _encode(release: Release, path: Path, part: Part, device: torch.device | str) -> Tokens:
+    """A whole clip's tokens, cut to chunks as training cuts them."""
+    codec = release.audio_codec if release.responder.depth is not None else None
+    encoder = ClipEncoder(release.video_vae, codec, release.clock.fps, release.size)
+    return encoder.encode(encoder.read(Piece(Clip(path, speaker=""), part, max_chunks=ANY_LENGTH)), device)[0]
 
 
 def _voice(release: Release, path: Path | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -186,6 +175,6 @@ def _voice(release: Release, path: Path | None, device: torch.device | str) -> t
         frames, books = (shape.frames, shape.codebooks) if shape else (0, 0)
         nothing = torch.zeros(1, 1, frames, books, dtype=torch.long, device=device)
         return nothing, torch.zeros(1, 1, dtype=torch.bool, device=device)
-    _, codes = _encode(release, _read(release, path), path, device)
+    codes = _encode(release, path, "first", device).codes
     assert codes is not None, "a responder with codes has a depth transformer"
-    return codes, torch.ones(codes.shape[:2], dtype=torch.bool, device=device)
+    return codes[None].to(device), torch.ones(1, len(codes), dtype=torch.bool, device=device)

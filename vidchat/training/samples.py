@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.writer import write_clip
+from vidchat.generation.answer import to_bytes
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.training.responder import ResponderModule
 
@@ -64,7 +64,7 @@ class Samples(L.Callback):
             codec = audio_codec if module.responder.depth is not None else None
             answer = list(stream_answer(module.responder, video_vae, codec, batch, settings))
             module.train(was_training)
-        pictures = to_uint8(torch.cat([chunk.pictures for chunk in answer], dim=2))
+        pictures = to_bytes(torch.cat([chunk.pictures for chunk in answer], dim=2)).transpose(1, 2)
         sound = None
         if codec is not None:
             sound = torch.cat([chunk.waveform for chunk in answer if chunk.waveform is not None], dim=1).float().cpu()
@@ -93,20 +93,12 @@ class Samples(L.Callback):
                 log.warning("no validation clips to sample from; give some dialogues the split 'val'")
                 self.every = 0
                 return None
-            self._batch = _first_of(batch, self.clips)
+            self._batch = batch.first(self.clips)
         return self._batch
 
     def _write(self, path: Path, pictures: Tensor, waveform: Tensor | None, sample_rate: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_clip(path, pictures, waveform, self.fps, sample_rate)
-
-
-def _first_of(batch: ChunkBatch, count: int) -> ChunkBatch:
-    kept: dict[str, Any] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        kept[field.name] = None if value is None else value[:count]
-    return ChunkBatch(**kept)
 
 
 @torch.no_grad()
@@ -117,16 +109,10 @@ def round_trip(batch: ChunkBatch, module: ResponderModule, chunks: int) -> tuple
         Pictures (B, 4T, 3, H, W) uint8, without the reference, and waveforms (B, samples) or `None`.
     """
     latents = batch.latents[:, : chunks + 1].transpose(1, 2)
-    pictures = to_uint8(module.video_vae.decode(latents)[:, :, 1:])
+    pictures = to_bytes(module.video_vae.decode(latents)[:, :, 1:]).transpose(1, 2)
     if batch.codes is None or module.responder.depth is None:
         return pictures, None
     return pictures, module.audio_codec.decode(batch.codes[:, :chunks].flatten(1, 2)).float().cpu()
-
-
-def to_uint8(pictures: Tensor) -> Tensor:
-    """(B, 3, n, H, W) in [-1, 1] -> (B, n, 3, H, W) uint8 on the CPU."""
-    scaled = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round()
-    return scaled.to(torch.uint8).transpose(1, 2).cpu()
 
 
 def contact_sheet(above: Tensor, below: Tensor, columns: int = 8) -> Tensor:
