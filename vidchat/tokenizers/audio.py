@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidchat.tokenizers.weights import TokenizerError, fingerprint, load_config, load_weights, save_tokenizer
+from vidchat.tokenizers.weights import SavedTokenizer, TokenizerError
 
 
 class AudioStream(ABC):
@@ -23,7 +20,7 @@ class AudioStream(ABC):
         """
 
 
-class AudioCodec(nn.Module, ABC):
+class AudioCodec(SavedTokenizer):
     """A causal neural codec: n frames of K codes are n*hop samples, and a frame's samples need no later frame.
 
     Attributes:
@@ -37,15 +34,6 @@ class AudioCodec(nn.Module, ABC):
     hop: int
     codebooks: int
     vocabulary: int
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """What rebuilds an untrained codec like this one: `type(self).from_config(config)`. JSON can hold it."""
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """The inverse of `config`."""
-        return cls(**config)
 
     @abstractmethod
     def encode(self, waveform: Tensor) -> Tensor:
@@ -77,22 +65,3 @@ class AudioCodec(nn.Module, ABC):
             raise TokenizerError(
                 f"codes must be integers (batch, frames, {self.codebooks}), got {codes.dtype} {tuple(codes.shape)}"
             )
-
-    def fingerprint(self) -> str:
-        """Names the codec by its configuration and weights; see `vidchat.tokenizers.weights.fingerprint`."""
-        return fingerprint(self, self.config())
-
-    def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Writes `config.json` and `model.safetensors` (in `dtype`, default as in memory) to a folder."""
-        save_tokenizer(directory, self, self.config(), dtype)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """Reads what `save` wrote, in evaluation mode.
-
-        Raises:
-            TokenizerError: the folder is not a saved codec of this class.
-        """
-        codec = cls.from_config(load_config(directory, cls.__name__))
-        load_weights(directory, codec)
-        return codec.eval()

@@ -8,13 +8,11 @@ no later latent.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidchat.tokenizers.weights import TokenizerError, fingerprint, load_config, load_weights, save_tokenizer
+from vidchat.tokenizers.weights import SavedTokenizer, TokenizerError
 
 
 class VideoStream(ABC):
@@ -29,7 +27,7 @@ class VideoStream(ABC):
         """
 
 
-class VideoTokenizer(nn.Module, ABC):
+class VideoTokenizer(SavedTokenizer):
     """A causal video autoencoder whose latents are normalised per channel.
 
     Attributes:
@@ -52,15 +50,6 @@ class VideoTokenizer(nn.Module, ABC):
         self.causal = causal
         self.register_buffer("latents_mean", torch.zeros(channels))
         self.register_buffer("latents_std", torch.ones(channels))
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """What rebuilds an untrained tokenizer like this one: `type(self).from_config(config)`. JSON can hold it."""
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """The inverse of `config`."""
-        return cls(**config)
 
     @abstractmethod
     def encode_raw(self, pictures: Tensor) -> Tensor:
@@ -155,25 +144,6 @@ class VideoTokenizer(nn.Module, ABC):
             raise TokenizerError(
                 f"latents must be (batch, {self.channels}, chunks, height, width), got {tuple(latents.shape)}"
             )
-
-    def fingerprint(self) -> str:
-        """Names the tokenizer by its configuration, weights and statistics; see `weights.fingerprint`."""
-        return fingerprint(self, self.config())
-
-    def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Writes `config.json` and `model.safetensors` (in `dtype`, default as in memory) to a folder."""
-        save_tokenizer(directory, self, self.config(), dtype)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """Reads what `save` wrote, in evaluation mode.
-
-        Raises:
-            TokenizerError: the folder is not a saved tokenizer of this class.
-        """
-        tokenizer = cls.from_config(load_config(directory, cls.__name__))
-        load_weights(directory, tokenizer)
-        return tokenizer.eval()
 
 
 class LatentStatistics:

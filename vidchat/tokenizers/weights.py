@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -115,3 +116,35 @@ def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is not None and value.is_floating_point():
         value = value.to(dtype)
     return value.clone(memory_format=torch.contiguous_format)
+
+
+class SavedTokenizer(nn.Module, ABC):
+    """A tokenizer that is kept in a folder and named by its fingerprint."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """What rebuilds an untrained tokenizer like this one: `type(self).from_config(config)`. JSON can hold it."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The inverse of `config`."""
+        return cls(**config)
+
+    def fingerprint(self) -> str:
+        """Names the tokenizer by its configuration, weights and buffers; see `fingerprint`."""
+        return fingerprint(self, self.config())
+
+    def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes `config.json` and `model.safetensors` (in `dtype`, default as in memory) to a folder."""
+        save_tokenizer(directory, self, self.config(), dtype)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Reads what `save` wrote, in evaluation mode.
+
+        Raises:
+            TokenizerError: the folder is not a saved tokenizer of this class.
+        """
+        tokenizer = cls.from_config(load_config(directory, cls.__name__))
+        load_weights(directory, tokenizer)
+        return tokenizer.eval()
