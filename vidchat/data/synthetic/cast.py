@@ -20,7 +20,7 @@ _SPEAKER, _DIALOGUE, _ORDER = 1, 2, 3
 
 SHARES: dict[Split, float] = {"test": 0.12, "val": 0.04}
 """Of the dialogues; the rest is `train`."""
-DIALOGUES_PER_SPEAKER = 5
+DIALOGUES_PER_SPEAKER = 2
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,20 @@
+"""The command `vidchat`: one group of commands for each thing people do beside training and answering."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    help="SpeakerVid-5M's data and VidChatBench. Training is train.py, one answer is infer.py.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def main() -> None:
+    """Groups of commands; each says with --help what it does."""
+
+
+if __name__ == "__main__":
+    app()
