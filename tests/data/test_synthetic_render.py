@@ -7,6 +7,7 @@ import pytest
 from vidchat.data.folder import read_dialogues
 from vidchat.data.media import read_clip
 from vidchat.data.synthetic.cast import make_speaker, plan_dialogues
+from vidchat.data.synthetic.pairing import pair_again
 from vidchat.data.synthetic.performance import perform
 from vidchat.data.synthetic.render import RenderSettings, candidate_waveforms, render
 from vidchat.data.synthetic.script import candidate_answers, cases
@@ -52,6 +53,29 @@ def test_neither_the_words_nor_the_feeling_alone_tell_the_answer():
     assert len(set(answers.values())) == len(answers) == len(candidate_answers())
     for question in {case.question(0) for case in cases()}:
         assert len({answers[case] for case in cases() if case.question(0) == question}) == 2
+
+
+def record(plan):
+    """A line of the manifest, as far as pairing reads it."""
+    question = {"clip": f"{plan.id}_a", "speaker": plan.initiator.name}
+    truth = {"topic": plan.case.topic, "expression": plan.case.expression}
+    answer = {"clip": f"{plan.id}_b", "speaker": plan.responder.name, "truth": truth}
+    return {"id": plan.id, "split": plan.split, "turns": [question, answer]}
+
+
+def test_answers_are_paired_with_others_questions_of_the_same_case():
+    plans = {plan.id: plan for plan in plan_dialogues(200, 0)}
+    records = [record(plan) for plan in plans.values()]
+    again = pair_again(records, 4, seed=0)
+    assert again == pair_again(records, 4, seed=0) != pair_again(records, 4, seed=1)
+    assert len(again) == 3 * sum(plan.split == "train" for plan in plans.values())
+    assert len({line["id"] for line in again} | plans.keys()) == len(again) + len(plans)
+    for line in again:
+        question, answer = (plans[turn["clip"][:-2]] for turn in line["turns"])
+        assert question.case == answer.case
+        assert question.split == answer.split == line["split"] == "train"
+        assert question.initiator != answer.responder
+        assert question.id != answer.id
 
 
 def test_too_few_dialogues_are_refused():

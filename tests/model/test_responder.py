@@ -5,7 +5,8 @@ import torch
 
 from tests.model.conftest import CODES, shape
 from vidchat.model.conditions import ConditionSwitches
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.noise import draw_hidden_chunks
+from vidchat.model.responder import ChunkSampling, LossWeights
 
 
 @pytest.mark.parametrize("chunk", range(1, 5))
@@ -117,6 +118,38 @@ def test_noise_level_zero_is_bitwise_no_noise(make_responder, make_batch):
     assert not torch.equal(noisy.read(batch), clean.read(batch))
 
 
+def test_hidden_codes_are_not_seen_and_none_are_hidden_in_evaluation(make_responder, make_batch):
+    model, batch = make_responder(noise=None, code_dropout=1.0), make_batch()
+    clean = make_responder(noise=None, conditions=model.conditions.switches)
+    assert torch.equal(model.eval().read(batch), clean.eval().read(batch))
+    hidden = torch.zeros(2, 4, dtype=torch.bool)
+    hidden[:, 1] = True
+    roles = torch.ones(2, 4, dtype=torch.long)
+    changed = batch.codes.clone()
+    changed[:, 1] = (changed[:, 1] + 1) % CODES.vocabulary
+    seen = [model.embed.embed_codes(codes[:, :4], roles, hidden) for codes in (batch.codes, changed)]
+    assert torch.equal(*seen)
+    assert not torch.equal(seen[0], model.embed.embed_codes(batch.codes[:, :4], roles))
+
+
+def test_a_share_of_each_answer_is_hidden():
+    torch.manual_seed(0)
+    hidden = draw_hidden_chunks(4000, 20, 0.8, torch.device("cpu")).float()
+    assert hidden.mean() == pytest.approx(0.4, abs=0.01)
+    assert hidden.mean(1).std() == pytest.approx(0.8 / 12**0.5, abs=0.03), "the share differs from answer to answer"
+
+
+def test_codebooks_count_as_told(make_responder, make_batch):
+    batch = make_batch()
+    only_first = make_responder(weights=LossWeights(video=0.0, codebooks=[1.0, 0.0]), spatial=None).eval()
+    only_first.loss(batch)["loss"].backward()
+    heads = only_first.depth.heads.grad
+    assert heads[0].abs().max() > 0
+    assert heads[1].abs().max() == 0
+    with pytest.raises(ValueError, match="each of 2 codebooks"):
+        make_responder(weights=LossWeights(codebooks=[1.0]))
+
+
 def test_targets_are_not_noised_and_losses_ignore_padding(make_responder, make_batch):
     model, batch = make_responder(conditions=ConditionSwitches(turns=True)).eval(), make_batch()
     torch.manual_seed(3)
@@ -141,8 +174,6 @@ def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
 
 
 def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_batch):
-    from vidchat.model.responder import LossWeights
-
     model, batch = make_responder(weights=LossWeights(spatial_chunks=4)).eval(), make_batch()
     every = make_responder().eval()
     with torch.no_grad():

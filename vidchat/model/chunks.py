@@ -118,9 +118,12 @@ class ChunkEmbedding(nn.Module):
         """(B, T, S, token_dim) and roles (B, T) to (B, T, S, D)."""
         return self.visual(tokens) + self.role(roles).unsqueeze(2)
 
-    def embed_codes(self, codes: Tensor, roles: Tensor) -> Tensor:
-        """(B, T, F, K) and roles (B, T) to (B, T, F, D)."""
-        return self.codes(codes) + self.sound + self.role(roles).unsqueeze(2)
+    def embed_codes(self, codes: Tensor, roles: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, T, F, K) and roles (B, T) to (B, T, F, D); chunks that are `hidden` (B, T) look as if without sound."""
+        embedded = self.codes(codes)
+        if hidden is not None:
+            embedded = torch.where(hidden[..., None, None], self.start, embedded)
+        return embedded + self.sound + self.role(roles).unsqueeze(2)
 
     def start_tokens(self, batch: int) -> Tensor:
         """(B, 1, F, D): the audio places of chunk 0."""

@@ -95,7 +95,7 @@ class DepthTransformer(nn.Module):
         return torch.einsum("nfkd,kdv->nfkv", outputs, self.heads.to(outputs.dtype))
 
     def loss(self, hidden: Tensor, codes: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy over codes, in nats per code, and the accuracy of each codebook.
+        """Cross-entropy and accuracy of each codebook.
 
         Args:
             hidden: (N, F, D).
@@ -103,14 +103,13 @@ class DepthTransformer(nn.Module):
             weight: (N,) 1 for chunks that count, 0 for padding.
 
         Returns:
-            A scalar and (K,) shares of codes that are the most likely one.
+            (K,) nats per code, and (K,) shares of codes that are the most likely one.
         """
         logits = self(hidden, codes)
         entropy = F.cross_entropy(logits.float().flatten(0, 2), codes.flatten(), reduction="none").view(codes.shape)
-        total = weight.sum().clamp(min=1)
-        loss = (entropy.mean((1, 2)) * weight).sum() / total
-        right = (logits.detach().argmax(-1) == codes).float().mean(1)
-        return loss, (right * weight[:, None]).sum(0) / total
+        right = (logits.detach().argmax(-1) == codes).float()
+        share = weight / weight.sum().clamp(min=1)
+        return share @ entropy.mean(1), share @ right.mean(1)
 
     def sample(
         self,

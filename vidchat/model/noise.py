@@ -1,7 +1,8 @@
-"""Noise injection: the paper's cure for drift.
+"""What keeps a model from trusting its history too much.
 
-The visual tokens that the backbone reads as history (never the targets) are mixed with Gaussian noise at a level drawn
-per chunk, and the model is told the level. At generation the level is a setting.
+Noise injection, the paper's cure for drift: the visual tokens that the backbone reads as history (never the targets)
+are mixed with Gaussian noise at a level drawn per chunk, and the model is told the level. At generation the level is a
+setting. Code dropout does to sound what noise does to pictures.
 """
 
 from __future__ import annotations
@@ -46,3 +47,13 @@ class NoiseInjection(nn.Module):
     def embed_levels(self, levels: Tensor) -> Tensor:
         """(B, T, D) embeddings of the levels, exactly zero at level 0."""
         return self.embed(sinusoid(levels * 1000, 64)) * levels.unsqueeze(-1)
+
+
+def draw_hidden_chunks(batch: int, chunks: int, dropout: float, device: torch.device) -> Tensor:
+    """(B, T) bool: chunks of the history whose codes are hidden in training; a share from U(0, dropout) of each answer.
+
+    Words already said tell the next ones better than the condition does, so a model that always sees them learns to
+    go on, not to answer. Where they are hidden, only the condition tells (word dropout, arXiv 1511.06349).
+    """
+    share = torch.rand(batch, 1, device=device) * dropout
+    return torch.rand(batch, chunks, device=device) < share

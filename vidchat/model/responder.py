@@ -8,6 +8,7 @@ fed back is the finished chunk: its latents and its codes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,7 +30,7 @@ from vidchat.model.chunks import (
 from vidchat.model.conditions import ConditionEncoder, ConditionSwitches, ConditionTokens
 from vidchat.model.depth import CodeSampling, DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
-from vidchat.model.noise import NoiseInjection
+from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
 from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
 from vidchat.model.transformer import Shape, Transformer
 
@@ -41,12 +42,15 @@ class LossWeights:
     Attributes:
         video: w_v.
         audio: w_a.
+        codebooks: How much each of the K codebooks counts in the cross-entropy, in proportion; `None` is equally. The
+            first says what is said, the later ones how it sounds (moshi counts its first 100 times).
         spatial_chunks: Chunks of a batch, drawn at random, that the spatial transformer and the flow head train on in
             one step; `None` is all. The backbone and the depth transformer always train on all.
     """
 
     video: float = 1.0
     audio: float = 1.0
+    codebooks: Sequence[float] | None = None
     spatial_chunks: int | None = None
 
 
@@ -105,6 +109,7 @@ class Responder(nn.Module):
         patch: Side of a visual token in latents.
         ratio: r, the backbone's visual patch over the spatial transformer's, per side.
         noise: sigma_max of the noise injection; `None` is none.
+        code_dropout: Of an answer's own history, the largest share of chunks whose codes are hidden in training.
         weights: Of the losses.
     """
 
@@ -121,13 +126,16 @@ class Responder(nn.Module):
         patch: int = 1,
         ratio: int = 1,
         noise: float | None = 0.3,
+        code_dropout: float = 0.0,
         weights: LossWeights | None = None,
     ) -> None:
         super().__init__()
         if (codes is None) != (depth is None):
             raise ValueError("a model has both codes and a depth transformer, or neither")
         self.latent, self.code_shape, self.patch, self.ratio = latent, codes, patch, ratio
-        self.weights = weights or LossWeights()
+        self.weights, self.code_dropout = weights or LossWeights(), code_dropout
+        if codes and self.weights.codebooks and len(self.weights.codebooks) != codes.codebooks:
+            raise ValueError(f"weights.codebooks needs one number for each of {codes.codebooks} codebooks, or null")
         token_dim = latent.channels * patch**2
         self.embed = ChunkEmbedding(backbone.width, token_dim * ratio**2, codes)
         self.conditions = ConditionEncoder(conditions or ConditionSwitches(), backbone.width, vocabulary)
@@ -164,9 +172,10 @@ class Responder(nn.Module):
         if self.depth is not None:
             if codes is None:
                 raise ValueError("the model has sound but the batch has no codes; check that the data has audio tracks")
-            audio, right = self.depth.loss(hidden[:, -self.frames :], codes, weight)
-            losses["loss"] = losses["loss"] + self.weights.audio * audio
-            losses["audio"] = audio.detach()
+            entropy, right = self.depth.loss(hidden[:, -self.frames :], codes, weight)
+            share = torch.tensor(self.weights.codebooks or [1.0] * len(entropy), device=entropy.device)
+            losses["loss"] = losses["loss"] + self.weights.audio * (share / share.sum()) @ entropy
+            losses["audio"] = entropy.detach().mean()
             losses |= {f"accuracy_{k}": share for k, share in enumerate(right)}
         return losses
 
@@ -179,7 +188,10 @@ class Responder(nn.Module):
         if self.noise and self.training:
             levels = self.noise.draw_levels(size, chunks, latents.device)
         codes = batch.codes[:, :-1] if self.depth and batch.codes is not None else None
-        history = self._embed(latents, codes, levels, starts=True)
+        hidden = None
+        if self.training and self.code_dropout:
+            hidden = draw_hidden_chunks(size, chunks - 1, self.code_dropout, latents.device)
+        history = self._embed(latents, codes, levels, starts=True, hidden_codes=hidden)
         condition = self._condition(batch)
         tokens = history.shape[2]
         positions = self._positions(condition.end, torch.arange(chunks), grid)
@@ -187,8 +199,8 @@ class Responder(nn.Module):
         blocks, visible = self._layout(condition, chunks, tokens)
         mask = block_causal_mask(blocks, visible)
         positions = torch.cat([condition.positions, positions.flatten(1, 2)], dim=1)
-        hidden = self.backbone(x, positions, mask)[:, condition.tokens.shape[1] :]
-        return hidden.unflatten(1, (chunks, tokens))
+        outputs = self.backbone(x, positions, mask)[:, condition.tokens.shape[1] :]
+        return outputs.unflatten(1, (chunks, tokens))
 
     def _video_loss(self, hidden: Tensor, targets: Tensor, codes: Tensor | None, weight: Tensor) -> Tensor:
         """Flow loss over masked tokens, of some of the N = B x T chunks."""
@@ -332,6 +344,7 @@ class Responder(nn.Module):
         levels: Tensor,
         starts: bool,
         generator: torch.Generator | None = None,
+        hidden_codes: Tensor | None = None,
     ) -> Tensor:
         """Chunks as backbone tokens (B, T, N, D). With `starts`, the first is chunk 0, which has no codes."""
         roles = torch.full(latents.shape[:2], RESPONDER, device=latents.device)
@@ -346,7 +359,7 @@ class Responder(nn.Module):
         if starts:
             sound.append(self.embed.start_tokens(len(latents)))
         if codes is not None and codes.shape[1]:
-            sound.append(self.embed.embed_codes(codes, roles[:, : codes.shape[1]]))
+            sound.append(self.embed.embed_codes(codes, roles[:, : codes.shape[1]], hidden_codes))
         return torch.cat([visual, torch.cat(sound, dim=1).to(visual.dtype)], dim=2)
 
     def _condition(self, batch: ChunkBatch, keep: Tensor | None = None) -> ConditionTokens:

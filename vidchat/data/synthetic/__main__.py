@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vidchat.data.synthetic", description="Render talking heads.")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
     parser.add_argument("--dialogues", type=int, default=defaults.dialogues)
+    parser.add_argument("--pairings", type=int, default=defaults.pairings, help="questions to each training answer")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--size", type=int, nargs=2, default=(defaults.height, defaults.width), metavar=("H", "W"))
     parser.add_argument("--fps", type=int, default=defaults.fps)
@@ -23,7 +24,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None, help="processes; one per CPU unless told")
     given = parser.parse_args()
     height, width = given.size
-    settings = RenderSettings(given.dialogues, given.seed, height, width, given.fps, given.sample_rate)
+    settings = RenderSettings(
+        given.dialogues, given.pairings, given.seed, height, width, given.fps, given.sample_rate
+    )
     begun = time.monotonic()
     try:
         manifest = render(given.output, settings, given.workers)

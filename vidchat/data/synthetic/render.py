@@ -23,13 +23,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vidchat.data.synthetic.cast import Plan, plan_dialogues
 from vidchat.data.synthetic.face import draw_face
+from vidchat.data.synthetic.pairing import pair_again
 from vidchat.data.synthetic.performance import Performance, perform
 from vidchat.data.synthetic.script import cases
 from vidchat.data.synthetic.voice import Voice, speak
 from vidchat.data.writer import write_clip
 from vidchat.dialogue import Role
 
-VERSION = 1
+VERSION = 2
 """Of what is drawn and spoken; raised when equal settings give other clips."""
 MANIFEST, SETTINGS = "dialogues.jsonl", "settings.json"
 
@@ -39,7 +40,8 @@ class RenderSettings:
     """What to render; equal settings give equal data sets.
 
     Attributes:
-        dialogues: How many.
+        dialogues: How many are performed.
+        pairings: Questions to each training answer, its own and others about the same; more dialogues, no more clips.
         seed: Everything follows from it.
         height: Of the pictures, in pixels.
         width: Of the pictures, in pixels.
@@ -48,6 +50,7 @@ class RenderSettings:
     """
 
     dialogues: int = 200
+    pairings: int = 4
     seed: int = 0
     height: int = 96
     width: int = 96
@@ -72,8 +75,9 @@ def render(output: Path, settings: RenderSettings, workers: int | None = None) -
     _claim(output, settings)
     job = partial(render_dialogue, output=output, settings=settings)
     processes = (os.cpu_count() or 1) if workers is None else max(1, workers)
-    lines = [json.dumps(record) for record in _run(job, plans, processes)]
-    _write_whole(output / MANIFEST, "\n".join(lines) + "\n")
+    records = list(_run(job, plans, processes))
+    records += pair_again(records, settings.pairings, settings.seed)
+    _write_whole(output / MANIFEST, "".join(f"{json.dumps(record)}\n" for record in records))
     return output / MANIFEST
 
 
