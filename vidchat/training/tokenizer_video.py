@@ -36,13 +36,13 @@ class VideoTokenizerModule(TrainingModule):
         tokenizer: VideoTokenizer,
         optimizer: OptimizerSettings | None = None,
         seed: int = 0,
-        noise: float = 0.15,
+        noise: float = 0.25,
         edge_weight: float = 1.0,
-        motion_weight: float = 8.0,
-        moving_weight: float = 20.0,
+        motion_weight: float = 40.0,
+        moving_weight: float = 10.0,
         window: int | None = None,
         start_batches: int = 48,
-        start_motion: float = 3.0,
+        start_motion: float = 2.0,
         statistics_batches: int = 128,
         momentum: float = 0.01,
         half_precision: bool = True,
@@ -54,7 +54,8 @@ class VideoTokenizerModule(TrainingModule):
             seed: See `TrainingModule`.
             noise: Largest standard deviation of the noise on normalised latents; drawn from U(0, noise) per clip.
             edge_weight: Of the differences of edges.
-            motion_weight: Of the differences of motion from picture to picture.
+            motion_weight: Of the squared differences of motion from picture to picture. Squared, since noise on the
+                latents moves every block a little: absolute differences would pay for stilling them all.
             moving_weight: How much more a pixel counts for each unit that it differs from its clip's mean: mouths and
                 eyes are small, but they move.
             window: Side in pixels of what is cut out of most pictures to train on; `None` for all of them.
@@ -87,7 +88,7 @@ class VideoTokenizerModule(TrainingModule):
         parts = {
             "pixels": (self._importance(pictures) * error.abs()).mean(),
             "edges": edge_distance(error),
-            "motion": (error[:, :, 1:] - error[:, :, :-1]).abs().mean(),
+            "motion": error.diff(dim=2).square().mean(),
         }
         loss = parts["pixels"] + self.edge_weight * parts["edges"] + self.motion_weight * parts["motion"]
         return {"loss": loss, **parts, "psnr": psnr(output.clamp(-1, 1), pictures)}
