@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vidchat.batch import ChunkBatch
-from vidchat.model.backbone import block_causal_mask
+from vidchat.model.attention import BlockCausal
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import (
     RESPONDER,
@@ -197,7 +197,7 @@ class Responder(nn.Module):
         positions = self._positions(condition.end, torch.arange(chunks), grid)
         x = torch.cat([condition.tokens, history.flatten(1, 2)], dim=1)
         blocks, visible = self._layout(condition, chunks, tokens)
-        mask = block_causal_mask(blocks, visible)
+        mask = BlockCausal(blocks, visible)
         positions = torch.cat([condition.positions, positions.flatten(1, 2)], dim=1)
         outputs = self.backbone(x, positions, mask)[:, condition.tokens.shape[1] :]
         return outputs.unflatten(1, (chunks, tokens))
@@ -251,7 +251,7 @@ class Responder(nn.Module):
         hidden = self.backbone(
             torch.cat([condition.tokens, history.flatten(1, 2)], dim=1),
             torch.cat([condition.positions, positions.flatten(1, 2)], dim=1),
-            block_causal_mask(blocks, visible),
+            BlockCausal(blocks, visible),
             cache=cache,
         )
         return Reading(hidden[:, condition.tokens.shape[1] :], cache, condition.end, 0, grid)
@@ -372,7 +372,7 @@ class Responder(nn.Module):
         """Blocks (N,) and visibility (B, N) of the whole sequence; each chunk is one block after the condition."""
         device = condition.tokens.device
         first = int(condition.blocks.shape[0])  # a block more than the condition has, whatever its blocks are
-        own = first + torch.arange(chunks, device=device).repeat_interleave(tokens)
+        own = first + torch.arange(chunks).repeat_interleave(tokens)
         seen = torch.ones(len(condition.tokens), len(own), dtype=torch.bool, device=device)
         return torch.cat([condition.blocks, own]), torch.cat([condition.visible, seen], dim=1)
 
