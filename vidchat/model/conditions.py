@@ -161,9 +161,7 @@ class ConditionEncoder(nn.Module):
             sections.append((self.project_features(features), mask))
         device = batch.latents.device
         return [
-            _Section(
-                tokens, mask, mask & self._keep(keep, batch.size, device), torch.arange(tokens.shape[1])
-            )
+            _Section(tokens, mask, mask & self._keep(keep, batch.size, device), torch.arange(tokens.shape[1]))
             for tokens, mask in sections
             if tokens.shape[1]
         ]

@@ -166,7 +166,17 @@ class Transformer(nn.Module):
         Returns:
             (B, N, D), normalised.
         """
-        angles = self.angles(positions)
+        return self.run(x, self.angles(positions), mask, causal, cache)
+
+    def run(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: BlockCausal | Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """`forward`, with the rotary angles of the positions already there."""
         x = x.to(self.norm.weight.dtype)  # under autocast the residual stream stays in full precision
         if cache is not None and mask is None:
             mask = cache.key_mask(x.shape[1])
