@@ -23,7 +23,7 @@ from vidchat.data.folder import MANIFESTS
 from vidchat.errors import plain_message
 from vidchat.training.check import check_config
 from vidchat.training.checkpoint import Checkpoints, find_checkpoint
-from vidchat.training.initialise import check_resumed, initialise
+from vidchat.training.initialise import check_resumed, initialise, start_from_language_model
 from vidchat.training.metrics import MetricsFile
 from vidchat.training.module import TrainingModule
 from vidchat.training.progress import Throughput, progress
@@ -45,6 +45,8 @@ def train(config: DictConfig) -> Path:
     if resume is not None:
         check_resumed(resume, plain, fingerprints)
     module: TrainingModule = instantiate(config.stage.module, **tokenizers)
+    if resume is None and plain["backbone_from"] is not None:
+        log.info(start_from_language_model(module, plain["backbone_from"]))
     if resume is None and plain["init_from"] is not None:
         log.info(initialise(module, Path(plain["init_from"]), plain, fingerprints))
     prepare_data(config)

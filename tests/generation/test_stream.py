@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidchat.batch import ChunkBatch
-from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.generation.stream import Conversation, GenerationSettings, stream_answer
 from vidchat.model.responder import ChunkSampling
 from vidchat.release import Release
 
@@ -97,3 +97,36 @@ def test_the_caller_s_gradients_are_left_alone(release):
     for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, make_batch(), settings):
         assert torch.is_grad_enabled()
         assert not chunk.pictures.requires_grad
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_conversation_of_two_turns(release, guidance):
+    """The second answer continues the first, depends on what is heard, and is the same however the clip comes in."""
+    batch = make_batch()
+    sampling = ChunkSampling(sets=2, flow_steps=2, guidance=guidance)
+    settings = GenerationSettings(chunks=3, sampling=sampling)
+
+    def second(latents, codes, pieces):
+        conversation = Conversation(release.responder, release.video_vae, release.audio_codec, batch, settings)
+        first = list(conversation.answer())
+        for piece in pieces:
+            conversation.hear(latents[:, piece], codes[:, piece])
+        return first, list(conversation.answer(2))
+
+    latents, codes = torch.randn(2, 4, 4, 2, 2), torch.randint(16, (2, 4, 8, 2))
+    first, whole = second(latents, codes, [slice(0, 4)])
+    _, parts = second(latents, codes, [slice(0, 1), slice(1, 4)])
+    _, other = second(-latents, codes, [slice(0, 4)])
+    alone = run(release, batch, chunks=3, sampling=sampling)
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(first, alone, strict=True))
+    assert all(torch.equal(a.pictures, b.pictures) for a, b in zip(whole, parts, strict=True))
+    assert not torch.equal(whole[0].latents, other[0].latents)
+    assert whole[0].pictures.shape[2] == 4, "the second answer, too, starts with picture 1"
+
+
+def test_a_conversation_starts_with_an_answer(release):
+    conversation = Conversation(
+        release.responder, release.video_vae, None, make_batch(), GenerationSettings(chunks=1, sampling=SAMPLING)
+    )
+    with pytest.raises(ValueError, match="answer it first"):
+        conversation.hear(torch.randn(2, 1, 4, 2, 2), None)

@@ -5,7 +5,7 @@ import torch
 from transformers import Qwen3Config, Qwen3Model
 
 from tests.model.conftest import CODES, LATENT, shape
-from vidchat.model.backbone import block_causal_mask
+from vidchat.model.attention import BlockCausal
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import Children, chunk_positions, patchify, unpatchify
 from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
@@ -34,7 +34,7 @@ def test_on_pure_text_the_backbone_is_qwen3():
     ours.load_state_dict(weights)
     ids = torch.randint(50, (2, 9))
     positions = torch.arange(9).float()[None, :, None].expand(2, -1, 3)
-    mask = block_causal_mask(torch.arange(9), torch.ones(2, 9, dtype=torch.bool))
+    mask = BlockCausal(torch.arange(9), torch.ones(2, 9, dtype=torch.bool))
     with torch.no_grad():
         expected = theirs(ids).last_hidden_state
         torch.testing.assert_close(ours(embed[ids], positions, mask), expected, atol=1e-5, rtol=1e-5)
@@ -166,6 +166,7 @@ class _GaussianVelocity(torch.nn.Module):
     """E[e - x | x_s] for x ~ N(mean, std^2): what a perfect flow head returns."""
 
     mean, std = 1.5, 0.5
+    condition = torch.nn.Identity()
 
     def guided(self, x, time, condition, guidance):
         data, mixed = (1 - time) * self.std**2, ((1 - time) * self.std) ** 2 + time**2

@@ -1,4 +1,12 @@
-"""The chunk loop: the one way in which answers are generated, in training, by `infer.py` and live."""
+"""The chunk loop: the one way in which answers are generated, in training, by `infer.py` and live.
+
+conversation = Conversation(responder, video_vae, audio_codec, batch, settings)
+for chunk in conversation.answer():  # pictures and sound, 160 ms at a time
+    ...
+conversation.hear(latents, codes)  # the next clip of the initiator
+for chunk in conversation.answer():
+    ...
+"""
 
 from __future__ import annotations
 
@@ -10,7 +18,8 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.model.responder import ChunkSampling, Responder
+from vidchat.model.graphs import CapturedLoops
+from vidchat.model.responder import ChunkSampling, Reading, Responder
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,100 @@ class StreamsAudio(Protocol):
     def stream(self) -> AudioStream: ...
 
 
+class Conversation:
+    """Turn by turn with one responder: it hears, it answers, and what was said stays in its cache.
+
+    The reference, `batch.latents[:, :1]`, is chunk 0 of every answer: it starts the video decoder and is not yielded,
+    so what comes out is pictures 1..4T and their sound, starting together. One backbone call per chunk, on that chunk's
+    tokens only. The condition and the reference stay for ever; of all that is heard and said after them, the last
+    `settings.window` chunks.
+
+    Args:
+        responder: The model, in evaluation mode.
+        video_vae: Its video tokenizer.
+        audio_codec: Its audio codec; `None` for a model without sound.
+        batch: Conditions and references of B answers, the initiators' first clips among them.
+        settings: How to generate.
+    """
+
+    def __init__(
+        self,
+        responder: Responder,
+        video_vae: StreamsVideo,
+        audio_codec: StreamsAudio | None,
+        batch: ChunkBatch,
+        settings: GenerationSettings,
+    ) -> None:
+        self.responder, self.video_vae, self.settings = responder, video_vae, settings
+        self.audio_codec = audio_codec if responder.depth else None
+        self.batch = batch
+        self.generator = torch.Generator(batch.latents.device).manual_seed(settings.seed)
+        self._graphs = CapturedLoops()
+        self._reading: Reading | None = None
+        self._said: tuple[Tensor, Tensor | None] | None = None  # the last chunk generated, as long as it is unread
+
+    def answer(self, chunks: int | None = None) -> Iterator[GeneratedChunk]:
+        """Answer what has been heard so far, one chunk at a time; the caller may stop anywhere.
+
+        Args:
+            chunks: How many; `None` is `settings.chunks`.
+
+        Yields:
+            Each chunk as soon as it is decoded.
+        """
+        pictures = self.video_vae.stream()
+        sound = self.audio_codec.stream() if self.audio_codec else None
+        # A generator must not hold the gradient mode of its caller between chunks, hence one block per chunk.
+        with torch.no_grad():
+            pictures.push(self.batch.latents[:, :1].transpose(1, 2))
+            self._begin()
+        for _ in range(self.settings.chunks if chunks is None else chunks):
+            with torch.no_grad():
+                reading = self._read_what_was_said()
+                latents, codes = self.responder.write_chunk(
+                    reading.hidden, reading.grid, self.settings.sampling, self.generator, self._graphs
+                )
+                self._said = latents, codes
+                chunk = GeneratedChunk(
+                    pictures.push(latents.unsqueeze(2)),
+                    sound.push(codes) if sound and codes is not None else None,
+                    latents,
+                    codes,
+                )
+            yield chunk
+
+    def hear(self, latents: Tensor, codes: Tensor | None) -> None:
+        """Read the initiators' next clips, or parts of them as they come in.
+
+        Args:
+            latents: (B, U, C, h, w), chunks 1..U of a clip; chunk 0, a picture without sound, is left out.
+            codes: (B, U, F, K), or `None` for a model without sound.
+        """
+        if self._reading is None:
+            raise ValueError("the first clip is part of the batch that a conversation starts from; answer it first")
+        with torch.no_grad():
+            self._read_what_was_said()
+            for chunk in range(latents.shape[1]):
+                own = None if codes is None else codes[:, chunk]
+                self._reading = self.responder.hear_chunk(self._reading, latents[:, chunk], own)
+
+    def _begin(self) -> None:
+        if self._reading is None:
+            self._reading = self.responder.begin(self.batch, self.settings.window, self.settings.sampling.guidance)
+            return
+        self._read_what_was_said()
+        self._reading = self.responder.begin_again(self._reading, self.batch.latents[:, 0])
+
+    def _read_what_was_said(self) -> Reading:
+        """Where the backbone stands, once it has read the last chunk."""
+        assert self._reading is not None, "begun"
+        if self._said is not None:
+            level = self.settings.sampling.noise_level
+            self._reading = self.responder.read_chunk(self._reading, *self._said, level, self.generator)
+            self._said = None
+        return self._reading
+
+
 def stream_answer(
     responder: Responder,
     video_vae: StreamsVideo,
@@ -80,10 +183,7 @@ def stream_answer(
     batch: ChunkBatch,
     settings: GenerationSettings,
 ) -> Iterator[GeneratedChunk]:
-    """Generate the answer to a batch of conditions, one chunk at a time.
-
-    The reference, `batch.latents[:, :1]`, is chunk 0: it starts the video decoder and is not yielded, so what comes out
-    is pictures 1..4T and their sound, starting together. One backbone call per chunk, on that chunk's tokens only.
+    """Generate the answer to a batch of conditions, one chunk at a time: a conversation of one turn.
 
     Args:
         responder: The model, in evaluation mode.
@@ -95,24 +195,4 @@ def stream_answer(
     Yields:
         Each chunk as soon as it is decoded.
     """
-    sampling = settings.sampling
-    generator = torch.Generator(batch.latents.device).manual_seed(settings.seed)
-    pictures = video_vae.stream()
-    sound = audio_codec.stream() if audio_codec and responder.depth else None
-    pictures.push(batch.latents[:, :1].transpose(1, 2))
-    with torch.no_grad():
-        reading = responder.begin(batch, settings.window, sampling.guidance)
-    for remaining in reversed(range(settings.chunks)):
-        # A generator must not hold the gradient mode of its caller between chunks, hence one block per chunk.
-        with torch.no_grad():
-            latents, codes = responder.write_chunk(reading.hidden, reading.grid, sampling, generator)
-            chunk = GeneratedChunk(
-                pictures.push(latents.unsqueeze(2)),
-                sound.push(codes) if sound and codes is not None else None,
-                latents,
-                codes,
-            )
-        yield chunk
-        if remaining:
-            with torch.no_grad():
-                reading = responder.read_chunk(reading, latents, codes, sampling.noise_level, generator)
+    yield from Conversation(responder, video_vae, audio_codec, batch, settings).answer()

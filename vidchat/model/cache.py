@@ -25,7 +25,9 @@ class KeyValueCache:
         self.pinned, self.chunk, self.slots = pinned, chunk, window + 1
         self.written = 0  # tokens, the evicted ones included; on the host, so nothing here waits for a device
         self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
-        self._key_mask = key_mask
+        self._visible: Tensor | None = None  # (B, capacity), where anything is hidden at all
+        if key_mask is not None:
+            self._visible = torch.nn.functional.pad(key_mask, (0, self.capacity - pinned), value=True)
 
     @property
     def capacity(self) -> int:
@@ -57,10 +59,20 @@ class KeyValueCache:
 
     def key_mask(self, tokens: int) -> Tensor | None:
         """(B, 1, 1, visible) bool for the next tokens, or `None` where everything cached is visible."""
-        if self._key_mask is None:
+        if self._visible is None:
             return None
-        visible = min(self.written + tokens, self.capacity)
-        return torch.nn.functional.pad(self._key_mask, (0, visible - self.pinned), value=True)[:, None, None]
+        if self.written:
+            self._visible[:, self._span(tokens)] = True  # a slot that is written anew is no longer forgotten
+        return self._visible[:, None, None, : min(self.written + tokens, self.capacity)]
+
+    def forget(self, samples: slice) -> None:
+        """Hide from some samples all that they have read behind the pinned head."""
+        if self._visible is None:
+            stored = self._layers[0]
+            assert stored is not None, "nothing has been read yet"
+            size = stored[0].shape[0]
+            self._visible = torch.ones(size, self.capacity, dtype=torch.bool, device=stored[0].device)
+        self._visible[samples, self.pinned :] = False
 
     def advance(self, tokens: int) -> None:
         """Count tokens as written; called once after every layer has stored them."""

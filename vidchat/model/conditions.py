@@ -45,7 +45,7 @@ class ConditionTokens:
     Attributes:
         tokens: (B, P, D).
         visible: (B, P) bool, False for padding and dropped conditions.
-        blocks: (P,) int64, nondecreasing: a token sees those of its own block and of earlier ones.
+        blocks: (P,) int64 on the CPU, nondecreasing: a token sees those of its own block and of earlier ones.
         positions: (B, P, 3).
         end: (B,) where the answer's own positions start.
     """
@@ -59,7 +59,7 @@ class ConditionTokens:
 
 @dataclass
 class _Section:
-    """One condition: tokens (B, n, D), present and visible (B, n), block of each token (n,)."""
+    """One condition: tokens (B, n, D), present and visible (B, n), block of each token (n,) on the CPU."""
 
     tokens: Tensor
     present: Tensor
@@ -123,7 +123,7 @@ class ConditionEncoder(nn.Module):
         if not sections:
             empty = torch.zeros(size, 0, device=device)
             width = embed.role.embedding_dim
-            blocks = torch.zeros(0, dtype=torch.long, device=device)
+            blocks = torch.zeros(0, dtype=torch.long)
             return ConditionTokens(
                 empty[..., None].expand(-1, -1, width), empty.bool(), blocks, empty[..., None].expand(-1, -1, 3), end
             )
@@ -161,9 +161,7 @@ class ConditionEncoder(nn.Module):
             sections.append((self.project_features(features), mask))
         device = batch.latents.device
         return [
-            _Section(
-                tokens, mask, mask & self._keep(keep, batch.size, device), torch.arange(tokens.shape[1], device=device)
-            )
+            _Section(tokens, mask, mask & self._keep(keep, batch.size, device), torch.arange(tokens.shape[1]))
             for tokens, mask in sections
             if tokens.shape[1]
         ]
@@ -199,7 +197,7 @@ class ConditionEncoder(nn.Module):
             places = chunk_positions(origin, index, (rows, cols), latent, embed.frames)[:, :, rows * cols - visual :]
             per_chunk = tokens.shape[2]
             visible = mask & self._keep(keep, batch.size, mask.device)
-            blocks = torch.arange(mask.shape[1], device=mask.device).repeat_interleave(per_chunk)
+            blocks = torch.arange(mask.shape[1]).repeat_interleave(per_chunk)
             section = _Section(
                 tokens.flatten(1, 2),
                 mask.repeat_interleave(per_chunk, dim=1),

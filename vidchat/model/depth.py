@@ -68,11 +68,6 @@ class DepthTransformer(nn.Module):
         self.transformer = Transformer(shape)
         self.heads = nn.Parameter(torch.randn(codes.codebooks, shape.width, codes.vocabulary) * shape.width**-0.5)
 
-    def _inputs(self, hidden: Tensor, previous: Tensor, first: int) -> Tensor:
-        """Inputs of steps first .. first+n-1 from (N, n, D) backbone outputs and (N, n) ids of previous codes."""
-        place = self.place[first : first + previous.shape[1]]
-        return self.condition(hidden) + self.previous(previous) + place
-
     def _positions(self, first: int, count: int, device: torch.device) -> Tensor:
         return torch.arange(first, first + count, device=device).float()[None, :, None].expand(1, -1, 3)
 
@@ -89,7 +84,7 @@ class DepthTransformer(nn.Module):
         frames, books, vocabulary = self.codes.frames, self.codes.codebooks, self.codes.vocabulary
         ids = (codes + torch.arange(books, device=codes.device) * vocabulary).flatten(1)
         previous = torch.cat([torch.full_like(ids[:, :1], books * vocabulary), ids[:, :-1]], dim=1)
-        inputs = self._inputs(hidden.repeat_interleave(books, dim=1), previous, 0)
+        inputs = self.condition(hidden).repeat_interleave(books, dim=1) + self.previous(previous) + self.place
         outputs = self.transformer(inputs, self._positions(0, frames * books, codes.device), causal=True)
         outputs = outputs.unflatten(1, (frames, books))
         return torch.einsum("nfkd,kdv->nfkv", outputs, self.heads.to(outputs.dtype))
@@ -133,17 +128,21 @@ class DepthTransformer(nn.Module):
         steps = self.codes.frames * books
         copies = 1 if guidance == 1 else 2
         cache = KeyValueCache(self.transformer.shape.layers, pinned=1, chunk=1, window=steps)
-        previous = torch.full((hidden.shape[0], 1), books * vocabulary, device=hidden.device)
-        drawn = []
+        # What does not depend on the codes, once for all steps.
+        fixed = self.condition(hidden).repeat_interleave(books, dim=1) + self.place
+        cos, sin = self.transformer.angles(self._positions(0, steps, hidden.device))
+        previous = torch.full((hidden.shape[0],), books * vocabulary, device=hidden.device)
+        drawn = previous.new_empty(hidden.shape[0] // copies, steps)
         for step in range(steps):
-            frame, book = divmod(step, books)
-            inputs = self._inputs(hidden[:, frame : frame + 1], previous, step)
-            output = self.transformer(inputs, self._positions(step, 1, hidden.device), cache=cache)[:, 0]
+            book = step % books
+            inputs = (fixed[:, step] + self.previous(previous)).unsqueeze(1)
+            angles = cos[:, :, step : step + 1], sin[:, :, step : step + 1]
+            output = self.transformer.run(inputs, angles, cache=cache)[:, 0]
             logits = output @ self.heads[book].to(output.dtype)
             if copies == 2:
                 conditioned, free = logits.chunk(2)
                 logits = free + guidance * (conditioned - free)
             code = sample_code(logits, sampling, generator)
-            drawn.append(code)
-            previous = (code + book * vocabulary).repeat(copies)[:, None]
-        return torch.stack(drawn, dim=1).unflatten(1, (self.codes.frames, books))
+            drawn[:, step] = code
+            previous = (code + book * vocabulary).repeat(copies)
+        return drawn.unflatten(1, (self.codes.frames, books))

@@ -14,6 +14,7 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from vidchat.model.graphs import CapturedLoops
 from vidchat.model.transformer import sinusoid
 
 TRAIN_STEPS = 1000  # the noise levels that DDPM is trained on
@@ -70,22 +71,32 @@ class TokenDenoiser(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """(N, D_v) from noisy tokens (N, D_v), times (N,) in [0, 1] and conditions (N, W)."""
-        context = nn.functional.silu(self.time(sinusoid(time * 1000, 256)) + self.condition(condition))
-        x = self.token(x)
+        return self._predict(self.token(x), time, self.condition(condition))
+
+    def _predict(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """From embedded tokens and conditions (N, width) and times (N,), or (1,) if all have the same."""
+        context = nn.functional.silu(self.time(sinusoid(time * 1000, 256)) + condition)
         for block in self.blocks:
             x = block(x, context)
         shift, scale = self.modulation(context).chunk(2, dim=-1)
         return self.output(self.norm(x) * (1 + scale) + shift)
 
     def guided(self, x: Tensor, time: float, condition: Tensor, guidance: float) -> Tensor:
-        """The prediction for (N, D_v) tokens; with guidance, `condition` is (2N, W), conditioned ones first.
+        """The prediction for (N, D_v) tokens at one time.
 
         Both halves see the same noisy token. At scale 1 there is no second half and nothing is mixed.
+
+        Args:
+            x: (N, D_v).
+            time: In [0, 1].
+            condition: `self.condition` of the conditions, (N, width), which is the same at all times; with guidance
+                (2N, width), conditioned ones first.
+            guidance: Scale; 1 is none.
         """
+        token, times = self.token(x), x.new_full((1,), time)
         if guidance == 1:
-            return self(x, x.new_full((len(x),), time), condition)
-        both = self(torch.cat([x, x]), x.new_full((2 * len(x),), time), condition)
-        conditioned, free = both.chunk(2)
+            return self._predict(token, times, condition)
+        conditioned, free = self._predict(token.repeat(2, 1), times, condition).chunk(2)
         return free + guidance * (conditioned - free)
 
 
@@ -133,6 +144,7 @@ class FlowHead(nn.Module):
         guidance: float = 1.0,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        graphs: CapturedLoops | None = None,
     ) -> Tensor:
         """Draw latent tokens (N, D_v) in fp32.
 
@@ -142,16 +154,25 @@ class FlowHead(nn.Module):
             guidance: Scale of classifier-free guidance; 1 is none.
             temperature: Scale of the noise.
             generator: Source of the noise.
+            graphs: With these, on CUDA, the whole loop is one launch (flow matching; DDPM draws noise on the way).
         """
         count = len(condition) if guidance == 1 else len(condition) // 2
         x = torch.randn(count, self.token_dim, generator=generator, device=condition.device) * temperature
         if self.shape.objective == "flow":
-            for step in range(steps, 0, -1):
-                x = x - self.denoiser.guided(x, step / steps, condition, guidance).float() / steps
-            return x
+            if graphs is not None and x.is_cuda:
+                return graphs.run(self.integrate, x, condition, steps, guidance)
+            return self.integrate(x, condition, steps, guidance)
+        condition = self.denoiser.condition(condition)
         scheduler = DDPMScheduler(**self._ddpm)
         scheduler.set_timesteps(steps)
         for step in scheduler.timesteps.tolist():
             predicted = self.denoiser.guided(x, step / TRAIN_STEPS, condition, guidance).float()
             x = scheduler.step(predicted, step, x, generator=generator).prev_sample
+        return x
+
+    def integrate(self, noise: Tensor, condition: Tensor, steps: int, guidance: float) -> Tensor:
+        """Euler steps from noise (N, D_v) at s = 1 to tokens at s = 0; draws nothing and waits for nothing."""
+        x, condition = noise, self.denoiser.condition(condition)
+        for step in range(steps, 0, -1):
+            x = x - self.denoiser.guided(x, step / steps, condition, guidance).float() / steps
         return x

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from vidchat.batch import ChunkBatch
-from vidchat.model.backbone import block_causal_mask
+from vidchat.model.attention import BlockCausal
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import (
+    INITIATOR,
     RESPONDER,
     Children,
     ChunkEmbedding,
@@ -30,6 +31,7 @@ from vidchat.model.chunks import (
 from vidchat.model.conditions import ConditionEncoder, ConditionSwitches, ConditionTokens
 from vidchat.model.depth import CodeSampling, DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.graphs import CapturedLoops
 from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
 from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
 from vidchat.model.transformer import Shape, Transformer
@@ -82,14 +84,14 @@ class Reading:
     Attributes:
         hidden: (B or 2B, N, D) its outputs at the last chunk read, which predict the next.
         cache: Keys and values of what it has read.
-        origin: (B or 2B,) where the answer's positions start.
+        places: (B or 2B, N, 3) positions of chunk 0; those of later chunks differ in time alone.
         chunk: Index of the last chunk read; 0 is the reference.
         grid: Rows and columns of the backbone's visual tokens.
     """
 
     hidden: Tensor
     cache: KeyValueCache
-    origin: Tensor
+    places: Tensor
     chunk: int
     grid: tuple[int, int]
 
@@ -197,7 +199,7 @@ class Responder(nn.Module):
         positions = self._positions(condition.end, torch.arange(chunks), grid)
         x = torch.cat([condition.tokens, history.flatten(1, 2)], dim=1)
         blocks, visible = self._layout(condition, chunks, tokens)
-        mask = block_causal_mask(blocks, visible)
+        mask = BlockCausal(blocks, visible)
         positions = torch.cat([condition.positions, positions.flatten(1, 2)], dim=1)
         outputs = self.backbone(x, positions, mask)[:, condition.tokens.shape[1] :]
         return outputs.unflatten(1, (chunks, tokens))
@@ -247,14 +249,14 @@ class Responder(nn.Module):
             window=window,
             key_mask=None if bool(visible.all()) else visible,
         )
-        positions = self._positions(condition.end, torch.zeros(1), grid)
+        places = self._positions(condition.end, torch.zeros(1), grid).flatten(1, 2)
         hidden = self.backbone(
             torch.cat([condition.tokens, history.flatten(1, 2)], dim=1),
-            torch.cat([condition.positions, positions.flatten(1, 2)], dim=1),
-            block_causal_mask(blocks, visible),
+            torch.cat([condition.positions, places], dim=1),
+            BlockCausal(blocks, visible),
             cache=cache,
         )
-        return Reading(hidden[:, condition.tokens.shape[1] :], cache, condition.end, 0, grid)
+        return Reading(hidden[:, condition.tokens.shape[1] :], cache, places, 0, grid)
 
     def read_chunk(
         self,
@@ -273,18 +275,51 @@ class Responder(nn.Module):
             noise_level: Level of the noise injection.
             generator: Source of that noise.
         """
-        copies = reading.hidden.shape[0] // latents.shape[0]
-        levels = torch.full((latents.shape[0], 1), noise_level, device=latents.device)
+        levels = latents.new_full((latents.shape[0], 1), noise_level)
         own_codes = None if codes is None else codes[:, None]
-        tokens = self._embed(latents[:, None], own_codes, levels, starts=False, generator=generator)
-        tokens = tokens.flatten(1, 2).repeat(copies, 1, 1)
-        chunk = reading.chunk + 1
-        positions = self._positions(reading.origin, torch.tensor([chunk]), reading.grid).flatten(1, 2)
-        hidden = self.backbone(tokens, positions, cache=reading.cache)
-        return Reading(hidden, reading.cache, reading.origin, chunk, reading.grid)
+        return self._read(reading, self._embed(latents[:, None], own_codes, levels, starts=False, generator=generator))
+
+    def hear_chunk(self, reading: Reading, latents: Tensor, codes: Tensor | None) -> Reading:
+        """Read one chunk of the initiator's next clip, after an answer or while it is being said.
+
+        The unconditional half of guidance does not hear it, and forgets what was said before but for the reference, as
+        in training, where all turns are dropped at once.
+
+        Args:
+            reading: Where the backbone stands; its cache is written to.
+            latents: (B, C, h, w) of the chunk.
+            codes: (B, F, K) of the chunk.
+        """
+        if not self.conditions.switches.turns:
+            raise ValueError("this model does not listen: it was trained without the initiator's clip")
+        own_codes = None if codes is None else codes[:, None]
+        levels = latents.new_zeros(latents.shape[0], 1)
+        heard = self._read(reading, self._embed(latents[:, None], own_codes, levels, starts=False, role=INITIATOR))
+        if heard.hidden.shape[0] > latents.shape[0]:
+            heard.cache.forget(slice(latents.shape[0], None))
+        return heard
+
+    def begin_again(self, reading: Reading, reference: Tensor) -> Reading:
+        """Read the reference (B, C, h, w) as chunk 0 of the next answer, after what has been heard."""
+        levels = reference.new_zeros(reference.shape[0], 1)
+        return self._read(reading, self._embed(reference[:, None], None, levels, starts=True))
+
+    def _read(self, reading: Reading, tokens: Tensor) -> Reading:
+        """Read one more chunk, (B, 1, N, D)."""
+        copies = reading.hidden.shape[0] // tokens.shape[0]
+        tokens = tokens.flatten(1, 2)
+        places = reading.places.clone()
+        places[..., 0] += (reading.chunk + 1) * self.latent.steps
+        hidden = self.backbone(tokens if copies == 1 else tokens.repeat(copies, 1, 1), places, cache=reading.cache)
+        return Reading(hidden, reading.cache, reading.places, reading.chunk + 1, reading.grid)
 
     def write_chunk(
-        self, hidden: Tensor, grid: tuple[int, int], sampling: ChunkSampling, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        grid: tuple[int, int],
+        sampling: ChunkSampling,
+        generator: torch.Generator | None = None,
+        graphs: CapturedLoops | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Draw the next chunk, sound first, then picture.
 
@@ -293,6 +328,7 @@ class Responder(nn.Module):
             grid: Rows and columns of the backbone's visual tokens.
             sampling: How.
             generator: Source of all randomness.
+            graphs: Of the flow head's loops, kept from chunk to chunk; used on CUDA.
 
         Returns:
             Latents (B, C, h, w) and codes (B, F, K), or `None` without sound.
@@ -310,18 +346,18 @@ class Responder(nn.Module):
         else:
             order = draw_order(count, rows * cols, hidden.device, generator)
             sizes = set_sizes(rows * cols, sampling.sets)
-            known = None if codes is None else codes.repeat(copies, 1, 1)
+            known = codes.repeat(copies, 1, 1) if codes is not None and copies > 1 else codes
             inputs = self._spatial_inputs(hidden, known, grid)
         filled = 0
         for size in sizes:
             if self.spatial is not None:
-                both = tokens.repeat(copies, 1, 1), order.repeat(copies, 1)
+                both = (tokens, order) if copies == 1 else (tokens.repeat(copies, 1, 1), order.repeat(copies, 1))
                 condition = self.spatial(*inputs, *both, filled)[:, :size]
             drawn = self.flow.sample(
-                condition.flatten(0, 1), sampling.flow_steps, sampling.guidance, sampling.temperature, generator
+                condition.flatten(0, 1), sampling.flow_steps, sampling.guidance, sampling.temperature, generator, graphs
             )
             places = order[:, filled : filled + size, None].expand(-1, -1, tokens.shape[-1])
-            tokens = tokens.scatter(1, places, drawn.view(count, size, -1))
+            tokens.scatter_(1, places, drawn.view(count, size, -1))
             filled += size
         return unpatchify(tokens, self.patch, rows, cols), codes
 
@@ -345,9 +381,10 @@ class Responder(nn.Module):
         starts: bool,
         generator: torch.Generator | None = None,
         hidden_codes: Tensor | None = None,
+        role: int = RESPONDER,
     ) -> Tensor:
         """Chunks as backbone tokens (B, T, N, D). With `starts`, the first is chunk 0, which has no codes."""
-        roles = torch.full(latents.shape[:2], RESPONDER, device=latents.device)
+        roles = torch.full(latents.shape[:2], role, device=latents.device)
         if self.noise:
             latents = self.noise.mix(latents, levels, generator)
         visual = self.embed.embed_visual(patchify(latents, self.patch * self.ratio), roles)
@@ -372,7 +409,7 @@ class Responder(nn.Module):
         """Blocks (N,) and visibility (B, N) of the whole sequence; each chunk is one block after the condition."""
         device = condition.tokens.device
         first = int(condition.blocks.shape[0])  # a block more than the condition has, whatever its blocks are
-        own = first + torch.arange(chunks, device=device).repeat_interleave(tokens)
+        own = first + torch.arange(chunks).repeat_interleave(tokens)
         seen = torch.ones(len(condition.tokens), len(own), dtype=torch.bool, device=device)
         return torch.cat([condition.blocks, own]), torch.cat([condition.visible, seen], dim=1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,11 @@ from vidchat.model.chunks import Children
 from vidchat.model.transformer import Shape, Transformer
 
 
+@lru_cache(maxsize=32)
 def spatial_positions(grid: tuple[int, int], ratio: int, steps: int, frames: int, device: torch.device) -> Tensor:
     """Positions (1, S_b + F + S, 3) inside one chunk: its context, then its visual tokens, on the fine grid.
+
+    The same for all chunks, hence kept; not to be written to.
 
     Args:
         grid: Rows and columns of the backbone's visual tokens.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidchat.model.attention import Backend, BlockCausal, attend
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.rotary import rotary_angles, rotate
 
@@ -27,6 +28,7 @@ class Shape:
         head_dim: Values per head, a multiple of 8 so that the three rotary axes share them as meant.
         mlp_width: Hidden values of the SwiGLU.
         theta: Base of the rotary frequencies.
+        attention: How attention is computed; `auto` takes the fastest for the device.
     """
 
     width: int
@@ -36,6 +38,7 @@ class Shape:
     head_dim: int
     mlp_width: int
     theta: float = 10_000.0
+    attention: Backend = "auto"
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -50,6 +53,7 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
+        self.backend = shape.attention
         self.q_proj = nn.Linear(shape.width, shape.heads * shape.head_dim, bias=False)
         self.k_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
         self.v_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
@@ -64,7 +68,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         angles: tuple[Tensor, Tensor],
-        mask: Tensor | None,
+        mask: BlockCausal | Tensor | None,
         causal: bool,
         cache: KeyValueCache | None,
         layer: int,
@@ -75,10 +79,7 @@ class Attention(nn.Module):
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if cache is not None:
             keys, values = cache.write(layer, keys, values)
-        if self.kv_heads != self.heads:
-            keys = keys.repeat_interleave(self.heads // self.kv_heads, dim=1)
-            values = values.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
+        attended = attend(queries, keys, values, mask, causal, self.backend)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -109,7 +110,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         angles: tuple[Tensor, Tensor],
-        mask: Tensor | None = None,
+        mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
         layer: int = 0,
@@ -148,7 +149,7 @@ class Transformer(nn.Module):
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor | None = None,
+        mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
@@ -157,14 +158,25 @@ class Transformer(nn.Module):
         Args:
             x: (B, N, D).
             positions: (B, N, 3).
-            mask: Bool, broadcastable to (B, heads, N, keys), True where a query may see a key; `None` is everything.
+            mask: `BlockCausal`, or bool broadcastable to (B, heads, N, keys), True where a query may see a key; `None`
+                is everything.
             causal: Token by token, instead of a mask.
             cache: Where keys and values are kept between calls, if they are.
 
         Returns:
             (B, N, D), normalised.
         """
-        angles = self.angles(positions)
+        return self.run(x, self.angles(positions), mask, causal, cache)
+
+    def run(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: BlockCausal | Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """`forward`, with the rotary angles of the positions already there."""
         x = x.to(self.norm.weight.dtype)  # under autocast the residual stream stays in full precision
         if cache is not None and mask is None:
             mask = cache.key_mask(x.shape[1])

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidchat.model.backbone import load_language_model
+from vidchat.model.responder import Responder
 from vidchat.release import read_config, read_weights
 from vidchat.training.checkpoint import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
@@ -59,6 +61,20 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
     parts += [f"new here and untrained: {', '.join(new)}"] if new else []
     parts += [f"there but not used: {', '.join(unused)}"] if unused else []
     return "; ".join(parts)
+
+
+def start_from_language_model(module: TrainingModule, source: str) -> str:
+    """Loads a Qwen3's weights into the backbone of the responder that is about to be trained.
+
+    Raises:
+        CheckpointError: what is trained has no backbone.
+        LanguageModelError: it does not fit.
+    """
+    if not isinstance(module.network, Responder):
+        raise CheckpointError("backbone_from is for the responder's stages; this one trains a tokenizer")
+    said = load_language_model(module.network, source)
+    module.ema.reset()
+    return said
 
 
 def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vidchat.model.attention import BlockCausal, attend
+
+
+def draw(size: int, tokens: int, heads: int = 4, groups: int = 2) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(tokens)
+    shapes = [(size, tokens, n, 8) for n in (heads, groups, groups)]
+    drawn = [torch.randn(shape, generator=generator).transpose(1, 2) for shape in shapes]
+    return tuple(x.detach().requires_grad_() for x in drawn)
+
+
+def layout(tokens: int, hidden: bool) -> BlockCausal:
+    """Text token by token, then chunks of 17; hidden are some text, a chunk, and all that one sample starts with."""
+    text = min(10, tokens)
+    chunks = text + torch.arange(tokens - text) // 17
+    visible = torch.ones(3, tokens, dtype=torch.bool)
+    if hidden:
+        visible[1, 5:8] = visible[1, 27:44] = visible[2, :61] = False
+    return BlockCausal(torch.cat([torch.arange(text), chunks]), visible)
+
+
+def run(mask: BlockCausal, backend: str, tokens: int) -> list[torch.Tensor]:
+    """Outputs and gradients; the gradient enters through visible tokens only, as in the model."""
+    inputs = draw(3, tokens)
+    out = attend(*inputs, mask, backend=backend) * mask.visible[:, None, :, None]
+    (out * torch.linspace(-1, 1, tokens)[:, None]).sum().backward()
+    return [out, *(x.grad for x in inputs)]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("tokens", [1, 9, 64, 100, 128, 200, 256])
+def test_spans_are_the_dense_mask(tokens, hidden):
+    mask = layout(tokens, hidden)
+    for ours, theirs in zip(run(mask, "spans", tokens), run(mask, "dense", tokens), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("tokens", [100, 128, 200, 256])
+def test_flex_is_the_dense_mask(tokens, hidden):
+    """Uncompiled and without gradients: what of it runs on a CPU."""
+    mask = layout(tokens, hidden)
+    inputs = [x.detach() for x in draw(3, tokens)]
+    kept = mask.visible[:, None, :, None]
+    ours, theirs = (attend(*inputs, mask, backend=backend) * kept for backend in ("flex", "dense"))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_equals_its_definition():
+    """Softmax over the keys that the mask leaves, in float64, written out."""
+    mask = layout(60, hidden=True)
+    queries, keys, values = draw(3, 60)
+    ours = attend(queries, keys, values, mask)
+    q, k, v = (x.detach().double().numpy() for x in (queries, keys, values))
+    blocks, visible = mask.blocks.tolist(), mask.visible.tolist()
+    for sample, head, query in [(0, 0, 0), (0, 3, 59), (1, 1, 30), (1, 2, 59), (2, 0, 59)]:
+        if not visible[sample][query]:
+            continue
+        seen = [j for j in range(60) if blocks[j] <= blocks[query] and visible[sample][j]]
+        scores = torch.tensor(k[sample, head // 2, seen] @ q[sample, head, query]) / 8**0.5
+        expected = scores.softmax(0) @ torch.tensor(v[sample, head // 2, seen])
+        torch.testing.assert_close(ours[sample, head, query].double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_hidden_tokens_reach_nobody():
+    """Whatever stands in a hidden place, even enormous, visible outputs are the same bit for bit."""
+    mask = layout(100, hidden=True)
+    queries, keys, values = (x.detach() for x in draw(3, 100))
+    before = attend(queries, keys, values, mask)
+    hidden = ~mask.visible[:, None, :, None]
+    after = attend(queries, keys.masked_fill(hidden, 1e4), values.masked_fill(hidden, 1e4), mask)
+    assert torch.equal(before.masked_fill(hidden, 0), after.masked_fill(hidden, 0))
+    assert after.isfinite().all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_grouped_heads_without_copies(masked):
+    """Queries that share a key head are folded into one longer sequence."""
+    queries, keys, values = draw(2, 30)
+    seen = torch.ones(2, 1, 1, 30, dtype=torch.bool)
+    if masked:
+        seen[1, ..., 20:] = False
+    folded = attend(queries[:, :, :7], keys, values, seen if masked else None)
+    copied = attend(queries[:, :, :7], keys.repeat_interleave(2, 1), values.repeat_interleave(2, 1), seen)
+    torch.testing.assert_close(folded, copied, atol=1e-6, rtol=1e-6)
+
+
+def test_bf16_goes_through_spans():
+    mask = layout(200, hidden=True)
+    inputs = [x.detach().bfloat16().requires_grad_() for x in draw(3, 200)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(*inputs, mask)
+    out.float().square().sum().backward()
+    theirs = attend(*(x.float() for x in inputs), mask, backend="dense")
+    kept = mask.visible[:, None, :, None]
+    torch.testing.assert_close(out.float() * kept, theirs * kept, atol=3e-2, rtol=3e-2)
+
+
+def test_a_backend_that_cannot_is_refused():
+    inputs = draw(3, 40)
+    with pytest.raises(ValueError, match="no backward on cpu"):
+        attend(*inputs, layout(40, False), backend="flex")
+    with pytest.raises(ValueError, match="vidchat\\[flash\\]"):
+        attend(*inputs, backend="flash")

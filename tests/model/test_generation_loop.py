@@ -1,0 +1,179 @@
+"""What the loop must do to run fast on a device, and what it must hold when a conversation goes on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.model.conftest import CODES
+from vidchat.model.attention import BlockCausal
+from vidchat.model.chunks import INITIATOR
+from vidchat.model.depth import CodeSampling
+from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.graphs import CapturedLoops, bucket
+from vidchat.model.responder import ChunkSampling
+from vidchat.model.spatial import set_sizes
+
+
+def turn(chunks: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(2, chunks, 3, 4, 4, generator=generator)
+    return latents, torch.randint(CODES.vocabulary, (2, chunks, 4, 2), generator=generator)
+
+
+def whole(model, batch, parts: list[tuple[torch.Tensor, torch.Tensor | None, int]]) -> torch.Tensor:
+    """Uncached backbone outputs for condition, reference and parts (latents, codes, role) one after the other."""
+    condition = model._condition(batch, torch.ones(2, dtype=torch.bool))
+    embedded = [
+        model._embed(latents, codes, latents.new_zeros(latents.shape[:2]), starts=codes is None, role=role)
+        for latents, codes, role in [(batch.latents[:, :1], None, 1), *parts]
+    ]
+    history = torch.cat(embedded, dim=1)
+    chunks, tokens = history.shape[1:3]
+    positions = model._positions(condition.end, torch.arange(chunks), (2, 2)).flatten(1, 2)
+    out = model.backbone(
+        torch.cat([condition.tokens, history.flatten(1, 2)], dim=1),
+        torch.cat([condition.positions, positions], dim=1),
+        BlockCausal(*model._layout(condition, chunks, tokens)),
+    )
+    return out[:, condition.tokens.shape[1] :].unflatten(1, (chunks, tokens))
+
+
+def converse(model, batch, guidance: float = 1.0):
+    """An answer of 3 chunks, 2 chunks heard, an answer of 2: outputs at every chunk read."""
+    said, heard, again = turn(3, 1), turn(2, 2), turn(2, 3)
+    reading = model.begin(batch, 20, guidance)
+    outputs = [reading.hidden]
+    for part, read in ((said, model.read_chunk), (heard, model.hear_chunk), (None, None), (again, model.read_chunk)):
+        if part is None:
+            reading = model.begin_again(reading, batch.latents[:, 0])
+            outputs.append(reading.hidden)
+            continue
+        for t in range(part[0].shape[1]):
+            reading = read(reading, part[0][:, t], part[1][:, t])
+            outputs.append(reading.hidden)
+    return torch.stack(outputs, dim=1), (said, heard, again)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_cache_carries_over_to_the_next_turn(make_responder, make_batch, padded):
+    model, batch = make_responder().eval(), make_batch(padded=padded)
+    with torch.no_grad():
+        cached, (said, heard, again) = converse(model, batch)
+        reference = (batch.latents[:, :1], None, 1)
+        uncached = whole(model, batch, [(*said, 1), (*heard, INITIATOR), reference, (*again, 1)])
+    assert cached.shape == uncached.shape == (2, 9, 8, 16)
+    torch.testing.assert_close(cached, uncached, atol=1e-5, rtol=1e-5)
+
+
+def test_the_unconditional_half_hears_nothing(make_responder, make_batch):
+    """What is heard changes the guided half only; earlier turns, as in training, are dropped with it."""
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    with torch.no_grad():
+        cached, (_, _, again) = converse(model, batch, guidance=2.0)
+        plain, _ = converse(model, batch)
+        torch.testing.assert_close(cached[:2], plain, atol=1e-5, rtol=1e-5)
+        # The same answer after nothing but the reference: all that is left is the time that has passed.
+        reading = model.begin(batch, 20, 2.0)
+        reading.chunk = 5
+        reading = model.begin_again(reading, batch.latents[:, 0])
+        torch.testing.assert_close(cached[2:, 6], reading.hidden[2:], atol=1e-5, rtol=1e-5)
+        for t in range(2):
+            reading = model.read_chunk(reading, again[0][:, t], again[1][:, t])
+            torch.testing.assert_close(cached[2:, 7 + t], reading.hidden[2:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_does_not_listen_says_so(make_responder, make_batch):
+    from vidchat.model.conditions import ConditionSwitches
+
+    model, batch = make_responder(conditions=ConditionSwitches(text=True)).eval(), make_batch()
+    with torch.no_grad(), pytest.raises(ValueError, match="does not listen"):
+        model.hear_chunk(model.begin(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_loop_never_waits_for_the_device(make_responder, make_batch, guidance):
+    """On the meta device nothing can be read back: a branch on a value, an index by a mask or `.item()` would raise."""
+    model, batch = make_responder().eval().to("meta"), make_batch(padded=False)
+    sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
+    with torch.no_grad():
+        reading = make_responder().eval().begin(batch, 2, guidance)
+        reading.hidden, reading.places = reading.hidden.to("meta"), reading.places.to("meta")
+        reading.cache._layers = [tuple(x.to("meta") for x in layer) for layer in reading.cache._layers]
+        if reading.cache._visible is not None:
+            reading.cache._visible = reading.cache._visible.to("meta")
+        for _ in range(4):
+            latents, codes = model.write_chunk(reading.hidden, reading.grid, sampling)
+            reading = model.read_chunk(reading, latents, codes, 0.1)
+    assert reading.hidden.is_meta
+
+
+class _Concatenated(TorchDispatchMode):
+    """Sizes of all that is concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.cat, torch.ops.aten.stack):
+            self.sizes.append(out.shape)
+        return out
+
+
+def test_nothing_grows_by_concatenation(make_responder, make_batch):
+    """What is put together for chunk 9 has the sizes of what is put together for chunk 2; the past is in the ring."""
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    sampling = ChunkSampling(sets=3, flow_steps=2)
+    seen = []
+    with torch.no_grad():
+        reading = model.begin(batch, 4)
+        for _ in range(9):
+            with _Concatenated() as mode:
+                latents, codes = model.write_chunk(reading.hidden, reading.grid, sampling)
+                reading = model.read_chunk(reading, latents, codes)
+            seen.append(mode.sizes)
+    assert seen[1] == seen[8]  # the first also made what is kept for all chunks
+    assert max(size[1] for size in seen[1] if len(size) == 3) <= 2 * (4 + 4 + 16), "a chunk's own tokens, no more"
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("count", [1, 5, 8])
+def test_what_is_captured_is_the_loop(count, guidance):
+    """The function that becomes a CUDA graph, padded to its bucket, gives what the plain loop gives."""
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=2)).eval()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    condition = torch.randn(count if guidance == 1 else 2 * count, 4)
+    noise = torch.randn(count, 3)
+    with torch.no_grad():
+        plain = head.integrate(noise, condition, 6, guidance)
+        captured = CapturedLoops().run(head.integrate, noise, condition, 6, guidance)
+        torch.testing.assert_close(captured, plain, atol=1e-6, rtol=1e-5)
+        generator = torch.Generator().manual_seed(3)
+        drawn = head.sample(condition, 6, guidance, generator=generator)
+        noise = torch.randn(count, 3, generator=generator.manual_seed(3))
+        assert torch.equal(drawn, head.integrate(noise, condition, 6, guidance)), "all randomness is in the noise"
+
+
+def test_few_shapes_serve_all_set_sizes():
+    """NOVA's defaults: 30 set sizes, 6 buckets, none wasting more than half."""
+    sizes = set(set_sizes(1440, 64))
+    assert len(sizes) == 30
+    buckets = {bucket(size) for size in sizes}
+    assert len(buckets) <= 6
+    assert all(size <= bucket(size) < 2 * size for size in sizes)
+
+
+def test_sampling_conditions_once_is_sampling_as_trained():
+    """The sampler projects the condition once; the training path does it for every token and time."""
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=2)).eval()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, condition = torch.randn(5, 3), torch.randn(10, 4)
+    with torch.no_grad():
+        shared = head.denoiser.guided(x, 0.7, head.denoiser.condition(condition), 2.0)
+        conditioned, free = (head.denoiser(x, torch.full((5,), 0.7), half) for half in condition.chunk(2))
+    torch.testing.assert_close(shared, free + 2.0 * (conditioned - free))

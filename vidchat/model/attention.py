@@ -1,0 +1,220 @@
+"""Attention: one function, `attend`, and the mask that the backbone trains with, computed in four ways.
+
+Which is fastest where (docs/speed.md has the figures):
+
+    spans   SDPA over growing prefixes, one call for a few blocks: half of the work of a dense mask. CPU.
+    flex    FlexAttention (arXiv 2412.05496), compiled, with a block mask that a stack's layers share. CUDA.
+    dense   SDPA with the mask written out. The reference that the others are tested against.
+    flash   flash-attn, where there is no mask: cached generation and the spatial transformer. CUDA, half precision.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+Backend = Literal["auto", "spans", "flex", "dense", "flash"]
+
+SPAN = 64  # tokens to a span at least: below, calls cost more than the work they save
+
+
+@dataclass(frozen=True, eq=False)
+class BlockCausal:
+    """Who sees whom: every token sees the visible tokens of its own block and of all earlier blocks.
+
+    With one token to a block this is a language model's causal mask; with a chunk to a block, next-chunk prediction.
+    Nobody sees a hidden token; what one sees itself is left open, since nobody reads its output.
+
+    Attributes:
+        blocks: (N,) int64, nondecreasing, on the CPU: it depends on shapes alone, so nobody waits for a device.
+        visible: (B, N) bool, False for padding and dropped conditions.
+    """
+
+    blocks: Tensor
+    visible: Tensor
+
+    def dense(self) -> Tensor:
+        """(B, 1, N, N) bool, True where a query (second to last axis) sees a key (last axis)."""
+        blocks = self.blocks.to(self.visible.device)
+        earlier = blocks[:, None] >= blocks[None, :]
+        itself = torch.eye(len(blocks), dtype=torch.bool, device=blocks.device)  # a hidden token must see something
+        return ((earlier & self.visible[:, None, :]) | itself)[:, None]
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int, Tensor | None]]:
+        """Runs of whole blocks (start, end) with what is added to their scores on keys [0, end), if anything."""
+        ends = [*(self.blocks.diff().nonzero().flatten() + 1).tolist(), len(self.blocks)]
+        hidden = None if bool(self.visible.all()) else ~self.visible
+        spans: list[tuple[int, int, Tensor | None]] = []
+        start, blocks = 0, 0
+        for end in ends:
+            blocks += 1
+            if end - start < SPAN and end != ends[-1]:
+                continue
+            added = None
+            if blocks > 1 or hidden is not None:
+                rows = self.blocks[start:end] if blocks > 1 else self.blocks[end - 1 : end]  # one row serves one block
+                unseen = (rows[:, None] < self.blocks[None, :end]).to(self.visible.device)[None]
+                unseen = unseen if hidden is None else unseen | hidden[:, None, :end]
+                # Finite, so that a hidden token that sees nothing at all gets numbers and not NaN.
+                added = torch.zeros(unseen.shape, device=unseen.device).masked_fill(unseen, -1e9)[:, None]
+            spans.append((start, end, added))
+            start, blocks = end, 0
+        return spans
+
+    @cached_property
+    def flex(self) -> BlockMask:
+        """The block mask, made once for all layers of a step."""
+        blocks, visible = self.blocks.to(self.visible.device), self.visible
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return ((blocks[query] >= blocks[key]) & visible[batch, key]) | (query == key)
+
+        size, tokens = visible.shape
+        device = visible.device
+        return create_block_mask(sees, size, None, tokens, tokens, device=device.type, _compile=device.type == "cuda")
+
+
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: BlockCausal | Tensor | None = None,
+    causal: bool = False,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Scaled dot-product attention with grouped key and value heads.
+
+    Args:
+        queries: (B, H, n, head_dim).
+        keys: (B, G, N, head_dim), G divides H.
+        values: (B, G, N, head_dim).
+        mask: `BlockCausal`, or bool broadcastable to (B, H, n, N), True where a query sees a key; `None` is everything.
+        causal: Token by token, instead of a mask.
+        backend: How the block-causal mask is computed, or `flash` where there is none; `auto` takes the fastest.
+
+    Returns:
+        (B, H, n, head_dim).
+
+    Raises:
+        ValueError: the backend cannot compute this mask here.
+    """
+    if isinstance(mask, BlockCausal):
+        return _block_causal(queries, keys, values, mask, backend)
+    if mask is None and _uses_flash(queries, backend):
+        from flash_attn import flash_attn_func
+
+        turned = (x.transpose(1, 2) for x in (queries, keys, values))
+        return flash_attn_func(*turned, causal=causal).transpose(1, 2)
+    groups = queries.shape[1] // keys.shape[1]
+    if groups > 1 and not causal and (mask is None or mask.shape[1:3] == (1, 1)):
+        # Queries that share a key head stand side by side, so that keys and values need not be copied.
+        folded = queries.unflatten(1, (-1, groups)).flatten(2, 3)
+        attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
+        return attended.unflatten(2, (groups, -1)).flatten(1, 2)
+    keys, values = _repeat(keys, groups), _repeat(values, groups)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
+
+
+def _block_causal(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal, backend: Backend) -> Tensor:
+    device = queries.device.type
+    if backend in ("auto", "flash"):  # flash is for where there is no mask
+        backend = {"cpu": "spans", "cuda": "flex"}.get(device, "dense")  # type: ignore[assignment]
+    groups = queries.shape[1] // keys.shape[1]
+    if backend == "flex":
+        if device != "cuda" and any(x.requires_grad for x in (queries, keys, values)):
+            raise ValueError(f"FlexAttention has no backward on {device}; set attention to spans, dense or auto")
+        return _flex(device)(queries, keys, values, block_mask=mask.flex, enable_gqa=groups > 1)
+    keys, values = _repeat(keys, groups), _repeat(values, groups)
+    if backend == "dense":
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask.dense())
+    if device == "cpu":
+        return _Spans.apply(queries, keys, values, mask.spans)
+    parts = [
+        F.scaled_dot_product_attention(
+            queries[:, :, start:end],
+            keys[:, :, :end],
+            values[:, :, :end],
+            attn_mask=None if added is None else added.to(queries.dtype),
+        )
+        for start, end, added in mask.spans
+    ]
+    return torch.cat(parts, dim=2)
+
+
+class _Spans(torch.autograd.Function):
+    """Span by span through the kernels that SDPA uses on a CPU.
+
+    Autograd through slices would fill and add a tensor of full size for every prefix; here each adds to its own part.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, spans: list) -> Tensor:
+        attended, sums = torch.empty_like(queries), []
+        for start, end, added in spans:
+            part, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                queries[:, :, start:end], keys[:, :, :end], values[:, :, :end], 0.0, False, attn_mask=_as(added, keys)
+            )
+            attended[:, :, start:end] = part
+            sums.append(log_sum)
+        ctx.spans = spans
+        ctx.save_for_backward(queries, keys, values, attended, *sums)
+        return attended
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        queries, keys, values, attended, *sums = ctx.saved_tensors
+        to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+        for (start, end, added), log_sum in zip(ctx.spans, sums, strict=True):
+            part, own_keys, own_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                gradient[:, :, start:end],
+                queries[:, :, start:end],
+                keys[:, :, :end],
+                values[:, :, :end],
+                attended[:, :, start:end],
+                log_sum,
+                0.0,
+                False,
+                attn_mask=_as(added, keys),
+            )
+            to_queries[:, :, start:end] = part
+            to_keys[:, :, :end] += own_keys
+            to_values[:, :, :end] += own_values
+        return to_queries, to_keys, to_values, None
+
+
+def _as(added: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if added is None else added.to(like.dtype)
+
+
+def _repeat(x: Tensor, groups: int) -> Tensor:
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def _uses_flash(queries: Tensor, backend: Backend) -> bool:
+    """Whether flash-attn computes this; asked for by name, it must."""
+    usable = queries.is_cuda and queries.dtype in (torch.float16, torch.bfloat16)
+    if backend == "flash" and not (usable and _has_flash()):
+        raise ValueError(
+            "attention=flash needs a CUDA device, half precision and flash-attn (pip install 'vidchat[flash]'); "
+            "set it to auto"
+        )
+    return backend in ("auto", "flash") and usable and _has_flash()
+
+
+@lru_cache(maxsize=1)
+def _has_flash() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+@lru_cache(maxsize=2)
+def _flex(device: str) -> Any:
+    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
