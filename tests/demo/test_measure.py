@@ -12,7 +12,7 @@ from vidchat.data.synthetic.face import draw_face
 from vidchat.data.synthetic.performance import perform
 from vidchat.data.synthetic.render import candidate_waveforms
 from vidchat.data.synthetic.script import cases
-from vidchat.demo.measure import MouthReader, correlation, loudness, score
+from vidchat.demo.measure import MouthReader, correlation, loudness, percent, score
 from vidchat.demo.speech import cepstra, warped_distance
 
 CASES = cases()[:4]
@@ -109,3 +109,8 @@ def test_warping_equals_the_textbook_recursion():
             c = cost[i - 1, j - 1]
             best[i, j] = min(best[i - 1, j - 1] + 2 * c, best[i - 1, j] + c, best[i, j - 1] + c)
     assert warped_distance(a, b) == pytest.approx(best[7, 5] / 12)
+
+
+def test_a_share_comes_with_its_interval():
+    assert percent(0.5, 10) == "50 % (24-76)"
+    assert percent(0.0, 20) == "0 % (0-16)"

@@ -18,11 +18,12 @@ from rich.console import Console
 from vidchat.data.folder import read_dialogues
 from vidchat.data.synthetic.script import FEELINGS, TOPICS, cases
 from vidchat.demo.answers import Answers, true_case
+from vidchat.demo.measure import percent
 from vidchat.demo.page import Shown, draw_losses, draw_sheet, write_page
 from vidchat.dialogue import Dialogue
 
 ROOT = Path(__file__).parents[2]
-STAGES = {"pretrain_visual": 60, "pretrain_av": 240, "sft_dyadic": 420}  # optimizer steps, times --longer
+STAGES = {"pretrain_visual": 60, "pretrain_av": 180, "sft_dyadic": 600}  # optimizer steps, times --longer
 SHIPPED = ROOT / "checkpoints" / "demo"
 console = Console()
 
@@ -54,7 +55,8 @@ def _multiplies_bf16() -> bool:
 
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = ROOT / "outputs" / "demo",
-    dialogues: Annotated[int, typer.Option(help="Rendered dialogues.")] = 200,
+    dialogues: Annotated[int, typer.Option(help="Rendered dialogues.")] = 600,
+    answers: Annotated[int, typer.Option(help="Test dialogues that are answered.")] = 24,
     seed: Annotated[int, typer.Option(help="Of the data set.")] = 0,
     longer: Annotated[float, typer.Option(help="Multiplies the training steps.")] = 1.0,
     override: Annotated[list[str] | None, typer.Option(help="More settings for train.py.")] = None,
@@ -69,30 +71,29 @@ def demo(
     stages = train_stages(output, data, longer, override or [])
     console.rule("answering")
     every = read_dialogues(data)
-    answers = Answers(
-        output, [d for d in every if d.split == "train"][:40], [d for d in every if d.split == "test"][:24]
-    )
+    train, test = ([d for d in every if d.split == split] for split in ("train", "test"))
+    systems = Answers(output, train[:40], test[:answers])
     releases = {"just trained": stages[-1] / "release"}
     if (SHIPPED / "config.yaml").is_file():
         releases["shipped"] = SHIPPED
-    scores = answers.score(releases)
+    scores = systems.score(releases)
     shown = [
         Shown(_title(dialogue), true_case(dialogue).answer, clips, {name: s.heard[i] for name, s in scores.items()})
-        for i, (dialogue, clips) in enumerate(zip(answers.test, answers.clips, strict=True))
+        for i, (dialogue, clips) in enumerate(zip(systems.test, systems.clips, strict=True))
     ]
     chance = {
-        "identity": 1 / len(answers.references),
+        "identity": 1 / len(systems.references),
         "answer": 1 / len(cases()),
         "topic": 1 / len(TOPICS),
         "feeling": 1 / len(FEELINGS),
     }
     draw_losses(stages, output / "losses.png")
     draw_sheet(shown[:4], output / "sheet.png", ["initiator", "truth", next(reversed(releases))])
-    page = write_page(output, shown, scores, chance, answers.notes())
+    page = write_page(output, shown, scores, chance, systems.notes())
     for name, s in scores.items():
         console.print(
             f"{name:14} face {s.identity:.0%}, mouth r {s.mouth:.2f} ({s.mouth_shuffled:.2f} with another sound), "
-            f"answer {s.answer:.0%}, topic {s.topic:.0%}, feeling {s.feeling:.0%}, {s.psnr:.1f} dB"
+            f"answer {percent(s.answer, len(s.heard))}, topic {s.topic:.0%}, feeling {s.feeling:.0%}, {s.psnr:.1f} dB"
         )
     console.print("chance         " + ", ".join(f"{name} {value:.0%}" for name, value in chance.items()))
     console.print(f"{(time.monotonic() - start) / 60:.1f} minutes. Open [bold]{page}[/bold]")

@@ -79,7 +79,8 @@ class Answers:
             "Face: nearest of the test speakers' pictures by RMS difference over the head.",
             "Mouth: opening read from the pixels by a regression fitted to the renderer's truth, correlated with the "
             "loudness of the answer's own sound, and of another answer's.",
-            "Answer: nearest of all answers, spoken by every test voice, by dynamic time warping over cepstra.",
+            "Answer: nearest of all answers, spoken by every test voice, by dynamic time warping over cepstra; in "
+            "brackets the 95 % interval (Wilson's).",
             f"{len(self.test)} answers by speakers unseen in training. The round trip is the ceiling.",
         ]
         for name, timings in self.timings.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,6 +48,12 @@ class Scores:
     feeling: float
     psnr: float
     heard: tuple[str, ...]
+
+
+def percent(share: float, count: int) -> str:
+    """A share of `count` trials with its 95 % interval (Wilson's), such as "58 % (39-76)"."""
+    low, high = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return f"{100 * share:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def crop(pictures: Tensor, box: tuple[float, float, float, float], size: int) -> Tensor:

@@ -17,7 +17,7 @@ from vidchat.training.metrics import read_metrics
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from vidchat.demo.measure import Scores
+from vidchat.demo.measure import Scores, percent
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#223}
@@ -91,7 +91,8 @@ def table(scores: Mapping[str, Scores], chance: Mapping[str, float]) -> str:
     )
     rows = [
         f"<tr><td>{html.escape(name)}</td><td>{s.identity:.0%}</td><td>{s.mouth:.2f}</td><td>{s.mouth_shuffled:.2f}</td>"
-        f"<td>{s.answer:.0%}</td><td>{s.topic:.0%}</td><td>{s.feeling:.0%}</td><td>{s.psnr:.1f} dB</td></tr>"
+        f"<td>{percent(s.answer, len(s.heard))}</td><td>{s.topic:.0%}</td><td>{s.feeling:.0%}</td>"
+        f"<td>{s.psnr:.1f} dB</td></tr>"
         for name, s in scores.items()
     ]
     foot = (
