@@ -99,12 +99,13 @@ def test_the_loop_never_waits_for_the_device(make_responder, make_batch, guidanc
     sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
     with torch.no_grad():
         reading = make_responder().eval().begin(batch, 2, guidance)
-        reading.hidden, reading.places = reading.hidden.to("meta"), reading.places.to("meta")
+        for name in ("hidden", "places", "reference", "last"):
+            setattr(reading, name, getattr(reading, name).to("meta"))
         reading.cache._layers = [tuple(x.to("meta") for x in layer) for layer in reading.cache._layers]
         if reading.cache._visible is not None:
             reading.cache._visible = reading.cache._visible.to("meta")
         for _ in range(4):
-            latents, codes = model.write_chunk(reading.hidden, reading.grid, sampling)
+            latents, codes = model.write_chunk(reading, sampling)
             reading = model.read_chunk(reading, latents, codes, 0.1)
     assert reading.hidden.is_meta
 
@@ -132,7 +133,7 @@ def test_nothing_grows_by_concatenation(make_responder, make_batch):
         reading = model.begin(batch, 4)
         for _ in range(9):
             with _Concatenated() as mode:
-                latents, codes = model.write_chunk(reading.hidden, reading.grid, sampling)
+                latents, codes = model.write_chunk(reading, sampling)
                 reading = model.read_chunk(reading, latents, codes)
             seen.append(mode.sizes)
     assert seen[1] == seen[8]  # the first also made what is kept for all chunks

@@ -166,11 +166,41 @@ def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
     """Outputs at t-1 must meet chunk t: a model whose head copies the target finds it there and nowhere else."""
     model, batch = make_responder(codes=None, depth=None, spatial=None).eval(), make_batch(padded=False)
     seen = {}
-    model._video_loss = lambda hidden, targets, codes, weight: seen.update(targets=targets) or targets.sum()
+    model._video_loss = lambda hidden, seen_, targets, codes, weight: seen.update(targets=targets) or targets.sum()
     model.loss(batch)
     targets = seen["targets"].unflatten(0, (2, 5))
     assert torch.equal(targets[:, 0], batch.latents[:, 1])
     assert torch.equal(targets[:, -1], batch.latents[:, -1])
+
+
+@pytest.mark.parametrize("noise", [None, 0.5])
+def test_generation_draws_from_what_training_drew_from(make_responder, make_batch, noise):
+    """The spatial transformer is told the same of every place, chunk by chunk, cached or not."""
+    model, batch = make_responder(noise=noise).eval(), make_batch(padded=False)
+    told = []
+    forward = model.spatial.forward
+    model.spatial.forward = lambda context, places, *rest: told.append(places) or forward(context, places, *rest)
+    with torch.no_grad():
+        model.loss(batch)
+        trained = told.pop().unflatten(0, (2, 5))
+        reading = model.begin(batch, window=10)
+        for t in range(5):
+            model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
+            torch.testing.assert_close(told.pop(), trained[:, t], atol=1e-5, rtol=1e-5)
+            reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
+
+
+def test_a_place_sees_the_reference_and_the_last_chunk_but_not_its_own(make_responder, make_batch):
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    batch.latents.requires_grad_()
+    places = []
+    forward = model.spatial.forward
+    model.spatial.forward = lambda context, at, *rest: places.append(at) or forward(context, at, *rest)
+    model.loss(batch)
+    places[0].unflatten(0, (2, 5))[:, 2].square().sum().backward()  # what chunk 3 is drawn from
+    moved = batch.latents.grad.flatten(2).abs().amax(-1)
+    assert (moved[:, :3] > 0).all()
+    assert moved[:, 3:].max() == 0
 
 
 def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_batch):
@@ -193,7 +223,7 @@ def test_every_ablation_trains_and_writes(make_responder, make_batch, spatial, s
     assert not unused - {"spatial.encoder.norm.weight"}, "a parameter without a gradient is a part that does nothing"
     model.eval()
     reading = model.begin(batch, window=4)
-    latents, codes = model.write_chunk(reading.hidden, reading.grid, ChunkSampling(sets=3, flow_steps=2))
+    latents, codes = model.write_chunk(reading, ChunkSampling(sets=3, flow_steps=2))
     assert latents.shape == (2, 3, 4, 4)
     assert (codes is not None and codes.shape == (2, 4, 2)) if sound else codes is None
 
@@ -206,7 +236,7 @@ def test_guidance_of_one_is_unguided_bitwise(make_responder, make_batch):
             reading = model.begin(batch, 4, guidance)
             sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance)
             generator = torch.Generator().manual_seed(0)
-            drawn.append(model.write_chunk(reading.hidden, reading.grid, sampling, generator))
+            drawn.append(model.write_chunk(reading, sampling, generator))
     torch.testing.assert_close(drawn[0][0], drawn[1][0], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(drawn[0][0], drawn[2][0], atol=1e-4)
 

@@ -133,7 +133,7 @@ class Conversation:
             with torch.no_grad():
                 reading = self._read_what_was_said()
                 latents, codes = self.responder.write_chunk(
-                    reading.hidden, reading.grid, self.settings.sampling, self.generator, self._graphs
+                    reading, self.settings.sampling, self.generator, self._graphs
                 )
                 self._said = latents, codes
                 chunk = GeneratedChunk(

@@ -9,7 +9,7 @@ fed back is the finished chunk: its latents and its codes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,8 @@ class Reading:
         places: (B or 2B, N, 3) positions of chunk 0; those of later chunks differ in time alone.
         chunk: Index of the last chunk read; 0 is the reference.
         grid: Rows and columns of the backbone's visual tokens.
+        reference: (B, C, h, w) latents of chunk 0.
+        last: (B, C, h, w) latents of the last chunk, with the noise that they were read with.
     """
 
     hidden: Tensor
@@ -94,6 +96,8 @@ class Reading:
     places: Tensor
     chunk: int
     grid: tuple[int, int]
+    reference: Tensor
+    last: Tensor
 
 
 class Responder(nn.Module):
@@ -164,12 +168,13 @@ class Responder(nn.Module):
         Returns:
             `loss` to minimise, its parts `video` and `audio` (nats per code), and `accuracy_k` of each codebook.
         """
-        hidden = self.read(batch)
+        history, levels = self._history(batch)
+        hidden = self.read(batch, history, levels).flatten(0, 1)
         weight = batch.chunk_mask.flatten().float()
-        hidden = hidden.flatten(0, 1)
+        seen = torch.cat([batch.latents[:, :1].expand_as(history), history], dim=2).flatten(0, 1)
         targets = batch.latents[:, 1:].flatten(0, 1)
         codes = batch.codes.flatten(0, 1) if self.depth and batch.codes is not None else None
-        video = self._video_loss(hidden, targets, codes, weight)
+        video = self._video_loss(hidden, seen, targets, codes, weight)
         losses = {"loss": self.weights.video * video, "video": video.detach()}
         if self.depth is not None:
             if codes is None:
@@ -181,36 +186,51 @@ class Responder(nn.Module):
             losses |= {f"accuracy_{k}": share for k, share in enumerate(right)}
         return losses
 
-    def read(self, batch: ChunkBatch) -> Tensor:
-        """Backbone outputs (B, T, N, D) at chunks 0..T-1, all at once; those at t-1 predict chunk t."""
+    def _history(self, batch: ChunkBatch) -> tuple[Tensor, Tensor]:
+        """Latents (B, T, C, h, w) of chunks 0..T-1 as they are read, in training with noise, and its levels (B, T)."""
         latents = batch.latents[:, :-1]
-        size, chunks = latents.shape[:2]
-        grid = self._grid(latents)
-        levels = torch.zeros(size, chunks, device=latents.device)
+        levels = latents.new_zeros(latents.shape[:2])
         if self.noise and self.training:
-            levels = self.noise.draw_levels(size, chunks, latents.device)
+            levels = self.noise.draw_levels(latents.shape[0], latents.shape[1], latents.device)
+            latents = self.noise.mix(latents, levels)
+        return latents, levels
+
+    def read(self, batch: ChunkBatch, history: Tensor | None = None, levels: Tensor | None = None) -> Tensor:
+        """Backbone outputs (B, T, N, D) at chunks 0..T-1, all at once; those at t-1 predict chunk t.
+
+        Args:
+            batch: As for `loss`.
+            history: (B, T, C, h, w) and the `levels` (B, T) of the noise in it; drawn if not given.
+            levels: See above.
+        """
+        if history is None or levels is None:
+            history, levels = self._history(batch)
+        size, chunks = history.shape[:2]
+        grid = self._grid(history)
         codes = batch.codes[:, :-1] if self.depth and batch.codes is not None else None
         hidden = None
         if self.training and self.code_dropout:
-            hidden = draw_hidden_chunks(size, chunks - 1, self.code_dropout, latents.device)
-        history = self._embed(latents, codes, levels, starts=True, hidden_codes=hidden)
+            hidden = draw_hidden_chunks(size, chunks - 1, self.code_dropout, history.device)
+        own = self._embed(history, codes, levels, starts=True, hidden_codes=hidden)
         condition = self._condition(batch)
-        tokens = history.shape[2]
+        tokens = own.shape[2]
         positions = self._positions(condition.end, torch.arange(chunks), grid)
-        x = torch.cat([condition.tokens, history.flatten(1, 2)], dim=1)
+        x = torch.cat([condition.tokens, own.flatten(1, 2)], dim=1)
         blocks, visible = self._layout(condition, chunks, tokens)
         mask = BlockCausal(blocks, visible)
         positions = torch.cat([condition.positions, positions.flatten(1, 2)], dim=1)
         outputs = self.backbone(x, positions, mask)[:, condition.tokens.shape[1] :]
         return outputs.unflatten(1, (chunks, tokens))
 
-    def _video_loss(self, hidden: Tensor, targets: Tensor, codes: Tensor | None, weight: Tensor) -> Tensor:
-        """Flow loss over masked tokens, of some of the N = B x T chunks."""
+    def _video_loss(
+        self, hidden: Tensor, seen: Tensor, targets: Tensor, codes: Tensor | None, weight: Tensor
+    ) -> Tensor:
+        """Flow loss over masked tokens, of some of the N = B x T chunks. `seen`: their reference and last chunk."""
         rows, cols = self._grid(targets)
         kept = self.weights.spatial_chunks
         if kept and kept < len(hidden):
             chosen = (torch.rand_like(weight) + weight).topk(kept).indices  # real chunks before padding
-            hidden, targets, weight = hidden[chosen], targets[chosen], weight[chosen]
+            hidden, seen, targets, weight = hidden[chosen], seen[chosen], targets[chosen], weight[chosen]
             codes = None if codes is None else codes[chosen]
         tokens = patchify(targets, self.patch)
         count, places = tokens.shape[:2]
@@ -219,7 +239,7 @@ class Responder(nn.Module):
         else:
             order = draw_order(count, places, tokens.device)
             visible = places - draw_masked_count(places)
-            condition = self.spatial(*self._spatial_inputs(hidden, codes, (rows, cols)), tokens, order, visible)
+            condition = self.spatial(*self._spatial_inputs(hidden, seen, codes, (rows, cols)), tokens, order, visible)
             wanted = tokens.gather(1, order[:, visible:, None].expand(-1, -1, tokens.shape[-1]))
         each = self.flow.loss(wanted.flatten(0, 1), condition.flatten(0, 1)).view(count, -1).mean(1)
         return (each * weight).sum() / weight.sum().clamp(min=1)
@@ -239,7 +259,7 @@ class Responder(nn.Module):
             batch, keep = batch.repeat(2), torch.cat([keep, ~keep])
         reference = batch.latents[:, :1]
         grid = self._grid(reference)
-        history = self._embed(reference, None, torch.zeros(batch.size, 1, device=reference.device), starts=True)
+        history = self._embed(reference, None, reference.new_zeros(batch.size, 1), starts=True)
         condition = self._condition(batch, keep)
         blocks, visible = self._layout(condition, 1, history.shape[2])
         cache = KeyValueCache(
@@ -256,7 +276,9 @@ class Responder(nn.Module):
             BlockCausal(blocks, visible),
             cache=cache,
         )
-        return Reading(hidden[:, condition.tokens.shape[1] :], cache, places, 0, grid)
+        hidden = hidden[:, condition.tokens.shape[1] :]
+        own = reference[: batch.size if guidance == 1 else batch.size // 2, 0]
+        return Reading(hidden, cache, places, 0, grid, reference=own, last=own)
 
     def read_chunk(
         self,
@@ -275,9 +297,12 @@ class Responder(nn.Module):
             noise_level: Level of the noise injection.
             generator: Source of that noise.
         """
-        levels = latents.new_full((latents.shape[0], 1), noise_level)
+        latents, levels = latents[:, None], latents.new_full((latents.shape[0], 1), noise_level)
+        if self.noise:
+            latents = self.noise.mix(latents, levels, generator)
         own_codes = None if codes is None else codes[:, None]
-        return self._read(reading, self._embed(latents[:, None], own_codes, levels, starts=False, generator=generator))
+        reading = self._read(reading, self._embed(latents, own_codes, levels, starts=False))
+        return replace(reading, last=latents[:, 0])
 
     def hear_chunk(self, reading: Reading, latents: Tensor, codes: Tensor | None) -> Reading:
         """Read one chunk of the initiator's next clip, after an answer or while it is being said.
@@ -302,7 +327,8 @@ class Responder(nn.Module):
     def begin_again(self, reading: Reading, reference: Tensor) -> Reading:
         """Read the reference (B, C, h, w) as chunk 0 of the next answer, after what has been heard."""
         levels = reference.new_zeros(reference.shape[0], 1)
-        return self._read(reading, self._embed(reference[:, None], None, levels, starts=True))
+        reading = self._read(reading, self._embed(reference[:, None], None, levels, starts=True))
+        return replace(reading, reference=reference, last=reference)
 
     def _read(self, reading: Reading, tokens: Tensor) -> Reading:
         """Read one more chunk, (B, 1, N, D)."""
@@ -311,12 +337,11 @@ class Responder(nn.Module):
         places = reading.places.clone()
         places[..., 0] += (reading.chunk + 1) * self.latent.steps
         hidden = self.backbone(tokens if copies == 1 else tokens.repeat(copies, 1, 1), places, cache=reading.cache)
-        return Reading(hidden, reading.cache, reading.places, reading.chunk + 1, reading.grid)
+        return replace(reading, hidden=hidden, chunk=reading.chunk + 1)
 
     def write_chunk(
         self,
-        hidden: Tensor,
-        grid: tuple[int, int],
+        reading: Reading,
         sampling: ChunkSampling,
         generator: torch.Generator | None = None,
         graphs: CapturedLoops | None = None,
@@ -324,8 +349,7 @@ class Responder(nn.Module):
         """Draw the next chunk, sound first, then picture.
 
         Args:
-            hidden: (B, N, D) backbone outputs; with guidance (2B, N, D), conditioned ones first.
-            grid: Rows and columns of the backbone's visual tokens.
+            reading: Where the backbone stands; with guidance, its conditioned half comes first.
             sampling: How.
             generator: Source of all randomness.
             graphs: Of the flow head's loops, kept from chunk to chunk; used on CUDA.
@@ -333,7 +357,7 @@ class Responder(nn.Module):
         Returns:
             Latents (B, C, h, w) and codes (B, F, K), or `None` without sound.
         """
-        copies = 1 if sampling.guidance == 1 else 2
+        hidden, grid, copies = reading.hidden, reading.grid, 1 if sampling.guidance == 1 else 2
         codes = None
         if self.depth is not None:
             codes = self.depth.sample(hidden[:, -self.frames :], sampling.codes, sampling.guidance, generator)
@@ -347,7 +371,8 @@ class Responder(nn.Module):
             order = draw_order(count, rows * cols, hidden.device, generator)
             sizes = set_sizes(rows * cols, sampling.sets)
             known = codes.repeat(copies, 1, 1) if codes is not None and copies > 1 else codes
-            inputs = self._spatial_inputs(hidden, known, grid)
+            seen = torch.cat([reading.reference, reading.last], dim=1)
+            inputs = self._spatial_inputs(hidden, seen if copies == 1 else seen.repeat(2, 1, 1, 1), known, grid)
         filled = 0
         for size in sizes:
             if self.spatial is not None:
@@ -379,14 +404,11 @@ class Responder(nn.Module):
         codes: Tensor | None,
         levels: Tensor,
         starts: bool,
-        generator: torch.Generator | None = None,
         hidden_codes: Tensor | None = None,
         role: int = RESPONDER,
     ) -> Tensor:
         """Chunks as backbone tokens (B, T, N, D). With `starts`, the first is chunk 0, which has no codes."""
         roles = torch.full(latents.shape[:2], role, device=latents.device)
-        if self.noise:
-            latents = self.noise.mix(latents, levels, generator)
         visual = self.embed.embed_visual(patchify(latents, self.patch * self.ratio), roles)
         if self.noise:
             visual = visual + self.noise.embed_levels(levels).unsqueeze(2)
@@ -414,9 +436,10 @@ class Responder(nn.Module):
         return torch.cat([condition.blocks, own]), torch.cat([condition.visible, seen], dim=1)
 
     def _spatial_inputs(
-        self, hidden: Tensor, codes: Tensor | None, grid: tuple[int, int]
+        self, hidden: Tensor, seen: Tensor, codes: Tensor | None, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Context, places and positions for the spatial transformer, from the backbone's outputs and the codes."""
+        """Context, places and positions for the spatial transformer: from the backbone's outputs, what it has `seen`
+        (n, 2C, h, w), and the codes."""
         assert self.spatial is not None
         visual = hidden[:, : grid[0] * grid[1]]
         context = hidden
@@ -424,7 +447,8 @@ class Responder(nn.Module):
             sound = hidden[:, visual.shape[1] :] + self.embed.codes(codes)
             context = torch.cat([visual, sound.to(visual.dtype)], dim=1)
         positions = spatial_positions(grid, self.ratio, self.latent.steps, self.frames, hidden.device)
-        return self.spatial.context(context), self.spatial.places(visual, grid), positions
+        places = self.spatial.places(visual, grid) + self.spatial.seen(patchify(seen, self.patch))
+        return self.spatial.context(context), places, positions
 
     def _direct(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
         assert self.direct is not None

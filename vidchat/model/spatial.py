@@ -89,6 +89,8 @@ class SpatialTransformer(nn.Module):
         self.context = nn.Linear(condition_width, shape.width)
         # What the backbone predicts for a place also enters at that place.
         self.places = Children(condition_width, shape.width, ratio)
+        # So do the reference and the last chunk, whose fine tokens are more than the backbone's coarse ones can carry.
+        self.seen = nn.Linear(2 * token_dim, shape.width)
         self.token = nn.Linear(token_dim, shape.width)
         self.mask_token = nn.Parameter(torch.randn(shape.width) * 0.02)
         halves = shape.layers // 2, shape.layers - shape.layers // 2
@@ -101,7 +103,7 @@ class SpatialTransformer(nn.Module):
 
         Args:
             context: (n, N, W) the chunk's backbone outputs with its codes, projected by `self.context`.
-            places: (n, S, W) what the backbone predicts for each token's own place, from `self.places`.
+            places: (n, S, W) what is known of each token's own place, from `self.places` and `self.seen`.
             positions: (1, N + S, 3).
             tokens: (n, S, D_v) clean visual tokens; only the visible ones are read.
             order: (n, S) the order in which tokens are filled.
