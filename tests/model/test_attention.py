@@ -106,3 +106,26 @@ def test_a_backend_that_cannot_is_refused():
         attend(*inputs, layout(40, False), backend="flex")
     with pytest.raises(ValueError, match="vidchat\\[flash\\]"):
         attend(*inputs, backend="flash")
+
+
+@pytest.mark.parametrize("backend", ["spans", "flex", "dense"])
+@pytest.mark.parametrize("queries", [1, 39, 64, 199])
+def test_the_last_queries_alone(backend, queries):
+    """Outputs of a tail are the tail of the outputs, wherever it starts."""
+    mask = layout(200, hidden=True)
+    inputs = [x.detach() for x in draw(3, 200)]
+    whole = attend(*inputs, mask, backend="dense")[:, :, -queries:]
+    tail = attend(inputs[0][:, :, -queries:], *inputs[1:], mask, backend=backend)
+    kept = mask.visible[:, None, -queries:, None]
+    torch.testing.assert_close(tail * kept, whole * kept, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_of_a_tail():
+    mask = layout(200, hidden=True)
+    found = []
+    for backend in ("spans", "dense"):
+        inputs = draw(3, 200)
+        (attend(inputs[0][:, :, -90:], *inputs[1:], mask, backend=backend) * torch.linspace(-1, 1, 8)).sum().backward()
+        found.append([x.grad for x in inputs])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

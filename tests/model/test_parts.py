@@ -96,7 +96,9 @@ def test_spatial_equals_attention_with_a_mask():
         full[:, 3:][hidden] = (spatial.mask_token + places)[hidden]
         expected = spatial.decoder(full, positions.expand(2, -1, -1))[:, 3:]
         expected = expected.gather(1, order[:, visible:, None].expand(-1, -1, 16))
+        some = spatial(context, places, positions, tokens, order, visible, wanted=2)
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(some, expected[:, :2], atol=1e-5, rtol=1e-5)
 
 
 def test_spatial_does_not_see_masked_tokens():

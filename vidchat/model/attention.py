@@ -69,17 +69,37 @@ class BlockCausal:
             start, blocks = end, 0
         return spans
 
+    def flex(self, queries: int) -> BlockMask:
+        """The block mask of the last queries, made once for all layers of a step that have as many."""
+        if queries not in self._flex_masks:
+            blocks, visible = self.blocks.to(self.visible.device), self.visible
+            size, tokens = visible.shape
+            first = tokens - queries
+
+            def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return ((blocks[query + first] >= blocks[key]) & visible[batch, key]) | (query + first == key)
+
+            device = visible.device.type
+            self._flex_masks[queries] = create_block_mask(
+                sees, size, None, queries, tokens, device=device, _compile=device == "cuda"
+            )
+        return self._flex_masks[queries]
+
     @cached_property
-    def flex(self) -> BlockMask:
-        """The block mask, made once for all layers of a step."""
-        blocks, visible = self.blocks.to(self.visible.device), self.visible
+    def _flex_masks(self) -> dict[int, BlockMask]:
+        return {}
 
-        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return ((blocks[query] >= blocks[key]) & visible[batch, key]) | (query == key)
-
-        size, tokens = visible.shape
-        device = visible.device
-        return create_block_mask(sees, size, None, tokens, tokens, device=device.type, _compile=device.type == "cuda")
+    def last_spans(self, queries: int) -> list[tuple[int, int, Tensor | None]]:
+        """The spans of the last queries, where `start` may lie inside a span."""
+        first = len(self.blocks) - queries
+        result = []
+        for start, end, added in self.spans:
+            if end > first:
+                skipped = max(0, first - start)
+                result.append(
+                    (start + skipped, end, added if added is None or added.shape[2] == 1 else added[:, :, skipped:])
+                )
+        return result
 
 
 def attend(
@@ -93,7 +113,7 @@ def attend(
     """Scaled dot-product attention with grouped key and value heads.
 
     Args:
-        queries: (B, H, n, head_dim).
+        queries: (B, H, n, head_dim); with `BlockCausal`, of the last n of the N tokens.
         keys: (B, G, N, head_dim), G divides H.
         values: (B, G, N, head_dim).
         mask: `BlockCausal`, or bool broadcastable to (B, H, n, N), True where a query sees a key; `None` is everything.
@@ -131,20 +151,21 @@ def _block_causal(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCaus
     if backend == "flex":
         if device != "cuda" and any(x.requires_grad for x in (queries, keys, values)):
             raise ValueError(f"FlexAttention has no backward on {device}; set attention to spans, dense or auto")
-        return _flex(device)(queries, keys, values, block_mask=mask.flex, enable_gqa=groups > 1)
+        return _flex(device)(queries, keys, values, block_mask=mask.flex(queries.shape[2]), enable_gqa=groups > 1)
     keys, values = _repeat(keys, groups), _repeat(values, groups)
     if backend == "dense":
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask.dense())
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask.dense()[:, :, -queries.shape[2] :])
+    spans, first = mask.last_spans(queries.shape[2]), keys.shape[2] - queries.shape[2]
     if device == "cpu":
-        return _Spans.apply(queries, keys, values, mask.spans)
+        return _Spans.apply(queries, keys, values, spans)
     parts = [
         F.scaled_dot_product_attention(
-            queries[:, :, start:end],
+            queries[:, :, start - first : end - first],
             keys[:, :, :end],
             values[:, :, :end],
             attn_mask=None if added is None else added.to(queries.dtype),
         )
-        for start, end, added in mask.spans
+        for start, end, added in spans
     ]
     return torch.cat(parts, dim=2)
 
@@ -157,12 +178,13 @@ class _Spans(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, spans: list) -> Tensor:
-        attended, sums = torch.empty_like(queries), []
+        attended, sums, first = torch.empty_like(queries), [], keys.shape[2] - queries.shape[2]
         for start, end, added in spans:
+            own = slice(start - first, end - first)
             part, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                queries[:, :, start:end], keys[:, :, :end], values[:, :, :end], 0.0, False, attn_mask=_as(added, keys)
+                queries[:, :, own], keys[:, :, :end], values[:, :, :end], 0.0, False, attn_mask=_as(added, keys)
             )
-            attended[:, :, start:end] = part
+            attended[:, :, own] = part
             sums.append(log_sum)
         ctx.spans = spans
         ctx.save_for_backward(queries, keys, values, attended, *sums)
@@ -173,19 +195,21 @@ class _Spans(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         queries, keys, values, attended, *sums = ctx.saved_tensors
         to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+        first = keys.shape[2] - queries.shape[2]
         for (start, end, added), log_sum in zip(ctx.spans, sums, strict=True):
+            own = slice(start - first, end - first)
             part, own_keys, own_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                gradient[:, :, start:end],
-                queries[:, :, start:end],
+                gradient[:, :, own],
+                queries[:, :, own],
                 keys[:, :, :end],
                 values[:, :, :end],
-                attended[:, :, start:end],
+                attended[:, :, own],
                 log_sum,
                 0.0,
                 False,
                 attn_mask=_as(added, keys),
             )
-            to_queries[:, :, start:end] = part
+            to_queries[:, :, own] = part
             to_keys[:, :, :end] += own_keys
             to_values[:, :, :end] += own_values
         return to_queries, to_keys, to_values, None

@@ -219,7 +219,7 @@ class Responder(nn.Module):
         blocks, visible = self._layout(condition, chunks, tokens)
         mask = BlockCausal(blocks, visible)
         positions = torch.cat([condition.positions, positions.flatten(1, 2)], dim=1)
-        outputs = self.backbone(x, positions, mask)[:, condition.tokens.shape[1] :]
+        outputs = self.backbone(x, positions, mask, wanted=slice(condition.tokens.shape[1], None))
         return outputs.unflatten(1, (chunks, tokens))
 
     def _video_loss(
@@ -275,8 +275,8 @@ class Responder(nn.Module):
             torch.cat([condition.positions, places], dim=1),
             BlockCausal(blocks, visible),
             cache=cache,
+            wanted=slice(condition.tokens.shape[1], None),
         )
-        hidden = hidden[:, condition.tokens.shape[1] :]
         own = reference[: batch.size if guidance == 1 else batch.size // 2, 0]
         return Reading(hidden, cache, places, 0, grid, reference=own, last=own)
 
@@ -377,7 +377,7 @@ class Responder(nn.Module):
         for size in sizes:
             if self.spatial is not None:
                 both = (tokens, order) if copies == 1 else (tokens.repeat(copies, 1, 1), order.repeat(copies, 1))
-                condition = self.spatial(*inputs, *both, filled)[:, :size]
+                condition = self.spatial(*inputs, *both, filled, size)
             drawn = self.flow.sample(
                 condition.flatten(0, 1), sampling.flow_steps, sampling.guidance, sampling.temperature, generator, graphs
             )

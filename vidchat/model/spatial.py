@@ -97,7 +97,14 @@ class SpatialTransformer(nn.Module):
         self.encoder, self.decoder = (Transformer(Shape(**{**vars(shape), "layers": layers})) for layers in halves)
 
     def forward(
-        self, context: Tensor, places: Tensor, positions: Tensor, tokens: Tensor, order: Tensor, visible: int
+        self,
+        context: Tensor,
+        places: Tensor,
+        positions: Tensor,
+        tokens: Tensor,
+        order: Tensor,
+        visible: int,
+        wanted: int | None = None,
     ) -> Tensor:
         """Encode what is there, then predict what is not.
 
@@ -108,16 +115,18 @@ class SpatialTransformer(nn.Module):
             tokens: (n, S, D_v) clean visual tokens; only the visible ones are read.
             order: (n, S) the order in which tokens are filled.
             visible: How many of the first tokens in that order are there.
+            wanted: How many of the masked tokens are predicted; `None` is all.
 
         Returns:
-            (n, S - visible, W) for the masked tokens, in order.
+            (n, S - visible, W) for the masked tokens, in order, or (n, wanted, W) for the first of them.
         """
         known, missing = order[:, :visible], order[:, visible:]
         prefix = context.shape[1]
         positions = positions.expand(len(context), -1, -1)
         context_positions, token_positions = positions[:, :prefix], positions[:, prefix:]
-        encoded = torch.cat([context, take(self.token(tokens), known) + take(places, known)], dim=1)
+        encoded = torch.cat([context, self.token(take(tokens, known)) + take(places, known)], dim=1)
         encoded = self.encoder(encoded, torch.cat([context_positions, take(token_positions, known)], dim=1))
         everything = torch.cat([encoded, self.mask_token + take(places, missing)], dim=1)
         ordered = torch.cat([context_positions, take(token_positions, order)], dim=1)
-        return self.decoder(everything, ordered)[:, prefix + visible :]
+        first = prefix + visible
+        return self.decoder(everything, ordered, wanted=slice(first, None if wanted is None else first + wanted))

@@ -15,6 +15,8 @@ from vidchat.model.attention import Backend, BlockCausal, attend
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.rotary import rotary_angles, rotate
 
+ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -72,8 +74,11 @@ class Attention(nn.Module):
         causal: bool,
         cache: KeyValueCache | None,
         layer: int,
+        wanted: slice,
     ) -> Tensor:
-        queries = rotate(self.q_norm(self._split(self.q_proj(x), self.heads).to(self.q_norm.weight.dtype)), angles)
+        own = angles[0][:, :, wanted], angles[1][:, :, wanted]
+        queries = self.q_proj(x[:, wanted])
+        queries = rotate(self.q_norm(self._split(queries, self.heads).to(self.q_norm.weight.dtype)), own)
         keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads).to(self.k_norm.weight.dtype)), angles)
         values = self._split(self.v_proj(x), self.kv_heads)
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
@@ -114,8 +119,9 @@ class Block(nn.Module):
         causal: bool = False,
         cache: KeyValueCache | None = None,
         layer: int = 0,
+        wanted: slice = ALL,
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer)
+        x = x[:, wanted] + self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer, wanted)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -152,6 +158,7 @@ class Transformer(nn.Module):
         mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
+        wanted: slice = ALL,
     ) -> Tensor:
         """Run all blocks.
 
@@ -162,11 +169,13 @@ class Transformer(nn.Module):
                 is everything.
             causal: Token by token, instead of a mask.
             cache: Where keys and values are kept between calls, if they are.
+            wanted: Tokens whose outputs are needed: the last block computes keys and values of all, but queries and
+                what follows of these alone. With `BlockCausal`, a tail.
 
         Returns:
-            (B, N, D), normalised.
+            (B, N, D), or (B, wanted, D), normalised.
         """
-        return self.run(x, self.angles(positions), mask, causal, cache)
+        return self.run(x, self.angles(positions), mask, causal, cache, wanted)
 
     def run(
         self,
@@ -175,15 +184,17 @@ class Transformer(nn.Module):
         mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
+        wanted: slice = ALL,
     ) -> Tensor:
         """`forward`, with the rotary angles of the positions already there."""
         x = x.to(self.norm.weight.dtype)  # under autocast the residual stream stays in full precision
         if cache is not None and mask is None:
             mask = cache.key_mask(x.shape[1])
+        tokens, last = x.shape[1], len(self.layers) - 1
         for index, block in enumerate(self.layers):
-            x = block(x, angles, mask, causal, cache, index)
+            x = block(x, angles, mask, causal, cache, index, wanted if index == last else ALL)
         if cache is not None:
-            cache.advance(x.shape[1])
+            cache.advance(tokens)
         return self.norm(x)
 
 

@@ -1,0 +1,226 @@
+"""Speed beside NOVA (arXiv 2412.14169), the public model nearest to this one: same shapes, same run, by turns.
+
+    git clone https://github.com/baaivision/NOVA
+    NOVA_REPO=NOVA python benchmarks/nova.py [--width 192] [--layers 4 8] [--frames 3] [--repeats 7] [--output FILE]
+
+NOVA's code is run from NOVA_REPO as it is, and nothing of it is copied. Both models get a backbone and a spatial
+transformer of the same width and depth, a head of the same width and depth, 256 text features and 2 more, the same
+latents, batch and dtype; neither has sound. The share of masked tokens is held at its mean, 0.867, in both. A training
+step is forward, backward and AdamW; a generated frame is one reading of the frame before and one writing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vidchat.model.responder as responder_module
+from vidchat.batch import ChunkBatch
+from vidchat.model.chunks import LatentShape
+from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.flow import FlowShape
+from vidchat.model.responder import ChunkSampling, Responder
+from vidchat.model.transformer import Shape
+
+TEXT, TEXT_WIDTH, MASKED = 256, 2560, 0.867
+
+
+def matrix_product(size: int = 1536) -> float:
+    """GFLOP/s of a square fp32 product: what everything here is made of."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = min(seconds(lambda: a @ b) for _ in range(10))
+    return 2 * size**3 / best / 1e9
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def optimise(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A training step: forward, backward, AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+
+    def step() -> None:
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+class Ours:
+    """The responder without sound, its text given as features."""
+
+    def __init__(self, options: argparse.Namespace, latents: Tensor, text: Tensor) -> None:
+        width, (backbone, spatial) = options.width, options.layers
+
+        def shape(layers: int) -> Shape:
+            heads = width // 64
+            mlp = round(width * 8 / 3)  # SwiGLU's three matrices have the weights of NOVA's two
+            return Shape(width=width, layers=layers, heads=heads, kv_heads=heads, head_dim=64, mlp_width=mlp)
+
+        self.model = Responder(
+            LatentShape(latents.shape[2], 4), None, shape(backbone), FlowShape(options.head, 3), shape(spatial),
+            conditions=ConditionSwitches(features=TEXT_WIDTH), patch=2, ratio=2,
+        )  # fmt: skip
+        features = torch.cat([text, text[:, :2]], dim=1)  # NOVA adds two tokens, for motion
+        self.batch = ChunkBatch(
+            latents,
+            torch.ones(len(latents), latents.shape[1] - 1, dtype=torch.bool),
+            features=features,
+            feature_mask=torch.ones(features.shape[:2], dtype=torch.bool),
+        )
+
+    def training_step(self) -> Callable[[], None]:
+        self.model.train()
+        responder_module.draw_masked_count = lambda tokens: math.ceil(tokens * MASKED)
+        return optimise(self.model, lambda: self.model.loss(self.batch)["loss"])
+
+    def frame(self, sets: int, steps: int) -> Callable[[], None]:
+        self.model.eval()
+        sampling = ChunkSampling(sets=sets, flow_steps=steps)
+        batch = self.batch.first(1)
+        with torch.no_grad():
+            start = self.model.begin(batch, 8)
+        written = start.cache.written
+
+        def make() -> None:
+            with torch.no_grad():
+                start.cache.written = written
+                reading = self.model.read_chunk(start, batch.latents[:, 1], None)
+                self.model.write_chunk(reading.hidden, reading.grid, sampling)
+
+        return make
+
+
+class Nova:
+    """The peer, from its own repository."""
+
+    def __init__(self, options: argparse.Namespace, latents: Tensor, text: Tensor) -> None:
+        sys.path.insert(0, os.environ["NOVA_REPO"])
+        from diffnext.models.transformers import transformer_nova as peer
+        from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
+
+        width, (backbone, spatial) = options.width, options.layers
+        sizes = {"embed_dim": width, "num_heads": width // 64}
+        peer.VIDEO_ENCODERS.register("bench", peer.video_encoder, depth=backbone, **sizes)
+        peer.IMAGE_ENCODERS.register("bench", peer.image_encoder, depth=spatial, **sizes)
+        peer.IMAGE_DECODERS.register("bench", peer.image_decoder, depth=3, embed_dim=options.head)
+        rows, cols = latents.shape[-2:]
+        self.model = peer.NOVATransformer3DModel(
+            image_dim=latents.shape[2], image_size=(rows * 8, cols * 8), image_stride=8,
+            text_token_dim=TEXT_WIDTH, text_token_len=TEXT,
+            image_base_size=[rows // 2, cols // 2], video_base_size=[options.frames, rows // 4, cols // 4],
+            arch=("bench", "bench", "bench"),
+        )  # fmt: skip
+        self.model.noise_scheduler = FlowMatchEulerDiscreteScheduler()
+        self.model.sample_scheduler = FlowMatchEulerDiscreteScheduler()
+        self.model.mask_embed.mask_ratios = [MASKED, MASKED + 1e-4, 0.25]
+        self.latents, self.text = latents[:, 1:].transpose(1, 2).contiguous(), list(text)
+
+    def inputs(self, count: int) -> dict[str, Any]:
+        return {"prompt": self.text[:count], "motion_flow": [5.0] * count, "fps": [12.0] * count}
+
+    def training_step(self) -> Callable[[], None]:
+        self.model.train()
+        inputs = self.inputs(len(self.text))
+        return optimise(self.model, lambda: sum(self.model({**inputs, "x": self.latents.clone()}).values()))  # type: ignore[arg-type]
+
+    def frame(self, sets: int, steps: int) -> Callable[[], None]:
+        """Frame 1, on the keys and values of text and frame 0; these are put back before each run."""
+        model = self.model.eval()
+        model.sample_scheduler.set_timesteps(steps)
+        tokens = self.latents.shape[-2] * self.latents.shape[-1] // 4
+        masked = [round(tokens * math.cos(math.pi / 2 * i / sets)) for i in range(sets)] + [0]
+        inputs = {**self.inputs(1), "num_preds": [a - b for a, b in itertools.pairwise(masked)]}
+        states: dict[str, Any] = {"x": self.latents[:1, :, 0].clone(), "noise": self.latents[:1, :, 0].clone(), "t": 1}
+        encoder, places = model.video_encoder, model.video_pos_embed
+        time_embed = places.get_time_embed(self.latents.shape[2])
+        with torch.inference_mode():
+            encoder.enable_kvcache(True)
+            for block in encoder.blocks:
+                block.attn.attn_mask = None  # the one from training stays otherwise
+            model.preprocess(inputs)
+            first = model.mask_embed.bos_token.expand(1, tokens // 4, -1) + time_embed[0]
+            encoder(places(first.clone()), inputs["c"])
+        kept = [block.attn.cache_kv for block in encoder.blocks]
+
+        def make() -> None:
+            with torch.inference_mode():
+                for block, cache in zip(encoder.blocks, kept, strict=True):
+                    block.attn.cache_kv = list(cache)
+                model.mask_embed.pred_ids, frame = None, self.latents[:1, :, 0].clone()
+                states["x"] = frame
+                states["c"] = encoder(places(encoder.patch_embed(frame) + time_embed[1]), None)
+                model.generate_frame(states, inputs)
+
+        return make
+
+
+def compare(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) -> dict[str, float]:
+    """Medians in seconds, the two run by turns so that a busy machine slows both."""
+    ours(), theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
+    mine, other = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = sorted(theirs / ours for ours, theirs in pairs)
+    return {
+        "ours_s": mine, "nova_s": other, "ratio": statistics.median(ratios), "ratio_least": ratios[0],
+        "ratio_most": ratios[-1],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=192, help="of backbone and spatial transformer")
+    parser.add_argument("--layers", type=int, nargs=2, default=[4, 8], help="of backbone and spatial transformer")
+    parser.add_argument("--head", type=int, default=240, help="width of the head, of 3 blocks")
+    parser.add_argument("--latents", type=int, nargs=2, default=[60, 96], help="rows and columns; 60 96 is 480x768")
+    parser.add_argument("--frames", type=int, default=3, help="latent frames to a clip")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--sets", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    if "NOVA_REPO" not in os.environ:
+        sys.exit("error: set NOVA_REPO to a clone of https://github.com/baaivision/NOVA")
+    torch.manual_seed(0)
+    latents = torch.randn(options.batch, options.frames + 1, 4, *options.latents)
+    text = torch.randn(options.batch, TEXT, TEXT_WIDTH)
+    ours, nova = Ours(options, latents, text), Nova(options, latents, text)
+    sizes = {name: sum(p.numel() for p in m.model.parameters()) / 1e6 for name, m in (("ours", ours), ("nova", nova))}
+    floor = matrix_product()
+    print(f"{sizes['ours']:.1f} M parameters against {sizes['nova']:.1f} M; a matrix product: {floor:.0f} GFLOP/s")
+    result: dict[str, Any] = {"options": {k: v for k, v in vars(options).items() if k != "output"}}
+    result |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+    result |= {"parameters_m": sizes, "matrix_product_gflops": floor}
+    result["training_step"] = compare(ours.training_step(), nova.training_step(), options.repeats)
+    frames = ours.frame(options.sets, options.steps), nova.frame(options.sets, options.steps)
+    result["generated_frame"] = compare(*frames, options.repeats)
+    print(f"{'':18}{'ours, s':>10}{'NOVA, s':>10}{'NOVA / ours':>13}")
+    for name in ("training_step", "generated_frame"):
+        row = result[name]
+        spread = f"({row['ratio_least']:.2f} .. {row['ratio_most']:.2f})"
+        print(f"{name:18}{row['ours_s']:10.3f}{row['nova_s']:10.3f}{row['ratio']:13.2f}  {spread}")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
