@@ -132,6 +132,13 @@ def test_hidden_codes_are_not_seen_and_none_are_hidden_in_evaluation(make_respon
     assert not torch.equal(seen[0], model.embed.embed_codes(batch.codes[:, :4], roles))
 
 
+def test_losses_stay_in_full_precision_under_autocast(make_responder, make_batch):
+    model, batch = make_responder(weights=LossWeights(codebooks=[3.0, 1.0])).eval(), make_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.loss(batch)
+    assert {name for name, value in losses.items() if value.dtype != torch.float32} == set()
+
+
 def test_a_share_of_each_answer_is_hidden():
     torch.manual_seed(0)
     hidden = draw_hidden_chunks(4000, 20, 0.8, torch.device("cpu")).float()

@@ -103,8 +103,9 @@ class DepthTransformer(nn.Module):
         logits = self(hidden, codes)
         entropy = F.cross_entropy(logits.float().flatten(0, 2), codes.flatten(), reduction="none").view(codes.shape)
         right = (logits.detach().argmax(-1) == codes).float()
-        share = weight / weight.sum().clamp(min=1)
-        return share @ entropy.mean(1), share @ right.mean(1)
+        share = (weight / weight.sum().clamp(min=1))[:, None]
+        # Sums, not matrix products: autocast would run those, and so the loss, in half precision.
+        return (share * entropy.mean(1)).sum(0), (share * right.mean(1)).sum(0)
 
     def sample(
         self,

@@ -181,7 +181,7 @@ class Responder(nn.Module):
                 raise ValueError("the model has sound but the batch has no codes; check that the data has audio tracks")
             entropy, right = self.depth.loss(hidden[:, -self.frames :], codes, weight)
             share = torch.tensor(self.weights.codebooks or [1.0] * len(entropy), device=entropy.device)
-            losses["loss"] = losses["loss"] + self.weights.audio * (share / share.sum()) @ entropy
+            losses["loss"] = losses["loss"] + self.weights.audio * (share / share.sum() * entropy).sum()
             losses["audio"] = entropy.detach().mean()
             losses |= {f"accuracy_{k}": share for k, share in enumerate(right)}
         return losses
