@@ -29,7 +29,7 @@ from torch import Tensor
 
 import vidchat.model.responder as responder_module
 from vidchat.batch import ChunkBatch
-from vidchat.model.chunks import LatentShape
+from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.flow import FlowShape
 from vidchat.model.responder import ChunkSampling, Responder
@@ -75,7 +75,7 @@ class Ours:
             return Shape(width=width, layers=layers, heads=heads, kv_heads=heads, head_dim=64, mlp_width=mlp)
 
         self.model = Responder(
-            LatentShape(latents.shape[2], 4), None, shape(backbone), FlowShape(options.head, 3), shape(spatial),
+            TokenShapes(LatentShape(latents.shape[2], 4)), shape(backbone), FlowShape(options.head, 3), shape(spatial),
             conditions=ConditionSwitches(features=TEXT_WIDTH), patch=2, ratio=2,
         )  # fmt: skip
         features = torch.cat([text, text[:, :2]], dim=1)  # NOVA adds two tokens, for motion

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from yaml import YAMLError
 
 from vidchat.dialogue import ChunkClock
-from vidchat.model.chunks import CodeShape, LatentShape
+from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.responder import Responder
 from vidchat.tokenizers.audio import AudioCodec
@@ -108,8 +108,11 @@ def build_responder(
     codes = CodeShape(clock.frames_per_chunk, audio_codec.codebooks, audio_codec.vocabulary)
     responder: Responder = instantiate(
         model,
-        latent=LatentShape(video_vae.channels, video_vae.temporal_stride),
-        codes=codes if model.get("depth") else None,
+        tokens=TokenShapes(
+            latent=LatentShape(video_vae.channels, video_vae.temporal_stride),
+            codes=codes if model.get("depth") else None,
+            vocabulary=text_tokenizer.vocabulary,
+        ),
         conditions=ConditionSwitches(
             text=bool(condition["text"]),
             turns=condition["initiator"] or condition["earlier_turns"],
@@ -118,7 +121,6 @@ def build_responder(
             features=condition["features"],
             drop=condition["drop"],
         ),
-        vocabulary=text_tokenizer.vocabulary,
     )
     return responder
 

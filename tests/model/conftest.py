@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidchat.batch import ChunkBatch
-from vidchat.model.chunks import CodeShape, LatentShape
+from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.flow import FlowShape
 from vidchat.model.responder import Responder
@@ -27,17 +27,17 @@ def make_responder() -> Callable[..., Responder]:
     def make(**changes: object) -> Responder:
         torch.manual_seed(1)
         parts: dict = {
-            "latent": LATENT,
             "codes": CODES,
+            "vocabulary": 11,
             "backbone": shape(),
             "flow": FlowShape(width=16, blocks=1),
             "spatial": shape(),
             "depth": shape(),
             "conditions": ConditionSwitches(text=True, turns=True, voice=True, scores=2, features=5),
-            "vocabulary": 11,
             "ratio": 2,
-        }
-        model = Responder(**{**parts, **changes})
+        } | changes
+        tokens = TokenShapes(LATENT, parts.pop("codes"), parts.pop("vocabulary"))
+        model = Responder(tokens, **parts)
         for parameter in model.parameters():  # nothing may be hidden by a zero initialisation
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -6,7 +6,7 @@ import torch
 from tests.model.conftest import CODES, shape
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.noise import draw_hidden_chunks
-from vidchat.model.responder import ChunkSampling, LossWeights
+from vidchat.model.responder import ChunkSampling, Objective
 
 
 @pytest.mark.parametrize("chunk", range(1, 5))
@@ -119,7 +119,7 @@ def test_noise_level_zero_is_bitwise_no_noise(make_responder, make_batch):
 
 
 def test_hidden_codes_are_not_seen_and_none_are_hidden_in_evaluation(make_responder, make_batch):
-    model, batch = make_responder(noise=None, code_dropout=1.0), make_batch()
+    model, batch = make_responder(noise=None, objective=Objective(code_dropout=1.0)), make_batch()
     clean = make_responder(noise=None, conditions=model.conditions.switches)
     assert torch.equal(model.eval().read(batch), clean.eval().read(batch))
     hidden = torch.zeros(2, 4, dtype=torch.bool)
@@ -133,7 +133,7 @@ def test_hidden_codes_are_not_seen_and_none_are_hidden_in_evaluation(make_respon
 
 
 def test_losses_stay_in_full_precision_under_autocast(make_responder, make_batch):
-    model, batch = make_responder(weights=LossWeights(codebooks=[3.0, 1.0])).eval(), make_batch()
+    model, batch = make_responder(objective=Objective(first_codebook=3.0)).eval(), make_batch()
     with torch.autocast("cpu", torch.bfloat16):
         losses = model.loss(batch)
     assert {name for name, value in losses.items() if value.dtype != torch.float32} == set()
@@ -146,15 +146,16 @@ def test_a_share_of_each_answer_is_hidden():
     assert hidden.mean(1).std() == pytest.approx(0.8 / 12**0.5, abs=0.03), "the share differs from answer to answer"
 
 
-def test_codebooks_count_as_told(make_responder, make_batch):
-    batch = make_batch()
-    only_first = make_responder(weights=LossWeights(video=0.0, codebooks=[1.0, 0.0]), spatial=None).eval()
-    only_first.loss(batch)["loss"].backward()
-    heads = only_first.depth.heads.grad
-    assert heads[0].abs().max() > 0
-    assert heads[1].abs().max() == 0
-    with pytest.raises(ValueError, match="each of 2 codebooks"):
-        make_responder(weights=LossWeights(codebooks=[1.0]))
+def test_the_first_codebook_counts_as_often_as_told(make_responder, make_batch):
+    batch, losses = make_batch(), {}
+    for times in (0.0, 1.0, 3.0):
+        model = make_responder(objective=Objective(video=0.0, first_codebook=times), spatial=None).eval()
+        losses[times] = model.loss(batch)
+        losses[times]["loss"].backward()
+    second = losses[0.0]["loss"]
+    first = 2 * losses[1.0]["loss"] - second
+    torch.testing.assert_close(losses[3.0]["loss"], (3 * first + second) / 4)
+    torch.testing.assert_close(losses[3.0]["audio"], losses[1.0]["loss"].detach(), msg="what is logged is unweighted")
 
 
 def test_targets_are_not_noised_and_losses_ignore_padding(make_responder, make_batch):
@@ -211,7 +212,7 @@ def test_a_place_sees_the_reference_and_the_last_chunk_but_not_its_own(make_resp
 
 
 def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_batch):
-    model, batch = make_responder(weights=LossWeights(spatial_chunks=4)).eval(), make_batch()
+    model, batch = make_responder(objective=Objective(spatial_chunks=4)).eval(), make_batch()
     every = make_responder().eval()
     with torch.no_grad():
         some = torch.stack([model.loss(batch)["video"] for _ in range(200)]).mean()

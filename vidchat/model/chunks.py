@@ -37,6 +37,21 @@ class CodeShape:
     vocabulary: int
 
 
+@dataclass(frozen=True)
+class TokenShapes:
+    """What the three tokenizers give.
+
+    Attributes:
+        latent: Of the video tokenizer.
+        codes: Of the audio codec; `None` is a model without sound.
+        vocabulary: Ids of the text tokenizer.
+    """
+
+    latent: LatentShape
+    codes: CodeShape | None = None
+    vocabulary: int = 256
+
+
 def patchify(latents: Tensor, patch: int) -> Tensor:
     """Latents (..., C, h, w) to visual tokens (..., S, D_v), S = (h/patch)(w/patch), D_v = C * patch^2."""
     return rearrange(latents, "... c (h p) (w q) -> ... (h w) (c p q)", p=patch, q=patch)

@@ -8,7 +8,6 @@ fed back is the finished chunk: its latents and its codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,8 +21,7 @@ from vidchat.model.chunks import (
     RESPONDER,
     Children,
     ChunkEmbedding,
-    CodeShape,
-    LatentShape,
+    TokenShapes,
     chunk_positions,
     patchify,
     unpatchify,
@@ -38,22 +36,24 @@ from vidchat.model.transformer import Shape, Transformer
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """L = video * flow loss + audio * cross-entropy.
+class Objective:
+    """What training minimises: L = video * flow loss + audio * cross-entropy; generation does not read it.
 
     Attributes:
         video: w_v.
         audio: w_a.
-        codebooks: How much each of the K codebooks counts in the cross-entropy, in proportion; `None` is equally. The
-            first says what is said, the later ones how it sounds (moshi counts its first 100 times).
+        first_codebook: How many times the first codebook counts in the cross-entropy, the others once: it says what is
+            said, they say how it sounds (moshi's fine-tuning counts its first 100 times).
         spatial_chunks: Chunks of a batch, drawn at random, that the spatial transformer and the flow head train on in
             one step; `None` is all. The backbone and the depth transformer always train on all.
+        code_dropout: Of an answer's own history, the largest share of chunks whose codes are hidden.
     """
 
     video: float = 1.0
     audio: float = 1.0
-    codebooks: Sequence[float] | None = None
+    first_codebook: float = 1.0
     spatial_chunks: int | None = None
+    code_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,47 +104,40 @@ class Responder(nn.Module):
     """Answers an initiator's clip with sound and picture, chunk by chunk.
 
     Args:
-        latent: Shape of the video tokenizer's latents.
-        codes: Shape of the audio codec's codes; `None` is the model without sound.
+        tokens: What the tokenizers give; without codes it is a model without sound.
         backbone: The LLM-style transformer over chunks.
         flow: The flow head.
         spatial: The spatial transformer; `None` lets the flow head read the backbone's output.
         depth: The depth transformer; needed when there are codes.
         conditions: What the answer is conditioned on.
-        vocabulary: Of the text tokenizer.
         patch: Side of a visual token in latents.
         ratio: r, the backbone's visual patch over the spatial transformer's, per side.
         noise: sigma_max of the noise injection; `None` is none.
-        code_dropout: Of an answer's own history, the largest share of chunks whose codes are hidden in training.
-        weights: Of the losses.
+        objective: How the losses are weighed, and on what.
     """
 
     def __init__(
         self,
-        latent: LatentShape,
-        codes: CodeShape | None,
+        tokens: TokenShapes,
         backbone: Shape,
         flow: FlowShape,
         spatial: Shape | None = None,
         depth: Shape | None = None,
         conditions: ConditionSwitches | None = None,
-        vocabulary: int = 256,
         patch: int = 1,
         ratio: int = 1,
         noise: float | None = 0.3,
-        code_dropout: float = 0.0,
-        weights: LossWeights | None = None,
+        objective: Objective | None = None,
     ) -> None:
         super().__init__()
+        latent, codes = tokens.latent, tokens.codes
         if (codes is None) != (depth is None):
             raise ValueError("a model has both codes and a depth transformer, or neither")
         self.latent, self.code_shape, self.patch, self.ratio = latent, codes, patch, ratio
-        self.weights, self.code_dropout = weights or LossWeights(), code_dropout
-        if codes and self.weights.codebooks and len(self.weights.codebooks) != codes.codebooks:
-            raise ValueError(f"weights.codebooks needs one number for each of {codes.codebooks} codebooks, or null")
+        self.objective = objective or Objective()
         token_dim = latent.channels * patch**2
         self.embed = ChunkEmbedding(backbone.width, token_dim * ratio**2, codes)
-        self.conditions = ConditionEncoder(conditions or ConditionSwitches(), backbone.width, vocabulary)
+        self.conditions = ConditionEncoder(conditions or ConditionSwitches(), backbone.width, tokens.vocabulary)
         self.backbone = Transformer(backbone)
         self.noise = NoiseInjection(backbone.width, noise) if noise else None
         self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
@@ -175,13 +168,14 @@ class Responder(nn.Module):
         targets = batch.latents[:, 1:].flatten(0, 1)
         codes = batch.codes.flatten(0, 1) if self.depth and batch.codes is not None else None
         video = self._video_loss(hidden, seen, targets, codes, weight)
-        losses = {"loss": self.weights.video * video, "video": video.detach()}
+        losses = {"loss": self.objective.video * video, "video": video.detach()}
         if self.depth is not None:
             if codes is None:
                 raise ValueError("the model has sound but the batch has no codes; check that the data has audio tracks")
             entropy, right = self.depth.loss(hidden[:, -self.frames :], codes, weight)
-            share = torch.tensor(self.weights.codebooks or [1.0] * len(entropy), device=entropy.device)
-            losses["loss"] = losses["loss"] + self.weights.audio * (share / share.sum() * entropy).sum()
+            first = self.objective.first_codebook
+            audio = (first * entropy[0] + entropy[1:].sum()) / (first + len(entropy) - 1)
+            losses["loss"] = losses["loss"] + self.objective.audio * audio
             losses["audio"] = entropy.detach().mean()
             losses |= {f"accuracy_{k}": share for k, share in enumerate(right)}
         return losses
@@ -209,8 +203,8 @@ class Responder(nn.Module):
         grid = self._grid(history)
         codes = batch.codes[:, :-1] if self.depth and batch.codes is not None else None
         hidden = None
-        if self.training and self.code_dropout:
-            hidden = draw_hidden_chunks(size, chunks - 1, self.code_dropout, history.device)
+        if self.training and self.objective.code_dropout:
+            hidden = draw_hidden_chunks(size, chunks - 1, self.objective.code_dropout, history.device)
         own = self._embed(history, codes, levels, starts=True, hidden_codes=hidden)
         condition = self._condition(batch)
         tokens = own.shape[2]
@@ -227,7 +221,7 @@ class Responder(nn.Module):
     ) -> Tensor:
         """Flow loss over masked tokens, of some of the N = B x T chunks. `seen`: their reference and last chunk."""
         rows, cols = self._grid(targets)
-        kept = self.weights.spatial_chunks
+        kept = self.objective.spatial_chunks
         if kept and kept < len(hidden):
             chosen = (torch.rand_like(weight) + weight).topk(kept).indices  # real chunks before padding
             hidden, seen, targets, weight = hidden[chosen], seen[chosen], targets[chosen], weight[chosen]
