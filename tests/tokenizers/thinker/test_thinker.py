@@ -141,6 +141,25 @@ def test_without_sound_it_sees(folder: Path) -> None:
     assert torch.isfinite(mind.think(pictures, 25, None)).all()
 
 
+@pytest.mark.parametrize("rate", [16000, 24000])
+def test_a_cut_clip_is_seen_from_picture_1_on_and_heard_at_its_own_rate(folder: Path, rate: int) -> None:
+    mind = thinker(folder)
+    pictures, _ = clip(2.0)
+    tone = torch.sin(torch.arange(16000) * 2 * torch.pi * 440 / 16000) * 0.5
+    told = SimpleNamespace(
+        pictures=torch.cat([255 - pictures[:1], pictures[:25]]),
+        waveform=torch.sin(torch.arange(rate) * 2 * torch.pi * 440 / rate) * 0.5,
+        fps=25,
+        sample_rate=rate,
+    )
+    wanted = mind.think(pictures[:25], 25, tone)
+    features = mind.encode(told)
+    assert features.shape == wanted.shape
+    assert (features - wanted).abs().mean() < (1e-6 if rate == 16000 else 0.02)
+    told.waveform = torch.zeros(rate)
+    assert torch.equal(mind.encode(told), mind.think(pictures[:25], 25, None))
+
+
 def test_it_listens_and_it_looks(folder: Path) -> None:
     mind = thinker(folder)
     pictures, waveform = clip(2.0)

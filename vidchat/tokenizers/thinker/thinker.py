@@ -9,11 +9,13 @@ thousands of times larger than the others. The responder projects them to its ow
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from scipy.signal import resample_poly
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerConfig, WhisperFeatureExtractor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as QwenThinker
@@ -25,6 +27,15 @@ from vidchat.tokenizers.weights import TokenizerError
 
 DTYPES = ("bfloat16", "float16", "float32")
 TOKEN_PIXELS = 28 * 28  # of the picture, to one video token
+
+
+class Media(Protocol):
+    """What is needed of a decoded clip: pictures (N, 3, H, W) uint8 and sound (n,) float, at these rates."""
+
+    pictures: Tensor
+    waveform: Tensor
+    fps: int
+    sample_rate: int
 
 
 class Thinker:
@@ -88,6 +99,19 @@ class Thinker:
         with torch.no_grad():
             states = self.model.model(**moved, use_cache=False, output_hidden_states=True).hidden_states
             return torch.cat([_unit(states[k][0, start:].float()) for k in (-1, 0)], dim=-1)
+
+    def encode(self, media: Media) -> Tensor:
+        """Features (P, D) float32 of a clip as it is cut to chunks, 4T+1 pictures and the sound from picture 1 on.
+
+        Picture 0, which has no sound, is left out, so that what is seen and what is heard start together. A clip that
+        is silent throughout is only looked at.
+        """
+        heard = None
+        if media.waveform.any():
+            common = math.gcd(media.sample_rate, self.sample_rate)
+            up, down = self.sample_rate // common, media.sample_rate // common
+            heard = torch.from_numpy(resample_poly(media.waveform.cpu().numpy(), up, down)).float().clamp(-1, 1)
+        return self.think(media.pictures[1:], media.fps, heard)
 
     def inputs(self, pictures: Tensor, fps: int, waveform: Tensor | None) -> dict[str, Any]:
         """What the model reads, by the names of its arguments, on the CPU; see `think`."""
