@@ -41,7 +41,7 @@ def train(config: DictConfig) -> Path:
     output = Path(plain["output_dir"])
     resume = find_checkpoint(plain["resume"], output / "checkpoints")
     tokenizers = {name: instantiate(config[name]) for name in plain["stage"]["tokenizers"]}
-    fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
+    fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items() if tool is not None}
     if resume is not None:
         check_resumed(resume, plain, fingerprints)
     module: TrainingModule = instantiate(config.stage.module, **tokenizers)

@@ -26,6 +26,7 @@ from vidchat.tokenizers.thinker.prompt import AUDIO, MEDIA_START, SYSTEM, VIDEO,
 from vidchat.tokenizers.weights import TokenizerError
 
 DTYPES = ("bfloat16", "float16", "float32")
+SETTINGS = ("layer", "fps", "min_pixels", "max_pixels", "system", "dtype")
 TOKEN_PIXELS = 28 * 28  # of the picture, to one video token
 
 
@@ -137,10 +138,13 @@ class Thinker:
         # Without an attention mask the model leaves its positions in time and space away, in silence.
         return inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
+    def config(self) -> dict[str, Any]:
+        """What rebuilds it: `Thinker(**config)`."""
+        return {"name": self.name, **{key: getattr(self, key) for key in SETTINGS}}
+
     def fingerprint(self) -> str:
         """Names the thinker by its weights' files and its settings; the same features, the same fingerprint."""
-        settings = {key: getattr(self, key) for key in ("layer", "fps", "min_pixels", "max_pixels", "system", "dtype")}
-        return weights_digest(self.folder, settings)
+        return self._digest
 
     def to(self, device: torch.device | str) -> Thinker:
         """Thinks on this device from now on."""
@@ -156,6 +160,10 @@ class Thinker:
     @property
     def sample_rate(self) -> int:
         return int(self._extractor.sampling_rate)
+
+    @cached_property
+    def _digest(self) -> str:
+        return weights_digest(self.folder, {key: getattr(self, key) for key in SETTINGS})
 
     @cached_property
     def folder(self) -> Path:
