@@ -46,7 +46,6 @@ class DialogueDataModule(EndlessDataModule):
         branch: Only dialogues of this branch, or all.
         max_turn_chunks: The longest other turn, by default `max_chunks`.
         voice_chunks: The longest sample of a voice.
-        thinker: `None`: features are not computed from a folder.
 
     Raises:
         ClockError: The tokenizers' chunks do not span the same time.
@@ -76,11 +75,8 @@ class DialogueDataModule(EndlessDataModule):
         branch: Branch | None = None,
         max_turn_chunks: int | None = None,
         voice_chunks: int = 12,
-        thinker: object | None = None,
     ) -> None:
         super().__init__(batch_size, seed, num_workers)
-        if thinker is not None:
-            raise FolderError(f"{root}: a thinker's features come in token shards, not from a folder; set thinker=none")
         self.root, self.tier, self.branch = Path(root), tier, branch
         self.text_tokenizer = text_tokenizer
         self.conditions = Conditions(
