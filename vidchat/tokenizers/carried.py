@@ -10,6 +10,7 @@ HunyuanVideo 1.5 have on the smallest grid, keeps keys and values of all that ca
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -37,10 +38,10 @@ def carrying(decoder: nn.Module) -> nn.Module:
     for module in own.modules():
         if isinstance(module, nn.GroupNorm) and module.num_groups != 1:
             raise TokenizerError("a decoder whose group norms run over time cannot go on where it stopped")
-        make = LAYERS.get(type(module))
-        if make is not None:
-            # nn.Module calls what the attribute says, and this module belongs to one stream alone.
-            module.forward = make(module)
+        # A layer knows its module weakly: a cycle would keep a finished stream's memory until Python looks for cycles.
+        layer = LAYERS[type(module)](weakref.proxy(module)) if type(module) in LAYERS else None
+        if layer is not None:
+            module.forward = layer  # nn.Module calls what the attribute says; the module belongs to this stream alone
     return own
 
 
@@ -52,10 +53,10 @@ def _past(frames: int) -> Callable[[Tensor], Tensor]:
         nonlocal kept
         before = x[:, :, :1].expand(-1, -1, frames, -1, -1) if kept is None else kept
         whole = torch.cat([before, x], dim=2)
-        kept = whole[:, :, whole.shape[2] - frames :]
+        kept = whole[:, :, whole.shape[2] - frames :].clone()  # of the whole, nothing else is kept
         return whole
 
-    return with_past
+    return with_past if frames else lambda x: x
 
 
 def _begins() -> Callable[[], bool]:
@@ -112,9 +113,9 @@ def _cosmos_upsample(module: Any) -> Layer:
     return forward
 
 
-def _cosmos_attention(module: Any) -> Layer:
+def _cosmos_attention(module: Any) -> Layer | None:
     if not isinstance(module.processor, cosmos.CosmosTemporalAttentionProcessor2_0):
-        return module.forward  # type: ignore[no-any-return]
+        return None
     attend = _attention(lambda x: rearrange(x, "b (n c) t h w -> (b h w) n t c", n=module.num_attention_heads))
 
     def forward(x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -127,7 +128,7 @@ def _cosmos_attention(module: Any) -> Layer:
 
 
 def _cosmos_unpatcher(module: Any) -> Layer:
-    begins, whole = _begins(), type(module).forward
+    begins, whole = _begins(), cosmos.CosmosUnpatcher3d.forward
 
     def forward(x: Tensor) -> Tensor:
         if begins():
@@ -145,7 +146,7 @@ def _hunyuan_convolution(module: Any) -> Layer:
 
 
 def _hunyuan_upsample(module: Any) -> Layer:
-    begins, whole = _begins(), type(module).forward
+    begins, whole = _begins(), hunyuan.HunyuanVideo15Upsample.forward
 
     def forward(x: Tensor) -> Tensor:
         if begins() or not module.add_temporal_upsample:
@@ -189,7 +190,7 @@ def _attention(heads: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return attend
 
 
-LAYERS: dict[type[nn.Module], Callable[[Any], Layer]] = {
+LAYERS: dict[type[nn.Module], Callable[[Any], Layer | None]] = {
     ltx.LTXVideoCausalConv3d: _ltx_convolution,
     ltx.LTXVideoUpsampler3d: _ltx_upsampler,
     cosmos.CosmosCausalConv3d: _cosmos_convolution,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vidchat.tokenizers.carried import carrying
 from vidchat.tokenizers.video import VideoStream, VideoTokenizer
-from vidchat.tokenizers.weights import TokenizerError
+from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 CAUSAL = ("AutoencoderKLWan", "AutoencoderKLLTXVideo", "AutoencoderKLCosmos", "AutoencoderKLHunyuanVideo15")
 """Classes found causal, encoder and decoder, by changing later pictures and latents (LTX: if its config says so)."""
@@ -75,11 +75,7 @@ class CausalVAE(VideoTokenizer):
         try:
             vae = loader.from_pretrained(name, subfolder=subfolder, torch_dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
-            place = f" in {subfolder}/" if subfolder else ""
-            raise TokenizerError(
-                f"{name} cannot be loaded as {kind}: {str(error).strip().splitlines()[0]}; give the name of a "
-                f"published model (this needs the network once) or a folder that holds one{place}"
-            ) from error
+            raise not_loaded(name, kind, subfolder, error) from error
         return cls(vae).eval()
 
     def _take_statistics(self, settings: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncodecConfig, EncodecModel, MimiConfig, MimiModel, PretrainedConfig
 
 from vidchat.tokenizers.audio import AudioCodec, AudioStream
-from vidchat.tokenizers.weights import TokenizerError
+from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 
 class PretrainedCodec(AudioCodec):
@@ -62,10 +62,7 @@ class PretrainedCodec(AudioCodec):
         try:
             model = cls.model_class.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
-            raise TokenizerError(
-                f"{name_or_path} cannot be loaded as {cls.model_class.__name__}: {str(error).splitlines()[0]}; give "
-                "the name of a published model (this needs the network once) or a folder that holds one"
-            ) from error
+            raise not_loaded(str(name_or_path), cls.model_class.__name__, None, error) from error
         return cls(model, codebooks).eval()
 
     def config(self) -> dict[str, Any]:
