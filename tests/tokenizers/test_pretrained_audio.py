@@ -94,11 +94,12 @@ def test_a_stream_does_not_keep_the_answer(codec: PretrainedCodec) -> None:
 def test_half_precision_in_single_precision_out(codec: PretrainedCodec) -> None:
     codes = some_codes(codec, 8)
     exact = codec.decode(codes)
-    codec.model.to(torch.bfloat16)
+    codec.to(torch.bfloat16)  # after it was used: nothing of the old type may be left
     heard = codec.decode(codes)
     assert heard.dtype == codec.stream().push(codes).dtype == torch.float32
     assert (heard - exact).abs().mean() < 0.2 * exact.abs().mean()
     assert codec.encode(exact).shape == codes.shape
+    assert codec.to(torch.float32).decode(codes).dtype == torch.float32
 
 
 def test_decoding_uses_the_past_and_not_the_future(codec: PretrainedCodec) -> None:

@@ -48,7 +48,7 @@ class CausalVAE(VideoTokenizer):
         super().__init__(_channels(settings), stride, _spatial_stride(vae), causal)
         self.vae: Any = vae
         if isinstance(vae, diffusers.AutoencoderKLHunyuanVideo15):
-            vae.use_slicing = True  # its attention mask fits one clip; several go one after the other
+            self.vae.use_slicing = True  # its attention mask fits one clip; several go one after the other
         if isinstance(vae, diffusers.AutoencoderKLWan) and stride != WAN_STRIDE:
             raise TokenizerError(
                 f"AutoencoderKLWan encodes {WAN_STRIDE} pictures at a time, so its temporal stride must be that, not "
@@ -166,9 +166,9 @@ class CarriedCache:
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `WanCache.decode`."""
-        given = self.tokenizer.decoding(latents)
-        if isinstance(self.tokenizer.vae, diffusers.AutoencoderKLCosmos):
-            latents = self.tokenizer.vae.post_quant_conv(latents)
+        vae, given = self.tokenizer.vae, self.tokenizer.decoding(latents)
+        if hasattr(vae, "post_quant_conv"):  # Cosmos has one, of single places
+            latents = vae.post_quant_conv(latents)
         pictures: Tensor = self.decoder(latents, **given)
         return pictures
 

@@ -133,6 +133,14 @@ class MimiCodec(PretrainedCodec):
     config_class = MimiConfig
     model_class = MimiModel
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Moves and casts it. transformers keeps each codebook outside the buffers too, where it would stay behind."""
+        super()._apply(fn, recurse)
+        for module in self.modules():
+            if hasattr(module, "_embed"):
+                module._embed = None
+        return self
+
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
         self.frames(waveform)
