@@ -48,7 +48,7 @@ class CausalVAE(VideoTokenizer):
         super().__init__(_channels(settings), stride, _spatial_stride(vae), causal)
         self.vae: Any = vae
         if isinstance(vae, diffusers.AutoencoderKLHunyuanVideo15):
-            self.vae.use_slicing = True  # its attention mask fits one clip; several go one after the other
+            _one_after_the_other(vae)
         if isinstance(vae, diffusers.AutoencoderKLWan) and stride != WAN_STRIDE:
             raise TokenizerError(
                 f"AutoencoderKLWan encodes {WAN_STRIDE} pictures at a time, so its temporal stride must be that, not "
@@ -186,6 +186,11 @@ class CausalStream(VideoStream):
         self.tokenizer.check_latents(latents)
         raw = self.tokenizer.denormalise(latents).to(self.tokenizer.vae.dtype)
         return self.cache.decode(raw).to(latents.dtype).clamp(-1, 1)
+
+
+def _one_after_the_other(vae: Any) -> None:
+    """For a VAE whose attention mask fits one clip only: the clips of a batch go through it one by one."""
+    vae.use_slicing = True
 
 
 def _class(kind: str) -> Any:

@@ -137,8 +137,8 @@ class MimiCodec(PretrainedCodec):
         """Moves and casts it. transformers keeps each codebook outside the buffers too, where it would stay behind."""
         super()._apply(fn, recurse)
         for module in self.modules():
-            if hasattr(module, "_embed"):
-                module._embed = None
+            if "_embed" in vars(module):
+                vars(module)["_embed"] = None
         return self
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """How fast pretrained kinds of tokenizers encode, decode and stream, beside the libraries' own decoding.
 
-    python benchmarks/tokenizers.py                                       # small random models, 64x64, on the CPU
-    python benchmarks/tokenizers.py --full --size 480 768 --device cuda   # the published shapes, random weights
+    python benchmarks/pretrained.py                                       # small random models, 64x64, on the CPU
+    python benchmarks/pretrained.py --full --size 480 768 --device cuda   # the published shapes, random weights
 
 Seconds of work for a second of clip at 25 fps, all in one run. `library` decodes the whole clip by diffusers or
 transformers; `stream` is ours, chunk by chunk; `late` is the cost of the stream's last chunks over that of its early
