@@ -88,8 +88,8 @@ class CausalVAE(VideoTokenizer):
 
     def _statistic(self, name: str, default: float) -> Tensor:
         """LTX-Video has it as a buffer, the others in their configuration; (C,), but of Cosmos (C * frames,)."""
-        values = getattr(self.vae, name, None)
-        if not isinstance(values, Tensor):
+        values = dict(self.vae.named_buffers(recurse=False)).get(name)
+        if values is None:
             values = self.vae.config.get(name)
         if values is None:
             return torch.full((self.channels,), default)
