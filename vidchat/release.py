@@ -207,10 +207,10 @@ def load_release(source: Path | str, thinker: str | None = None) -> Release:
     tools: dict[str, Any] = {name: _load_tokenizer(folder, name, config[name]) for name in TOKENIZERS}
     mind = _load_thinker(folder, config, thinker)
     for name, tool in (tools | ({"thinker": mind} if mind else {})).items():
-        if tool.fingerprint() != config["fingerprints"][name]:
+        if tool.fingerprint() != config["fingerprints"].get(name):
             raise ReleaseError(
                 f"{folder}: the {name} found is {tool.fingerprint()}, but the responder was trained with "
-                f"{config['fingerprints'][name]}; restore the release's own {name}"
+                f"{config['fingerprints'].get(name)}; restore the release's own {name}"
             )
     responder = _build(folder, lambda: build_responder(config["model"], config["condition"], config["fps"], **tools))
     try:

@@ -47,7 +47,7 @@ class HubTokenizer:
     def __init__(self, name: str) -> None:
         self.name = name
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
+            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise TokenizerError(
                 f"{name} holds no text tokenizer: {str(error).strip().splitlines()[0]}; give a folder with a "

@@ -185,7 +185,7 @@ class Thinker:
     @cached_property
     def _tokenizer(self) -> Any:
         try:
-            return AutoTokenizer.from_pretrained(self.folder)
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise TokenizerError(
                 f"{self.folder} holds no tokenizer ({str(error).splitlines()[0]}); copy the whole folder of the thinker"
