@@ -32,7 +32,7 @@ def respond(config: DictConfig) -> Timing:
     if missing:
         raise QuestionError(f"give {', '.join(f'{key}=...' for key in missing)} (see configs/infer.yaml)")
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    release = load_release(config.checkpoint)
+    release = load_release(config.checkpoint, config.thinker)
     question = Question(
         reference=Path(config.reference),
         initiator=Path(config.initiator) if config.initiator else None,
@@ -43,7 +43,11 @@ def respond(config: DictConfig) -> Timing:
     check_question(release, question)
     for module in (release.responder, release.video_vae, release.audio_codec):
         module.to(device)
+    if release.thinker is not None:
+        release.thinker.to(device)
     batch = read_question(release, question, device)
+    if release.thinker is not None:
+        release.thinker.unload()  # it has understood the question; the answer needs the memory
     settings: GenerationSettings = GenerationSettings(
         chunks=_chunks(release, config.seconds, 0 if batch.turn_latents is None else batch.turn_latents.shape[1]),
         window=config.settings.window,

@@ -40,7 +40,8 @@ def train(config: DictConfig) -> Path:
     plain = check_config(config)
     output = Path(plain["output_dir"])
     resume = find_checkpoint(plain["resume"], output / "checkpoints")
-    tokenizers = {name: instantiate(config[name]) for name in plain["stage"]["tokenizers"]}
+    wanted = [name for name in plain["stage"]["tokenizers"] if config[name] is not None]  # there may be no thinker
+    tokenizers = {name: instantiate(config[name]) for name in wanted}
     fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
     if resume is not None:
         check_resumed(resume, plain, fingerprints)

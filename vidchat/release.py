@@ -5,6 +5,7 @@
     video_vae/          a copy of the video tokenizer, unless it has a name on the Hub
     audio_codec/        likewise
 
+A thinker, if the responder is conditioned on one, is only named: its weights are many times the responder's.
 The fingerprints are compared at load: a responder speaks the language of its tokenizers and of no others.
 """
 
@@ -34,7 +35,9 @@ from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.responder import Responder
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
+from vidchat.tokenizers.thinker import Thinker
 from vidchat.tokenizers.video import VideoTokenizer
+from vidchat.tokenizers.weights import TokenizerError
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
@@ -58,6 +61,7 @@ class Release:
         audio_codec: Waveform <-> codes.
         text_tokenizer: Text -> ids.
         config: What `config.yaml` holds; `fps` and `size` are the working rates.
+        thinker: What it understands initiators with, if it does; `None` also where features are given as tensors.
     """
 
     responder: Responder
@@ -65,6 +69,7 @@ class Release:
     audio_codec: AudioCodec
     text_tokenizer: TextTokenizer
     config: dict[str, Any]
+    thinker: Thinker | None = None
 
     @property
     def clock(self) -> ChunkClock:
@@ -125,6 +130,15 @@ def build_responder(
     return responder
 
 
+def check_thinker(thinker: Thinker | None, condition: Mapping[str, Any]) -> None:
+    """Whether a thinker gives what a condition takes; raises `TokenizerError`."""
+    if thinker is not None and thinker.width != condition["features"]:
+        raise TokenizerError(
+            f"the thinker {thinker.name} gives features of {thinker.width} values and condition.features is "
+            f"{condition['features']}; set condition.features={thinker.width}, or thinker=none and condition.features=0"
+        )
+
+
 def export_release(
     directory: Path | str,
     responder: Responder,
@@ -133,6 +147,7 @@ def export_release(
     audio_codec: AudioCodec,
     text_tokenizer: TextTokenizer,
     dtype: torch.dtype = torch.float32,
+    thinker: Thinker | None = None,
 ) -> Path:
     """Writes a release folder.
 
@@ -145,6 +160,7 @@ def export_release(
         audio_codec: See above.
         text_tokenizer: See above.
         dtype: Of the stored weights; they are loaded as float32.
+        thinker: That of `config["thinker"]`, if there is one; not copied.
 
     Returns:
         The folder.
@@ -162,6 +178,9 @@ def export_release(
         **{name: _carry(folder / name, config[name]) for name in TOKENIZERS},
         "fingerprints": {name: tool.fingerprint() for name, tool in tools.items()},
     }
+    if thinker is not None:
+        kept["thinker"] = config["thinker"]
+        kept["fingerprints"]["thinker"] = thinker.fingerprint()
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in responder.state_dict().items()}
     unfinished = folder / f".{WEIGHTS_FILE}.tmp"
     save_file(tensors, unfinished, metadata={"format": "pt", "kind": "responder"})
@@ -173,8 +192,12 @@ def export_release(
     return folder
 
 
-def load_release(source: Path | str) -> Release:
+def load_release(source: Path | str, thinker: str | None = None) -> Release:
     """Loads a release from a folder, or from the Hub by `owner/name`.
+
+    Args:
+        source: The release.
+        thinker: Where its thinker lies here, if not under the name that the release gives.
 
     Raises:
         ReleaseError: it is not there, not a release, damaged, or its tokenizers are not those it was trained with.
@@ -182,11 +205,12 @@ def load_release(source: Path | str) -> Release:
     folder = _locate(source)
     config = read_config(folder)
     tools: dict[str, Any] = {name: _load_tokenizer(folder, name, config[name]) for name in TOKENIZERS}
-    for name, tool in tools.items():
-        if tool.fingerprint() != config["fingerprints"][name]:
+    mind = _load_thinker(folder, config, thinker)
+    for name, tool in (tools | ({"thinker": mind} if mind else {})).items():
+        if tool.fingerprint() != config["fingerprints"].get(name):
             raise ReleaseError(
                 f"{folder}: the {name} found is {tool.fingerprint()}, but the responder was trained with "
-                f"{config['fingerprints'][name]}; restore the release's own {name}"
+                f"{config['fingerprints'].get(name)}; restore the release's own {name}"
             )
     responder = _build(folder, lambda: build_responder(config["model"], config["condition"], config["fps"], **tools))
     try:
@@ -194,7 +218,7 @@ def load_release(source: Path | str) -> Release:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise ReleaseError(f"{folder}: {WEIGHTS_FILE} does not fit {CONFIG_FILE} ({reason}); export again") from error
-    return Release(responder.eval(), **tools, config=config)
+    return Release(responder.eval(), **tools, config=config, thinker=mind)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -254,6 +278,16 @@ def _load_tokenizer(folder: Path, name: str, node: dict[str, Any]) -> Any:
             raise ReleaseError(f"{folder} lacks the folder {name}; copy the whole release again")
         node = {**node, "directory": str(folder / name)}
     return _build(folder, lambda: instantiate(node))
+
+
+def _load_thinker(folder: Path, config: dict[str, Any], name: str | None) -> Thinker | None:
+    """The thinker that a release names, from there or from `name`; its weights are not read yet."""
+    if config.get("thinker") is None:
+        return None
+    node = config["thinker"] | ({"name": name} if name else {})
+    thinker: Thinker = _build(folder, lambda: instantiate(node))
+    check_thinker(thinker, config["condition"])
+    return thinker
 
 
 def _build(folder: Path, make: Any) -> Any:

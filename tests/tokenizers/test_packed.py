@@ -156,6 +156,11 @@ def test_pretrained_statistics_come_from_the_scaling_factor(tmp_path: Path) -> N
     torch.testing.assert_close(packed.encode(pictures)[:, :2, 0], (mode - 0.5) * 0.25, atol=1e-5, rtol=0)
 
 
+def test_an_image_vae_that_cannot_be_had_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="cannot be loaded as AutoencoderTiny"):
+        PackedVAE.from_pretrained(str(tmp_path), kind="AutoencoderTiny")
+
+
 def test_what_is_no_image_vae_is_refused() -> None:
     with pytest.raises(TokenizerError, match="Linear is not an image VAE"):
         PackedVAE(nn.Linear(1, 1))

@@ -67,6 +67,41 @@ def test_the_stream_equals_the_whole(codec: PretrainedCodec) -> None:
     assert torch.allclose(torch.cat(pieces, 1), whole, atol=1e-5 * float(whole.abs().max()))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_stream_equals_the_whole_however_it_is_cut(codec: PretrainedCodec, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [7 + int(torch.randint(9, (), generator=generator))]  # EnCodec's first push
+    while sum(sizes) < 40:
+        sizes.append(1 + int(torch.randint(6, (), generator=generator)))
+    codes = some_codes(codec, sum(sizes))
+    whole, stream = codec.decode(codes), codec.stream()
+    pieces = torch.cat([stream.push(part) for part in codes.split(sizes, dim=1)], 1)
+    assert torch.allclose(pieces, whole, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_a_stream_does_not_keep_the_answer(codec: PretrainedCodec) -> None:
+    stream, kept = codec.stream(), []
+    for part in some_codes(codec, 96).split(12, dim=1):
+        stream.push(part)
+        memory = stream._memory
+        tensors = [t for value in memory._kept.values() for t in (value if isinstance(value, tuple) else (value,))]
+        if memory.attention is not None:
+            tensors += [layer.keys for layer in memory.attention.layers]
+        kept.append(sum(tensor.numel() for tensor in tensors))
+    assert kept[3] == kept[-1] > 0
+
+
+def test_half_precision_in_single_precision_out(codec: PretrainedCodec) -> None:
+    codes = some_codes(codec, 8)
+    exact = codec.decode(codes)
+    codec.to(torch.bfloat16)  # after it was used: nothing of the old type may be left
+    heard = codec.decode(codes)
+    assert heard.dtype == codec.stream().push(codes).dtype == torch.float32
+    assert (heard - exact).abs().mean() < 0.2 * exact.abs().mean()
+    assert codec.encode(exact).shape == codes.shape
+    assert codec.to(torch.float32).decode(codes).dtype == torch.float32
+
+
 def test_decoding_uses_the_past_and_not_the_future(codec: PretrainedCodec) -> None:
     codes = some_codes(codec, 20)
     changed = codes.clone()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.media import ClipWriter, MediaError, read_picture
-from vidchat.data.tokens import ClipEncoder, Part, Piece, Tokens
+from vidchat.data.media import ClipWriter, Media, MediaError, read_picture
+from vidchat.data.tokens import ClipEncoder, Part, Piece
 from vidchat.dialogue import Clip
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release
@@ -70,12 +70,15 @@ def check_question(release: Release, question: Question) -> None:
         QuestionError: names what is missing or unknown.
     """
     switches, names = release.responder.conditions.switches, list(release.config["condition"]["scores"])
-    if switches.turns and question.initiator is None:
+    if (switches.turns or switches.features) and question.initiator is None:
         raise QuestionError("this model answers an initiator's clip: give initiator=CLIP.mp4")
     if switches.text and question.text is None:
         raise QuestionError('this model is told what to say: give text="..."')
-    if switches.features:
-        raise QuestionError("this model needs a thinker's features, which are read from token shards, not from files")
+    if switches.features and release.thinker is None:
+        raise QuestionError(
+            "this model needs a thinker's features, and its release names no thinker; give features as tensors "
+            "(ChunkBatch.features), or train it with thinker=..."
+        )
     unknown = set(question.scores) - set(names)
     if unknown:
         raise QuestionError(f"this model knows the scores {names or 'none'}, not {', '.join(sorted(unknown))}")
@@ -102,13 +105,17 @@ def read_question(release: Release, question: Question, device: torch.device | s
     with torch.no_grad():
         reference = release.video_vae.encode(from_bytes(picture[None]).to(device)).transpose(1, 2)
         batch = ChunkBatch(reference, torch.ones(1, 0, dtype=torch.bool, device=device))
-        if switches.turns and question.initiator is not None:
-            tokens = _encode(release, question.initiator, "last", device)
+        span = _read(release, question.initiator, "last") if switches.turns or switches.features else None
+        if switches.turns and span is not None:
+            tokens = _encoder(release).encode([span], device)[0]
             latents = tokens.latents[None, 1:].to(device)  # chunk 0, one picture without sound, is left out
             batch.turn_latents = latents
             batch.turn_codes = None if tokens.codes is None else tokens.codes[None].to(device)
             batch.turn_roles = torch.zeros(latents.shape[:2], dtype=torch.long, device=device)
             batch.turn_mask = torch.ones_like(batch.turn_roles, dtype=torch.bool)
+        if switches.features and span is not None and release.thinker is not None:
+            batch.features = release.thinker.encode(span)[None].to(device)
+            batch.feature_mask = torch.ones(batch.features.shape[:2], dtype=torch.bool, device=device)
         if switches.voice:
             batch.voice_codes, batch.voice_mask = _voice(release, question.voice, device)
     if switches.text and question.text is not None:
@@ -161,20 +168,27 @@ def from_bytes(pictures: Tensor) -> Tensor:
     return (pictures.float() / 127.5 - 1).transpose(0, 1)[None]
 
 
-def _encode(release: Release, path: Path, part: Part, device: torch.device | str) -> Tokens:
-    """A whole clip's tokens, cut to chunks as training cuts them."""
+def _encoder(release: Release) -> ClipEncoder:
+    """What cuts clips to chunks as training cuts them, and encodes them."""
     codec = release.audio_codec if release.responder.depth is not None else None
-    encoder = ClipEncoder(release.video_vae, codec, release.clock.fps, release.size)
-    return encoder.encode(encoder.read(Piece(Clip(path, speaker=""), part, max_chunks=ANY_LENGTH)), device)[0]
+    return ClipEncoder(release.video_vae, codec, release.clock.fps, release.size)
+
+
+def _read(release: Release, path: Path | None, part: Part) -> Media | None:
+    """A whole clip, cut to chunks; `None` where there is none."""
+    if path is None:
+        return None
+    return _encoder(release).read(Piece(Clip(path, speaker=""), part, max_chunks=ANY_LENGTH))[0]
 
 
 def _voice(release: Release, path: Path | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Codes (1, V, F, K) of the responder's voice; without a clip, one chunk that is masked."""
     shape = release.responder.code_shape
-    if path is None or shape is None:
+    span = _read(release, path, "first") if shape else None
+    if span is None:
         frames, books = (shape.frames, shape.codebooks) if shape else (0, 0)
         nothing = torch.zeros(1, 1, frames, books, dtype=torch.long, device=device)
         return nothing, torch.zeros(1, 1, dtype=torch.bool, device=device)
-    codes = _encode(release, path, "first", device).codes
+    codes = _encoder(release).encode([span], device)[0].codes
     assert codes is not None, "a responder with codes has a depth transformer"
     return codes[None].to(device), torch.ones(1, len(codes), dtype=torch.bool, device=device)

@@ -1,9 +1,8 @@
 """Causal video VAEs of diffusers behind the tokenizer interface.
 
-`AutoencoderKLWan` (2.1, and 2.2 with its patches) streams with the feature cache that its decoder takes: each chunk
-costs the same. LTX-Video with a causal decoder, Cosmos and HunyuanVideo 1.5 have no such cache: their stream decodes
-again all that has come so far, which is exact but costs more with every chunk. VAEs whose decoder looks ahead encode
-and decode whole clips, and refuse to stream.
+`AutoencoderKLWan` (2.1, and 2.2 with its patches) streams with the feature cache that its decoder takes. LTX-Video with
+a causal decoder, Cosmos and HunyuanVideo 1.5 have none; `carried.py` gives them one. So each chunk costs the same. VAEs
+whose decoder looks ahead encode and decode whole clips, and refuse to stream.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
+from vidchat.tokenizers.carried import carrying
 from vidchat.tokenizers.video import VideoStream, VideoTokenizer
-from vidchat.tokenizers.weights import TokenizerError
+from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 CAUSAL = ("AutoencoderKLWan", "AutoencoderKLLTXVideo", "AutoencoderKLCosmos", "AutoencoderKLHunyuanVideo15")
 """Classes found causal, encoder and decoder, by changing later pictures and latents (LTX: if its config says so)."""
@@ -32,6 +32,9 @@ WAN_STRIDE = 4
 class CausalVAE(VideoTokenizer):
     """A video VAE of diffusers, whole clips in and out.
 
+    It computes in the type of its weights, e.g. bfloat16; what it is given and gives back, and its statistics, are of
+    the caller's type, usually float32.
+
     Args:
         vae: One of `CAUSAL` or `LOOK_AHEAD`. Of its distributions, the mode is taken.
     """
@@ -44,6 +47,8 @@ class CausalVAE(VideoTokenizer):
         stride, causal = _temporal_stride(vae), _look_ahead(vae) is None
         super().__init__(_channels(settings), stride, _spatial_stride(vae), causal)
         self.vae: Any = vae
+        if isinstance(vae, diffusers.AutoencoderKLHunyuanVideo15):
+            _one_after_the_other(vae)
         if isinstance(vae, diffusers.AutoencoderKLWan) and stride != WAN_STRIDE:
             raise TokenizerError(
                 f"AutoencoderKLWan encodes {WAN_STRIDE} pictures at a time, so its temporal stride must be that, not "
@@ -52,33 +57,43 @@ class CausalVAE(VideoTokenizer):
         self._take_statistics(settings)
 
     @classmethod
-    def from_pretrained(cls, name: str, kind: str = "AutoencoderKLWan", subfolder: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name: str, kind: str = "AutoencoderKLWan", subfolder: str | None = None, dtype: str = "float32"
+    ) -> Self:
         """Takes a VAE from the Hub or a local folder; its latents' statistics come with its configuration.
 
         Args:
             name: A Hub name or a folder, e.g. `Wan-AI/Wan2.1-T2V-1.3B-Diffusers`.
             kind: Its class in diffusers.
             subfolder: Where in the repository it lies, usually `vae`.
+            dtype: Of its weights and of its computing, e.g. `bfloat16`.
+
+        Raises:
+            TokenizerError: there is no such VAE, or it cannot be reached.
         """
-        return cls(_class(kind).from_pretrained(name, subfolder=subfolder)).eval()
+        loader = _class(kind)
+        try:
+            vae = loader.from_pretrained(name, subfolder=subfolder, torch_dtype=getattr(torch, dtype))
+        except (OSError, ValueError) as error:
+            raise not_loaded(name, kind, subfolder, error) from error
+        return cls(vae).eval()
 
     def _take_statistics(self, settings: dict[str, Any]) -> None:
         """Per channel where the VAE has it, else from its one scaling factor."""
         scale = float(settings.get("scaling_factor") or 1.0)
         mean, std = self._statistic("latents_mean", 0.0), self._statistic("latents_std", 1.0)
+        if isinstance(self.vae, diffusers.AutoencoderKLCosmos) and len(mean) == len(std) and len(mean) > self.channels:
+            mean, std = _over_frames(mean, std, self.channels)
         self.set_statistics(mean, std / scale)
 
     def _statistic(self, name: str, default: float) -> Tensor:
-        """(C,); LTX-Video has it as a buffer, the others in their configuration, Cosmos for several frames."""
-        values = getattr(self.vae, name, None)
-        if not isinstance(values, Tensor):
+        """LTX-Video has it as a buffer, the others in their configuration; (C,), but of Cosmos (C * frames,)."""
+        values = dict(self.vae.named_buffers(recurse=False)).get(name)
+        if values is None:
             values = self.vae.config.get(name)
         if values is None:
             return torch.full((self.channels,), default)
-        found = torch.as_tensor(values).float().flatten()
-        if isinstance(self.vae, diffusers.AutoencoderKLCosmos) and len(found) % self.channels == 0:
-            return found.view(self.channels, -1).mean(1)
-        return found
+        return torch.as_tensor(values).float().flatten()
 
     def config(self) -> dict[str, Any]:
         return {"kind": type(self.vae).__name__, "vae": _config(self.vae)}
@@ -88,17 +103,22 @@ class CausalVAE(VideoTokenizer):
         return cls(_class(config["kind"]).from_config(config["vae"]))
 
     def encode_raw(self, pictures: Tensor) -> Tensor:
-        encoded = self.vae.encode(pictures)
+        encoded = self.vae.encode(pictures.to(self.vae.dtype))
         latents: Tensor = encoded.latent_dist.mode()
-        return latents
+        return latents.to(pictures.dtype)
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """See `VideoTokenizer`. Wan clamps what `decode` returns, so its decoder is called by the stream's loop."""
+        raw = latents.to(self.vae.dtype)
         if isinstance(self.vae, diffusers.AutoencoderKLWan):
-            cache = WanCache(self.vae)
-            return torch.cat([cache.decode(latent) for latent in latents.split(1, dim=2)], dim=2)
-        pictures: Tensor = self.vae.decode(latents).sample
-        return pictures
+            pictures = WanCache(self.vae).decode(raw)
+        else:
+            pictures = self.vae.decode(raw, **self.decoding(raw)).sample
+        return pictures.to(latents.dtype)
+
+    def decoding(self, raw: Tensor) -> dict[str, Tensor]:
+        """What a decoder is given beside latents: LTX-Video from 0.9.1 on, the level of noise in them, which is 0."""
+        return {"temb": raw.new_zeros(len(raw))} if _config(self.vae).get("timestep_conditioning") else {}
 
     def stream(self) -> VideoStream:
         reason = _look_ahead(self.vae)
@@ -107,7 +127,7 @@ class CausalVAE(VideoTokenizer):
                 f"{type(self.vae).__name__} cannot stream: {reason}, so the pictures of a chunk need later latents; "
                 "decode whole clips with it, or take AutoencoderKLWan"
             )
-        return WanStream(self) if isinstance(self.vae, diffusers.AutoencoderKLWan) else PrefixStream(self)
+        return CausalStream(self)
 
 
 class WanCache:
@@ -121,8 +141,11 @@ class WanCache:
         self.features: list[Any] = [None] * vae._cached_conv_counts["decoder"]
         self.started = False
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """The next raw latent (B, C, 1, h, w) -> its pictures (B, 3, 1 or 4, H, W), not clamped."""
+    def decode(self, latents: Tensor) -> Tensor:
+        """The next raw latents (B, C, n, h, w) -> their pictures, 1 to the clip's first and 4 to each other."""
+        return torch.cat([self._decode(latent) for latent in latents.split(1, dim=2)], dim=2)
+
+    def _decode(self, latent: Tensor) -> Tensor:
         pictures = self.vae.decoder(
             self.vae.post_quant_conv(latent),
             feat_cache=self.features,
@@ -134,32 +157,40 @@ class WanCache:
         return pictures if patch is None else unpatchify(pictures, patch_size=patch)
 
 
-class WanStream(VideoStream):
-    """Streams Wan with a cache of its own."""
+class CarriedCache:
+    """The same for decoders that take no cache: a decoder that carries its memory itself."""
 
     def __init__(self, tokenizer: CausalVAE) -> None:
         self.tokenizer = tokenizer
-        self.cache = WanCache(tokenizer.vae)
+        self.decoder = carrying(tokenizer.vae.decoder)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `WanCache.decode`."""
+        vae, given = self.tokenizer.vae, self.tokenizer.decoding(latents)
+        if hasattr(vae, "post_quant_conv"):  # Cosmos has one, of single places
+            latents = vae.post_quant_conv(latents)
+        pictures: Tensor = self.decoder(latents, **given)
+        return pictures
+
+
+class CausalStream(VideoStream):
+    """Streams with a cache of its own, so that streams of one tokenizer do not meet."""
+
+    def __init__(self, tokenizer: CausalVAE) -> None:
+        wan = isinstance(tokenizer.vae, diffusers.AutoencoderKLWan)
+        self.tokenizer = tokenizer
+        self.cache: WanCache | CarriedCache = WanCache(tokenizer.vae) if wan else CarriedCache(tokenizer)
+
+    @torch.no_grad()
     def push(self, latents: Tensor) -> Tensor:
         self.tokenizer.check_latents(latents)
-        raw = self.tokenizer.denormalise(latents).split(1, dim=2)
-        return torch.cat([self.cache.decode(latent) for latent in raw], dim=2).clamp(-1, 1)
+        raw = self.tokenizer.denormalise(latents).to(self.tokenizer.vae.dtype)
+        return self.cache.decode(raw).to(latents.dtype).clamp(-1, 1)
 
 
-class PrefixStream(VideoStream):
-    """Streams a causal decoder without a cache: decodes everything so far, returns what is new."""
-
-    def __init__(self, tokenizer: CausalVAE) -> None:
-        self.tokenizer = tokenizer
-        self.latents: Tensor | None = None
-        self.given = 0
-
-    def push(self, latents: Tensor) -> Tensor:
-        self.latents = latents if self.latents is None else torch.cat([self.latents, latents], dim=2)
-        pictures = self.tokenizer.decode(self.latents)[:, :, self.given :]
-        self.given += pictures.shape[2]
-        return pictures
+def _one_after_the_other(vae: Any) -> None:
+    """For a VAE whose attention mask fits one clip only: the clips of a batch go through it one by one."""
+    vae.use_slicing = True
 
 
 def _class(kind: str) -> Any:
@@ -172,10 +203,16 @@ def _config(vae: Any) -> dict[str, Any]:
     return {name: value for name, value in dict(vae.config).items() if not name.startswith("_")}
 
 
+def _over_frames(mean: Tensor, std: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Statistics for each of some frames (C * frames,) -> for all of them together (C,)."""
+    means, squares = mean.view(channels, -1), (std.square() + mean.square()).view(channels, -1)
+    return means.mean(1), (squares.mean(1) - means.mean(1).square()).sqrt()
+
+
 def _look_ahead(vae: Any) -> str | None:
     """Why this VAE's decoder needs later latents, or `None`."""
     if type(vae).__name__ == "AutoencoderKLLTXVideo" and not vae.config.decoder_causal:
-        return "its configuration has decoder_causal=false"
+        return "its configuration has decoder_causal=false, as all published weights have"
     return LOOK_AHEAD.get(type(vae).__name__)
 
 
@@ -199,5 +236,3 @@ def _spatial_stride(vae: Any) -> int:
         return int(settings["spatial_compression_ratio"])
     own = getattr(vae, "spatial_compression_ratio", None)
     return int(own or 2 ** (len(settings["block_out_channels"]) - 1))
-
-

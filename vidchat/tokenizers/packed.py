@@ -9,7 +9,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from vidchat.tokenizers.chunkwise import ChunkwiseVAE
-from vidchat.tokenizers.weights import TokenizerError
+from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 IMAGE_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "AutoencoderDC": AutoencoderDC}
 
@@ -37,10 +37,16 @@ class PackedVAE(ChunkwiseVAE):
         """Takes the image VAE of a Hub name or a local folder; `kind` is its class in diffusers.
 
         The latents' statistics start from the VAE's own `scaling_factor` and `shift_factor`, where it has them.
+
+        Raises:
+            TokenizerError: there is no such VAE, or it cannot be reached.
         """
         if kind not in IMAGE_VAES:
             raise TokenizerError(f"{kind} is not an image VAE that can be packed; use one of {sorted(IMAGE_VAES)}")
-        image_vae = IMAGE_VAES[kind].from_pretrained(name, subfolder=subfolder)
+        try:
+            image_vae = IMAGE_VAES[kind].from_pretrained(name, subfolder=subfolder)
+        except (OSError, ValueError) as error:
+            raise not_loaded(name, kind, subfolder, error) from error
         tokenizer = cls(image_vae, temporal_stride)
         scale = getattr(image_vae.config, "scaling_factor", None) or 1.0
         shift = getattr(image_vae.config, "shift_factor", None) or 0.0

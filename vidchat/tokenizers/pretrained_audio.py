@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncodecConfig, EncodecModel, MimiConfig, MimiModel, PretrainedConfig
 
 from vidchat.tokenizers.audio import AudioCodec, AudioStream
-from vidchat.tokenizers.weights import TokenizerError
+from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 
 class PretrainedCodec(AudioCodec):
-    """What EnCodec and Mimi have in common: a transformers model, of which the first K codebooks are used."""
+    """What EnCodec and Mimi have in common: a transformers model, of which the first K codebooks are used.
+
+    It computes in the type of its weights, e.g. bfloat16; sound comes out as float32.
+    """
 
     config_class: ClassVar[type[PretrainedConfig]]
     model_class: ClassVar[Any]
@@ -45,19 +48,21 @@ class PretrainedCodec(AudioCodec):
         self.codebooks, self.vocabulary = codebooks, model.config.codebook_size
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, codebooks: int) -> Self:
+    def from_pretrained(cls, name_or_path: str | Path, codebooks: int, dtype: str = "float32") -> Self:
         """Published weights by their name on the Hub, or from a folder in transformers' format; in evaluation mode.
+
+        Args:
+            name_or_path: The name or the folder.
+            codebooks: K, how many of its codebooks to use.
+            dtype: Of its weights and of its computing.
 
         Raises:
             TokenizerError: there is no such model, or it cannot be reached.
         """
         try:
-            model = cls.model_class.from_pretrained(name_or_path)
+            model = cls.model_class.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
-            raise TokenizerError(
-                f"{name_or_path} cannot be loaded as {cls.model_class.__name__}: {str(error).splitlines()[0]}; give "
-                "the name of a published model (this needs the network once) or a folder that holds one"
-            ) from error
+            raise not_loaded(str(name_or_path), cls.model_class.__name__, None, error) from error
         return cls(model, codebooks).eval()
 
     def config(self) -> dict[str, Any]:
@@ -73,7 +78,7 @@ class PretrainedCodec(AudioCodec):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
-        return self._decode(codes)
+        return self._decode(codes).float()
 
     def stream(self) -> AudioStream:
         return PretrainedStream(self)
@@ -109,7 +114,7 @@ class EncodecCodec(PretrainedCodec):
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
         self.frames(waveform)
-        residual, codes = self.model.encoder(waveform[:, None]), []
+        residual, codes = self.model.encoder(waveform[:, None].to(self.model.dtype)), []
         for level in self.model.quantizer.layers[: self.codebooks]:
             codes.append(level.encode(residual))
             residual = residual - level.decode(codes[-1])
@@ -128,10 +133,19 @@ class MimiCodec(PretrainedCodec):
     config_class = MimiConfig
     model_class = MimiModel
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Moves and casts it. transformers keeps each codebook outside the buffers too, where it would stay behind."""
+        super()._apply(fn, recurse)
+        for module in self.modules():
+            if "_embed" in vars(module):
+                vars(module)["_embed"] = None
+        return self
+
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
         self.frames(waveform)
-        return self.model.encode(waveform[:, None], num_quantizers=self.codebooks).audio_codes.transpose(1, 2)
+        sound = waveform[:, None].to(self.model.dtype)
+        return self.model.encode(sound, num_quantizers=self.codebooks).audio_codes.transpose(1, 2)
 
     def _decode(self, codes: Tensor) -> Tensor:
         return self.model.decode(codes.transpose(1, 2)).audio_values[:, 0]
@@ -156,7 +170,7 @@ class PretrainedStream(AudioStream):
     @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
         self._codec.check_codes(codes)
-        return self._codec._push(codes, self._memory)
+        return self._codec._push(codes, self._memory).float()
 
 
 class _Memory:

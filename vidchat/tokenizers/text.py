@@ -7,6 +7,8 @@ from typing import Protocol
 
 from transformers import AutoTokenizer
 
+from vidchat.tokenizers.weights import TokenizerError
+
 
 class TextTokenizer(Protocol):
     """What the data module and `infer.py` need of a text tokenizer."""
@@ -37,16 +39,25 @@ class HubTokenizer:
 
     Args:
         name: Its name on the Hub, or a local folder.
+
+    Raises:
+        TokenizerError: there is none, or it cannot be reached.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._tokenizer = AutoTokenizer.from_pretrained(name)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise TokenizerError(
+                f"{name} holds no text tokenizer: {str(error).strip().splitlines()[0]}; give a folder with a "
+                "tokenizer.json, or a name on the Hub such as Qwen/Qwen3-0.6B"
+            ) from error
         self.vocabulary = len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def fingerprint(self) -> str:
-        vocabulary = sorted(self._tokenizer.get_vocab().items())
-        return hashlib.sha256(repr((self.name, vocabulary)).encode()).hexdigest()[:16]
+        """Of everything that decides ids (vocabulary, merges, what is done before), not of where it lies."""
+        return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]

@@ -27,6 +27,15 @@ class TokenizerError(ValueError):
     """A folder that does not hold the tokenizer it is asked for, or an input that a tokenizer cannot take."""
 
 
+def not_loaded(name: str, kind: str, subfolder: str | None, error: Exception) -> TokenizerError:
+    """What to say when a library could not load `kind` from a Hub name or a folder."""
+    place = f" in {subfolder}/" if subfolder else ""
+    return TokenizerError(
+        f"{name} cannot be loaded as {kind}: {str(error).strip().splitlines()[0]}; give the name of a published model "
+        f"(this needs the network once) or a folder that holds one{place}"
+    )
+
+
 def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
     """Names a tokenizer by what it does: 16 hex digits of sha256 over its class, configuration and weights.
 

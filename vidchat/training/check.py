@@ -80,7 +80,7 @@ def _tokenizers(config: dict[str, Any]) -> list[str]:
     """Tokenizers that a stage starts from and that should lie in a folder, but don't."""
     problems = []
     for name in config["stage"]["tokenizers"]:
-        directory = config[name].get("directory")
+        directory = (config[name] or {}).get("directory")
         if directory is not None and not Path(directory).is_dir():
             problems.append(f"{name}.directory={directory} is no folder; run from the repository's root, or train one")
     return problems

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.model.responder import Responder
-from vidchat.release import TOKENIZERS, build_responder, export_release
+from vidchat.release import TOKENIZERS, build_responder, check_thinker, export_release
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
+from vidchat.tokenizers.thinker import Thinker
 from vidchat.tokenizers.video import VideoTokenizer
 from vidchat.training.module import TrainingModule
 from vidchat.training.schedule import OptimizerSettings
@@ -30,6 +31,7 @@ class ResponderModule(TrainingModule):
         optimizer: How it is trained.
         seed: Of everything random in training.
         release_dtype: In which the release's weights are stored, e.g. `float16` for a small one.
+        thinker: What made the features, if the responder is conditioned on a thinker's; named in the release.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class ResponderModule(TrainingModule):
         optimizer: OptimizerSettings | None = None,
         seed: int = 0,
         release_dtype: str = "float32",
+        thinker: Thinker | None = None,
     ) -> None:
         super().__init__(responder, optimizer, seed)
         self.release_dtype: torch.dtype = getattr(torch, release_dtype)
         # In a tuple, so that they are not submodules: not moved, trained, averaged or saved with the responder.
         self._tools = (video_vae, audio_codec, text_tokenizer)
+        self._thinker = thinker
 
     @classmethod
     def build(
@@ -59,12 +63,14 @@ class ResponderModule(TrainingModule):
         text_tokenizer: TextTokenizer,
         optimizer: Mapping[str, Any],
         release_dtype: str = "float32",
+        thinker: Thinker | None = None,
     ) -> Self:
         """The module of a config; the model's first weights are drawn from `seed`."""
+        check_thinker(thinker, condition)
         torch.manual_seed(seed)
         responder = build_responder(model, condition, fps, video_vae, audio_codec, text_tokenizer)
         settings = OptimizerSettings(**optimizer)
-        return cls(responder, video_vae, audio_codec, text_tokenizer, settings, seed, release_dtype)
+        return cls(responder, video_vae, audio_codec, text_tokenizer, settings, seed, release_dtype, thinker)
 
     @property
     def responder(self) -> Responder:
@@ -84,7 +90,8 @@ class ResponderModule(TrainingModule):
     def fingerprints(self) -> dict[str, str]:
         """Of the tokenizers that the responder is trained with."""
         tools: list[Any] = list(self._tools)
-        return {name: tool.fingerprint() for name, tool in zip(TOKENIZERS, tools, strict=True)}
+        named = dict(zip(TOKENIZERS, tools, strict=True)) | ({"thinker": self._thinker} if self._thinker else {})
+        return {name: tool.fingerprint() for name, tool in named.items()}
 
     def losses(self, batch: ChunkBatch) -> dict[str, Tensor]:
         return self.responder.loss(batch)
@@ -96,4 +103,4 @@ class ResponderModule(TrainingModule):
     def export(self, directory: Path, config: dict[str, Any]) -> None:
         """Writes a release folder with the averaged weights."""
         with self.ema.swapped():
-            export_release(directory, self.responder, config, *self._tools, dtype=self.release_dtype)
+            export_release(directory, self.responder, config, *self._tools, self.release_dtype, self._thinker)

@@ -1,0 +1,131 @@
+"""An answer that a thinker's features condition, from files to a file."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from tests.generation.conftest import CONDITION, MODEL
+from tests.generation.test_answer import infer
+from tests.tiny_thinker import save_tiny_thinker
+from vidchat.data.media import read_clip, write_clip
+from vidchat.dialogue import Clip
+from vidchat.generation.answer import Question, QuestionError, answer, check_question, read_question
+from vidchat.generation.stream import GenerationSettings
+from vidchat.model.responder import ChunkSampling
+from vidchat.release import ReleaseError, load_release
+from vidchat.tokenizers.stacked import StackedVAE
+from vidchat.tokenizers.stft_codec import StftCodec
+from vidchat.tokenizers.text import ByteTokenizer
+from vidchat.tokenizers.thinker import Thinker
+from vidchat.tokenizers.weights import TokenizerError
+from vidchat.training.responder import ResponderModule
+
+PLAIN = CONDITION | {"text": None, "voice": False, "scores": []}
+
+
+def node(folder: Path) -> dict[str, Any]:
+    return {
+        "_target_": "vidchat.tokenizers.thinker.Thinker", "name": str(folder), "dtype": "float32", "min_pixels": 3136,
+        "max_pixels": 9408,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def thinker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_thinker(tmp_path_factory.mktemp("thinker"))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with its clip", "alone"])
+def thinking(request, release_folder, thinker_folder, tmp_path_factory) -> Path:
+    """A release of a responder that a thinker tells what it understood, beside the initiator's own tokens or alone."""
+    config = OmegaConf.to_container(OmegaConf.load(release_folder / "config.yaml"))
+    video, audio = StackedVAE.load(release_folder / "video_vae"), StftCodec.load(release_folder / "audio_codec")
+    config |= {
+        "data": {"fps": 25, "size": [16, 16]},
+        "condition": PLAIN | {"initiator": request.param, "features": 32},
+        "thinker": node(thinker_folder),
+    }
+    for name in ("video_vae", "audio_codec"):
+        config[name]["directory"] = str(release_folder / name)
+    mind = Thinker(**{key: value for key, value in config["thinker"].items() if key != "_target_"})
+    module = ResponderModule.build(
+        OmegaConf.create(MODEL), config["condition"], 25, 0, video, audio, ByteTokenizer(), {}, thinker=mind
+    )
+    for parameter in module.responder.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    module.ema.reset()
+    folder = tmp_path_factory.mktemp("release") / "release"
+    module.export(folder, config)
+    return folder
+
+
+@pytest.fixture
+def question(tmp_path: Path) -> Question:
+    pictures = torch.randint(256, (50, 3, 40, 60), dtype=torch.uint8)
+    write_clip(tmp_path / "a.mp4", pictures, 0.1 * torch.randn(50 * 1600), fps=30, sample_rate=48000)
+    Image.new("RGB", (33, 47), (200, 30, 30)).save(tmp_path / "b.png")
+    return Question(tmp_path / "b.png", initiator=tmp_path / "a.mp4")
+
+
+def test_what_the_thinker_understood_reaches_the_answer(thinking: Path, question: Question, tmp_path: Path) -> None:
+    release = load_release(thinking)
+    batch = read_question(release, question)
+    chunks = math.floor((50 / 30 * 25 - 1) / 4)
+    assert (batch.turn_latents is not None) == bool(release.config["condition"]["initiator"])
+    assert batch.features is not None
+    assert batch.features.shape[2] == 32
+    ids = release.thinker._ids([2, 4, 4], 1.0, 4 * chunks)[0].tolist()
+    assert batch.features.shape[1] == len(ids) - ids.index(265), "four audio tokens a chunk, two seconds seen"
+    assert batch.feature_mask.all()
+    settings = GenerationSettings(chunks=2, sampling=ChunkSampling(sets=2, flow_steps=2))
+    made = list(answer(release, batch, settings, tmp_path / "out.mp4"))
+    batch.features = batch.features.flip(1)
+    other = list(answer(release, batch, settings, tmp_path / "out.mp4"))
+    assert not torch.equal(made[0].latents, other[0].latents)
+
+
+def test_a_release_names_its_thinker_and_does_not_hold_it(thinking: Path, thinker_folder: Path, tmp_path: Path) -> None:
+    assert not any("thinker" in path.name for path in thinking.iterdir())
+    release = load_release(thinking)
+    assert "model" not in vars(release.thinker), "nothing is read before it is needed"
+    moved = shutil.copytree(thinker_folder, tmp_path / "moved")
+    assert load_release(thinking, thinker=str(moved)).thinker.name == str(moved)
+    other = save_tiny_thinker(tmp_path / "other", seed=1)
+    with pytest.raises(ReleaseError, match="the thinker found is"):
+        load_release(thinking, thinker=str(other))
+    with pytest.raises(ReleaseError, match="has no configuration"):
+        load_release(thinking, thinker=str(tmp_path / "nowhere"))
+
+
+def test_a_question_without_a_clip_or_a_thinker_is_refused(thinking: Path, question: Question) -> None:
+    release = load_release(thinking)
+    with pytest.raises(QuestionError, match="initiator=CLIP"):
+        check_question(release, Question(question.reference))
+    release.thinker = None
+    with pytest.raises(QuestionError, match="its release names no thinker"):
+        check_question(release, question)
+
+
+def test_the_widths_must_agree(thinker_folder: Path, release) -> None:
+    mind = Thinker(str(thinker_folder))
+    tools = (release.video_vae, release.audio_codec, ByteTokenizer())
+    with pytest.raises(TokenizerError, match=r"set condition\.features=32"):
+        ResponderModule.build(OmegaConf.create(MODEL), PLAIN, 25, 0, *tools, {}, thinker=mind)
+
+
+def test_the_command_answers_with_a_thinker(thinking: Path, question: Question, tmp_path: Path) -> None:
+    done = infer(
+        f"initiator={question.initiator}", f"reference={question.reference}", f"checkpoint={thinking}",
+        f"output={tmp_path / 'out.mp4'}", "seconds=0.5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16

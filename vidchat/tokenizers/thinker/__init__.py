@@ -1,0 +1,5 @@
+"""A frozen Qwen2.5-Omni thinker: an initiator's pictures and sound in, features that condition the answer out."""
+
+from vidchat.tokenizers.thinker.thinker import Thinker
+
+__all__ = ["Thinker"]
