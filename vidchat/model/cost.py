@@ -138,7 +138,7 @@ def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
         stack = stack_flops(model.depth.transformer.shape, steps, causal_pairs([1] * steps))
         heads = 2 * model.depth.heads[0].numel() * steps
         flops["depth"] = clip * (stack + heads + 2 * model.depth.condition.weight.numel() * sizes.frames)
-    kept = min(clip, (model.weights.spatial_chunks or clip * work.batch) / work.batch)
+    kept = min(clip, (model.objective.spatial_chunks or clip * work.batch) / work.batch)
     masked = sizes.fine if model.spatial is None else round(sizes.fine * MASKED)
     if model.spatial is None:
         assert model.direct is not None
@@ -231,7 +231,7 @@ def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute
     two values each. A stack that recomputes keeps D values for each block, and all of one block at a time.
     """
     sizes, clip = Sizes.of(model, work), work.chunks
-    kept = min(clip * work.batch, model.weights.spatial_chunks or clip * work.batch)
+    kept = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
     stacks = [(model.backbone.shape, work.batch * (work.text + sizes.chunk * (work.turns + clip)))]
     values, masked = 0, sizes.fine
     if model.depth is not None and model.code_shape is not None:

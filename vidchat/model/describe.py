@@ -74,23 +74,19 @@ def build(
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from vidchat.model.chunks import CodeShape, LatentShape
+    from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
     from vidchat.model.conditions import ConditionSwitches
 
     path = Path(model) if model.endswith(".yaml") else Path("configs/model") / f"{model}.yaml"
     if not path.is_file():
         raise typer.BadParameter(f"{path} does not exist; run from the repository's root, or give a path to a yaml")
     config = OmegaConf.load(path)
-    books = config.get("weights", {}).get("codebooks")
     if codes is None:
         config.depth = None
-    elif books is not None and len(books) != codes[1]:  # how much each counts in the loss costs nothing
-        config.weights.codebooks = None
     with torch.device("meta"):
         responder: Responder = instantiate(
             config,
-            latent=LatentShape(channels, steps),
-            codes=CodeShape(*codes) if codes else None,
+            tokens=TokenShapes(LatentShape(channels, steps), CodeShape(*codes) if codes else None),
             conditions=ConditionSwitches(turns=listens, text=reads),
         )
     return responder
