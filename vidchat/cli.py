@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from vidchat.model import describe
+
 app = typer.Typer(
     help="SpeakerVid-5M's data and VidChatBench. Training is train.py, one answer is infer.py.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(describe.app, name="model")
 
 
 @app.callback()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vidchat.model.attention import Backend, BlockCausal, attend
 from vidchat.model.cache import KeyValueCache
@@ -31,6 +32,8 @@ class Shape:
         mlp_width: Hidden values of the SwiGLU.
         theta: Base of the rotary frequencies.
         attention: How attention is computed; `auto` takes the fastest for the device.
+        recompute: Keep only the inputs of blocks for the backward pass, and compute the rest again: a third more work
+            for a small part of the memory.
     """
 
     width: int
@@ -41,6 +44,7 @@ class Shape:
     mlp_width: int
     theta: float = 10_000.0
     attention: Backend = "auto"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -192,7 +196,11 @@ class Transformer(nn.Module):
             mask = cache.key_mask(x.shape[1])
         tokens, last = x.shape[1], len(self.layers) - 1
         for index, block in enumerate(self.layers):
-            x = block(x, angles, mask, causal, cache, index, wanted if index == last else ALL)
+            inputs = x, angles, mask, causal, cache, index, wanted if index == last else ALL
+            if self.shape.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # no dropout in a block
+            else:
+                x = block(*inputs)
         if cache is not None:
             cache.advance(tokens)
         return self.norm(x)

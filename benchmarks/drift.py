@@ -1,0 +1,191 @@
+"""How far a long answer drifts: two releases, one trained with noise injection and one without, rolled out for long.
+
+    python benchmarks/drift.py --release noise=outputs/a/release --release plain=outputs/b/release \
+        --data outputs/data/dyads [--split test] [--answers 12] [--chunks 100] [--window 14] [--levels 0 0.1] \
+        [--output docs/drift]
+
+Every release answers the same questions, far beyond the length it was trained on, so that it lives on its own output
+alone. By chunk index, averaged over answers:
+
+    psnr_reference   of the pictures to the reference, in dB: falls as the picture decays (and with honest motion)
+    identity         share of answers whose face is nearest to their own speaker's reference, of all references
+    latent_mean      |mean over places of a latent, minus the reference's|, averaged over channels: a drift in colour
+    latent_std       spread over places of a latent, over the reference's: 1 is right, less is washed out, more is burnt
+    step             RMS change of the latents from one chunk to the next: 0 is frozen
+
+`truth` is the true answers' round trip through the tokenizer, as long as they last. `first` and `last` are means over
+the first and the last `window` chunks. Writes OUTPUT.json, OUTPUT.md and OUTPUT.png (matplotlib: vidchat[demo]).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidchat.batch import ChunkBatch
+from vidchat.data.folder import read_dialogues
+from vidchat.data.media import read_clip, read_picture
+from vidchat.demo.measure import nearest_face
+from vidchat.dialogue import Dialogue
+from vidchat.generation.answer import Question, from_bytes, read_question, to_bytes
+from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.model.depth import CodeSampling
+from vidchat.model.responder import ChunkSampling
+from vidchat.release import Release, load_release
+
+METRICS = ("psnr_reference", "identity", "latent_mean", "latent_std", "step")
+
+
+def measure(
+    chunks: Iterator[tuple[Tensor, Tensor]], start: Tensor, speaker: str, references: Mapping[str, Tensor]
+) -> list[dict[str, float]]:
+    """Metrics of one answer, chunk by chunk.
+
+    Args:
+        chunks: Pictures (4, 3, H, W) uint8 and latents (C, h, w) of each.
+        start: (C, h, w) latents of the reference.
+        speaker: Whose reference it is.
+        references: Pictures (3, H, W) uint8 by speaker.
+    """
+    rows, before = [], start
+    for pictures, latents in chunks:
+        error = (pictures.float() - references[speaker].float()).square().mean().clamp(min=1e-3)
+        places, own = latents.flatten(1), start.flatten(1)
+        rows.append(
+            {
+                "psnr_reference": float(10 * torch.log10(255**2 / error)),
+                "identity": float(nearest_face(pictures, references) == speaker),
+                "latent_mean": float((places.mean(1) - own.mean(1)).abs().mean()),
+                "latent_std": float(places.std(1).mean() / own.std(1).mean().clamp(min=1e-6)),
+                "step": float((latents - before).square().mean().sqrt()),
+            }
+        )
+        before = latents
+    return rows
+
+
+def question(release: Release, dialogue: Dialogue) -> ChunkBatch:
+    """What the release is asked, with the first picture of the true answer as the reference."""
+    switches = release.responder.conditions.switches
+    initiator = dialogue.question.path if switches.turns and dialogue.question else None
+    text = (dialogue.answer.text or "") if switches.text else None
+    return read_question(release, Question(dialogue.answer.path, initiator, text))
+
+
+def rollout(release: Release, batch: ChunkBatch, options: argparse.Namespace, level: float) -> Iterator:
+    codes = CodeSampling(temperature=0.6, top_k=30)
+    sampling = ChunkSampling(sets=6, flow_steps=8, temperature=0.5, noise_level=level, codes=codes)
+    settings = GenerationSettings(options.chunks, options.window, sampling=sampling)
+    for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings):
+        yield to_bytes(chunk.pictures[0].transpose(0, 1)), chunk.latents[0]
+
+
+def truth(release: Release, dialogue: Dialogue) -> Iterator[tuple[Tensor, Tensor]]:
+    """The true answer, encoded and decoded."""
+    clock = release.clock
+    media = read_clip(dialogue.answer, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
+    pictures = media.pictures[: clock.pictures(clock.chunks(len(media.pictures)))]
+    with torch.no_grad():
+        latents = release.video_vae.encode(from_bytes(pictures))
+        decoded = to_bytes(release.video_vae.decode(latents)[0].transpose(0, 1))[1:]
+    for index, own in enumerate(latents[0, :, 1:].unbind(1)):
+        yield decoded[4 * index : 4 * index + 4], own
+
+
+def average(answers: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:
+    """Mean over answers by chunk index, as far as any of them goes."""
+    longest = max(len(rows) for rows in answers)
+    by_chunk = [[rows[t] for rows in answers if t < len(rows)] for t in range(longest)]
+    return {name: [sum(row[name] for row in rows) / len(rows) for rows in by_chunk] for name in METRICS}
+
+
+def summary(curves: Mapping[str, list[float]], window: int) -> dict[str, tuple[float, float]]:
+    """Means over the first and the last window."""
+    means = {}
+    for name, values in curves.items():
+        size = min(window, len(values))
+        means[name] = (sum(values[:size]) / size, sum(values[-size:]) / size)
+    return means
+
+
+def table(results: Mapping[str, Mapping[str, list[float]]], window: int) -> str:
+    """Markdown: first -> last window of every metric."""
+    lines = ["| | chunks | " + " | ".join(METRICS) + " |", "| --- " * (len(METRICS) + 2) + "|"]
+    for name, curves in results.items():
+        cells = [f"{first:.2f} → {last:.2f}" for first, last in summary(curves, window).values()]
+        lines.append(f"| {name} | {len(curves['step'])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: Mapping[str, Mapping[str, list[float]]], path: Path) -> None:
+    """A panel for each metric, by chunk index."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(METRICS), figsize=(4 * len(METRICS), 3.2), constrained_layout=True)
+    for axis, metric in zip(axes, METRICS, strict=True):
+        for name, curves in results.items():
+            chunks = range(1, len(curves[metric]) + 1)
+            axis.plot(chunks, curves[metric], label=name, color="black" if name == "truth" else None)
+        axis.set(title=metric, xlabel="chunk (160 ms)")
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--release", action="append", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--data", type=Path, required=True, help="a folder data set")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--answers", type=int, default=12)
+    parser.add_argument("--chunks", type=int, default=100, help="of every answer, 6.25 a second")
+    parser.add_argument("--window", type=int, default=14, help="chunks that a chunk sees, best as long as in training")
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.1], help="of noise on the model's history")
+    parser.add_argument("--output", type=Path, default=Path("docs/drift"))
+    options = parser.parse_args(arguments)
+    folders = dict(entry.partition("=")[::2] for entry in options.release)
+    dialogues = [d for d in read_dialogues(options.data) if d.split == options.split][: options.answers]
+    if not dialogues or "" in folders.values():
+        sys.exit(f"error: no dialogue of split {options.split} in {options.data}, or a release without NAME=FOLDER")
+    results: dict[str, dict[str, list[float]]] = {}
+    for name, folder in folders.items():
+        release = load_release(Path(folder))
+        references = {d.answer.speaker: read_picture(d.answer.path, release.size) for d in dialogues}
+        batches = [question(release, dialogue) for dialogue in dialogues]
+        levels = options.levels if release.responder.noise else [0.0]  # a model without noise is told no level
+        systems = {f"{name}, level {level:g}": level for level in levels}
+        for system, level in systems.items():
+            results[system] = average(
+                [
+                    measure(rollout(release, batch, options, level), batch.latents[0, 0], d.answer.speaker, references)
+                    for batch, d in zip(batches, dialogues, strict=True)
+                ]
+            )
+            print(f"{system}: done", flush=True)
+        if "truth" not in results:
+            results["truth"] = average(
+                [
+                    measure(truth(release, d), batch.latents[0, 0], d.answer.speaker, references)
+                    for batch, d in zip(batches, dialogues, strict=True)
+                ]
+            )
+    print(table(results, options.window))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"answers": len(dialogues), "chunks": options.chunks, "window": options.window}
+    options.output.with_suffix(".json").write_text(json.dumps({"settings": settings, "curves": results}, indent=1))
+    options.output.with_suffix(".md").write_text(table(results, options.window))
+    plot(results, options.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

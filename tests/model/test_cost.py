@@ -1,0 +1,170 @@
+"""Formulas of cost against what a small model is measured to do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+import vidchat.model.responder as responder_module
+from tests.model.conftest import shape
+from vidchat.batch import ChunkBatch
+from vidchat.cli import app
+from vidchat.model import cost
+from vidchat.model.attention import BlockCausal
+from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.depth import CodeSampling
+from vidchat.model.flow import FlowShape
+from vidchat.model.responder import ChunkSampling
+from vidchat.model.transformer import Shape
+
+WORK = cost.Workload(grid=(8, 8), chunks=4, turns=3, text=5, batch=2, window=6, sets=3, flow_steps=2)
+CHUNK, FINE = 16 + 4, 64  # tokens of a chunk in the backbone, and in the spatial transformer
+PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+
+
+def a_batch() -> ChunkBatch:
+    torch.manual_seed(0)
+    ones = torch.ones(2, 5, dtype=torch.bool)
+    return ChunkBatch(
+        latents=torch.randn(2, 5, 3, 8, 8), chunk_mask=ones[:, :4], codes=torch.randint(16, (2, 4, 4, 2)),
+        text_ids=torch.randint(11, (2, 5)), text_mask=ones, turn_latents=torch.randn(2, 3, 3, 8, 8),
+        turn_codes=torch.randint(16, (2, 3, 4, 2)), turn_roles=torch.zeros(2, 3, dtype=torch.long),
+        turn_mask=ones[:, :3],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model(make_responder, monkeypatch):
+    monkeypatch.setattr(responder_module, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
+    conditions = ConditionSwitches(text=True, turns=True, drop=0.0)
+    return make_responder(conditions=conditions, flow=FlowShape(width=24, blocks=2, draws=3))
+
+
+def count(function) -> float:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    by_kind = counter.get_flop_counts()["Global"]
+    return sum(flops for kind, flops in by_kind.items() if kind in PRODUCTS)
+
+
+def attention_flops(shape: Shape, pairs: int, last: int) -> float:
+    return 4 * shape.heads * shape.head_dim * ((shape.layers - 1) * pairs + last)
+
+
+def test_training_operations(model):
+    """Products alone; attention, whose kernel the counter does not know on a CPU, is tested by its pairs."""
+    model.train()
+    batch = a_batch()
+    measured = count(lambda: model.loss(batch)["loss"])
+    forward = {name: flops / 3 for name, flops in cost.training_flops(model, WORK).items()}
+    blocks = [1] * 5 + [CHUNK] * 7
+    wanted = cost.causal_pairs(blocks) - cost.causal_pairs(blocks[:8])
+    masked, steps = round(FINE * cost.MASKED), 8
+    attention = attention_flops(model.backbone.shape, cost.causal_pairs(blocks), wanted)
+    attention += 4 * attention_flops(model.depth.transformer.shape, steps * (steps + 1) // 2, steps * (steps + 1) // 2)
+    encoder, decoder = model.spatial.encoder.shape, model.spatial.decoder.shape
+    known, everything = CHUNK + FINE - masked, CHUNK + FINE
+    attention += 4 * attention_flops(encoder, known**2, known**2)
+    attention += 4 * attention_flops(decoder, everything**2, masked * everything)
+    assert measured == pytest.approx(sum(forward.values()) - 2 * attention, rel=0.01)
+
+
+def test_generation_operations(model):
+    model.eval()
+    batch, work = a_batch().first(1), WORK
+    with torch.no_grad():
+        reading = model.begin(batch, work.window)
+        sampling = ChunkSampling(sets=3, flow_steps=2, codes=CodeSampling(temperature=0))
+
+        def chunk() -> None:
+            read = model.read_chunk(reading, batch.latents[:, 1], batch.codes[:, 0])
+            model.write_chunk(read, sampling)
+
+        measured = count(chunk)
+    formula = cost.generation_work(model, work)
+    seen = 5 + CHUNK * (3 + 1 + 6 + 1)
+    attention = attention_flops(model.backbone.shape, CHUNK * seen, CHUNK * seen)
+    attention += attention_flops(model.depth.transformer.shape, 36, 36)
+    filled = 0
+    everything = CHUNK + FINE
+    for size in responder_module.set_sizes(FINE, 3):
+        known = (CHUNK + filled) ** 2
+        attention += attention_flops(model.spatial.encoder.shape, known, known)
+        attention += attention_flops(model.spatial.decoder.shape, everything**2, size * everything)
+        filled += size
+    embed = 2 * model.embed.visual.weight.numel() * 16 + cost.linear_flops(model.noise.embed)
+    assert measured == pytest.approx(sum(part.flops for part in formula.values()) - attention + embed, rel=0.01)
+
+
+def test_pairs_are_those_of_the_mask():
+    blocks = [1, 1, 1, 8, 8, 3]
+    mask = BlockCausal(torch.repeat_interleave(torch.arange(6), torch.tensor(blocks)), torch.ones(1, 22).bool())
+    assert cost.causal_pairs(blocks) == int(mask.dense().sum())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_peak_memory(make_responder, monkeypatch, recompute):
+    """Within a sixth of what a training step is measured to allocate at its peak."""
+    monkeypatch.setattr(responder_module, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
+    wide = Shape(64, 4, 4, 2, 16, 192, recompute=recompute)
+    model = make_responder(
+        backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3),
+        conditions=ConditionSwitches(text=True, turns=True, drop=0.0),
+    ).train()  # fmt: skip
+    batch = a_batch()
+    batch.latents, batch.chunk_mask = torch.randn(2, 21, 3, 8, 8), torch.ones(2, 20, dtype=torch.bool)
+    batch.codes = torch.randint(16, (2, 20, 4, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        for _ in range(2):
+            model.loss(batch)["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]  # below 0 when freed
+    measured = 4 * sum(p.numel() for p in model.parameters()) + max(itertools.accumulate(sizes))
+    work = cost.Workload(grid=(8, 8), chunks=20, turns=3, text=5, batch=2)
+    assert cost.peak_training_bytes(model, work, average=False) == pytest.approx(measured, rel=1 / 6)
+
+
+def test_recomputing_changes_no_gradient(make_responder, make_batch):
+    gradients = []
+    for recompute in (False, True):
+        stack = Shape(**{**vars(shape()), "recompute": recompute})
+        model = make_responder(backbone=stack, spatial=stack, depth=stack).train()
+        torch.manual_seed(4)
+        model.loss(make_batch())["loss"].backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again, atol=1e-6, rtol=1e-5)
+
+
+def test_the_base_model_is_as_large_as_the_paper_s():
+    arguments = ["model", "describe", "--model", "base", "--size", "480x768", "--video", "wan21", "--audio",
+                 "encodec_24khz", "--json"]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.output)
+    assert 0.75e9 < sum(report["parameters"].values()) < 0.9e9
+    assert report["generation_floor_s_per_chunk"]["backbone"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "huge"], "does not exist"),
+        (["--size", "100"], "HEIGHTxWIDTH"),
+        (["--size", "480x760", "--model", "base", "--video", "wan21"], "do not divide"),
+        (["--gpu", "B999"], "not known"),
+    ],
+)
+def test_mistakes_are_told(arguments, message):
+    done = CliRunner().invoke(app, ["model", "describe", *arguments], env={"COLUMNS": "300"})
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())

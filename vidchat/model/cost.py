@@ -1,0 +1,314 @@
+"""What a responder costs: operations, bytes and memory by formula, and the least time they take on a device.
+
+Operations are those of matrix products and attention, 2 for each multiplication with its addition, attention counted
+over the pairs that the mask leaves. A training step is three forward passes' worth of them,
+and what is recomputed does not count. The tests hold these
+formulas to what a small model is measured to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from vidchat.model.responder import Responder
+from vidchat.model.spatial import set_sizes
+from vidchat.model.transformer import Shape
+
+MASKED = 0.867  # the mean share of masked tokens in training, see `spatial.draw_masked_count`
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU as its data sheet has it.
+
+    Attributes:
+        flops: Peak of dense bf16 matrix products, operations per second.
+        bandwidth: Of its memory, bytes per second.
+        memory: Bytes.
+    """
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+# NVIDIA's data sheets: H100 SXM, H200 SXM, A100 80 GB SXM, L40S; bf16 without sparsity.
+DEVICES = {
+    "H100": Device(989.4e12, 3.35e12, 80e9),
+    "H200": Device(989.4e12, 4.8e12, 141e9),
+    "A100": Device(312e12, 2.039e12, 80e9),
+    "L40S": Device(362e12, 0.864e12, 48e9),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained on and generated.
+
+    Attributes:
+        grid: Rows and columns of a latent.
+        chunks: T of a training clip.
+        turns: Chunks of the initiator's clip and of earlier turns.
+        text: Text tokens.
+        batch: Clips in a training step; generation is of one.
+        window: Of generation, in chunks.
+        sets: N.
+        flow_steps: For each set.
+        guided: Whether generation carries an unconditional half.
+    """
+
+    grid: tuple[int, int]
+    chunks: int = 25
+    turns: int = 25
+    text: int = 0
+    batch: int = 1
+    window: int = 64
+    sets: int = 16
+    flow_steps: int = 8
+    guided: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations, and bytes moved to and from the device's memory."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+
+    def seconds(self, device: Device) -> float:
+        """The least time it takes: whatever is slower, computing or moving."""
+        return max(self.flops / device.flops, self.bytes / device.bandwidth)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of one chunk.
+
+    Attributes:
+        coarse: Visual tokens in the backbone.
+        fine: S, visual tokens in the spatial transformer.
+        frames: F.
+        books: K.
+    """
+
+    coarse: int
+    fine: int
+    frames: int
+    books: int
+
+    @classmethod
+    def of(cls, model: Responder, work: Workload) -> Sizes:
+        rows, cols = (side // (model.patch * model.ratio) for side in work.grid)
+        books = model.code_shape.codebooks if model.code_shape else 0
+        return cls(rows * cols, rows * cols * model.ratio**2, model.frames, books)
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that a chunk puts into the backbone."""
+        return self.coarse + self.frames
+
+
+def parameters(model: Responder) -> dict[str, int]:
+    """Trainable parameters by part."""
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+
+
+def training_flops(model: Responder, work: Workload) -> dict[str, float]:
+    """Operations of one training step by part, forward and backward."""
+    return {name: 3 * work.batch * flops for name, flops in _forward_flops(model, work).items()}
+
+
+def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
+    """Of one clip."""
+    sizes, clip = Sizes.of(model, work), work.chunks
+    condition = [1] * work.text + [sizes.chunk] * work.turns
+    blocks = condition + [sizes.chunk] * clip
+    pairs, tokens = causal_pairs(blocks), sum(blocks)
+    wanted = causal_pairs(blocks) - causal_pairs(condition)
+    shape = model.backbone.shape
+    flops = {
+        "embed": 2.0 * model.embed.visual.weight.numel() * sizes.coarse * (clip + work.turns),
+        "backbone": stack_flops(shape, tokens, pairs, clip * sizes.chunk, wanted),
+    }
+    if model.depth is not None:
+        steps = sizes.frames * sizes.books
+        stack = stack_flops(model.depth.transformer.shape, steps, causal_pairs([1] * steps))
+        heads = 2 * model.depth.heads[0].numel() * steps
+        flops["depth"] = clip * (stack + heads + 2 * model.depth.condition.weight.numel() * sizes.frames)
+    kept = min(clip, (model.objective.spatial_chunks or clip * work.batch) / work.batch)
+    masked = sizes.fine if model.spatial is None else round(sizes.fine * MASKED)
+    if model.spatial is None:
+        assert model.direct is not None
+        flops["direct"] = kept * linear_flops(model.direct) * sizes.coarse
+    else:
+        flops["spatial"] = kept * (
+            _context_flops(model, sizes) + _spatial_flops(model, sizes, sizes.fine - masked, masked)
+        )
+    flops["flow"] = kept * masked * model.flow.shape.draws * linear_flops(model.flow.denoiser)
+    return flops
+
+
+def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[str, Work]:
+    """One generated chunk by part, the window full: reading the last chunk, then writing.
+
+    Args:
+        model: Its weights are read once in every pass.
+        work: The workload.
+        width: Bytes per value, 2 for bf16.
+    """
+    sizes, copies = Sizes.of(model, work), 2 if work.guided else 1
+    pinned = work.text + sizes.chunk * (work.turns + 1)
+    seen = pinned + sizes.chunk * (work.window + 1)
+    shape = model.backbone.shape
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * seen
+    count = parameters(model)
+    result = {
+        "backbone": Work(
+            copies * stack_flops(shape, sizes.chunk, sizes.chunk * seen), width * (count["backbone"] + copies * cache)
+        )
+    }
+    if model.depth is not None:
+        steps = sizes.frames * sizes.books
+        stack = stack_flops(model.depth.transformer.shape, steps, causal_pairs([1] * steps))
+        heads = 2 * model.depth.heads[0].numel() * steps
+        condition = 2 * model.depth.condition.weight.numel() * sizes.frames
+        weights = sum(p.numel() for p in model.depth.transformer.parameters()) + model.depth.heads[0].numel()
+        result["depth"] = Work(copies * (stack + heads + condition), width * steps * weights)
+    if model.spatial is None:
+        sets = [sizes.fine]
+        assert model.direct is not None
+        result["direct"] = Work(copies * linear_flops(model.direct) * sizes.coarse, width * count["direct"])
+    else:
+        sets = set_sizes(sizes.fine, work.sets)
+        flops, filled = _context_flops(model, sizes), 0
+        for size in sets:
+            flops += _spatial_flops(model, sizes, filled, size)
+            filled += size
+        result["spatial"] = Work(copies * flops, width * count["spatial"] * len(sets))
+    # The condition is projected once for each set; the time, the same for all tokens, once for each step.
+    denoiser = model.flow.denoiser
+    once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
+    each = linear_flops(denoiser) - once - time
+    steps = work.flow_steps * len(sets)
+    flops = sizes.fine * (once + work.flow_steps * each) * copies + steps * time
+    result["flow"] = Work(flops, width * count["flow"] * steps)
+    return result
+
+
+def _context_flops(model: Responder, sizes: Sizes) -> float:
+    """What the spatial transformer is told about a chunk, once."""
+    assert model.spatial is not None
+    spatial = model.spatial
+    context = linear_flops(spatial.context) * sizes.chunk + linear_flops(spatial.places) * sizes.coarse
+    return context + linear_flops(spatial.seen) * sizes.fine
+
+
+def _spatial_flops(model: Responder, sizes: Sizes, visible: int, wanted: int) -> float:
+    """One pass of the spatial transformer."""
+    assert model.spatial is not None
+    known, everything = sizes.chunk + visible, sizes.chunk + sizes.fine
+    encoder = stack_flops(model.spatial.encoder.shape, known, known**2)
+    decoder = stack_flops(model.spatial.decoder.shape, everything, everything**2, wanted, wanted * everything)
+    return encoder + decoder + linear_flops(model.spatial.token) * visible
+
+
+def training_bytes(model: Responder, work: Workload) -> float:
+    """Bytes that one training step moves at least: weights in bf16 forward and backward, gradients, AdamW and the
+    average in fp32, activations written once and read once."""
+    count = sum(parameters(model).values())
+    optimizer = 4 * (1 + 3 + 3 + 2)  # gradient read; weight and both moments read and written; the average as well
+    return count * (2 * 2 + 4 + optimizer) + 2 * activation_bytes(model, work, 2)
+
+
+def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute: bool = False) -> float:
+    """What autograd keeps between forward and backward.
+
+    Of a block, for each token: 6 D + 4 mlp_width + (5 heads + 4 kv_heads) head_dim values, and where heads share keys,
+    their copies; of the flow head, for each token and draw: (10 blocks + 8) width; of the depth transformer's logits,
+    two values each. A stack that recomputes keeps D values for each block, and all of one block at a time.
+    """
+    sizes, clip = Sizes.of(model, work), work.chunks
+    kept = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
+    stacks = [(model.backbone.shape, work.batch * (work.text + sizes.chunk * (work.turns + clip)))]
+    values, masked = 0, sizes.fine
+    if model.depth is not None and model.code_shape is not None:
+        steps = work.batch * clip * sizes.frames * sizes.books
+        stacks.append((model.depth.transformer.shape, steps))
+        values += steps * 2 * model.code_shape.vocabulary
+    if model.spatial is not None:
+        masked = round(sizes.fine * MASKED)
+        stacks.append((model.spatial.encoder.shape, kept * (sizes.chunk + sizes.fine - masked)))
+        stacks.append((model.spatial.decoder.shape, kept * (sizes.chunk + sizes.fine)))
+    flow = model.flow.shape
+    values += kept * masked * flow.draws * ((10 * flow.blocks + 8) * flow.width + 256 + 4 * model.flow.token_dim)
+    if recompute:
+        stacks = [(replace(shape, recompute=True), tokens) for shape, tokens in stacks]
+    values += sum(tokens * shape.layers * _kept_values(shape) for shape, tokens in stacks)
+    again = [tokens * _block_values(shape) for shape, tokens in stacks if shape.recompute]
+    return width * (values + max(again, default=0))
+
+
+def _kept_values(shape: Shape) -> int:
+    """For each token and block, until the backward pass."""
+    return shape.width if shape.recompute else _block_values(shape)
+
+
+def _block_values(shape: Shape) -> int:
+    copies = 2 * (shape.heads - shape.kv_heads) if shape.heads > shape.kv_heads else 0
+    heads = (5 * shape.heads + 4 * shape.kv_heads + copies) * shape.head_dim
+    return 6 * shape.width + 4 * shape.mlp_width + heads
+
+
+def peak_training_bytes(
+    model: Responder, work: Workload, width: int = 4, average: bool = True, recompute: bool = False
+) -> float:
+    """Peak memory of a training step: weights, both moments, the average, and the larger of gradients and activations.
+
+    Activations are freed while gradients come to be, so the two do not add up.
+
+    Args:
+        model: The responder.
+        work: Its clips.
+        width: Bytes of an activation.
+        average: Whether an average of the weights is kept.
+        recompute: As if every stack recomputed its blocks, see `Shape`.
+    """
+    count = sum(parameters(model).values())
+    return count * (16 if average else 12) + max(4 * count, activation_bytes(model, work, width, recompute))
+
+
+def stack_flops(
+    shape: Shape, tokens: int, pairs: int, wanted: int | None = None, wanted_pairs: int | None = None
+) -> float:
+    """Forward operations of a stack of blocks.
+
+    Args:
+        shape: Its sizes.
+        tokens: That go in.
+        pairs: Of a query and a key that it sees.
+        wanted: Tokens that come out of the last block; `None` is all.
+        wanted_pairs: Pairs of these.
+    """
+    wanted, wanted_pairs = tokens if wanted is None else wanted, pairs if wanted_pairs is None else wanted_pairs
+    of_keys = 2 * shape.width * shape.kv_heads * shape.head_dim
+    others = 2 * shape.width * shape.heads * shape.head_dim + 3 * shape.width * shape.mlp_width
+    full = shape.layers - 1
+    products = full * tokens * (of_keys + others) + tokens * of_keys + wanted * others
+    return 2 * products + 4 * shape.heads * shape.head_dim * (full * pairs + wanted_pairs)
+
+
+def causal_pairs(blocks: Iterable[int]) -> int:
+    """Pairs of tokens of which the first sees the second, for blocks of these sizes one after the other."""
+    end = pairs = 0
+    for size in blocks:
+        end += size
+        pairs += size * end
+    return pairs
+
+
+def linear_flops(module: nn.Module) -> float:
+    """Forward operations of a module's linear layers for one token."""
+    return sum(2.0 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
