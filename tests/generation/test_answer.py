@@ -38,6 +38,10 @@ def test_from_files_to_a_file(release, files, tmp_path):
     made = list(answer(release, batch, settings, tmp_path / "out.mp4", timing))
     assert timing.duration == pytest.approx(6 * 0.16)
     assert 0 < timing.first_chunk <= timing.whole
+    log = timing.log()
+    assert [chunk["media_s"] for chunk in log["chunks"]] == [0.16] * 6
+    assert [chunk["ready_s"] for chunk in log["chunks"]] == sorted(chunk["ready_s"] for chunk in log["chunks"])
+    assert log["real_time_factor"] == pytest.approx(log["chunks"][-1]["ready_s"] / (6 * 0.16), rel=1e-2)
     media = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000)
     assert len(media.pictures) == 24 == sum(chunk.pictures.shape[2] for chunk in made)
     grey = (torch.cat([chunk.pictures[0] for chunk in made], dim=1) + 1).mean(0) * 127.5  # mp4 keeps little colour

@@ -23,7 +23,7 @@ from vidchat.demo.page import Shown, draw_losses, draw_sheet, write_page
 from vidchat.dialogue import Dialogue
 
 ROOT = Path(__file__).parents[2]
-STAGES = {"pretrain_visual": 60, "pretrain_av": 180, "sft_dyadic": 600}  # optimizer steps, times --longer
+STAGES = {"pretrain_visual": 60, "pretrain_av": 180, "sft_dyadic": 480}  # optimizer steps, times --longer
 SHIPPED = ROOT / "checkpoints" / "demo"
 console = Console()
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,19 +49,41 @@ class Timing:
     """How fast an answer came.
 
     Attributes:
-        first_chunk: Seconds from the encoded condition to the first decoded chunk.
-        whole: Seconds for all chunks.
-        duration: Seconds of the answer itself.
+        ready: When each chunk was decoded, in seconds from the encoded condition on.
+        chunk: Seconds that a chunk plays.
     """
 
-    first_chunk: float = 0.0
-    whole: float = 0.0
-    duration: float = 0.0
+    ready: list[float] = field(default_factory=list)
+    chunk: float = 0.0
+
+    @property
+    def first_chunk(self) -> float:
+        """Seconds until there was something to play."""
+        return self.ready[0] if self.ready else 0.0
+
+    @property
+    def whole(self) -> float:
+        """Seconds for all chunks."""
+        return self.ready[-1] if self.ready else 0.0
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the answer itself."""
+        return self.chunk * len(self.ready)
 
     @property
     def real_time_factor(self) -> float:
         """Seconds of work per second of answer; below 1 is faster than real time."""
         return self.whole / max(self.duration, 1e-9)
+
+    def log(self) -> dict[str, Any]:
+        """The generator's log of docs/bench.md, as plain JSON."""
+        chunks = [{"ready_s": round(ready, 4), "media_s": self.chunk} for ready in self.ready]
+        return {
+            "chunks": chunks,
+            "first_chunk_s": round(self.first_chunk, 4),
+            "real_time_factor": round(self.real_time_factor, 4),
+        }
 
 
 def check_question(release: Release, question: Question) -> None:
@@ -143,16 +166,15 @@ def answer(
     Yields:
         Each chunk, after it went to the file.
     """
-    timing = timing or Timing()
     clock = release.clock
+    timing = timing if timing is not None else Timing()
+    timing.chunk = clock.temporal_stride / clock.fps
     sample_rate = clock.sample_rate if release.responder.depth else None
     chunks = stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings)
     start = time.perf_counter()
     with ClipWriter(path, clock.fps, sample_rate) as writer:
         for chunk in chunks:
-            timing.whole = time.perf_counter() - start
-            timing.first_chunk = timing.first_chunk or timing.whole
-            timing.duration += clock.temporal_stride / clock.fps
+            timing.ready.append(time.perf_counter() - start)
             pictures = to_bytes(chunk.pictures[0].transpose(0, 1))
             writer.write(pictures, None if chunk.waveform is None else chunk.waveform[0])
             yield chunk
