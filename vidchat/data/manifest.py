@@ -7,6 +7,7 @@ equal annotations give equal bytes.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -97,7 +98,9 @@ def open_manifest(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"{path}: is not a Parquet file ({error}); make it again with 'vidchat data ingest'") from None
+        raise ManifestError(
+            f"{path}: is not a Parquet file ({error}); make it again with 'vidchat data ingest'"
+        ) from None
     lacking = [name for name in ("clip", "video", "start_s", "end_s") if name not in file.schema_arrow.names]
     if lacking:
         raise ManifestError(f"{path}: has no column {lacking[0]}; make it with 'vidchat data ingest'")
@@ -153,3 +156,19 @@ def as_table(clips: list[dict[str, Any]]) -> pa.Table:
 def sorted_rows(clips: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """In the manifest's order."""
     return sorted(clips, key=lambda r: (r["video"], r["start_s"], r.get("scene") or 0, r["clip"]))
+
+
+def clip_file(clip: str, video: str, voice_only: bool = False) -> str:
+    """Where a cut clip lies, relative to the data folder: `clips/<000..999>/<clip>.mp4`, no folder with millions.
+
+    Args:
+        clip: Its name.
+        video: Its source video.
+        voice_only: The file with the voice that is heard in the clip, without the person who is seen.
+
+    Raises:
+        ManifestError: The name could lead elsewhere.
+    """
+    if not clip or "/" in clip or "\\" in clip or "\0" in clip or clip.startswith("."):
+        raise ManifestError(f"the clip's name {clip!r} is no file name; correct it in the source and ingest again")
+    return f"clips/{zlib.crc32(video.encode()) % 1000:03d}/{clip}{'~voice' if voice_only else ''}.mp4"

@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def each(job: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:

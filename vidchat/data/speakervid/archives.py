@@ -37,11 +37,11 @@ class Member:
     reason: str = ""
 
 
-def read_archive(path: Path) -> Iterator[Member]:
-    """The plain files of a tar, compressed with gzip or not; folders are passed over."""
+def read_archive(path: Path, suffix: str = "") -> Iterator[Member]:
+    """The plain files of a tar, compressed with gzip or not; folders are passed over, and so are other suffixes."""
     with path.open("rb") as file:
         source = _Source(file)
-        yield from _members(source)
+        yield from _members(source, suffix)
         if source.damage:
             yield Member("", None, source.damage)
 
@@ -73,6 +73,7 @@ class _Source:
         self.file = file
         self.damage = ""
         self.ready = bytearray()
+        self.length = os.fstat(file.fileno()).st_size
         first = file.read(READ)
         if not first:
             self.damage = "archive is empty"
@@ -95,7 +96,13 @@ class _Source:
         return taken
 
     def skip(self, size: int) -> bool:
-        """Whether there was so much."""
+        """Passes over so many bytes; whether there were so many. A plain tar is not read for it."""
+        if self.inflater is None:
+            over = size - len(self.ready)
+            if over > 0 and self.file.tell() + over <= self.length:
+                self.ready.clear()
+                self.file.seek(over, os.SEEK_CUR)
+                return True
         while size > 0:
             got = len(self.read(min(size, READ)))
             if not got:
@@ -130,7 +137,7 @@ class _Source:
             return
 
 
-def _members(source: _Source) -> Iterator[Member]:
+def _members(source: _Source, suffix: str) -> Iterator[Member]:
     long_name, lost, finished = None, False, False
     while header := source.read(BLOCK):
         if header == ZEROS:
@@ -150,7 +157,10 @@ def _members(source: _Source) -> Iterator[Member]:
         if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE) and info.size <= LARGEST:
             long_name = _long_name(info.type, source.read(_padded(info.size))[: info.size])
         elif info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            yield from _member(source, name, info.size)
+            if name.endswith(suffix):
+                yield from _member(source, name, info.size)
+            elif not source.skip(_padded(info.size)):
+                yield Member(name, None, "archive is cut off inside it")
         else:
             if info.type not in (tarfile.DIRTYPE, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
                 yield Member(name, None, "not a plain file")

@@ -23,7 +23,7 @@ from vidchat.data.speakervid.names import ClipName, is_voice
 from vidchat.data.workers import each
 
 SCENES = 8  # of a video
-WORDS = ["yes", "no", "well", "the", "a", "we", "you", "think", "tea", "rain", "music", "work", "maybe", "then", "people", "said", "it", "was", "very", "good", "long", "ago"]
+WORDS = ("yes", "no", "well", "the", "a", "we", "you", "think", "tea", "rain", "music", "work", "then", "people")
 TOPICS = ("music", "sport", "politics", "film", "science", "food", "travel", "business")
 SIZES = ((1920, 1080), (1280, 720), (3840, 2160), (640, 360))
 CAST = (("A",), ("B",), ("A", "A_None"), ("B", "B_None"), ("A", "B"), ("None",))  # who is seen in a scene
@@ -81,7 +81,9 @@ def imitate(
     root.mkdir(parents=True, exist_ok=True)
     jobs = [(kind, archive) for kind in KINDS for archive in range(archives)]
     job = partial(_archive, root=root, videos=videos, archives=archives, seed=seed, damage_every=damage_every)
-    damaged = [one for found in each(job, jobs, workers) for one in found]
+    damaged: list[tuple[str, str, str]] = []
+    for found in each(job, jobs, workers):
+        damaged += found
     _lists(root, videos, seed)
     return sorted(damaged)
 

@@ -133,7 +133,8 @@ def _timed(base: pa.Table, index: dict[str, int], scenes: pa.Table, found: _Foun
 
 def _speech(base: pa.Table, speakers: pa.Table, found: _Found) -> pa.Array:
     """Who talks when in each clip, in seconds from its beginning; null where the video was not diarised."""
-    index, result = _index(speakers, "video_key"), []
+    index = _index(speakers, "video_key")
+    result: list[list[dict[str, Any]] | None] = []
     known: tuple[str, list[dict[str, Any]]] = ("", [])
     spans = zip(*(base[name].to_pylist() for name in ("video_key", "start_s", "end_s")), strict=True)
     for video, start, end in spans:
@@ -168,5 +169,3 @@ def _unmatched(tables: dict[str, pa.Table], base: pa.Table, found: _Found) -> No
         found.counts[f"in {file} without a record"] += len(lost)
         damage = Damage("listed, but has no readable merged_anno record")
         found.damage += [damaged(kind, file, name, damage, kept=False) for name in sorted(lost)]
-
-

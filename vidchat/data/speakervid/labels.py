@@ -1,4 +1,4 @@
-"""`raw_labels/*` and the lists: transcripts, captions, blur, scenes, who talks when, and which clips are in which set."""
+"""`raw_labels/*` and the lists: transcripts, captions, blur, scenes, who talks when, and which clips a set has."""
 
 from __future__ import annotations
 
@@ -229,4 +229,6 @@ def read_list(file: BinaryIO) -> Iterator[str | Damage]:
     elif last not in b"]}":
         yield Damage("the list is cut off")
     if last and not clips:
-        yield Damage("no clips in the list", "it should hold names such as BK6_XIz6-ZE_1920x1080_full_video_000_A_00.json")
+        yield Damage(
+            "no clips in the list", "it should hold names such as BK6_XIz6-ZE_1920x1080_full_video_000_A_00.json"
+        )

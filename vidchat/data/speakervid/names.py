@@ -1,7 +1,7 @@
 """The names of the release's files: what they tell, and which are none.
 
-A clip is `{youtube id}_{W}x{H}_full_video_{scene}_{voice}_{person}`. An id may hold `_` and begin with `-`, so a name is
-never split at underscores.
+A clip is `{youtube id}_{W}x{H}_full_video_{scene}_{voice}_{person}`. An id may hold `_` and begin with `-`, so a
+name is never split at underscores.
 """
 
 from __future__ import annotations

@@ -47,9 +47,7 @@ class Record:
         self.absent[keys[0]] += 1
         return keys[0], None
 
-    def number(
-        self, *keys: str, low: float = -math.inf, high: float = math.inf, needed: bool = False
-    ) -> float | None:
+    def number(self, *keys: str, low: float = -math.inf, high: float = math.inf, needed: bool = False) -> float | None:
         """A finite number within [low, high]."""
         key, value = self.value(*keys, needed=needed)
         return None if value is None else number(key, value, low, high)
