@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -50,7 +51,9 @@ def lines(output: Path) -> list[dict[str, Any]]:
 def test_every_good_record_arrives_and_every_bad_one_is_listed(release: tuple[Path, Any], undisturbed: Path) -> None:
     damaged = release[1]
     listed = [line for line in lines(undisturbed) if not line["reason"].startswith("listed, but")]
-    assert Counter((line["kind"], line["reason"]) for line in listed) == Counter((kind, why) for kind, _, why in damaged)
+    assert Counter((line["kind"], line["reason"]) for line in listed) == Counter(
+        (kind, why) for kind, _, why in damaged
+    )
     lost = {name for kind, name, why in damaged if kind == "merged_anno" and why != "name comes twice"}
     everything = {clip.clip for number in range(round(CLIPS / 10.4)) for clip, *_ in video(SEED, number).clips}
     table = pq.read_table(undisturbed)
@@ -80,9 +83,9 @@ def test_rows_are_in_order_and_typed(undisturbed: Path) -> None:
     assert table.schema.names == list(COLUMNS)
     assert all(field.metadata[b"about"] for field in table.schema)
     videos = table["video"].to_pylist()
-    assert len([1 for a, b in zip(videos, videos[1:], strict=False) if a != b]) == len(set(videos)) - 1
+    assert len([1 for a, b in itertools.pairwise(videos) if a != b]) == len(set(videos)) - 1
     rows = table.to_pylist()
-    assert all(a["start_s"] <= b["start_s"] for a, b in zip(rows, rows[1:], strict=False) if a["video"] == b["video"])
+    assert all(a["start_s"] <= b["start_s"] for a, b in itertools.pairwise(rows) if a["video"] == b["video"])
 
 
 def test_extracted_folders_give_the_same_clips(release: tuple[Path, Any], undisturbed: Path, tmp_path: Path) -> None:

@@ -166,7 +166,8 @@ def draw(found: Distributions, picture: Path) -> None:
         axis.set_title(MEASURES[name][3])
     _histogram(panels[4], found, ["face_blur", "hand_blur"])
     panels[4].set_title("sharpness of face and hands")
-    panels[4].legend(fontsize=8)
+    if panels[4].has_data() and panels[4].patches:
+        panels[4].legend(fontsize=8)
     order = [f"< {HEIGHTS[0]}p", *(f"{height}p" for height in HEIGHTS)]
     _bars(panels[5], {name: found.heights[name] for name in order if found.heights[name]}, "resolution of the source")
     _bars(panels[6], dict(reversed(found.topics.most_common(12))), "topics")
