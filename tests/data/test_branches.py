@@ -199,6 +199,8 @@ def test_the_folder_reader_reads_what_is_written(tmp_path: Path) -> None:
         path = tmp_path / clip_file(row["clip"], row["video"], heard)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"media")
+    assert sum(write_dialogues(manifest, tmp_path, Derive(), dry_run=True).counts.values()) == 5
+    assert not list(tmp_path.glob("dialogues.*"))
     write_dialogues(manifest, tmp_path, Derive(splits=SplitSettings(0, 0)))
     dialogues, report = read_folder(tmp_path)
     assert not report.skipped

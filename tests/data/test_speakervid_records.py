@@ -166,8 +166,13 @@ def test_blur_however_it_is_nested() -> None:
     notes: list[str] = []
     assert read_l_score(NAME, {"face_score": [1.0, math.nan]}, Counter(), notes)["face_blur"] == 1.0
     assert notes
-    with pytest.raises(Damage):
-        read_l_score(NAME, {"something": 1}, Counter(), [])
+    assert read_l_score(NAME, {"score": [3.0, -1]}, Counter(), [])["face_blur"] == 3.0
+    tally: Counter[str] = Counter()
+    assert read_l_score(NAME, {"something": 1}, tally, [])["face_blur"] is None
+    assert tally == Counter({"-face": 1, "-hand": 1, "+something": 1})
+    for bad in ([1, 2], "x", {"face": "sharp"}, {"hand": [math.nan]}):
+        with pytest.raises(Damage):
+            read_l_score(NAME, bad, Counter(), [])
 
 
 def test_who_talks_is_in_speaker_json_not_in_a() -> None:

@@ -194,6 +194,7 @@ def branches(
     file_format: Annotated[
         Literal["jsonl", "parquet"] | None, typer.Option("--format", help="Of the dialogues; by size unless told.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only count what would be found.")] = False,
 ) -> None:
     """Derive dialogues of all branches, their tiers and splits, as the folder data set that train.py reads.
 
@@ -222,7 +223,7 @@ def branches(
         tiers = TierSettings(sft_hand, sft_face, sft_dover, sft_motion, sft_asr, missing_score, tier_by)
         splits = SplitSettings(val, test, seed, given_splits)
         settings = Derive(cast(tuple[Branch, ...], chosen), found, tiers, splits)
-        summary = write_dialogues(_manifest(manifest), output, settings, media, file_format)
+        summary = write_dialogues(_manifest(manifest), output, settings, media, file_format, dry_run)
         told = summary.as_json()
         _tell_table(told["dialogues"])
         for name, count in told["clips_without_score"].items():

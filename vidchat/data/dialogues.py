@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.progress import track
 
 from vidchat.data.branches import BRANCH_COLUMNS, BranchSettings, Found, Row, find
 from vidchat.data.manifest import SCORES, ManifestError, clip_file, open_manifest, rows, videos
@@ -97,7 +98,7 @@ def derive(manifest: Path, settings: Derive, summary: Summary, in_place: bool = 
     """
     splits, summary.torn = split_videos(rows(manifest, SPLIT_COLUMNS), settings.splits)
     singles: set[tuple[str, float]] = set()
-    for clips in videos(manifest, BRANCH_COLUMNS):
+    for clips in track(videos(manifest, BRANCH_COLUMNS), "deriving dialogues", total=len(splits)):
         missing = summary.missing
         tiers: dict[str, Tier | None] = {clip["clip"]: tier_of(clip, settings.tiers, missing) for clip in clips}
         for found in find(clips, settings.found, settings.branches):
@@ -158,7 +159,12 @@ def _voice_of(clip: Row) -> str:
 
 
 def write_dialogues(
-    manifest: Path, output: Path, settings: Derive, media: Path | None = None, file_format: str | None = None
+    manifest: Path,
+    output: Path,
+    settings: Derive,
+    media: Path | None = None,
+    file_format: str | None = None,
+    dry_run: bool = False,
 ) -> Summary:
     """Writes `dialogues.jsonl` (`.parquet` for many) and `branches.json` into a folder.
 
@@ -168,16 +174,21 @@ def write_dialogues(
         settings: What to look for.
         media: If given, the turns are spans of this folder's files, which `media` in the output then links to.
         file_format: `jsonl` or `parquet`; by default by size.
+        dry_run: Only counts.
 
     Raises:
         ManifestError: The folder's dialogues were not made by this command, or the manifest cannot be read.
     """
     clips = open_manifest(manifest).metadata.num_rows
+    summary = Summary()
+    entries = derive(manifest, settings, summary, in_place=media is not None)
+    if dry_run:
+        for _ in entries:
+            pass
+        return summary
     _claim(output)
     if media is not None:
         _link(output / "media", media)
-    summary = Summary()
-    entries = derive(manifest, settings, summary, in_place=media is not None)
     as_parquet = (file_format or ("parquet" if clips > LARGE else "jsonl")) == "parquet"
     target, other = output / "dialogues.jsonl", output / "dialogues.parquet"
     if as_parquet:

@@ -117,29 +117,31 @@ def _first_number(column: str, value: Any) -> float | None:
 
 
 def read_l_score(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Mean sharpness of face and hands (variance of the Laplacian of crops of 128x128), however the keys are nested."""
-    if not isinstance(data, dict | list):
+    """Mean sharpness of face and hands (variance of the Laplacian of crops of 128x128), however the keys are nested.
+
+    A frame without a face or hand has no score: null, a negative number or one that is not finite is left out.
+    """
+    if not isinstance(data, dict) and not (isinstance(data, list) and all(isinstance(v, dict) for v in data)):
         raise Damage("not an object", "nor a list of frames")
     found: dict[str, list[float]] = {"face": [], "hand": []}
     dropped = _collect(data, None, found)
-    if not dropped and not any(found.values()):
-        keys = ", ".join(sorted(data)[:5]) if isinstance(data, dict) else "a list"
-        raise Damage("no face or hand score", f"only: {keys[:100]}")
     if dropped and not any(found.values()):
         raise Damage("not finite", "every score")
     if dropped:
-        notes.append("scores that are not finite were left out")
+        notes.append("scores that are negative or not finite were left out")
     means = {part: sum(values) / len(values) if values else None for part, values in found.items()}
     tally.update(f"-{part}" for part, mean in means.items() if mean is None)
+    if isinstance(data, dict):
+        tally.update(f"+{key[:60]}" for key in data if _part(key) is None)
     return {"clip": parse_clip(name).clip, "face_blur": means["face"], "hand_blur": means["hand"]}
 
 
 def _collect(value: Any, part: str | None, found: dict[str, list[float]], depth: int = 0) -> int:
-    """Gathers the numbers below a key that names a part; returns how many were not finite."""
+    """Gathers the numbers below a key that names a part; returns how many were none."""
     if depth > 8:
         return 0
     if isinstance(value, dict):
-        inner = ((_part(str(key)) or part, v) for key, v in value.items())
+        inner = ((_part(str(key), part), v) for key, v in value.items())
         return sum(_collect(v, p, found, depth + 1) for p, v in inner)
     if isinstance(value, list):
         return sum(_collect(v, part, found, depth + 1) for v in value)
@@ -147,17 +149,19 @@ def _collect(value: Any, part: str | None, found: dict[str, list[float]], depth:
         return 0
     if not isinstance(value, int | float):
         raise Damage("wrong type", f"a score of the {part} is not a number")
-    if not math.isfinite(value):
+    if isinstance(value, int) and abs(value) > 1 << 53:
+        raise Damage("out of range", f"a score of the {part}")
+    if not math.isfinite(value) or value < 0:
         return 1
-    if abs(value) > 1e9 or value < 0:
-        raise Damage("out of range", f"a score of the {part} is {value:g}")
     found[part].append(float(value))
     return 0
 
 
-def _part(key: str) -> str | None:
+def _part(key: str, above: str | None = None) -> str | None:
+    """Which part a key is about, if it does not say so that of the key above; a bare `score` is the face's."""
     lower = key.lower()
-    return "hand" if "hand" in lower else "face" if "face" in lower else None
+    named = "hand" if "hand" in lower else "face" if "face" in lower else above
+    return "face" if named is None and lower == "score" else named
 
 
 def read_scenes(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:

@@ -87,8 +87,9 @@ def _times(record: Record, notes: list[str]) -> dict[str, Any]:
         raise Damage("out of range", f"'start' is {track:g} s")
     if length is not None and length <= 0:
         raise Damage("duration is not positive", f"{length:g} s")
-    if start is not None and end is not None and track is not None and not start - 1 <= track < end:
-        notes.append("the person's track lies outside the scene")
+    if start is not None and end is not None and track is not None:
+        within = start - 1 <= track <= track + (length or 0) <= end + 1
+        notes += [] if within else ["the person's track lies outside the scene"]
     return {
         "start_s": start,
         "end_s": end,
@@ -98,12 +99,12 @@ def _times(record: Record, notes: list[str]) -> dict[str, Any]:
 
 
 def _box(record: Record) -> dict[str, float]:
-    x1, y1, x2, y2 = box = numbers("bbox", record.value("bbox", needed=True)[1], 4)
+    box = numbers("bbox", record.value("bbox", needed=True)[1], 4)
     if min(box) < -SLACK or max(box) > 1 + SLACK:
         raise Damage("box outside the picture", str(box))
+    x1, y1, x2, y2 = (min(max(v, 0.0), 1.0) for v in box)
     if x2 <= x1 or y2 <= y1:
         raise Damage("box out of order", f"{box}, which should be x1, y1, x2, y2")
-    x1, y1, x2, y2 = (min(max(v, 0.0), 1.0) for v in box)
     return {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
 
 

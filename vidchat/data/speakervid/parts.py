@@ -6,6 +6,7 @@ can then be joined without the others. A part is a folder that appears whole or 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -141,6 +142,8 @@ def _rows(unit: Unit, root: Path, tally: Tally) -> Iterator[dict[str, Any]]:
         try:
             if member.data is None:
                 raise Damage(member.reason)
+            if member.data.startswith(codecs.BOM_UTF8):
+                notes.append("begins with a byte order mark")
             row = READERS[unit.kind](_checked(name), parse(member.data), tally.keys, notes)
         except Damage as damage:
             tally.add(name, damage)
