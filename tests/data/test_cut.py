@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,23 @@ def test_a_run_that_dies_goes_on_and_nobody_can_tell(
     assert deaths >= 2
     named = {name: digest for name, digest in hashes(tmp_path / "data").items() if name.startswith("clips/")}
     assert named == {name: digest for name, digest in hashes(tmp_path / "whole").items() if name.startswith("clips/")}
+
+
+def test_seamless_sound_lies_beside_the_pictures(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", torch.zeros(75, 3, 16, 16, dtype=torch.uint8), None, 30, RATE)
+    tone = (20000 * torch.sin(torch.arange(2 * RATE) * 0.3)).to(torch.int16)
+    tone[RATE : RATE + RATE // 2] = 0
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, RATE, len(tone), "NONE", ""))
+        file.writeframes(tone.numpy().tobytes())
+    told = row("one", 0.5, 1.7, media="a.mp4", source="seamless_interaction", x1=None, speech=None)
+    write_manifest(tmp_path / "clips.parquet", [as_table([told])])
+    assert cut(tmp_path / "clips.parquet", tmp_path, tmp_path / "data", CutSettings(), workers=1).counts["cut"] == 1
+    one = read(tmp_path / "data", "one")
+    assert one.pictures.shape == (30, 3, 16, 16)
+    assert loud(one.waveform, 0.05, 0.45) > 0.3
+    assert loud(one.waveform, 0.55, 0.95) < 0.01
+    assert loud(one.waveform, 1.05, 1.15) > 0.3
 
 
 def test_machines_share_the_work(media: Path, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from folders import make_folder
 from typer.testing import CliRunner
 
-from tests.data.folders import make_folder
 from vidchat.cli import app
 from vidchat.data.dialogues import Derive, write_dialogues
 from vidchat.data.folder import FolderError, read_folder

@@ -34,7 +34,7 @@ from vidchat.dialogue import Clip
 SETTINGS, REPORT = "cut.json", "cut.report.json"
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov")
 CUT_COLUMNS = (
-    *("clip", "video", "media", "voice", "listens", "start_s", "end_s", "track_start_s", "track_end_s"),
+    *("clip", "source", "video", "media", "voice", "listens", "start_s", "end_s", "track_start_s", "track_end_s"),
     *("x1", "y1", "x2", "y2", "speech"),
 )
 UNSEEN = (64, 64)  # height and width of the black picture of a voice without a face
@@ -255,7 +255,10 @@ def _write_voice(target: Path, path: Path, clip: Mapping[str, Any], settings: Cu
 
 def _sound(span: Clip, late: float, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
     rate = settings.sample_rate
-    sound = read_sound(span, round(((span.end or 0) - span.start) * settings.fps) * rate // settings.fps, rate)
+    beside = span.path.with_suffix(".wav")  # where seamless_interaction has its cleaned sound
+    own = clip["source"] == "seamless_interaction" and beside.is_file()
+    length = round(((span.end or 0) - span.start) * settings.fps) * rate // settings.fps
+    sound = read_sound(span, length, rate, beside if own else None)
     if not clean or clip["speech"] is None:
         return sound
     spans = [(start - late, end - late) for start, end in others(clip["speech"], clip["voice"])]

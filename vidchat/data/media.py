@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -182,8 +182,17 @@ def crop_pictures(
         raise MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
 
 
-def read_sound(clip: Clip, length: int, sample_rate: int) -> np.ndarray:
-    """(length,) float32 of a clip's sound from the instant of its picture 0 on; raises `MediaError`."""
+def read_sound(clip: Clip, length: int, sample_rate: int, beside: Path | None = None) -> np.ndarray:
+    """(length,) float32 of a clip's sound from the instant of its picture 0 on; raises `MediaError`.
+
+    Args:
+        clip: The file and the span of it.
+        length: Samples wanted; silence where there are no more.
+        sample_rate: Samples per second.
+        beside: A file that holds the sound instead, and begins when the pictures do.
+    """
+    if beside is not None:
+        return _read_sound(replace(clip, path=beside), 0.0, length, sample_rate)
     return _read_sound(clip, _origin(clip.path), length, sample_rate)
 
 
