@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from vidchat.data.folder import entries, find_manifest, parse_entry
+from vidchat.data.folder import entries, manifest_of, parse_entry
 from vidchat.data.manifest import ManifestError, clip_file, open_manifest, videos
 from vidchat.data.media import MediaError, crop_pictures, read_sound
 from vidchat.data.silence import others, silence
@@ -287,6 +287,6 @@ def wanted_files(output: Path) -> set[str]:
         FolderError: There are no dialogues yet.
     """
     wanted: set[str] = set()
-    for _, entry in entries(find_manifest(output)):
+    for _, entry in entries(manifest_of(output)):
         wanted |= {turn["clip"] for turn in parse_entry(entry)["turns"]}
     return wanted

@@ -23,6 +23,16 @@ class FolderError(ValueError):
     """A folder that cannot be read as a data set, and what to do about it, in one sentence."""
 
 
+def manifest_of(root: Path) -> Path:
+    """The file that names a folder's dialogues; raises `FolderError` if there is none."""
+    if not root.is_dir():
+        raise FolderError(f"{root}: there is no such data folder; set data.root to a folder with a {MANIFESTS[0]}")
+    manifest = next((root / name for name in MANIFESTS if (root / name).is_file()), None)
+    if manifest is None:
+        raise FolderError(f"{root}: has no {MANIFESTS[0]}; write one dialogue a line into it, such as {EXAMPLE}")
+    return manifest
+
+
 def read_folder(root: Path | str) -> tuple[list[Dialogue], Report]:
     """Reads a folder data set.
 
@@ -35,7 +45,7 @@ def read_folder(root: Path | str) -> tuple[list[Dialogue], Report]:
         FolderError: There is no folder, no manifest in it, or no usable dialogue in the manifest.
     """
     root = Path(root)
-    manifest = find_manifest(root)
+    manifest = manifest_of(root)
     dialogues: dict[str, Dialogue] = {}
     report = Report("dialogues")
     for where, entry in entries(manifest):
@@ -56,16 +66,6 @@ def read_folder(root: Path | str) -> tuple[list[Dialogue], Report]:
 def read_dialogues(root: Path | str) -> list[Dialogue]:
     """The dialogues of a folder data set, without the report of `read_folder`."""
     return read_folder(root)[0]
-
-
-def find_manifest(root: Path) -> Path:
-    """The file that names a folder's dialogues; raises `FolderError` if there is no folder, or none in it."""
-    if not root.is_dir():
-        raise FolderError(f"{root}: there is no such data folder; set data.root to a folder with a {MANIFESTS[0]}")
-    manifest = next((root / name for name in MANIFESTS if (root / name).is_file()), None)
-    if manifest is None:
-        raise FolderError(f"{root}: has no {MANIFESTS[0]}; write one dialogue a line into it, such as {EXAMPLE}")
-    return manifest
 
 
 def inside(root: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vidchat.data.folder import FolderError, entries, find_manifest, make_dialogue, parse_entry
+from vidchat.data.folder import FolderError, entries, manifest_of, make_dialogue, parse_entry
 from vidchat.data.media import Media, MediaError, header_of, read_clip, write_clip
 from vidchat.dialogue import Clip, Dialogue
 
@@ -49,7 +49,7 @@ def choose(root: Path, choice: Choice, count: int, seed: int) -> list[Dialogue]:
     wanted = {key: value for key, value in vars(choice).items() if value is not None}
     defaults = {"branch": "dialogue", "tier": "sft", "split": "train"}
     matching, drawn = 0, list[tuple[bytes, str, object]]()
-    for where, entry in entries(find_manifest(root)):
+    for where, entry in entries(manifest_of(root)):
         try:
             parsed = parse_entry(entry)
             if not isinstance(parsed, dict) or any(parsed.get(k, defaults[k]) != v for k, v in wanted.items()):

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from rich.progress import track
 
-from vidchat.data.folder import MANIFESTS, FolderError, entries, find_manifest, make_dialogue, parse_entry
+from vidchat.data.folder import MANIFESTS, FolderError, entries, manifest_of, make_dialogue, parse_entry
 from vidchat.data.manifest import COLUMNS, SCORES, as_table, sorted_rows, write_manifest
 from vidchat.data.media import header_of
 from vidchat.data.workers import write_whole
@@ -72,7 +72,7 @@ def write_whole_report(output: Path, clips: list[dict[str, Any]], damage: list[d
 
 def _entries(root: Path) -> Iterator[tuple[str, Any]]:
     if any((root / name).is_file() for name in MANIFESTS):
-        yield from entries(find_manifest(root))
+        yield from entries(manifest_of(root))
     elif (root / TABLE).is_file():
         yield from _table(root / TABLE)
     elif root.is_dir():

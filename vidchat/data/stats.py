@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from vidchat.data.dialogues import SUMMARY
-from vidchat.data.folder import entries, find_manifest, make_dialogue, parse_entry
+from vidchat.data.folder import entries, manifest_of, make_dialogue, parse_entry
 from vidchat.data.manifest import ROWS, open_manifest
 
 MANIFEST = "clips.parquet"
@@ -104,7 +104,7 @@ def dialogue_table(root: Path) -> list[dict[str, Any]]:
     Raises:
         FolderError: There is no data set in the folder.
     """
-    find_manifest(root)
+    manifest_of(root)
     summary = root / SUMMARY
     if summary.is_file():
         told = json.loads(summary.read_text())
@@ -118,7 +118,7 @@ def _counted(root: Path) -> Iterator[dict[str, Any]]:
 
     sums: dict[tuple[str, str, str], list[float]] = {}
     lengths: dict[Path, float] = {}
-    for _, entry in entries(find_manifest(root)):
+    for _, entry in entries(manifest_of(root)):
         try:
             dialogue = make_dialogue(root, parse_entry(entry))
             seconds = []
