@@ -4,6 +4,7 @@ import gzip
 import io
 import random
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_everything_before_a_cut_arrives(tmp_path: Path) -> None:
     data = tar()
     packed = gzip.compress(data, 1)
     for cut in (len(packed) // 2, len(packed) - 600, len(packed) - 20):
-        inflated = __import__("zlib").decompressobj(wbits=31).decompress(packed[:cut])
+        inflated = zlib.decompressobj(wbits=31).decompress(packed[:cut])
         whole = [name for k, name in enumerate(CONTENTS) if _end(k) <= len(inflated)]
         good, damage = read(tmp_path, packed[:cut])
         assert list(good) == whole
@@ -113,3 +114,22 @@ def test_the_parts_of_a_folder_are_its_files(tmp_path: Path) -> None:
     found = [member for part in range(3) for member in read_folder_part(tmp_path, part, 3)]
     assert sorted(m.name for m in found if m.data is not None) == ["a.json", "b.json", "c.json"]
     assert [m.name for m in found if m.data is None] == ["link.json"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_damage_stops_the_reading(tmp_path: Path, packed: bool) -> None:
+    """Bytes flipped, cut out or put in anywhere; what is whole before the first is always had."""
+    rng, clean = random.Random(0), gzip.compress(tar(), 1) if packed else tar()
+    for _ in range(60):
+        data, place = bytearray(clean), rng.randrange(len(clean))
+        change = rng.choice(["flip", "cut", "add"])
+        if change == "flip":
+            data[place] ^= rng.randrange(1, 256)
+        elif change == "cut":
+            del data[place : place + rng.randrange(1, 5000)]
+        else:
+            data[place:place] = rng.randbytes(rng.randrange(1, 5000))
+        good, _ = read(tmp_path, bytes(data))
+        if not packed:
+            whole = [name for k, name in enumerate(CONTENTS) if _end(k) <= place]
+            assert all(good[name] == CONTENTS[name] for name in whole)

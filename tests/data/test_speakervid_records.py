@@ -6,11 +6,15 @@ import math
 from collections import Counter
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vidchat.data.speakervid.labels import read_anno, read_asr, read_l_score, read_list, read_scenes, read_speakers
 from vidchat.data.speakervid.merged import read_merged
 from vidchat.data.speakervid.names import Damage, base_name, parse_clip, parse_voiced
+from vidchat.data.speakervid.parts import READERS, part_schema
 from vidchat.data.speakervid.values import parse
 
 NAME = "BK6_XIz6-ZE_1920x1080_full_video_022_B_None_01.json"
@@ -207,3 +211,40 @@ def test_a_long_list_and_a_cut_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == names[: len(found)]
     assert isinstance(damage, Damage)
     assert [str(d) for d in read_list(io.BytesIO(b""))] == ["empty file"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(10**15, 10**40) | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+SOUND: dict[str, tuple[str, dict[str, Any]]] = {
+    "merged_anno": (NAME, RECORD),
+    "asr": (
+        f"{VIDEO}_022_B.json",
+        {"text": "hi", "language": "en", "segments": [{"start": 0, "end": 1, "avg_logprob": -0.5}]},
+    ),
+    "anno": (NAME, {"caption": "a man", "number_of_people": 2, "Motion Intensity Level": 3}),
+    "l_score": (NAME, {"face_score": [1.0, 2.0], "hand_score": [0.5]}),
+    "scene_json": (f"{VIDEO}.json", {"scene_000": {"start_seconds": 0.0, "end_seconds": 5.0}}),
+    "speaker_json": (f"{VIDEO}.json", {"A": [], "speaker_json": {"0_1": {"start": 0, "stop": 1, "speaker": "A"}}}),
+}
+
+
+@pytest.mark.parametrize("kind", list(SOUND))
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_anything_at_all_is_a_typed_row_or_damage(kind: str, data: st.DataObject) -> None:
+    """A row that Arrow cannot hold would stop a run of hours."""
+    name, sound = SOUND[kind]
+    if data.draw(st.booleans()):
+        record: Any = sound | data.draw(st.dictionaries(st.sampled_from(sorted(sound)), json_values, max_size=3))
+    else:
+        record = data.draw(json_values)
+    parsed = json.loads(json.dumps(record))
+    try:
+        row = READERS[kind](name, parsed, Counter(), [])
+    except Damage:
+        return
+    row |= {"member": name, "digest": bytes(8)}
+    pa.RecordBatch.from_pylist([row], schema=part_schema(kind)).validate(full=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vidchat.data.folder import FolderError, entries, manifest_of, make_dialogue, parse_entry
+from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.media import Media, MediaError, header_of, read_clip, write_clip
 from vidchat.dialogue import Clip, Dialogue
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from rich.progress import track
 
-from vidchat.data.folder import MANIFESTS, FolderError, entries, manifest_of, make_dialogue, parse_entry
+from vidchat.data.folder import MANIFESTS, FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest import COLUMNS, SCORES, as_table, sorted_rows, write_manifest
 from vidchat.data.media import header_of
 from vidchat.data.workers import write_whole

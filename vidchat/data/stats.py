@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from vidchat.data.dialogues import SUMMARY
-from vidchat.data.folder import entries, manifest_of, make_dialogue, parse_entry
+from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest import ROWS, open_manifest
 
 MANIFEST = "clips.parquet"
