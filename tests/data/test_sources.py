@@ -138,6 +138,7 @@ def test_the_commands_one_after_another(tmp_path: Path) -> None:
     """A student's folder: how many hours of SFT dialogue are there, and show me some."""
     root, data = make_folder(tmp_path / "own", ["train", "train", "val"], tier="sft"), tmp_path / "data"
     run("ingest", "--source", "folder", "--annotations", root, "--output", data / "clips.parquet")
+    assert "no dialogues yet" in run("stats", data)
     assert "cut: 6" in run("cut", data, "--media", root, "--output", data, "--workers", 1)
     assert "dialogue" in run("branches", data, "--output", data)
     counted = run("stats", data)

@@ -264,12 +264,15 @@ def stats(
 ) -> None:
     """Count dialogues and hours by branch and tier, and draw how clips are distributed."""
     with _plainly():
+        from vidchat.data.folder import MANIFESTS
         from vidchat.data.stats import MANIFEST, dialogue_table, distributions, draw
 
         folder = data if data.is_dir() else data.parent
         manifest = data / MANIFEST if data.is_dir() else data
-        if data.is_dir():
+        if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
             _tell_table(dialogue_table(data))
+        else:
+            print("no dialogues yet; derive them with 'vidchat data branches'")
         lacking = data.is_dir() and not manifest.is_file()
         found = _distributions_of_folder(data) if lacking else distributions(manifest)
         picture = output or folder / "stats.png"
