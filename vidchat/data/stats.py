@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from vidchat.data.dialogues import SUMMARY
 from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
-from vidchat.data.manifest import ROWS, open_manifest
+from vidchat.data.manifest import ROWS, ManifestError, open_manifest
 
 MANIFEST = "clips.parquet"
 MEASURES: dict[str, tuple[float, float, int, str]] = {
@@ -99,14 +99,14 @@ def distributions(manifest: Path) -> Distributions:
 def dialogue_table(root: Path) -> list[dict[str, Any]]:
     """Rows of branch, kind, tier, split, dialogues, answer_hours and hours, of a folder data set.
 
-    What `vidchat data branches` wrote is taken from its summary; of another folder every file's header is read.
+    What `vidchat data branches` wrote is taken from its summary, unless it was changed since; of another folder every
+    file's header is read.
 
     Raises:
         FolderError: There is no data set in the folder.
     """
-    manifest_of(root)
-    summary = root / SUMMARY
-    if summary.is_file():
+    summary, dialogues = root / SUMMARY, manifest_of(root)
+    if summary.is_file() and summary.stat().st_mtime_ns >= dialogues.stat().st_mtime_ns:
         told = json.loads(summary.read_text())
         if told.get("dialogues"):
             return list(told["dialogues"])
@@ -153,9 +153,11 @@ def by_branch_and_tier(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(found: Distributions, picture: Path) -> None:
-    """Draws the distributions into a PNG."""
-    import matplotlib
-
+    """Draws the distributions into a PNG; raises `ManifestError` if there is nothing to draw with."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ManifestError("drawing needs matplotlib; install it with: pip install 'vidchat[demo]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
