@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from vidchat.data import commands as data
 from vidchat.model import describe
 
 app = typer.Typer(
@@ -11,6 +12,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data.app, name="data")
 app.add_typer(describe.app, name="model")
 
 

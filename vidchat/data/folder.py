@@ -1,4 +1,4 @@
-"""A folder data set: `dialogues.jsonl` and the media files it names."""
+"""A folder data set: `dialogues.jsonl` (or `.json`, or `.parquet`) and the media files it names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_args
 from vidchat.data.report import Report
 from vidchat.dialogue import Branch, Clip, Dialogue, Role, Split, Tier, Turn
 
-MANIFESTS = ("dialogues.jsonl", "dialogues.json")
+MANIFESTS = ("dialogues.jsonl", "dialogues.json", "dialogues.parquet")
 EXAMPLE = (
     '{"id": "d1", "split": "train", "turns": [{"role": "initiator", "speaker": "ann", "clip": "clips/1.mp4"}, '
     '{"role": "responder", "speaker": "bob", "clip": "clips/2.mp4"}]}'
@@ -21,6 +21,16 @@ WORDS = {"split": get_args(Split), "branch": get_args(Branch), "tier": get_args(
 
 class FolderError(ValueError):
     """A folder that cannot be read as a data set, and what to do about it, in one sentence."""
+
+
+def manifest_of(root: Path) -> Path:
+    """The file that names a folder's dialogues; raises `FolderError` if there is none."""
+    if not root.is_dir():
+        raise FolderError(f"{root}: there is no such data folder; set data.root to a folder with a {MANIFESTS[0]}")
+    manifest = next((root / name for name in MANIFESTS if (root / name).is_file()), None)
+    if manifest is None:
+        raise FolderError(f"{root}: has no {MANIFESTS[0]}; write one dialogue a line into it, such as {EXAMPLE}")
+    return manifest
 
 
 def read_folder(root: Path | str) -> tuple[list[Dialogue], Report]:
@@ -35,16 +45,12 @@ def read_folder(root: Path | str) -> tuple[list[Dialogue], Report]:
         FolderError: There is no folder, no manifest in it, or no usable dialogue in the manifest.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise FolderError(f"{root}: there is no such data folder; set data.root to a folder with a {MANIFESTS[0]}")
-    manifest = next((root / name for name in MANIFESTS if (root / name).is_file()), None)
-    if manifest is None:
-        raise FolderError(f"{root}: has no {MANIFESTS[0]}; write one dialogue a line into it, such as {EXAMPLE}")
+    manifest = manifest_of(root)
     dialogues: dict[str, Dialogue] = {}
     report = Report("dialogues")
-    for where, entry in _entries(manifest):
+    for where, entry in entries(manifest):
         try:
-            dialogue = _dialogue(root, json.loads(entry) if isinstance(entry, str) else entry)
+            dialogue = make_dialogue(root, parse_entry(entry))
             if dialogue.id in dialogues:
                 raise ValueError(f"the id '{dialogue.id}' was used before; give every dialogue its own")
             dialogues[dialogue.id] = dialogue
@@ -78,8 +84,16 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
-def _entries(manifest: Path) -> Iterator[tuple[str, Any]]:
-    """(where, entry), the entry being a line of text or an element of a list."""
+def parse_entry(entry: Any) -> Any:
+    """An entry as JSON; raises `ValueError`."""
+    return json.loads(entry) if isinstance(entry, str) else entry
+
+
+def entries(manifest: Path) -> Iterator[tuple[str, Any]]:
+    """(where, entry), the entry being a line of text, an element of a list or a row."""
+    if manifest.suffix == ".parquet":
+        yield from _table_rows(manifest)
+        return
     text = manifest.read_text(encoding="utf-8", errors="replace")
     if manifest.suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), 1):
@@ -87,18 +101,37 @@ def _entries(manifest: Path) -> Iterator[tuple[str, Any]]:
                 yield f"{manifest.name} line {number}", line
         return
     try:
-        entries = json.loads(text)
+        elements = json.loads(text)
     except json.JSONDecodeError as error:
         raise FolderError(
             f"{manifest}: is not JSON ({error}); it must be a list of objects such as {EXAMPLE}"
         ) from None
-    if not isinstance(entries, list):
+    if not isinstance(elements, list):
         raise FolderError(f"{manifest}: must be a list of objects such as {EXAMPLE}")
-    for number, entry in enumerate(entries, 1):
+    for number, entry in enumerate(elements, 1):
         yield f"{manifest.name} entry {number}", entry
 
 
-def _dialogue(root: Path, entry: Any) -> Dialogue:
+def _table_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
+    """Rows of `id`, `branch`, `tier`, `split` and the turns as JSON; a large data set is written so."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(manifest) as file:
+            for batch in file.iter_batches(batch_size=10_000):
+                for row in batch.to_pylist():
+                    number += 1
+                    turns = {"turns": json.loads(row["turns"])} if isinstance(row.get("turns"), str) else {}
+                    entry = {key: value for key, value in row.items() if value is not None} | turns
+                    yield f"{manifest.name} row {number}", entry
+    except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
+        raise FolderError(f"{manifest}: cannot be read ({error}); make it again with 'vidchat data branches'") from None
+
+
+def make_dialogue(root: Path, entry: Any) -> Dialogue:
+    """An entry as a dialogue, its clips below `root`; raises `ValueError`, `TypeError` or `OSError`."""
     if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("turns"), list):
         raise ValueError("a dialogue is an object with 'id' and a list of 'turns'")
     words = {key: _word(entry, key, allowed) for key, allowed in WORDS.items() if key in entry}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -23,12 +23,23 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from vidchat.data.pictures import at_instants, fill
+from vidchat.data.pictures import at_instants, crop, fill
 from vidchat.data.sound import edges, lay_out, mix_to_mono, resample, to_float
 from vidchat.data.writer import ClipWriter, write_clip
 from vidchat.dialogue import Clip
 
-__all__ = ["ClipWriter", "Media", "MediaError", "length_of", "read_clip", "read_picture", "write_clip"]
+__all__ = [
+    "ClipWriter",
+    "Media",
+    "MediaError",
+    "crop_pictures",
+    "header_of",
+    "length_of",
+    "read_clip",
+    "read_picture",
+    "read_sound",
+    "write_clip",
+]
 
 SEEK_MARGIN = 1.0  # seconds decoded and thrown away before a span, so that decoders are warmed up
 PLAYLISTS = {"hls", "concat", "dash", "imf"}  # files that name other files
@@ -109,22 +120,24 @@ def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
 
 def length_of(path: Path) -> float:
     """How long a file's pictures last, in seconds, as its header tells; raises `MediaError`."""
+    return header_of(path)[0]
+
+
+def header_of(path: Path) -> tuple[float, int, int]:
+    """Seconds, height and width of a file's pictures, as its header tells; raises `MediaError`."""
     with _open(path) as container:
         stream = _stream(container, "video", path)
+        seconds = (container.duration or 0) / av.time_base
         if stream.duration is not None:
-            return float(stream.duration * stream.time_base)
-        return (container.duration or 0) / av.time_base
+            seconds = float(stream.duration * stream.time_base)
+        return seconds, stream.height, stream.width
 
 
 def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None) -> np.ndarray:
     """(N, 3, H, W) uint8: for every instant i / fps of the span, the picture shown then."""
-    longest = [s for s in (max_seconds, None if clip.end is None else clip.end - clip.start) if s is not None]
-    limit = max(1, round(min(longest) * fps)) if longest else None
-    begin = origin + clip.start
     reformatter, before, pictures = VideoReformatter(), None, []
-    with closing(_frames(clip.path, "video", begin)) as frames:
-        timed = ((time - begin, _duration(frame, stream), (frame, stream)) for time, frame, stream in frames)
-        for frame, stream in islice(at_instants(timed, fps), limit):
+    with closing(_shown(clip, origin, fps, max_seconds)) as frames:
+        for frame, stream in frames:
             if frame is not before:
                 picture = fill(frame, size, _pixel_aspect(stream), reformatter)
             pictures.append(picture)
@@ -132,6 +145,55 @@ def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], m
     if not pictures:
         raise MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
     return np.stack(pictures)
+
+
+def _shown(clip: Clip, origin: float, fps: int, max_seconds: float | None) -> Generator[tuple[Any, Any], None, None]:
+    """(frame, stream) for every instant i / fps of the span."""
+    longest = [s for s in (max_seconds, None if clip.end is None else clip.end - clip.start) if s is not None]
+    limit = max(1, round(min(longest) * fps)) if longest else None
+    begin = origin + clip.start
+    with closing(_frames(clip.path, "video", begin)) as frames:
+        timed = ((time - begin, _duration(frame, stream), (frame, stream)) for time, frame, stream in frames)
+        yield from islice(at_instants(timed, fps), limit)
+
+
+def crop_pictures(
+    clip: Clip, box: tuple[float, float, float, float], fps: int, longest_side: int | None
+) -> Generator[np.ndarray, None, None]:
+    """The pictures of a clip within a box, one by one: (3, H, W) uint8 of even height and width.
+
+    Args:
+        clip: The file and the span of it.
+        box: Left, upper, right and lower edge as shares of the upright picture.
+        fps: Pictures per second.
+        longest_side: A larger crop is made smaller, to so many pixels.
+
+    Raises:
+        MediaError: As `read_clip`.
+    """
+    reformatter, before, any_at_all = VideoReformatter(), None, False
+    with closing(_shown(clip, _origin(clip.path), fps, None)) as frames:
+        for frame, stream in frames:
+            if frame is not before:
+                picture = crop(frame, box, _pixel_aspect(stream), longest_side, reformatter)
+            yield picture
+            before, any_at_all = frame, True
+    if not any_at_all:
+        raise MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
+
+
+def read_sound(clip: Clip, length: int, sample_rate: int, beside: Path | None = None) -> np.ndarray:
+    """(length,) float32 of a clip's sound from the instant of its picture 0 on; raises `MediaError`.
+
+    Args:
+        clip: The file and the span of it.
+        length: Samples wanted; silence where there are no more.
+        sample_rate: Samples per second.
+        beside: A file that holds the sound instead, and begins when the pictures do.
+    """
+    if beside is not None:
+        return _read_sound(replace(clip, path=beside), 0.0, length, sample_rate)
+    return _read_sound(clip, _origin(clip.path), length, sample_rate)
 
 
 def _read_sound(clip: Clip, origin: float, length: int, sample_rate: int) -> np.ndarray:

@@ -57,3 +57,42 @@ def fill(frame: VideoFrame, size: tuple[int, int], pixel_aspect: Fraction, refor
     top, left = (new_height - height) // 2, (new_width - width) // 2
     picture = np.rot90(scaled[top : top + height, left : left + width], turns)
     return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def crop(
+    frame: VideoFrame,
+    box: tuple[float, float, float, float],
+    pixel_aspect: Fraction,
+    longest_side: int | None,
+    reformatter: VideoReformatter,
+) -> np.ndarray:
+    """The part of an upright picture within a box, with square pixels and even sides: (3, H, W) uint8.
+
+    Args:
+        frame: The decoded frame; its rotation is in its metadata.
+        box: Left, upper, right and lower edge as shares of the upright picture, 0 to 1.
+        pixel_aspect: Width over height of the frame's pixels.
+        longest_side: A larger crop is made smaller, to so many pixels.
+        reformatter: Kept from frame to frame.
+    """
+    turns = round(frame.rotation / 90) % 4
+    height, width = frame.height, round(frame.width * pixel_aspect)
+    upright = (width, height) if turns % 2 == 0 else (height, width)
+    x1, y1, x2, y2 = box
+    scale = 1.0
+    if longest_side is not None:
+        scale = min(1.0, longest_side / max((x2 - x1) * upright[0], (y2 - y1) * upright[1], 1.0))
+    whole = (max(2, round(width * scale)), max(2, round(height * scale)))
+    scaled = reformatter.reformat(
+        frame, *whole, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+    ).to_ndarray()  # fmt: skip
+    picture = np.rot90(scaled, turns)
+    (top, bottom), (left, right) = _even(y1, y2, picture.shape[0]), _even(x1, x2, picture.shape[1])
+    return np.ascontiguousarray(picture[top:bottom, left:right].transpose(2, 0, 1))
+
+
+def _even(first: float, last: float, size: int) -> tuple[int, int]:
+    """Pixels from one edge to the other, an even number of them, at least two, within the picture."""
+    begin = min(max(0, round(first * size)), max(0, size - 2))
+    count = max(2, min(round(last * size), size) - begin)
+    return begin, begin + count - count % 2

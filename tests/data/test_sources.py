@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from folders import make_folder
+from typer.testing import CliRunner
+
+from vidchat.cli import app
+from vidchat.data.dialogues import Derive, write_dialogues
+from vidchat.data.folder import FolderError, read_folder
+from vidchat.data.seamless import ingest_seamless
+from vidchat.data.sources import ingest_folder
+from vidchat.data.speakervid.layout import LayoutError
+from vidchat.dialogue import Dialogue
+
+
+def told(dialogue: Dialogue) -> tuple[Any, ...]:
+    turns = [
+        (t.role, t.clip.speaker, t.clip.text, t.clip.path.resolve(), dict(t.clip.scores), dict(t.clip.truth))
+        for t in dialogue.turns
+    ]
+    return dialogue.id, dialogue.branch, dialogue.tier, dialogue.split, turns
+
+
+def test_a_folder_data_set_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "own", ["train", "val", "test"], branch="dialogue", tier="sft")
+    lines = (root / "dialogues.jsonl").read_text().splitlines()
+    entry = json.loads(lines[0])
+    entry["turns"][1] |= {"truth": {"mouth": [0.5]}, "scores": {"dover": 0.5, "charm": 2}, "speaker": "only"}
+    entry["id"] = "a/../b ü"
+    (root / "dialogues.jsonl").write_text("\n".join([json.dumps(entry), *lines[1:], "{broken"]))
+    report = ingest_folder(root, tmp_path / "data" / "clips.parquet")
+    assert report["clips"] == 6
+    assert len((tmp_path / "data" / "clips.damaged.jsonl").read_text().splitlines()) == 1
+    write_dialogues(tmp_path / "data" / "clips.parquet", tmp_path / "data", Derive(branches=("dialogue",)), media=root)
+    assert sorted(map(told, read_folder(tmp_path / "data")[0])) == sorted(map(told, read_folder(root)[0]))
+
+
+def test_a_table_of_dialogues(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "own", ["train"])
+    (root / "dialogues.jsonl").unlink()
+    (root / "dialogues.csv").write_text(
+        "dialogue,turn,role,speaker,clip,text,start,end,dover\n"
+        'x,1,responder,bob,a0.mp4,"yes, please",0.2,0.6,0.7\n'
+        "x,0,initiator,ann,q0.mp4,tea?,,,\n"
+        "y,0,responder,ann,nowhere.mp4,,,,\n"
+        "z,0,responder,ann,q0.mp4,,soon,,\n"
+    )
+    ingest_folder(root, tmp_path / "clips.parquet")
+    first, second = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    assert (first["role"], second["role"], second["text"]) == ("initiator", "responder", "yes, please")
+    assert (second["start_s"], second["end_s"], second["dover"], second["words"]) == (0.2, 0.6, 0.7, 2)
+    assert first["duration_s"] == pytest.approx(0.84, abs=0.05)
+    assert len((tmp_path / "clips.damaged.jsonl").read_text().splitlines()) == 2
+
+
+def test_clips_alone_are_single(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "own", ["train", "train"])
+    (root / "dialogues.jsonl").unlink()
+    (root / "broken.mp4").write_bytes(b"no media")
+    assert ingest_folder(root, tmp_path / "clips.parquet")["clips"] == 4
+    summary = write_dialogues(tmp_path / "clips.parquet", tmp_path / "data", Derive(), media=root)
+    assert sum(summary.counts.values()) == 4
+    with pytest.raises(FolderError):
+        ingest_folder(tmp_path / "nowhere", tmp_path / "x.parquet")
+
+
+def person(name: str, said: list[tuple[float, float, str]]) -> tuple[str, bytes]:
+    transcript = [{"start": s, "end": e, "transcript": words, "words": []} for s, e, words in said]
+    vad = [{"start": s, "end": e} for s, e, _ in said]
+    return name, json.dumps({"id": name, "metadata:transcript": transcript, "metadata:vad": vad}).encode()
+
+
+ANN = person("V00_S0001_I00000002_P0007A", [(0, 2, "do you"), (2.2, 4, "like tea"), (9, 10.5, "good")])
+BOB = person("V00_S0001_I00000002_P0008", [(4.5, 7, "oh yes"), (9.2, 10.4, "well")])
+EVE = person("V00_S0002_I00000009_P0007A", [(0, 3, "again me")])
+
+
+def seamless(root: Path, *people: tuple[str, bytes], kind: str = "train") -> None:
+    folder = root / "improvised" / kind / "0000"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "0000.tar", "w") as tar:
+        for name, data in people:
+            for suffix, content in ((".json", data), (".mp4", bytes(70_000)), (".npz", bytes(10))):
+                info = tarfile.TarInfo(f"{name}{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def test_seamless_interaction(tmp_path: Path) -> None:
+    seamless(tmp_path / "s", ANN, BOB, ("V00_S0001_I00000002_P0099", b"{"), ("strange", b"{}"))
+    seamless(tmp_path / "s", EVE, kind="dev")
+    output = tmp_path / "data" / "clips.parquet"
+    report = ingest_seamless(tmp_path / "s", output, workers=1)
+    rows = pq.read_table(output).to_pylist()
+    talk = [row for row in rows if not row["listens"]]
+    assert [(row["voice"], row["text"], row["start_s"], row["end_s"]) for row in talk] == [
+        ("A", "do you like tea", 0, 4),
+        ("B", "oh yes", 4.5, 7),
+        ("A", "good", 9, 10.5),
+        ("B", "well", 9.2, 10.4),
+        ("A", "again me", 0, 3),
+    ]
+    assert [(row["speaker"], row["start_s"]) for row in rows if row["listens"]] == [("P0008", 0), ("P0007A", 4.5)]
+    assert rows[0]["media"] == "improvised/train/0000/0000/V00_S0001_I00000002_P0007A.mp4"
+    assert sum(report["left_out"].values()) == 2
+    summary = write_dialogues(output, tmp_path / "data", Derive())
+    lines = [json.loads(line) for line in (tmp_path / "data" / "dialogues.jsonl").read_text().splitlines()]
+    pairs = [line for line in lines if line["branch"] == "dialogue"]
+    assert [[t.get("text") for t in line["turns"]] for line in pairs] == [
+        ["do you like tea", "oh yes"],
+        ["oh yes", "good"],
+    ]
+    listening = [line for line in lines if line["branch"] == "listening"]
+    assert [[t["speaker"] for t in line["turns"]] for line in listening] == [["P0007A", "P0008"], ["P0008", "P0007A"]]
+    assert {line["split"] for line in lines} == {"val"}, "one person joins both conversations, and one of them is val"
+    assert summary.torn == 1
+    before = output.read_bytes()
+    ingest_seamless(tmp_path / "s", output, workers=1)
+    assert output.read_bytes() == before
+    with pytest.raises(LayoutError):
+        ingest_seamless(tmp_path / "data", tmp_path / "x.parquet", workers=1)
+
+
+def run(*arguments: Any, fails: bool = False) -> str:
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)])
+    assert (result.exit_code != 0) == fails, result.output
+    return result.output
+
+
+def test_the_commands_one_after_another(tmp_path: Path) -> None:
+    """A student's folder: how many hours of SFT dialogue are there, and show me some."""
+    root, data = make_folder(tmp_path / "own", ["train", "train", "val"], tier="sft"), tmp_path / "data"
+    run("ingest", "--source", "folder", "--annotations", root, "--output", data / "clips.parquet")
+    assert "no dialogues yet" in run("stats", data)
+    assert "cut: 6" in run("cut", data, "--media", root, "--output", data, "--workers", 1)
+    assert "dialogue" in run("branches", data, "--output", data)
+    counted = run("stats", data)
+    assert [line for line in counted.splitlines() if "dialogue" in line and "sft" in line and " 3 " in line]
+    assert (data / "stats.png").stat().st_size > 10_000
+    assert "3 dialogues" in run("show", data, "--branch", "dialogue", "--tier", "sft")
+    page = (data / "show.html").read_text()
+    assert page.count("<video") == 6
+    assert page.count("http") == 0, "nothing is fetched"
+    run("show", data, "--output", data / "sheet.png", "--count", 2)
+    assert (data / "sheet.png").stat().st_size > 2_000
+    assert "none" in run("show", data, "--branch", "listening", fails=True)
+
+
+def test_a_folder_without_a_manifest_is_counted_too(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "own", ["train", "val"])
+    counted = run("stats", root, "--output", tmp_path / "s.png")
+    assert "4 clips" in counted
+    assert [line for line in counted.splitlines() if "dialogue" in line and "sft" in line and " 2 " in line]
+    assert "2 dialogues" in run("show", root, "--output", tmp_path / "show.html")
+
+
+def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    for command in (
+        ("ingest", "--annotations", missing, "--output", tmp_path / "c.parquet"),
+        ("cut", missing, "--media", missing, "--output", tmp_path),
+        ("branches", missing, "--output", tmp_path),
+        ("stats", missing),
+        ("show", missing),
+        ("branches", missing, "--output", tmp_path, "--branch", "soliloquy"),
+    ):
+        assert "Traceback" not in run(*command, fails=True)
+
+
+def test_filmed_people_go_through_the_same_door(tmp_path: Path, real_clips: Path) -> None:
+    root, data = tmp_path / "own", tmp_path / "data"
+    root.mkdir()
+    (root / "clips").symlink_to(real_clips)
+    (root / "dialogues.csv").write_text(
+        "dialogue,role,speaker,clip\n"
+        "g,initiator,longhair,clips/grid_woman_longhair.mp4\n"
+        "g,responder,denim,clips/grid_man_denim.mp4\n"
+    )
+    run("ingest", "--source", "folder", "--annotations", root, "--output", data / "clips.parquet")
+    run("cut", data, "--media", root, "--output", data, "--longest-side", 96, "--workers", 1)
+    run("branches", data, "--output", data)
+    dialogues, report = read_folder(data)
+    assert [d.branch for d in dialogues] == ["dialogue", "single", "single"]
+    assert not report.skipped

@@ -1,0 +1,177 @@
+"""Some dialogues of a data set to look at: one page that needs no other file, or one picture."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import heapq
+import html
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
+from vidchat.data.media import Media, MediaError, header_of, read_clip, write_clip
+from vidchat.dialogue import Clip, Dialogue
+
+HEIGHT = 160  # pixels of a shown picture
+WIDEST = 284
+MOMENTS = 5
+SECONDS = 15.0  # of a clip that are shown
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem;color:#223}
+section{border-top:1px solid #ccd;padding:.6rem 0 1rem} h2{font-size:1rem;margin:.2rem 0}
+.turn{display:inline-block;vertical-align:top;margin:.4rem 1rem .4rem 0;max-width:560px}
+.turn img{display:block;max-width:100%;border-radius:6px;margin-top:.3rem} video{border-radius:6px;background:#ddd}
+.note{color:#556;font-size:.85rem} blockquote{margin:.2rem 0;font-style:italic}
+"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which dialogues may be shown; `None` is any."""
+
+    branch: str | None = None
+    tier: str | None = None
+    split: str | None = None
+
+
+def choose(root: Path, choice: Choice, count: int, seed: int) -> list[Dialogue]:
+    """Some dialogues whose files are there, the same for the same seed.
+
+    Raises:
+        FolderError: There is no data set, or none of its dialogues can be shown.
+    """
+    wanted = {key: value for key, value in vars(choice).items() if value is not None}
+    defaults = {"branch": "dialogue", "tier": "sft", "split": "train"}
+    matching, drawn = 0, list[tuple[bytes, str, object]]()
+    for where, entry in entries(manifest_of(root)):
+        try:
+            parsed = parse_entry(entry)
+            if not isinstance(parsed, dict) or any(parsed.get(k, defaults[k]) != v for k, v in wanted.items()):
+                continue
+        except ValueError:
+            continue
+        matching += 1
+        lot = hashlib.blake2b(f"{seed} {parsed.get('id')}".encode("utf-8", "replace"), digest_size=8).digest()
+        heapq.heappush(drawn, (bytes(255 - b for b in lot), where, parsed))
+        if len(drawn) > 100 * count:
+            heapq.heappop(drawn)
+    found: list[Dialogue] = []
+    for _, _, parsed in sorted(drawn, key=lambda one: one[0], reverse=True):
+        try:
+            found.append(make_dialogue(root, parsed))
+        except (ValueError, TypeError, OSError):
+            continue
+        if len(found) == count:
+            break
+    if not found:
+        told = ", ".join(f"{key} {value}" for key, value in wanted.items()) or "any kind"
+        why = (
+            "none of those looked at has its files here; cut them with 'vidchat data cut'"
+            if matching
+            else "there is none"
+        )
+        raise FolderError(f"{root}: no dialogue of {told} can be shown: {why}")
+    return found
+
+
+def show(root: Path, output: Path, choice: Choice, count: int = 5, seed: int = 0) -> int:
+    """Writes a page (`.html`) or a contact sheet (`.png`); returns the number of dialogues on it."""
+    dialogues = choose(root, choice, count, seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix.lower() in (".png", ".jpg"):
+        _sheet(dialogues).save(output)
+    else:
+        output.write_text(_page(root, dialogues), encoding="utf-8")
+    return len(dialogues)
+
+
+def _read(clip: Clip) -> Media | None:
+    try:
+        _, height, width = header_of(clip.path)
+        size = (HEIGHT, min(WIDEST, max(2, round(HEIGHT * width / height / 2) * 2)))
+        try:
+            return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS)
+        except MediaError:
+            return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS, audio=False)
+    except MediaError:
+        return None
+
+
+def _strip(media: Media) -> Image.Image:
+    """Pictures of equally spaced moments, side by side."""
+    chosen = np.linspace(0, len(media.pictures) - 1, MOMENTS).round().astype(int)
+    return Image.fromarray(np.concatenate([media.pictures[int(k)].permute(1, 2, 0).numpy() for k in chosen], axis=1))
+
+
+def _title(dialogue: Dialogue) -> str:
+    return f"{dialogue.id}   ({dialogue.branch}, {dialogue.tier}, {dialogue.split})"
+
+
+def _told(clip: Clip) -> str:
+    end = "" if clip.end is None else f"{clip.end - clip.start:.1f} s"
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in clip.scores.items())
+    return "  ".join(part for part in (end, scores) if part)
+
+
+def _page(root: Path, dialogues: list[Dialogue]) -> str:
+    sections = "\n".join(_section(dialogue) for dialogue in dialogues)
+    title = html.escape(f"{len(dialogues)} dialogues of {root.name or root}")
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>\n{sections}\n"
+    )
+
+
+def _section(dialogue: Dialogue) -> str:
+    turns = []
+    for turn in dialogue.turns:
+        clip, media = turn.clip, _read(turn.clip)
+        said = f"<blockquote>{html.escape(clip.text)}</blockquote>" if clip.text else ""
+        shown = "<p class=note>cannot be decoded</p>" if media is None else _video(media) + _image(_strip(media))
+        turns.append(
+            f"<div class=turn><b>{turn.role}</b>: {html.escape(clip.speaker)} "
+            f"<div class=note>{html.escape(_told(clip))}</div>{said}{shown}</div>"
+        )
+    return f"<section><h2>{html.escape(_title(dialogue))}</h2>{''.join(turns)}</section>"
+
+
+def _video(media: Media) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_clip(path, media.pictures, media.waveform, media.fps, media.sample_rate)
+        coded = base64.b64encode(path.read_bytes()).decode()
+    return f'<video controls height="{HEIGHT}" src="data:video/mp4;base64,{coded}"></video>'
+
+
+def _image(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def _sheet(dialogues: list[Dialogue]) -> Image.Image:
+    """A row of pictures for each turn, under its words."""
+    rows: list[tuple[str, Image.Image | None]] = []
+    for dialogue in dialogues:
+        rows.append((_title(dialogue), None))
+        for turn in dialogue.turns:
+            media = _read(turn.clip)
+            words = f"{turn.role} {turn.clip.speaker}: {turn.clip.text or ''}   {_told(turn.clip)}"
+            rows.append((words, None if media is None else _strip(media)))
+    line = 24
+    width = max([900, *(strip.width for _, strip in rows if strip is not None)]) + 20
+    height = sum(line + (0 if strip is None else strip.height + 6) for _, strip in rows) + 20
+    sheet, top = Image.new("RGB", (width, height), "white"), 10
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for words, strip in rows:
+        draw.text((10, top), words[:160], fill="#112" if strip is not None else "#15c", font=font)
+        top += line
+        if strip is not None:
+            sheet.paste(strip, (10, top))
+            top += strip.height + 6
+    return sheet

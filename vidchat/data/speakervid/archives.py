@@ -1,0 +1,200 @@
+"""Tar archives read in place, as a stream: every member that can be had, and a word on each that cannot.
+
+Python's `tarfile` ends silently at a damaged header and keeps every header it has seen; `gzip` throws away what it
+decoded last before a cut. Here, after a damaged header reading goes on at the next sound one, a cut archive gives
+everything before the cut, and memory does not grow.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+BLOCK = 512
+READ = 1 << 18
+LARGEST = 64 << 20  # bytes of a member; an annotation is a few kilobytes
+ZEROS = bytes(BLOCK)
+GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive or folder.
+
+    Attributes:
+        name: Its path there; empty where the damage is the archive's own.
+        data: Its bytes, `None` if it is damaged.
+        reason: Which kind of damage, else empty.
+    """
+
+    name: str
+    data: bytes | None
+    reason: str = ""
+
+
+def read_archive(path: Path, suffix: str = "") -> Iterator[Member]:
+    """The plain files of a tar, compressed with gzip or not; folders are passed over, and so are other suffixes."""
+    with path.open("rb") as file:
+        source = _Source(file)
+        yield from _members(source, suffix)
+        if source.damage:
+            yield Member("", None, source.damage)
+
+
+def read_folder_part(folder: Path, part: int, parts: int) -> Iterator[Member]:
+    """The files of a folder whose names fall into one of `parts` parts, in the order of their names."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if zlib.crc32(os.fsencode(e.name)) % parts == part)
+    for name in names:
+        path = folder / name
+        told = name.encode("utf-8", "backslashreplace").decode()
+        try:
+            if path.is_dir():
+                continue
+            if not path.is_file() or path.is_symlink():
+                yield Member(told, None, "not a plain file")
+            elif path.stat().st_size > LARGEST:
+                yield Member(told, None, f"larger than {LARGEST >> 20} MB")
+            else:
+                yield Member(told, path.read_bytes())
+        except OSError as error:
+            yield Member(told, None, f"cannot be read ({error.strerror})")
+
+
+class _Source:
+    """Bytes of a file, decompressed if need be; what cannot be decompressed ends them, and is told in `damage`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.damage = ""
+        self.ready = bytearray()
+        self.length = os.fstat(file.fileno()).st_size
+        first = file.read(READ)
+        if not first:
+            self.damage = "archive is empty"
+        self.inflater = zlib.decompressobj(wbits=31) if first.startswith(GZIP) else None
+        self.ended = not first
+        self._take(first)
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, fewer at the end."""
+        while len(self.ready) < size and not self.ended:
+            packed = self.file.read(READ)
+            if packed:
+                self._take(packed)
+            else:
+                self.ended = True
+                if self.inflater is not None and not self.inflater.eof and not self.damage:
+                    self.damage = "archive is cut off"
+        taken = bytes(self.ready[:size])
+        del self.ready[:size]
+        return taken
+
+    def skip(self, size: int) -> bool:
+        """Passes over so many bytes; whether there were so many. A plain tar is not read for it."""
+        if self.inflater is None:
+            over = size - len(self.ready)
+            if over > 0 and self.file.tell() + over <= self.length:
+                self.ready.clear()
+                self.file.seek(over, os.SEEK_CUR)
+                return True
+        while size > 0:
+            got = len(self.read(min(size, READ)))
+            if not got:
+                return False
+            size -= got
+        return True
+
+    def _take(self, packed: bytes) -> None:
+        if self.inflater is None:
+            self.ready += packed
+            return
+        while packed and not self.ended:
+            if self.inflater.eof:  # another gzip stream may follow; padding may, too
+                packed = packed.lstrip(b"\0")
+                if not packed.startswith(GZIP[: len(packed)]):
+                    return
+                self.inflater = zlib.decompressobj(wbits=31)
+            before = self.inflater.copy()
+            try:
+                self.ready += self.inflater.decompress(packed)
+            except zlib.error:
+                self._take_to_the_error(before, packed)
+                return
+            packed = self.inflater.unused_data
+
+    def _take_to_the_error(self, inflater: zlib._Decompress, packed: bytes) -> None:
+        self.damage, self.ended = "compressed data is damaged", True
+        try:
+            for k in range(len(packed)):
+                self.ready += inflater.decompress(packed[k : k + 1])
+        except zlib.error:
+            return
+
+
+def _members(source: _Source, suffix: str) -> Iterator[Member]:
+    long_name, lost, finished = None, False, False
+    while header := source.read(BLOCK):
+        if header == ZEROS:
+            finished = True
+            continue
+        try:
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "backslashreplace")
+            if info.size < 0:
+                raise tarfile.HeaderError("negative size")
+        except tarfile.HeaderError:
+            if not lost and len(header) == BLOCK:
+                yield Member("", None, "tar header is damaged")
+            lost, long_name = True, None
+            continue
+        lost = finished = False
+        name, long_name = long_name or info.name, None
+        if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE) and info.size <= LARGEST:
+            long_name = _long_name(info.type, source.read(_padded(info.size))[: info.size])
+        elif info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            if name.endswith(suffix):
+                yield from _member(source, name, info.size)
+            elif not source.skip(_padded(info.size)):
+                yield Member(name, None, "archive is cut off inside it")
+        else:
+            if info.type not in (tarfile.DIRTYPE, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
+                yield Member(name, None, "not a plain file")
+            source.skip(0 if info.type in (tarfile.LNKTYPE, tarfile.SYMTYPE) else _padded(info.size))
+    if not finished and not source.damage:
+        source.damage = "archive is cut off"
+
+
+def _member(source: _Source, name: str, size: int) -> Iterator[Member]:
+    if size > LARGEST:
+        whole = source.skip(_padded(size))
+        yield Member(name, None, f"larger than {LARGEST >> 20} MB" if whole else "archive is cut off inside it")
+        return
+    data = source.read(_padded(size))
+    if len(data) < size:
+        yield Member(name, None, "archive is cut off inside it")
+        return
+    yield Member(name, data[:size])
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _long_name(kind: bytes, data: bytes) -> str | None:
+    """The name that the next member has, from a GNU or pax header."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return data.rstrip(b"\0").decode("utf-8", "backslashreplace")
+    while data:
+        length, _, _ = data.partition(b" ")
+        if not length.isdigit() or not 0 < int(length) <= len(data):
+            return None
+        record, data = data[len(length) + 1 : int(length) - 1], data[int(length) :]
+        key, _, value = record.partition(b"=")
+        if key == b"path":
+            return value.decode("utf-8", "backslashreplace")
+    return None
