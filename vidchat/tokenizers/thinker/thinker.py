@@ -145,7 +145,7 @@ class Thinker:
     def to(self, device: torch.device | str) -> Thinker:
         """Thinks on this device from now on; sent back to the CPU, it gives its weights' memory back."""
         before, self.device = self.device, torch.device(device)
-        if self.device.type == "cpu" != before.type:
+        if self.device.type == "cpu" and before.type != "cpu":
             self.unload()
         elif "model" in self.__dict__:
             self.model.to(self.device)
