@@ -177,6 +177,26 @@ def test_a_stream_does_not_keep_the_answer(vae: CausalVAE) -> None:
     assert kept[1] - kept[0] == attended
 
 
+@pytest.mark.parametrize("name", ["cosmos", "hunyuan15"])
+@torch.inference_mode()
+def test_attention_over_time_may_look_back_less_far(name: str) -> None:
+    """With a limit nothing grows; up to the limit, and however it is cut, the pictures are the same."""
+    vae = CausalVAE(STREAMING[name](), look_back=2).eval()
+    latents = torch.randn(1, 4, 7, *vae.grid((16, 16)))
+    cut = []
+    for sizes in ([1] * 7, [3, 1, 3]):
+        stream, kept, parts = vae.stream(), [], []
+        for part in latents.split(sizes, dim=2):
+            parts.append(stream.push(part))
+            kept.append(remembered(stream))
+        cut.append(torch.cat(parts, dim=2))
+    torch.testing.assert_close(cut[0], cut[1], atol=1e-5, rtol=0)
+    assert kept[0] == kept[-1], "three latents fill it"
+    whole, same = vae.decode(latents), 1 + 2 * vae.temporal_stride
+    torch.testing.assert_close(cut[0][:, :, :same], whole[:, :, :same], atol=1e-5, rtol=0)
+    assert (cut[0] - whole)[:, :, same + vae.temporal_stride :].abs().max() > 1e-6
+
+
 def test_a_finished_stream_is_gone_at_once(vae: CausalVAE) -> None:
     """Its memory is not left to the search for cycles, which may come late."""
     stream = vae.stream()

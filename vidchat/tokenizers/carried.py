@@ -4,7 +4,8 @@ diffusers' LTX-Video, Cosmos and HunyuanVideo 1.5 decode whole clips only. Here 
 shares the weights and in which every layer that looks back keeps what it looks back at: a convolution its last inputs,
 attention over time its keys and values. Layers that treat the clip's first frame apart do so in the first push only.
 So a push costs what its own frames cost, and what is kept does not grow; only attention over time, which Cosmos and
-HunyuanVideo 1.5 have on the smallest grid, keeps keys and values of all that came before, as exactness demands.
+HunyuanVideo 1.5 have on the smallest grid, keeps keys and values of all that came before, as exactness demands, unless
+it is told how far to look back.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ from vidchat.tokenizers.weights import TokenizerError
 Layer = Callable[..., Tensor]
 
 
-def carrying(decoder: nn.Module) -> nn.Module:
+def carrying(decoder: nn.Module, look_back: int | None = None) -> nn.Module:
     """A copy of a decoder that shares its weights, with a memory of its own; fresh, it is at a clip's beginning.
+
+    Args:
+        decoder: Of one of the VAEs named above.
+        look_back: Latents before its own that attention over time sees; `None` is all, which alone is exact.
 
     Raises:
         TokenizerError: it has normalisation over time, which no memory makes causal.
@@ -39,7 +44,7 @@ def carrying(decoder: nn.Module) -> nn.Module:
         if isinstance(module, nn.GroupNorm) and module.num_groups != 1:
             raise TokenizerError("a decoder whose group norms run over time cannot go on where it stopped")
         # A layer knows its module weakly: a cycle would keep a finished stream's memory until Python looks for cycles.
-        layer = LAYERS[type(module)](weakref.proxy(module)) if type(module) in LAYERS else None
+        layer = LAYERS[type(module)](weakref.proxy(module), look_back) if type(module) in LAYERS else None
         if layer is not None:
             module.forward = layer  # nn.Module calls what the attribute says; the module belongs to this stream alone
     return own
@@ -65,12 +70,12 @@ def _begins() -> Callable[[], bool]:
     return lambda: next(calls, False)
 
 
-def _ltx_convolution(module: Any) -> Layer:
+def _ltx_convolution(module: Any, _: int | None) -> Layer:
     with_past = _past(module.kernel_size[0] - 1)
     return lambda x: module.conv(with_past(x))
 
 
-def _ltx_upsampler(module: Any) -> Layer:
+def _ltx_upsampler(module: Any, _: int | None) -> Layer:
     begins, (time, rows, cols) = _begins(), module.stride
     repeats = time * rows * cols // module.upscale_factor
 
@@ -85,7 +90,7 @@ def _ltx_upsampler(module: Any) -> Layer:
     return forward
 
 
-def _cosmos_convolution(module: Any) -> Layer:
+def _cosmos_convolution(module: Any, _: int | None) -> Layer:
     with_past = _past(module.temporal_pad)
 
     def forward(x: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ def _cosmos_convolution(module: Any) -> Layer:
     return forward
 
 
-def _cosmos_upsample(module: Any) -> Layer:
+def _cosmos_upsample(module: Any, _: int | None) -> Layer:
     begins = _begins()
 
     def forward(x: Tensor) -> Tensor:
@@ -113,10 +118,11 @@ def _cosmos_upsample(module: Any) -> Layer:
     return forward
 
 
-def _cosmos_attention(module: Any) -> Layer | None:
+def _cosmos_attention(module: Any, look_back: int | None) -> Layer | None:
     if not isinstance(module.processor, cosmos.CosmosTemporalAttentionProcessor2_0):
         return None
-    attend = _attention(lambda x: rearrange(x, "b (n c) t h w -> (b h w) n t c", n=module.num_attention_heads))
+    heads = module.num_attention_heads
+    attend = _attention(lambda x: rearrange(x, "b (n c) t h w -> (b h w) n t c", n=heads), look_back)
 
     def forward(x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         normed = module.norm(x)
@@ -127,7 +133,7 @@ def _cosmos_attention(module: Any) -> Layer | None:
     return forward
 
 
-def _cosmos_unpatcher(module: Any) -> Layer:
+def _cosmos_unpatcher(module: Any, _: int | None) -> Layer:
     begins, whole = _begins(), cosmos.CosmosUnpatcher3d.forward
 
     def forward(x: Tensor) -> Tensor:
@@ -139,13 +145,13 @@ def _cosmos_unpatcher(module: Any) -> Layer:
     return forward
 
 
-def _hunyuan_convolution(module: Any) -> Layer:
+def _hunyuan_convolution(module: Any, _: int | None) -> Layer:
     *spatial, before, _ = module.time_causal_padding
     with_past = _past(before)
     return lambda x: module.conv(F.pad(with_past(x), (*spatial, 0, 0), mode=module.pad_mode))
 
 
-def _hunyuan_upsample(module: Any) -> Layer:
+def _hunyuan_upsample(module: Any, _: int | None) -> Layer:
     begins, whole = _begins(), hunyuan.HunyuanVideo15Upsample.forward
 
     def forward(x: Tensor) -> Tensor:
@@ -160,8 +166,8 @@ def _hunyuan_upsample(module: Any) -> Layer:
     return forward
 
 
-def _hunyuan_attention(module: Any) -> Layer:
-    attend = _attention(lambda x: rearrange(x, "b c t h w -> b 1 (t h w) c"))
+def _hunyuan_attention(module: Any, look_back: int | None) -> Layer:
+    attend = _attention(lambda x: rearrange(x, "b c t h w -> b 1 (t h w) c"), look_back)
 
     def forward(x: Tensor) -> Tensor:
         normed = module.norm(x)
@@ -172,8 +178,8 @@ def _hunyuan_attention(module: Any) -> Layer:
     return forward
 
 
-def _attention(heads: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Attention of frames of `places` tokens to themselves and all frames before, those of earlier pushes included."""
+def _attention(heads: Callable[[Tensor], Tensor], look_back: int | None) -> Callable[..., Tensor]:
+    """Attention of frames of `places` tokens to themselves and the frames before, those of earlier pushes included."""
     kept: tuple[Tensor, Tensor] | None = None
 
     def attend(query: Tensor, key: Tensor, value: Tensor, places: int) -> Tensor:
@@ -181,16 +187,19 @@ def _attention(heads: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         query, key, value = heads(query), heads(key), heads(value)
         if kept is not None:
             key, value = torch.cat([kept[0], key], dim=2), torch.cat([kept[1], value], dim=2)
-        kept = key, value
-        count = query.shape[2] // places
-        ends = [key.shape[2] - (count - 1 - frame) * places for frame in range(count)]
-        frames = zip(query.split(places, dim=2), ends, strict=True)
-        return torch.cat([F.scaled_dot_product_attention(q, key[:, :, :e], value[:, :, :e]) for q, e in frames], dim=2)
+        limit = key.shape[2] if look_back is None else look_back * places
+        kept = key[:, :, max(0, key.shape[2] - limit) :].clone(), value[:, :, max(0, key.shape[2] - limit) :].clone()
+        out, end = [], key.shape[2] - query.shape[2]
+        for frame in query.split(places, dim=2):
+            seen = slice(max(0, end - limit), end + places)
+            out.append(F.scaled_dot_product_attention(frame, key[:, :, seen], value[:, :, seen]))
+            end += places
+        return torch.cat(out, dim=2)
 
     return attend
 
 
-LAYERS: dict[type[nn.Module], Callable[[Any], Layer | None]] = {
+LAYERS: dict[type[nn.Module], Callable[[Any, int | None], Layer | None]] = {
     ltx.LTXVideoCausalConv3d: _ltx_convolution,
     ltx.LTXVideoUpsampler3d: _ltx_upsampler,
     cosmos.CosmosCausalConv3d: _cosmos_convolution,

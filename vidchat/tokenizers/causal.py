@@ -37,9 +37,11 @@ class CausalVAE(VideoTokenizer):
 
     Args:
         vae: One of `CAUSAL` or `LOOK_AHEAD`. Of its distributions, the mode is taken.
+        look_back: In a stream, latents that attention over time (Cosmos, HunyuanVideo 1.5) sees before its own. `None`
+            is all of them: a stream is then exactly the whole decoding, and what it keeps grows with the answer.
     """
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: nn.Module, look_back: int | None = None) -> None:
         kind = type(vae).__name__
         if kind not in CAUSAL and kind not in LOOK_AHEAD:
             raise TokenizerError(f"{kind} was not checked for causality; use one of {', '.join(CAUSAL)}")
@@ -47,6 +49,7 @@ class CausalVAE(VideoTokenizer):
         stride, causal = _temporal_stride(vae), _look_ahead(vae) is None
         super().__init__(_channels(settings), stride, _spatial_stride(vae), causal)
         self.vae: Any = vae
+        self.look_back = look_back
         if isinstance(vae, diffusers.AutoencoderKLHunyuanVideo15):
             _one_after_the_other(vae)
         if isinstance(vae, diffusers.AutoencoderKLWan) and stride != WAN_STRIDE:
@@ -58,7 +61,12 @@ class CausalVAE(VideoTokenizer):
 
     @classmethod
     def from_pretrained(
-        cls, name: str, kind: str = "AutoencoderKLWan", subfolder: str | None = None, dtype: str = "float32"
+        cls,
+        name: str,
+        kind: str = "AutoencoderKLWan",
+        subfolder: str | None = None,
+        dtype: str = "float32",
+        look_back: int | None = None,
     ) -> Self:
         """Takes a VAE from the Hub or a local folder; its latents' statistics come with its configuration.
 
@@ -67,6 +75,7 @@ class CausalVAE(VideoTokenizer):
             kind: Its class in diffusers.
             subfolder: Where in the repository it lies, usually `vae`.
             dtype: Of its weights and of its computing, e.g. `bfloat16`.
+            look_back: See the class.
 
         Raises:
             TokenizerError: there is no such VAE, or it cannot be reached.
@@ -76,7 +85,7 @@ class CausalVAE(VideoTokenizer):
             vae = loader.from_pretrained(name, subfolder=subfolder, torch_dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
             raise not_loaded(name, kind, subfolder, error) from error
-        return cls(vae).eval()
+        return cls(vae, look_back).eval()
 
     def _take_statistics(self, settings: dict[str, Any]) -> None:
         """Per channel where the VAE has it, else from its one scaling factor."""
@@ -162,7 +171,7 @@ class CarriedCache:
 
     def __init__(self, tokenizer: CausalVAE) -> None:
         self.tokenizer = tokenizer
-        self.decoder = carrying(tokenizer.vae.decoder)
+        self.decoder = carrying(tokenizer.vae.decoder, tokenizer.look_back)
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `WanCache.decode`."""

@@ -138,18 +138,16 @@ class Thinker:
         # Without an attention mask the model leaves its positions in time and space away, in silence.
         return inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-    def config(self) -> dict[str, Any]:
-        """What rebuilds it: `Thinker(**config)`."""
-        return {"name": self.name, **{key: getattr(self, key) for key in SETTINGS}}
-
     def fingerprint(self) -> str:
-        """Names the thinker by its weights' files and its settings; the same features, the same fingerprint."""
+        """Names the thinker by its weights and settings, wherever it lies; the same features, the same fingerprint."""
         return self._digest
 
     def to(self, device: torch.device | str) -> Thinker:
-        """Thinks on this device from now on."""
-        self.device = torch.device(device)
-        if "model" in self.__dict__:
+        """Thinks on this device from now on; sent back to the CPU, it gives its weights' memory back."""
+        before, self.device = self.device, torch.device(device)
+        if self.device.type == "cpu" and before.type != "cpu":
+            self.unload()
+        elif "model" in self.__dict__:
             self.model.to(self.device)
         return self
 
