@@ -217,6 +217,27 @@ def test_repeated_draws_are_the_mean_of_single_ones():
     torch.testing.assert_close(together, apart)
 
 
+def test_many_draws_share_the_embeddings_of_times():
+    """Above 1,000 draws times are looked up in a table: the loss is that of every token and time by itself."""
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=1, draws=2))
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    target, condition = torch.randn(600, 3), torch.randn(600, 4)
+    torch.manual_seed(5)
+    loss = head.loss(target, condition)
+    gradient = torch.autograd.grad(loss.sum(), head.denoiser.time[0].weight)[0]
+    torch.manual_seed(5)
+    noise = torch.randn(1200, 3)
+    time = ((torch.randn(1200).sigmoid() * 1000).long() + 0.5) / 1000
+    twice = target.repeat(2, 1)
+    mixed = (1 - time[:, None]) * twice + time[:, None] * noise
+    error = head.denoiser(mixed, time, condition.repeat(2, 1)) - (noise - twice)
+    expected = error.square().mean(-1).view(2, -1).mean(0)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-3)
+    by_hand = torch.autograd.grad(expected.sum(), head.denoiser.time[0].weight)[0]
+    torch.testing.assert_close(gradient, by_hand, atol=1e-3, rtol=1e-3)
+
+
 def test_guidance_halves_share_the_noise():
     head = FlowHead(3, 4, FlowShape(width=16, blocks=1))
     torch.nn.init.normal_(head.denoiser.output.weight)

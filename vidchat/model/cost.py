@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from vidchat.model.flow import LEVELS
 from vidchat.model.responder import Responder
 from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape
@@ -147,7 +148,12 @@ def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
         flops["spatial"] = kept * (
             _context_flops(model, sizes) + _spatial_flops(model, sizes, sizes.fine - masked, masked)
         )
-    flops["flow"] = kept * masked * model.flow.shape.draws * linear_flops(model.flow.denoiser)
+    # Conditions are projected once for all draws, and times once for all tokens.
+    denoiser, tokens = model.flow.denoiser, kept * masked
+    once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
+    each = model.flow.shape.draws * (linear_flops(denoiser) - once - time)
+    times = min(tokens * model.flow.shape.draws, LEVELS / work.batch)
+    flops["flow"] = tokens * (once + each) + times * time
     return flops
 
 
