@@ -10,6 +10,8 @@ from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import Children, chunk_positions, patchify, unpatchify
 from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.norm import RMSNorm
+from vidchat.model.rotary import rotary_angles, rotate
 from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
 from vidchat.model.transformer import Shape, Transformer
 
@@ -252,3 +254,28 @@ def test_the_cache_refuses_what_it_was_not_made_for():
     cache = KeyValueCache(1, pinned=3, chunk=2, window=1)
     with pytest.raises(ValueError, match="3 pinned"):
         cache.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
+
+
+def test_the_norm_is_torch_s_and_its_backward_is_right():
+    """Against finite differences in float64, and against `nn.RMSNorm` in float32."""
+    norm = RMSNorm(8, eps=1e-6)
+    torch.nn.init.normal_(norm.weight)
+    assert torch.autograd.gradcheck(norm.double(), torch.randn(2, 3, 8, dtype=torch.double, requires_grad=True))
+    theirs = torch.nn.RMSNorm(8, eps=1e-6)
+    theirs.load_state_dict(norm.float().state_dict())
+    found = []
+    for each in (norm, theirs):
+        x = torch.linspace(-3, 3, 40).view(5, 8).requires_grad_()
+        y = each(x)
+        (y * torch.linspace(1, 2, 8)).sum().backward()
+        found.append((y, x.grad, each.weight.grad))
+    for ours, other in zip(*found, strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-5)
+    assert torch.equal(norm(torch.zeros(1, 8, requires_grad=True)), torch.zeros(1, 8)), "no NaN from nothing"
+
+
+def test_rotation_in_half_precision_keeps_it():
+    angles = rotary_angles(torch.rand(2, 5, 3), 8, 100.0)
+    x = torch.randn(2, 3, 5, 8)
+    assert rotate(x.bfloat16(), angles).dtype == torch.bfloat16
+    torch.testing.assert_close(rotate(x.bfloat16(), angles).float(), rotate(x, angles), atol=3e-2, rtol=3e-2)
