@@ -232,7 +232,7 @@ def training_bytes(model: Responder, work: Workload) -> float:
 def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute: bool = False) -> float:
     """What autograd keeps between forward and backward.
 
-    Of a block, for each token: 6 D + 4 mlp_width + (5 heads + 4 kv_heads) head_dim values, and where heads share keys,
+    Of a block, for each token: 4 D + 4 mlp_width + 3 (heads + kv_heads) head_dim values, and where heads share keys,
     their copies; of the flow head, for each token and draw: (10 blocks + 8) width; of the depth transformer's logits,
     two values each. A stack that recomputes keeps D values for each block, and all of one block at a time.
     """
@@ -264,8 +264,8 @@ def _kept_values(shape: Shape) -> int:
 
 def _block_values(shape: Shape) -> int:
     copies = 2 * (shape.heads - shape.kv_heads) if shape.heads > shape.kv_heads else 0
-    heads = (5 * shape.heads + 4 * shape.kv_heads + copies) * shape.head_dim
-    return 6 * shape.width + 4 * shape.mlp_width + heads
+    heads = (3 * shape.heads + 3 * shape.kv_heads + copies) * shape.head_dim
+    return 4 * shape.width + 4 * shape.mlp_width + heads
 
 
 def peak_training_bytes(
