@@ -32,7 +32,8 @@ from vidchat.batch import ChunkBatch
 from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.flow import FlowShape
-from vidchat.model.responder import ChunkSampling, Responder
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
 
 TEXT, TEXT_WIDTH, MASKED = 256, 2560, 0.867

@@ -20,7 +20,7 @@ from vidchat.model.attention import BlockCausal
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowShape
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.model.transformer import Shape
 
 WORK = cost.Workload(grid=(8, 8), chunks=4, turns=3, text=5, batch=2, window=6, sets=3, flow_steps=2)

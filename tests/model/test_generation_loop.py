@@ -12,7 +12,7 @@ from vidchat.model.chunks import INITIATOR
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops, bucket
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.model.spatial import set_sizes
 
 
