@@ -172,6 +172,9 @@ class _GaussianVelocity(torch.nn.Module):
     mean, std = 1.5, 0.5
     condition = torch.nn.Identity()
 
+    def embed_times(self, times):
+        return times[:, None]
+
     def guided(self, x, time, condition, guidance):
         data, mixed = (1 - time) * self.std**2, ((1 - time) * self.std) ** 2 + time**2
         return -self.mean + (time - data) / mixed * (x - (1 - time) * self.mean)

@@ -50,7 +50,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
-        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.norm(x), 1 + scale)))
 
 
 class TokenDenoiser(nn.Module):
@@ -83,24 +83,24 @@ class TokenDenoiser(nn.Module):
         for block in self.blocks:
             x = block(x, context)
         shift, scale = self.modulation(context).chunk(2, dim=-1)
-        return self.output(self.norm(x) * (1 + scale) + shift)
+        return self.output(torch.addcmul(shift, self.norm(x), 1 + scale))
 
-    def guided(self, x: Tensor, time: float, condition: Tensor, guidance: float) -> Tensor:
+    def guided(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
         """The prediction for (N, D_v) tokens at one time.
 
         Both halves see the same noisy token. At scale 1 there is no second half and nothing is mixed.
 
         Args:
             x: (N, D_v).
-            time: In [0, 1].
+            time: (1, width), from `embed_times`.
             condition: `self.condition` of the conditions, (N, width), which is the same at all times; with guidance
                 (2N, width), conditioned ones first.
             guidance: Scale; 1 is none.
         """
-        token, embedded = self.token(x), self.embed_times(x.new_full((1,), time))
+        token = self.token(x)
         if guidance == 1:
-            return self.predict(token, embedded, condition)
-        conditioned, free = self.predict(token.repeat(2, 1), embedded, condition).chunk(2)
+            return self.predict(token, time, condition)
+        conditioned, free = self.predict(token.repeat(2, 1), time, condition).chunk(2)
         return free + guidance * (conditioned - free)
 
 
@@ -177,14 +177,17 @@ class FlowHead(nn.Module):
         condition = self.denoiser.condition(condition)
         scheduler = DDPMScheduler(**self._ddpm)
         scheduler.set_timesteps(steps)
-        for step in scheduler.timesteps.tolist():
-            predicted = self.denoiser.guided(x, step / LEVELS, condition, guidance).float()
+        every = scheduler.timesteps.tolist()
+        times = self.denoiser.embed_times(scheduler.timesteps.to(x.device) / LEVELS)
+        for step, time in zip(every, times.unsqueeze(1), strict=True):
+            predicted = self.denoiser.guided(x, time, condition, guidance).float()
             x = scheduler.step(predicted, step, x, generator=generator).prev_sample
         return x
 
     def integrate(self, noise: Tensor, condition: Tensor, steps: int, guidance: float) -> Tensor:
         """Euler steps from noise (N, D_v) at s = 1 to tokens at s = 0; draws nothing and waits for nothing."""
         x, condition = noise, self.denoiser.condition(condition)
-        for step in range(steps, 0, -1):
-            x = x - self.denoiser.guided(x, step / steps, condition, guidance).float() / steps
+        times = self.denoiser.embed_times(torch.arange(steps, 0, -1, device=x.device) / steps)
+        for time in times.unsqueeze(1):
+            x = x - self.denoiser.guided(x, time, condition, guidance).float() / steps
         return x
