@@ -36,7 +36,7 @@ from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, from_bytes, read_question, to_bytes
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.model.depth import CodeSampling
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release
 
 METRICS = ("psnr_reference", "identity", "latent_mean", "latent_std", "step")

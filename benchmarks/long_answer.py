@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from vidchat.batch import ChunkBatch
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
-from vidchat.model.responder import ChunkSampling, Responder
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.responder import Responder
 
 ROOT = Path(__file__).parents[1]
 

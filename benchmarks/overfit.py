@@ -23,7 +23,7 @@ from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, answer, from_bytes, read_question, to_bytes
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.depth import CodeSampling
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.release import load_release
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from vidchat.data.media import MediaError, read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 
 ROOT = Path(__file__).parents[2]
 

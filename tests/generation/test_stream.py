@@ -7,7 +7,7 @@ import torch
 
 from vidchat.batch import ChunkBatch
 from vidchat.generation.stream import Conversation, GenerationSettings, stream_answer
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release
 
 SAMPLING = ChunkSampling(sets=2, flow_steps=2, noise_level=0.1)

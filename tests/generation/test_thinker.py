@@ -19,7 +19,7 @@ from vidchat.data.media import read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, QuestionError, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.release import ReleaseError, load_release
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec

@@ -12,7 +12,7 @@ from vidchat.model.chunks import INITIATOR
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops, bucket
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.model.spatial import set_sizes
 
 
@@ -175,6 +175,8 @@ def test_sampling_conditions_once_is_sampling_as_trained():
         torch.nn.init.normal_(parameter, std=0.3)
     x, condition = torch.randn(5, 3), torch.randn(10, 4)
     with torch.no_grad():
-        shared = head.denoiser.guided(x, 0.7, head.denoiser.condition(condition), 2.0)
+        shared = head.denoiser.guided(
+            x, head.denoiser.embed_times(torch.tensor([0.7])), head.denoiser.condition(condition), 2.0
+        )
         conditioned, free = (head.denoiser(x, torch.full((5,), 0.7), half) for half in condition.chunk(2))
     torch.testing.assert_close(shared, free + 2.0 * (conditioned - free))

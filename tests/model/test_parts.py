@@ -10,6 +10,8 @@ from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import Children, chunk_positions, patchify, unpatchify
 from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.norm import RMSNorm
+from vidchat.model.rotary import rotary_angles, rotate
 from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
 from vidchat.model.transformer import Shape, Transformer
 
@@ -170,6 +172,9 @@ class _GaussianVelocity(torch.nn.Module):
     mean, std = 1.5, 0.5
     condition = torch.nn.Identity()
 
+    def embed_times(self, times):
+        return times[:, None]
+
     def guided(self, x, time, condition, guidance):
         data, mixed = (1 - time) * self.std**2, ((1 - time) * self.std) ** 2 + time**2
         return -self.mean + (time - data) / mixed * (x - (1 - time) * self.mean)
@@ -217,6 +222,27 @@ def test_repeated_draws_are_the_mean_of_single_ones():
     torch.testing.assert_close(together, apart)
 
 
+def test_many_draws_share_the_embeddings_of_times():
+    """Above 1,000 draws times are looked up in a table: the loss is that of every token and time by itself."""
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=1, draws=2))
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    target, condition = torch.randn(600, 3), torch.randn(600, 4)
+    torch.manual_seed(5)
+    loss = head.loss(target, condition)
+    gradient = torch.autograd.grad(loss.sum(), head.denoiser.time[0].weight)[0]
+    torch.manual_seed(5)
+    noise = torch.randn(1200, 3)
+    time = ((torch.randn(1200).sigmoid() * 1000).long() + 0.5) / 1000
+    twice = target.repeat(2, 1)
+    mixed = (1 - time[:, None]) * twice + time[:, None] * noise
+    error = head.denoiser(mixed, time, condition.repeat(2, 1)) - (noise - twice)
+    expected = error.square().mean(-1).view(2, -1).mean(0)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-3)
+    by_hand = torch.autograd.grad(expected.sum(), head.denoiser.time[0].weight)[0]
+    torch.testing.assert_close(gradient, by_hand, atol=1e-3, rtol=1e-3)
+
+
 def test_guidance_halves_share_the_noise():
     head = FlowHead(3, 4, FlowShape(width=16, blocks=1))
     torch.nn.init.normal_(head.denoiser.output.weight)
@@ -231,3 +257,28 @@ def test_the_cache_refuses_what_it_was_not_made_for():
     cache = KeyValueCache(1, pinned=3, chunk=2, window=1)
     with pytest.raises(ValueError, match="3 pinned"):
         cache.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
+
+
+def test_the_norm_is_torch_s_and_its_backward_is_right():
+    """Against finite differences in float64, and against `nn.RMSNorm` in float32."""
+    norm = RMSNorm(8, eps=1e-6)
+    torch.nn.init.normal_(norm.weight)
+    assert torch.autograd.gradcheck(norm.double(), torch.randn(2, 3, 8, dtype=torch.double, requires_grad=True))
+    theirs = torch.nn.RMSNorm(8, eps=1e-6)
+    theirs.load_state_dict(norm.float().state_dict())
+    found = []
+    for each in (norm, theirs):
+        x = torch.linspace(-3, 3, 40).view(5, 8).requires_grad_()
+        y = each(x)
+        (y * torch.linspace(1, 2, 8)).sum().backward()
+        found.append((y, x.grad, each.weight.grad))
+    for ours, other in zip(*found, strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-5)
+    assert torch.equal(norm(torch.zeros(1, 8, requires_grad=True)), torch.zeros(1, 8)), "no NaN from nothing"
+
+
+def test_rotation_in_half_precision_keeps_it():
+    angles = rotary_angles(torch.rand(2, 5, 3), 8, 100.0)
+    x = torch.randn(2, 3, 5, 8)
+    assert rotate(x.bfloat16(), angles).dtype == torch.bfloat16
+    torch.testing.assert_close(rotate(x.bfloat16(), angles).float(), rotate(x, angles), atol=3e-2, rtol=3e-2)

@@ -6,7 +6,8 @@ import torch
 from tests.model.conftest import CODES, shape
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.noise import draw_hidden_chunks
-from vidchat.model.responder import ChunkSampling, Objective
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.responder import Objective
 
 
 @pytest.mark.parametrize("chunk", range(1, 5))

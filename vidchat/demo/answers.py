@@ -19,7 +19,7 @@ from vidchat.dialogue import Clip, Dialogue
 from vidchat.generation.answer import Question, Timing, answer, from_bytes, read_question, to_bytes
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.depth import CodeSampling
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release
 
 SAMPLING = ChunkSampling(

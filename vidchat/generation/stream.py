@@ -19,7 +19,8 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.model.graphs import CapturedLoops
-from vidchat.model.responder import ChunkSampling, Reading, Responder
+from vidchat.model.reading import ChunkSampling, Reading
+from vidchat.model.responder import Responder
 
 
 @dataclass(frozen=True)

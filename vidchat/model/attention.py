@@ -3,7 +3,7 @@
 Which is fastest where (docs/speed.md has the figures):
 
     spans   SDPA over growing prefixes, one call for a few blocks: half of the work of a dense mask. CPU.
-    flex    FlexAttention (arXiv 2412.05496), compiled, with a block mask that a stack's layers share. CUDA.
+    flex    FlexAttention (arXiv 2412.05496), compiled, with a block mask that a stack's layers share. CUDA, training.
     dense   SDPA with the mask written out. The reference that the others are tested against.
     flash   flash-attn, where there is no mask: cached generation and the spatial transformer. CUDA, half precision.
 """
@@ -146,7 +146,9 @@ def attend(
 def _block_causal(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal, backend: Backend) -> Tensor:
     device = queries.device.type
     if backend in ("auto", "flash"):  # flash is for where there is no mask
-        backend = {"cpu": "spans", "cuda": "flex"}.get(device, "dense")  # type: ignore[assignment]
+        # What is computed once, as before an answer, is not worth a compilation.
+        on_cuda: Backend = "flex" if torch.is_grad_enabled() else "dense"
+        backend = "spans" if device == "cpu" else on_cuda if device == "cuda" else "dense"
     groups = queries.shape[1] // keys.shape[1]
     if backend == "flex":
         if device != "cuda" and any(x.requires_grad for x in (queries, keys, values)):
@@ -241,4 +243,4 @@ def _has_flash() -> bool:
 
 @lru_cache(maxsize=2)
 def _flex(device: str) -> Any:
-    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
+    return torch.compile(flex_attention) if device == "cuda" else flex_attention

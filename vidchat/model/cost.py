@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from vidchat.model.flow import LEVELS
 from vidchat.model.responder import Responder
 from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape
@@ -147,7 +148,12 @@ def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
         flops["spatial"] = kept * (
             _context_flops(model, sizes) + _spatial_flops(model, sizes, sizes.fine - masked, masked)
         )
-    flops["flow"] = kept * masked * model.flow.shape.draws * linear_flops(model.flow.denoiser)
+    # Conditions are projected once for all draws, and times once for all tokens.
+    denoiser, tokens = model.flow.denoiser, kept * masked
+    once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
+    each = model.flow.shape.draws * (linear_flops(denoiser) - once - time)
+    times = min(tokens * model.flow.shape.draws, LEVELS / work.batch)
+    flops["flow"] = tokens * (once + each) + times * time
     return flops
 
 
@@ -226,7 +232,7 @@ def training_bytes(model: Responder, work: Workload) -> float:
 def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute: bool = False) -> float:
     """What autograd keeps between forward and backward.
 
-    Of a block, for each token: 6 D + 4 mlp_width + (5 heads + 4 kv_heads) head_dim values, and where heads share keys,
+    Of a block, for each token: 4 D + 4 mlp_width + 3 (heads + kv_heads) head_dim values, and where heads share keys,
     their copies; of the flow head, for each token and draw: (10 blocks + 8) width; of the depth transformer's logits,
     two values each. A stack that recomputes keeps D values for each block, and all of one block at a time.
     """
@@ -258,8 +264,8 @@ def _kept_values(shape: Shape) -> int:
 
 def _block_values(shape: Shape) -> int:
     copies = 2 * (shape.heads - shape.kv_heads) if shape.heads > shape.kv_heads else 0
-    heads = (5 * shape.heads + 4 * shape.kv_heads + copies) * shape.head_dim
-    return 6 * shape.width + 4 * shape.mlp_width + heads
+    heads = (3 * shape.heads + 3 * shape.kv_heads + copies) * shape.head_dim
+    return 4 * shape.width + 4 * shape.mlp_width + heads
 
 
 def peak_training_bytes(

@@ -1,8 +1,8 @@
 """The flow head: a small per-token MLP that turns noise into one latent token.
 
 Two heads of one network: flow matching (the default; rectified flow, arXiv 2209.03003, logit-normal times as in
-arXiv 2403.03206) and DDPM (arXiv 2006.11239, as MAR's diffusion loss, arXiv 2406.11838). Both have two verbs,
-`loss` and `sample`.
+arXiv 2403.03206, on a grid of 1,000) and DDPM (arXiv 2006.11239, as MAR's diffusion loss, arXiv 2406.11838). Both
+have two verbs, `loss` and `sample`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.transformer import sinusoid
 
-TRAIN_STEPS = 1000  # the noise levels that DDPM is trained on
+LEVELS = 1000  # noise levels of training: DDPM's steps, and as many times of the flow, so fine that nothing is lost
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
-        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.norm(x), 1 + scale)))
 
 
 class TokenDenoiser(nn.Module):
@@ -71,32 +71,36 @@ class TokenDenoiser(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """(N, D_v) from noisy tokens (N, D_v), times (N,) in [0, 1] and conditions (N, W)."""
-        return self._predict(self.token(x), time, self.condition(condition))
+        return self.predict(self.token(x), self.embed_times(time), self.condition(condition))
 
-    def _predict(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """From embedded tokens and conditions (N, width) and times (N,), or (1,) if all have the same."""
-        context = nn.functional.silu(self.time(sinusoid(time * 1000, 256)) + condition)
+    def embed_times(self, times: Tensor) -> Tensor:
+        """(n, width) from times (n,)."""
+        return self.time(sinusoid(times * 1000, 256))
+
+    def predict(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """From embedded tokens, times and conditions (N, width); (1, width) is a time that all have."""
+        context = nn.functional.silu(time + condition)
         for block in self.blocks:
             x = block(x, context)
         shift, scale = self.modulation(context).chunk(2, dim=-1)
-        return self.output(self.norm(x) * (1 + scale) + shift)
+        return self.output(torch.addcmul(shift, self.norm(x), 1 + scale))
 
-    def guided(self, x: Tensor, time: float, condition: Tensor, guidance: float) -> Tensor:
+    def guided(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
         """The prediction for (N, D_v) tokens at one time.
 
         Both halves see the same noisy token. At scale 1 there is no second half and nothing is mixed.
 
         Args:
             x: (N, D_v).
-            time: In [0, 1].
+            time: (1, width), from `embed_times`.
             condition: `self.condition` of the conditions, (N, width), which is the same at all times; with guidance
                 (2N, width), conditioned ones first.
             guidance: Scale; 1 is none.
         """
-        token, times = self.token(x), x.new_full((1,), time)
+        token = self.token(x)
         if guidance == 1:
-            return self._predict(token, times, condition)
-        conditioned, free = self._predict(token.repeat(2, 1), times, condition).chunk(2)
+            return self.predict(token, time, condition)
+        conditioned, free = self.predict(token.repeat(2, 1), time, condition).chunk(2)
         return free + guidance * (conditioned - free)
 
 
@@ -114,7 +118,7 @@ class FlowHead(nn.Module):
         self.token_dim, self.shape = token_dim, shape
         self.denoiser = TokenDenoiser(token_dim, condition_width, shape)
         # The cosine schedule of arXiv 2102.09672; no table of it is shared between training and sampling.
-        self._ddpm = {"num_train_timesteps": TRAIN_STEPS, "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
+        self._ddpm = {"num_train_timesteps": LEVELS, "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
 
     def loss(self, target: Tensor, condition: Tensor) -> Tensor:
         """Loss of each token, (N,), in fp32: the mean square over D_v values and m draws.
@@ -123,18 +127,26 @@ class FlowHead(nn.Module):
             target: (N, D_v) latent tokens.
             condition: (N, W).
         """
-        draws = self.shape.draws
-        target, condition = target.float().repeat(draws, 1), condition.repeat(draws, 1)
-        noise = torch.randn_like(target)
+        draws, device = self.shape.draws, target.device
+        target = target.float().repeat(draws, 1)
+        noise, times = torch.randn_like(target), torch.arange(LEVELS, device=device) / LEVELS
         if self.shape.objective == "flow":
-            time = torch.randn(len(target), device=target.device).sigmoid()
-            mixed = (1 - time[:, None]) * target + time[:, None] * noise
-            wanted = noise - target
+            level = (torch.randn(len(target), device=device).sigmoid() * LEVELS).long().clamp(max=LEVELS - 1)
+            times = times + 0.5 / LEVELS
+            time = times[level].unsqueeze(1)
+            mixed, wanted = (1 - time) * target + time * noise, noise - target
         else:
-            step = torch.randint(TRAIN_STEPS, (len(target),), device=target.device)
-            mixed = DDPMScheduler(**self._ddpm).add_noise(target, noise, step)
-            time, wanted = step / TRAIN_STEPS, noise
-        predicted = self.denoiser(mixed, time, condition).float()
+            level = torch.randint(LEVELS, (len(target),), device=device)
+            mixed, wanted = DDPMScheduler(**self._ddpm).add_noise(target, noise, level), noise
+        denoiser = self.denoiser
+        # Of conditions and times, each is embedded once, however often it was drawn.
+        embedded = (
+            nn.functional.embedding(level, denoiser.embed_times(times))
+            if len(level) > LEVELS
+            else denoiser.embed_times(times[level])
+        )
+        projected = denoiser.condition(condition).repeat(draws, 1)
+        predicted = denoiser.predict(denoiser.token(mixed), embedded, projected).float()
         return (predicted - wanted).square().mean(-1).view(draws, -1).mean(0)
 
     def sample(
@@ -165,14 +177,17 @@ class FlowHead(nn.Module):
         condition = self.denoiser.condition(condition)
         scheduler = DDPMScheduler(**self._ddpm)
         scheduler.set_timesteps(steps)
-        for step in scheduler.timesteps.tolist():
-            predicted = self.denoiser.guided(x, step / TRAIN_STEPS, condition, guidance).float()
+        every = scheduler.timesteps.tolist()
+        times = self.denoiser.embed_times(scheduler.timesteps.to(x.device) / LEVELS)
+        for step, time in zip(every, times.unsqueeze(1), strict=True):
+            predicted = self.denoiser.guided(x, time, condition, guidance).float()
             x = scheduler.step(predicted, step, x, generator=generator).prev_sample
         return x
 
     def integrate(self, noise: Tensor, condition: Tensor, steps: int, guidance: float) -> Tensor:
         """Euler steps from noise (N, D_v) at s = 1 to tokens at s = 0; draws nothing and waits for nothing."""
         x, condition = noise, self.denoiser.condition(condition)
-        for step in range(steps, 0, -1):
-            x = x - self.denoiser.guided(x, step / steps, condition, guidance).float() / steps
+        times = self.denoiser.embed_times(torch.arange(steps, 0, -1, device=x.device) / steps)
+        for time in times.unsqueeze(1):
+            x = x - self.denoiser.guided(x, time, condition, guidance).float() / steps
         return x

@@ -7,11 +7,14 @@ so that a handful of graphs serves every set size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 Loop = Callable[[Tensor, Tensor, int, float], Tensor]
 
@@ -29,6 +32,7 @@ class CapturedLoops:
     """
 
     def __init__(self) -> None:
+        self._refused = False  # by the device, once; generation then goes on without
         self._graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
 
     def run(self, loop: Loop, noise: Tensor, condition: Tensor, steps: int, guidance: float) -> Tensor:
@@ -44,11 +48,17 @@ class CapturedLoops:
         count, size = len(noise), bucket(len(noise))
         halves = [pad(half, size) for half in condition.split(count)]
         padded = pad(noise, size), halves[0] if len(halves) == 1 else torch.cat(halves)
-        if not noise.is_cuda:
+        # Under autocast the weights are cast into memory that is given back while a graph would still read it.
+        if self._refused or not noise.is_cuda or torch.is_autocast_enabled("cuda"):
             return loop(*padded, steps, guidance)[:count]
-        key = (size, steps, guidance, condition.dtype, torch.is_autocast_enabled("cuda"))
+        key = (size, steps, guidance, condition.dtype)
         if key not in self._graphs:
-            self._graphs[key] = _capture(loop, *padded, steps, guidance)
+            try:
+                self._graphs[key] = _capture(loop, *padded, steps, guidance)
+            except RuntimeError as error:
+                log.warning("the flow head's loop runs without a CUDA graph: %s", str(error).splitlines()[0])
+                self._refused = True
+                return loop(*padded, steps, guidance)[:count]
         graph, noise_in, condition_in, out = self._graphs[key]
         noise_in.copy_(padded[0])
         condition_in.copy_(padded[1])

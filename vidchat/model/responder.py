@@ -8,7 +8,7 @@ fed back is the finished chunk: its latents and its codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,11 @@ from vidchat.model.chunks import (
     unpatchify,
 )
 from vidchat.model.conditions import ConditionEncoder, ConditionSwitches, ConditionTokens
-from vidchat.model.depth import CodeSampling, DepthTransformer
+from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
+from vidchat.model.reading import ChunkSampling, Reading
 from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
 from vidchat.model.transformer import Shape, Transformer
 
@@ -54,50 +55,6 @@ class Objective:
     first_codebook: float = 1.0
     spatial_chunks: int | None = None
     code_dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class ChunkSampling:
-    """How a chunk is drawn.
-
-    Attributes:
-        sets: N, sets in which the visual tokens are filled in.
-        flow_steps: Steps of the flow head per set.
-        temperature: Of the flow head's noise.
-        guidance: Classifier-free guidance on the condition; 1 is none.
-        noise_level: The level at which the model's own history is noised and that it is told.
-        codes: How codes are drawn.
-    """
-
-    sets: int = 6
-    flow_steps: int = 8
-    temperature: float = 1.0
-    guidance: float = 1.0
-    noise_level: float = 0.0
-    codes: CodeSampling = field(default_factory=CodeSampling)
-
-
-@dataclass
-class Reading:
-    """Where the backbone stands in an answer.
-
-    Attributes:
-        hidden: (B or 2B, N, D) its outputs at the last chunk read, which predict the next.
-        cache: Keys and values of what it has read.
-        places: (B or 2B, N, 3) positions of chunk 0; those of later chunks differ in time alone.
-        chunk: Index of the last chunk read; 0 is the reference.
-        grid: Rows and columns of the backbone's visual tokens.
-        reference: (B, C, h, w) latents of chunk 0.
-        last: (B, C, h, w) latents of the last chunk, with the noise that they were read with.
-    """
-
-    hidden: Tensor
-    cache: KeyValueCache
-    places: Tensor
-    chunk: int
-    grid: tuple[int, int]
-    reference: Tensor
-    last: Tensor
 
 
 class Responder(nn.Module):

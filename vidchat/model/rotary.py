@@ -23,19 +23,19 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
         theta: Base of the frequencies.
 
     Returns:
-        Two (B, 1, N, head_dim) float tensors, for `rotate`.
+        Two (B, 1, N, head_dim) float tensors, for `rotate`; the sines of the first half are negative.
     """
     half = head_dim // 2
     index = torch.arange(half, device=positions.device)
     frequencies = theta ** (-index.float() / half)
     axis = torch.tensor(_AXES, device=positions.device)[index % len(_AXES)]
-    angles = positions.float()[..., axis] * frequencies
-    angles = torch.cat([angles, angles], dim=-1).unsqueeze(1)
-    return angles.cos(), angles.sin()
+    angles = (positions.float()[..., axis] * frequencies).unsqueeze(1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Turn queries or keys (B, heads, N, head_dim) by their angles."""
     cos, sin = angles
     first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin).to(x.dtype)

@@ -122,11 +122,12 @@ class SpatialTransformer(nn.Module):
         """
         known, missing = order[:, :visible], order[:, visible:]
         prefix = context.shape[1]
-        positions = positions.expand(len(context), -1, -1)
-        context_positions, token_positions = positions[:, :prefix], positions[:, prefix:]
-        encoded = torch.cat([context, self.token(take(tokens, known)) + take(places, known)], dim=1)
-        encoded = self.encoder(encoded, torch.cat([context_positions, take(token_positions, known)], dim=1))
-        everything = torch.cat([encoded, self.mask_token + take(places, missing)], dim=1)
-        ordered = torch.cat([context_positions, take(token_positions, order)], dim=1)
         first = prefix + visible
-        return self.decoder(everything, ordered, wanted=slice(first, None if wanted is None else first + wanted))
+        index = torch.cat([torch.arange(prefix, device=order.device).expand(len(order), -1), prefix + order], dim=1)
+        # Both halves turn by the same angles, of which one table serves all chunks.
+        cos, sin = (table[0, 0][index].unsqueeze(1) for table in self.encoder.angles(positions))
+        encoded = torch.cat([context, self.token(take(tokens, known)) + take(places, known)], dim=1)
+        encoded = self.encoder.run(encoded, (cos[:, :, :first], sin[:, :, :first]))
+        everything = torch.cat([encoded, self.mask_token + take(places, missing)], dim=1)
+        last = None if wanted is None else first + wanted
+        return self.decoder.run(everything, (cos, sin), wanted=slice(first, last))

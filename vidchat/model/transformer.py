@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vidchat.model.attention import Backend, BlockCausal, attend
 from vidchat.model.cache import KeyValueCache
+from vidchat.model.norm import RMSNorm
 from vidchat.model.rotary import rotary_angles, rotate
 
 ALL = slice(None)
@@ -64,8 +65,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
         self.v_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
         self.o_proj = nn.Linear(shape.heads * shape.head_dim, shape.width, bias=False)
-        self.q_norm = nn.RMSNorm(shape.head_dim, eps=1e-6)
-        self.k_norm = nn.RMSNorm(shape.head_dim, eps=1e-6)
+        self.q_norm = RMSNorm(shape.head_dim, eps=1e-6)
+        self.k_norm = RMSNorm(shape.head_dim, eps=1e-6)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         return x.view(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
@@ -110,9 +111,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.input_layernorm = RMSNorm(shape.width, eps=1e-6)
         self.self_attn = Attention(shape)
-        self.post_attention_layernorm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.post_attention_layernorm = RMSNorm(shape.width, eps=1e-6)
         self.mlp = SwiGLU(shape)
 
     def forward(
@@ -140,7 +141,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape = shape
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.norm = RMSNorm(shape.width, eps=1e-6)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -1,0 +1,107 @@
+"""Where the time of a training step goes on a CPU, and what the attention backends make of it.
+
+    OMP_NUM_THREADS=1 python benchmarks/step.py [--repeats 7] [--output FILE]
+
+A random model=tiny on demo-sized tokens: 17 tokens to a chunk, 14 chunks asked and 14 answered, batch 8; one sample's
+question half hidden, as dropped conditions and padding are. Processor seconds of one thread, medians of runs by turns.
+The floor is the model's operations by formula (vidchat model describe) at the speed of a square matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from nova import matrix_product, seconds
+from omegaconf import OmegaConf
+
+from vidchat.batch import ChunkBatch
+from vidchat.model.attention import BlockCausal, attend
+from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
+from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.cost import Workload, training_flops
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.responder import Responder
+
+ROOT = Path(__file__).parents[1]
+CHANNELS, CHUNKS, BATCH = 48, 14, 8
+
+
+def tiny(attention: str) -> Responder:
+    config = OmegaConf.load(ROOT / "configs" / "model" / "tiny.yaml")
+    config.backbone.attention = attention
+    torch.manual_seed(0)
+    tokens = TokenShapes(LatentShape(CHANNELS, 4), CodeShape(8, 4, 256))
+    return instantiate(config, tokens=tokens, conditions=ConditionSwitches(turns=True)).train()
+
+
+def a_batch() -> ChunkBatch:
+    asked = torch.ones(BATCH, CHUNKS, dtype=torch.bool)
+    asked[0, CHUNKS // 2 :] = False
+    return ChunkBatch(
+        torch.randn(BATCH, CHUNKS + 1, CHANNELS, 6, 6), torch.ones_like(asked),
+        codes=torch.randint(256, (BATCH, CHUNKS, 8, 4)),
+        turn_latents=torch.randn(BATCH, CHUNKS, CHANNELS, 6, 6), turn_codes=torch.randint(256, (BATCH, CHUNKS, 8, 4)),
+        turn_roles=torch.zeros(BATCH, CHUNKS, dtype=torch.long), turn_mask=asked,
+    )  # fmt: skip
+
+
+def attention(backend: str, shape: tuple[int, int, int, int], chunk: int) -> Callable[[], None]:
+    """Forward and backward of (B, heads, N, head_dim) in chunks."""
+    size, heads, tokens, width = shape
+    inputs = [torch.randn(size, tokens, heads, width).transpose(1, 2).requires_grad_() for _ in range(3)]
+    mask = BlockCausal(torch.arange(tokens) // chunk, torch.ones(size, tokens, dtype=torch.bool))
+    mask.visible[0, : tokens // 4] = False
+    return lambda: attend(*inputs, mask, backend=backend).sum().backward()  # type: ignore[arg-type]
+
+
+def by_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median processor seconds of each."""
+    for function in functions.values():
+        function()
+    rounds = [{name: seconds(function) for name, function in functions.items()} for _ in range(repeats)]
+    return {name: statistics.median(times[name] for times in rounds) for name in functions}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    floor = matrix_product()
+    result: dict[str, Any] = {"torch": torch.__version__, "matrix_product_gflops": floor}
+    print(f"a matrix product: {floor:.0f} GFLOP/s")
+    for shape, chunk in (((8, 3, 476, 64), 17), ((1, 8, 1568, 64), 98)):
+        times = by_turns({name: attention(name, shape, chunk) for name in ("spans", "dense")}, options.repeats)
+        result[f"attention {shape}"] = times
+        told = ", ".join(f"{name} {1e3 * time:.1f} ms" for name, time in times.items())
+        print(f"attention, {shape} in chunks of {chunk}: {told}")
+    batch, models = a_batch(), {name: tiny(name) for name in ("auto", "dense")}
+    steps = {
+        name: lambda model=model: (model.loss(batch)["loss"].backward(), model.zero_grad())
+        for name, model in models.items()
+    }
+    result["training step"] = by_turns(steps, options.repeats)
+    flops = sum(training_flops(models["auto"], Workload((6, 6), CHUNKS, CHUNKS, batch=BATCH)).values())
+    for name, time in result["training step"].items():
+        print(f"training step, attention {name}: {time:.3f} s, {flops / time / 1e9:.0f} GFLOP/s")
+    model = models["auto"].eval()
+    with torch.no_grad():
+        reading = model.begin(batch.first(1), 16)
+        chunk = by_turns({"write": lambda: model.write_chunk(reading, ChunkSampling())}, options.repeats)
+    result |= {"training_gflop": flops / 1e9, "generated chunk, 6 sets of 8 steps": chunk["write"]}
+    print(f"a generated chunk (160 ms), 6 sets of 8 steps: {1e3 * chunk['write']:.0f} ms")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

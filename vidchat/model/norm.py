@@ -1,0 +1,48 @@
+"""RMSNorm (arXiv 1910.07467) with a backward pass of its own on CPUs.
+
+There PyTorch composes it of single operations whose backward takes ten times as long as a layer norm's, and a training
+step has four of them in every block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` over the last axis, with its parameters and its results."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        trains = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if (
+            trains
+            and x.device.type == "cpu"
+            and x.dtype == self.weight.dtype
+            and x.dtype in (torch.float, torch.double)
+        ):
+            return _Normalise.apply(x, self.weight, self.eps)
+        return super().forward(x)
+
+
+class _Normalise(torch.autograd.Function):
+    """y = w n with n = x / sqrt(mean(x^2) + eps), so dx = (w dy - n mean(w dy n)) / sqrt(...) and dw = sum(dy n)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+        scale = (square / x.shape[-1] + eps).rsqrt()
+        normal = x * scale
+        ctx.save_for_backward(normal, scale, weight)
+        return normal * weight
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        normal, scale, weight = ctx.saved_tensors
+        weighted, product = gradient * weight, gradient * normal
+        along = (product @ weight).unsqueeze(-1) / -product.shape[-1]
+        to_x = torch.addcmul(weighted, normal, along).mul_(scale)
+        return to_x, product.sum(tuple(range(product.dim() - 1))), None
