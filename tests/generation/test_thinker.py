@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+import infer as infer_script
 from tests.generation.conftest import CONDITION, MODEL
-from tests.generation.test_answer import infer
 from tests.tiny_thinker import save_tiny_thinker
 from vidchat.data.media import read_clip, write_clip
 from vidchat.dialogue import Clip
@@ -28,6 +29,7 @@ from vidchat.tokenizers.thinker import Thinker
 from vidchat.tokenizers.weights import TokenizerError
 from vidchat.training.responder import ResponderModule
 
+ROOT = Path(__file__).parents[2]
 PLAIN = CONDITION | {"text": None, "voice": False, "scores": []}
 
 
@@ -122,10 +124,11 @@ def test_the_widths_must_agree(thinker_folder: Path, release) -> None:
         ResponderModule.build(OmegaConf.create(MODEL), PLAIN, 25, 0, *tools, {}, thinker=mind)
 
 
-def test_the_command_answers_with_a_thinker(thinking: Path, question: Question, tmp_path: Path) -> None:
-    done = infer(
+def test_the_command_s_work_answers_with_a_thinker(thinking: Path, question: Question, tmp_path: Path) -> None:
+    words = [
         f"initiator={question.initiator}", f"reference={question.reference}", f"checkpoint={thinking}",
-        f"output={tmp_path / 'out.mp4'}", "seconds=0.5",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+        f"output={tmp_path / 'out.mp4'}", "seconds=0.5", "device=cpu",
+    ]  # fmt: skip
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        infer_script.respond(compose("infer", words))
     assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16
