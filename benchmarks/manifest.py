@@ -6,6 +6,10 @@ An annotation folder is imitated in the release's layout (one record in fifty da
 of all processes together; where other programs use the machine, as the load tells, they say more than wall time. The
 release has 5.2 M clips; its l_score archives are 52 GB, so their share is counted by compressed bytes, everything else
 by clips.
+
+    python benchmarks/manifest.py --clips 81000 --workers 1 --buckets 1
+
+joins as many clips at a time as one of 64 buckets of the release holds: so much memory a process needs for the release.
 """
 
 from __future__ import annotations
@@ -20,10 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vidchat.data.speakervid import ingest, parts
 from vidchat.data.speakervid.imitation import imitate
-from vidchat.data.speakervid.ingest import ingest_speakervid
 from vidchat.data.speakervid.layout import KINDS, find_units
-from vidchat.data.speakervid.parts import make_part
 
 RELEASE_CLIPS, RELEASE_L_SCORE = 5_200_000, 52e9
 
@@ -50,7 +53,7 @@ def rate_of_kind(root: Path, kind: str, place: Path) -> dict[str, float]:
     """CPU seconds for one archive of a kind, in this process."""
     unit = next(unit for unit in find_units(root) if unit.kind == kind)
     begun = cpu()
-    make_part(unit, root, place)
+    parts.make_part(unit, root, place)
     records = json.loads((place / unit.id / "done.json").read_text())["read"]
     seconds = cpu() - begun
     return {"records/s": records / seconds, "MB/s": unit.size / 1e6 / seconds, "kB a record": unit.size / 1e3 / records}
@@ -60,7 +63,7 @@ def measure(root: Path, output: Path, clips: int, archives: int, workers: int) -
     begun = time.monotonic()
     damaged = imitate(root, clips, archives, seed=0, damage_every=50, workers=workers)
     made, wall, used = time.monotonic() - begun, time.monotonic(), cpu()
-    report = ingest_speakervid(root, output, workers)
+    report = ingest.ingest_speakervid(root, output, workers)
     wall, used, (own, child) = time.monotonic() - wall, cpu() - used, memory()
     found = sum(sum(kind["left_out"].values()) for kind in report["kinds"].values())
     return {
@@ -97,7 +100,13 @@ def main() -> None:
     parser.add_argument("--archives", type=int, default=8, help="of each kind")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/manifest.json"))
+    parser.add_argument(
+        "--buckets", type=int, default=parts.BUCKETS, help="in which clips are joined; needs --workers 1"
+    )
     given = parser.parse_args()
+    if given.buckets != parts.BUCKETS and given.workers != 1:
+        parser.error("--buckets needs --workers 1, for other processes would not know of it")
+    parts.BUCKETS = ingest.BUCKETS = given.buckets
     place = Path(tempfile.mkdtemp(prefix="manifest-"))
     try:
         root = place / "release"

@@ -113,7 +113,7 @@ def _first_number(column: str, value: Any) -> float | None:
     if isinstance(value, str):
         found = re.search(r"\d+(?:\.\d+)?", value)
         return float(found[0]) if found and len(found[0]) < 10 else None
-    return None if value is None else number(column, value, 0, 1_000_000)
+    return None if value is None or isinstance(value, bool) else number(column, value, 0, 1_000_000)
 
 
 def read_l_score(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def read_speakers(name: str, data: Any, tally: Counter[str], notes: list[str]) -
     speech = []
     for value in intervals.values():
         interval = Record(value, Counter())
-        start, end = (number(k, interval.value(k, needed=True)[1], 0) for k in ("start", "stop"))
+        start, end = (number(k[0], interval.value(*k, needed=True)[1], 0) for k in (("start",), ("stop", "end")))
         if end < start:
             raise Damage("ends before it starts", f"an interval, {start:g} to {end:g} s")
         speaker = text("speaker", interval.value("speaker", needed=True)[1])

@@ -34,7 +34,7 @@ def read_merged(name: str, data: Any, tally: Counter[str], notes: list[str]) -> 
     absent: Counter[str] = Counter()
     record = Record(data, absent)
     video_name = record.text("video_name")
-    if video_name is not None and video_name.removesuffix(".mp4") not in (clip.video, clip.youtube):
+    if video_name is not None and clip.youtube not in video_name:
         raise Damage("names another video", f"'video_name' is {video_name[:80]!r}")
     row = {
         "clip": clip.clip,
