@@ -1,0 +1,44 @@
+"""How well releases answer rendered people: the demo's measurements, on as many test dialogues as wanted.
+
+    python -m vidchat.data.synthetic --output outputs/eval --dialogues 600 --seed 0
+    python benchmarks/answers.py --root outputs/eval --release checkpoints/demo [--answers 72]
+
+Prints the table of the demo's page beside chance, the truth and the tokenizers' round trip of it, and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vidchat.data.folder import read_dialogues
+from vidchat.demo.answers import Answers
+from vidchat.demo.measure import percent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="rendered dyads")
+    parser.add_argument("--release", type=Path, nargs="+", default=[Path("checkpoints/demo")])
+    parser.add_argument("--answers", type=int, default=72)
+    parser.add_argument("--output", type=Path, default=Path("outputs/answers"))
+    given = parser.parse_args()
+    every = read_dialogues(given.root)
+    train, test = ([d for d in every if d.split == split] for split in ("train", "test"))
+    systems = Answers(given.output, train[:40], test[: given.answers])
+    scores = systems.score({str(release): release for release in given.release})
+    for name, s in scores.items():
+        count = len(s.heard)
+        print(
+            f"{name:28} face {percent(s.identity, count)}, mouth r {s.mouth:.2f} ({s.mouth_shuffled:.2f}), "
+            f"answer {percent(s.answer, count)}, topic {percent(s.topic, count)}, "
+            f"feeling {percent(s.feeling, count)}, {s.psnr:.1f} dB"
+        )
+    print(f"chance of the face: {1 / len(systems.references):.1%}", *systems.notes(), sep="\n")
+    (given.output / "scores.json").write_text(json.dumps({name: asdict(s) for name, s in scores.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
