@@ -21,14 +21,14 @@ from vidchat.demo.measure import percent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="rendered dyads")
-    parser.add_argument("--release", type=Path, nargs="+", default=[Path("checkpoints/demo")])
+    parser.add_argument("--release", type=Path, nargs="+", default=[Path("checkpoints/demo")], help="of different names")
     parser.add_argument("--answers", type=int, default=72)
     parser.add_argument("--output", type=Path, default=Path("outputs/answers"))
     given = parser.parse_args()
     every = read_dialogues(given.root)
     train, test = ([d for d in every if d.split == split] for split in ("train", "test"))
     systems = Answers(given.output, train[:40], test[: given.answers])
-    scores = systems.score({str(release): release for release in given.release})
+    scores = systems.score({release.name: release for release in given.release})
     for name, s in scores.items():
         count = len(s.heard)
         print(
