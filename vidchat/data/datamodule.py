@@ -12,7 +12,6 @@ from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from vidchat.data.batches import Conditions, DialogueBatches, Item, TextEncoder, TurnKey
@@ -219,8 +218,8 @@ class DialogueDataModule(EndlessDataModule):
         self.statistics = [standardisation(name, train) for name in self.conditions.scores]
         self.train = (self._batches(train), self.order(train))
         self.val = (self._batches(val), self._in_order(val, self.batch_size)) if val else None
-        rank_zero_info(f"{self.report}\npadding: {self.padding():.1%} of the chunks of a batch")
         if self.trainer is None or self.trainer.is_global_zero:
+            log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
             self._write_report()
 
     def teardown(self, stage: str) -> None:
