@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.cache import TokenCache
@@ -158,7 +161,9 @@ class Loaded:
 
 
 class DialogueBatches:
-    """Makes `ChunkBatch`es from drawn items. An item whose tokens cannot be read gives way to one of like length.
+    """Makes `ChunkBatch`es from drawn items, latents and features in the cache's dtype.
+
+    An item whose tokens cannot be read gives way to one of like length.
 
     Args:
         items: What can be drawn.
@@ -185,10 +190,17 @@ class DialogueBatches:
             cache.share_damage()  # now, before there are other processes
 
     def __call__(self, draws: list[Draw]) -> ChunkBatch:
-        loaded = [self._load_or_next(*draw) for draw in draws]
+        for index, _ in draws:
+            self._ahead(self.items[index])
+        with ExitStack() as stack:
+            for cache in dict.fromkeys(self.caches):
+                stack.enter_context(cache.borrowing())
+            return self._collate([self._load_or_next(*draw) for draw in draws])
+
+    def _collate(self, loaded: list[Loaded]) -> ChunkBatch:
         items = [one.item for one in loaded]
         codes = [one.answer.codes for one in loaded if one.answer.codes is not None]
-        latents, mask = pad([one.answer.latents for one in loaded], torch.float32)
+        latents, mask = pad([one.answer.latents for one in loaded])
         batch = ChunkBatch(latents, mask[:, 1:], pad(codes, torch.long)[0] if codes else None)
         chosen = self.conditions
         if chosen.text is not None:
@@ -202,8 +214,15 @@ class DialogueBatches:
             batch.scores, batch.score_mask = self._scores(items)
         if chosen.features:
             features = [one.features for one in loaded if one.features is not None]
-            batch.features, batch.feature_mask = pad(features, torch.float32)
+            batch.features, batch.feature_mask = pad(features)
         return batch
+
+    def _ahead(self, item: Item) -> None:
+        """Begins to fetch an item's tokens: a disk that is asked for a whole batch at once is several times faster."""
+        cache = self.caches[item.source]
+        cache.ahead(item.answer, item.span)
+        for turn in item.turns:
+            cache.ahead(turn.key)
 
     def _load_or_next(self, index: int, generator: torch.Generator) -> Loaded:
         """An item's tokens, or those of the next in length whose tokens can be read.
@@ -259,7 +278,7 @@ class DialogueBatches:
             roles.append(torch.tensor([ROLES[role] for turn, _, role in one.turns for _ in turn]).long())
             if one.answer.codes is not None:
                 codes.append(torch.cat([one.answer.codes[:0], *(c for _, c, _ in one.turns if c is not None)]))
-        batch.turn_latents, batch.turn_mask = pad(latents, torch.float32)
+        batch.turn_latents, batch.turn_mask = pad(latents)
         batch.turn_roles = pad(roles)[0]
         batch.turn_codes = pad(codes, torch.long)[0] if codes else None
 
@@ -281,7 +300,15 @@ def pad(parts: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[Tens
     """
     longest = max(1, *(len(part) for part in parts))
     lengths = torch.tensor([len(part) for part in parts])
-    padded = torch.zeros(len(parts), longest, *parts[0].shape[1:], dtype=dtype or parts[0].dtype)
+    padded = _zeros((len(parts), longest, *parts[0].shape[1:]), dtype or parts[0].dtype)
     for row, part in zip(padded, parts, strict=True):
         row[: len(part)] = part
     return padded, torch.arange(longest)[None] < lengths[:, None]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros; in a loader's process, in the memory that it shares with the training process, which spares a copy."""
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # fresh shared memory is zero

@@ -16,6 +16,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,6 +155,11 @@ class TrackCache:
         """(samples,) uint8 that every process shares: which samples turned out to be unreadable."""
         return zeros_shared(self._index.count)
 
+    def ahead(self, key: str, span: int) -> None:
+        """Begins to fetch what `load` will read."""
+        entry = self._index.entries[key]
+        self.reader.ahead(self.shards[entry.shard], entry.samples[span].member)
+
     def load(self, key: str, span: int) -> Tensor:
         """One span's tokens, as stored.
 
@@ -264,6 +270,12 @@ class TokenCache:
         assert entry is not None
         return [sample.shape for sample in entry.samples]
 
+    def ahead(self, key: str, span: int = 0) -> None:
+        """Begins to fetch what `load` will read."""
+        for name in ("latents", "codes"):
+            if name in self.tracks:
+                self.tracks[name].ahead(key, span)  # type: ignore[index]
+
     def load(self, key: str, span: int = 0) -> Tokens:
         """The latents and codes of one span of a piece.
 
@@ -281,6 +293,14 @@ class TokenCache:
     def load_features(self, key: str) -> Tensor:
         """What a thinker made of a piece, (P, D); raises `ShardError`."""
         return self.tracks["features"].load(key, 0)
+
+    @contextmanager
+    def borrowing(self) -> Iterator[None]:
+        """What is loaded in the block is overwritten after it; see `ShardReader`."""
+        with ExitStack() as stack:
+            for track in self.tracks.values():
+                stack.enter_context(track.reader.borrowing())
+            yield
 
     def share_damage(self) -> None:
         """Makes the place where every process that is started from now on marks what it cannot read."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from vidchat.batch import ChunkBatch
 from vidchat.data.batches import Conditions, DialogueBatches, Item, TextEncoder, TurnKey
 from vidchat.data.cache import CacheError, TokenCache
 from vidchat.data.encode import fill
@@ -340,8 +341,12 @@ class DialogueDataModule(EndlessDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves a `ChunkBatch`."""
-        return batch.to(device)
+        """Moves a `ChunkBatch`; what is kept in half precision becomes float32 there, not on the way."""
+        moved: ChunkBatch = batch.to(device)
+        for name in ("latents", "turn_latents", "features"):
+            value = getattr(moved, name)
+            setattr(moved, name, None if value is None else value.float())
+        return moved
 
 
 def standardisation(name: str, items: list[Item]) -> tuple[float, float]:

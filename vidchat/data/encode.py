@@ -481,7 +481,7 @@ def _tidy(cache: TokenCache) -> None:
 
 def _is_superseded(cache: TokenCache, journal: dict[str, Any]) -> bool:
     return all(
-        cache.tracks[name].entry(piece["key"]) is not None  # type: ignore[index]
+        cache.tracks[name].entry(piece["key"]) is not None
         for name, shards in journal["shards"].items()
         for shard in shards
         for piece in shard["pieces"]

@@ -13,18 +13,19 @@ import os
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 BLOCK = 512  # what a tar is made of
 END = bytes(2 * BLOCK)
 OPEN_FILES = 64  # of one reader
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}  # of safetensors
 
 
 class ShardError(ValueError):
@@ -166,47 +167,84 @@ def pack(name: str, tensor: Tensor) -> bytes:
     return save({name: tensor.contiguous()})
 
 
-def unpack(name: str, data: bytes) -> Tensor:
-    """The inverse of `pack`.
+def unpack(name: str, data: Tensor) -> Tensor:
+    """The inverse of `pack`: a tensor that lies in `data` (n,) uint8, not a copy, as the library would make it.
 
     Raises:
         ShardError: It is no such file.
     """
     try:
-        return load(data)[name]
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        size = int.from_bytes(data[:8].numpy().tobytes(), "little")
+        told = json.loads(data[8 : 8 + size].numpy().tobytes())[name]
+        begin, end = told["data_offsets"]
+        return data[8 + size + begin : 8 + size + end].view(DTYPES[told["dtype"]]).view(told["shape"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ShardError(f"holds no readable {name} ({error})") from error
 
 
 class ShardReader:
-    """Reads members of tars at known places, in any order, from any process; keeps a few files open."""
+    """Reads members of tars at known places, in any order, from any process; keeps a few files open.
+
+    What is read lies in buffers that are used again once `borrowing` ends: where memory is fresh, touching it for the
+    first time costs more than reading a shard into it.
+    """
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, int] = OrderedDict()
+        self._spare: list[Tensor] = []
+        self._lent: list[Tensor] | None = None
 
-    def read(self, path: Path, member: Member) -> bytes:
-        """The bytes of a member.
+    @contextmanager
+    def borrowing(self) -> Iterator[None]:
+        """What is read in the block is overwritten after it."""
+        self._lent = []
+        try:
+            yield
+        finally:
+            self._spare += self._lent
+            self._lent = None
+
+    def _buffer(self, size: int) -> Tensor:
+        """(size,) uint8, of any content."""
+        if self._lent is None:
+            return torch.empty(size, dtype=torch.uint8)
+        large = [number for number, spare in enumerate(self._spare) if len(spare) >= size]
+        buffer = self._spare.pop(large[0]) if large else torch.empty(size, dtype=torch.uint8)
+        if not large and self._spare:
+            self._spare.pop(0)  # one that was too small makes room
+        self._lent.append(buffer)
+        return buffer[:size]
+
+    def ahead(self, path: Path, member: Member) -> None:
+        """Tells the system that a member will be read, so that several are fetched at the same time."""
+        with suppress(OSError, AttributeError):  # reading will tell, and not every system takes advice
+            os.posix_fadvise(self._descriptor(path), member.offset, member.size, os.POSIX_FADV_WILLNEED)
+
+    def read(self, path: Path, member: Member) -> Tensor:
+        """The bytes of a member, (size,) uint8.
 
         Raises:
             ShardError: The tar is missing or shorter than its index says, or the bytes have changed.
         """
+        data = self._buffer(member.size)
+        bytes_ = memoryview(data.numpy())
         try:
-            data = os.pread(self._descriptor(path), member.size, member.offset)
+            read = os.preadv(self._descriptor(path), [bytes_], member.offset)
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror}); copy the shard again") from error
-        if len(data) != member.size:
+        if read != member.size:
             raise ShardError(f"{path}: ends before byte {member.offset + member.size}; copy the shard again")
-        if xxhash.xxh3_64_hexdigest(data) != member.check:
+        if xxhash.xxh3_64_hexdigest(bytes_) != member.check:
             raise ShardError(f"{path}: the {member.size} bytes at {member.offset} have changed; copy the shard again")
         return data
 
     def tensor(self, path: Path, member: Member, name: str) -> Tensor:
         """A member that `pack` made; raises `ShardError`."""
+        data = self.read(path, member)
         try:
-            return unpack(name, self.read(path, member))
+            return unpack(name, data)
         except ShardError as error:
-            told = str(error)
-            raise ShardError(told if told.startswith(str(path)) else f"{path}: {told}") from error
+            raise ShardError(f"{path}: {error}; encode again") from error
 
     def _descriptor(self, path: Path) -> int:
         if path in self._open:
@@ -218,7 +256,7 @@ class ShardReader:
         return self._open[path]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_open": OrderedDict()}  # another process opens files of its own
+        return {"_open": OrderedDict(), "_spare": [], "_lent": None}  # another process opens files of its own
 
     def __enter__(self) -> Self:
         return self
