@@ -17,7 +17,7 @@ from folders import SIZE, Codec, Vae, film
 from safetensors.torch import load
 
 from vidchat.data.cache import CacheError, TokenCache
-from vidchat.data.encode import Sharding, fill, in_processes
+from vidchat.data.encode import Sharding, fill, in_processes, on_ray
 from vidchat.data.shards import ShardWriter
 from vidchat.data.tokens import ClipEncoder, Piece
 from vidchat.dialogue import Clip
@@ -286,3 +286,13 @@ def test_half_precision_halves_the_bytes(root: Path) -> None:
     assert half.load(key).latents.dtype == torch.float16
     torch.testing.assert_close(half.load(key).latents.float(), whole.load(key).latents, atol=1e-3, rtol=1e-3)
     assert half.tracks["codes"].folder == whole.tracks["codes"].folder  # codes do not change
+
+
+def test_a_ray_cluster_makes_the_same_bytes(root: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    try:
+        fill(cache(root, folder=tmp_path / "ray"), pieces_of(root), workers=2, engine=on_ray, sharding=SMALL)
+    finally:
+        ray.shutdown()
+    assert hashes(tmp_path / "ray") == undisturbed

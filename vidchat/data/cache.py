@@ -46,6 +46,14 @@ class Sample(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Found(NamedTuple):
+    """How a piece stands: its key, the tracks that it lacks, and why it could not be encoded, if so."""
+
+    key: str
+    missing: tuple[Track, ...]
+    bad: str | None
+
+
 class Entry(NamedTuple):
     """An encoded piece: its shard, its spans, the stamp of the clip it was made of, and its first span's number."""
 
@@ -249,20 +257,19 @@ class TokenCache:
         """The tracks that a piece has: features only where it asks for them."""
         return [track for track in self.tracks if track != "features" or piece.features]
 
-    def missing(self, piece: Piece) -> list[Track]:
-        """The tracks in which a piece is not there as its clip is now. A clip that is gone counts as unchanged."""
+    def look(self, piece: Piece) -> Found:
+        """How a piece stands, its clip being what it is now. A clip that is gone counts as unchanged."""
         key, stamp = self.key(piece), self.stamp(piece.clip)
-        entries = [(track, self.tracks[track].entry(key)) for track in self.tracks_of(piece)]
-        return [track for track, entry in entries if entry is None or stamp not in (None, entry.stamp)]
-
-    def why_bad(self, piece: Piece) -> str | None:
-        """Why a piece could not be encoded, if so, and if its clip has not changed since."""
-        key, stamp = self.key(piece), self.stamp(piece.clip)
-        for track in self.tracks_of(piece):
-            bad = self.tracks[track].bad(key)
+        missing, why = [], None
+        for name in self.tracks_of(piece):
+            track = self.tracks[name]
+            entry = track.entry(key)
+            if entry is None or stamp not in (None, entry.stamp):
+                missing.append(name)
+            bad = track.bad(key)
             if bad is not None and bad[0] == stamp:
-                return bad[1]
-        return None
+                why = bad[1]
+        return Found(key, tuple(missing), why)
 
     def shapes(self, key: str) -> list[tuple[int, ...]]:
         """Of each span of an encoded piece, its latents' (T+1, C, h, w)."""

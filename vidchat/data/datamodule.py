@@ -256,11 +256,11 @@ class DialogueDataModule(EndlessDataModule):
         for number, source in enumerate(self.sources):
             root, cache = source.root, self.folders[source.root].cache
             for dialogue in self.dialogues(source, split):
-                pieces = self.conditions.pieces(dialogue)
-                why = next((told for piece in pieces if (told := cache.why_bad(piece)) is not None), None)
-                if why is None and any(cache.missing(piece) for piece in pieces):
+                looks = [cache.look(piece) for piece in self.conditions.pieces(dialogue)]
+                why = next((look.bad for look in looks if look.bad is not None), None)
+                if why is None and any(look.missing for look in looks):
                     raise CacheError(f"dialogue {dialogue.id} of {root} is not encoded; call prepare_data() first")
-                found = [] if why is not None else self._items(number, cache, dialogue)
+                found = [] if why is not None else self._items(number, cache, dialogue, [look.key for look in looks])
                 if not found:
                     why = why or "its turns and its answer are not of one shape; give them the same orientation"
                     self.report.skipped.append((f"dialogue {dialogue.id}", why))
@@ -268,11 +268,11 @@ class DialogueDataModule(EndlessDataModule):
         self.report.read += len(items)
         return items
 
-    def _items(self, source: int, cache: TokenCache, dialogue: Dialogue) -> list[Item]:
-        """The answers of one dialogue: none if shapes differ, several in the single branch."""
-        chosen = self.conditions
-        answer, question = cache.key(chosen.answer(dialogue)), chosen.question(dialogue)
-        turns = tuple(TurnKey(piece.part, cache.key(piece), role) for piece, role in chosen.turns(dialogue))
+    def _items(self, source: int, cache: TokenCache, dialogue: Dialogue, keys: list[str]) -> list[Item]:
+        """The answers of one dialogue, whose pieces have these keys: none if shapes differ, several if it is single."""
+        chosen, told = self.conditions, self.conditions.turns(dialogue)
+        answer, question = keys[0], keys[-1] if chosen.features else None
+        turns = tuple(TurnKey(piece.part, key, role) for (piece, role), key in zip(told, keys[1:], strict=False))
         shapes = [cache.shapes(turn.key)[0] for turn in turns]
         length = sum(min(shape[0] - 1, chosen.turn_chunks) for shape in shapes)
         found = []
@@ -281,8 +281,7 @@ class DialogueDataModule(EndlessDataModule):
             if any((one[-2], one[-1]) != grid for one in shapes):
                 continue
             lengths = min(shape[0] - 1, chosen.max_chunks), length
-            key = None if question is None else cache.key(question)
-            found.append(Item(dialogue, source, answer, span, turns, key, lengths, grid))
+            found.append(Item(dialogue, source, answer, span, turns, question, lengths, grid))
         return found
 
     def order(self, items: list[Item]) -> Order:

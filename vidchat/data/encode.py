@@ -96,7 +96,10 @@ def fill(
         CacheError: There are only tokens that were made with something else, and no clips to make others from.
     """
     sharding = sharding or Sharding()
-    named = {cache.key(piece): piece for piece in pieces}
+    named: dict[str, Piece] = {}
+    for piece in pieces:
+        key = cache.key(piece)
+        named[key] = piece if piece.features else named.get(key, piece)
     cache.refuse_stale(named.values())
     _publish_finished(cache)
     jobs = plan(cache, named, sharding)
@@ -118,7 +121,7 @@ def fill(
             for track in tracks:
                 summarise(track.folder)
         _tidy(cache)
-    bad = [(piece.clip.path.name, why) for piece in named.values() if (why := cache.why_bad(piece)) is not None]
+    bad = [(piece.clip.path.name, why) for piece in named.values() if (why := cache.look(piece).bad) is not None]
     return Report("clips", len(named) - len(bad), bad)
 
 
@@ -126,9 +129,9 @@ def plan(cache: TokenCache, named: dict[str, Piece], sharding: Sharding) -> list
     """The jobs that are left. Jobs that are done leave whole slices out, so that the others stay what they were."""
     lacking: dict[tuple[Track, ...], list[str]] = {}
     for key, piece in named.items():
-        tracks = tuple(cache.missing(piece))
-        if tracks and cache.why_bad(piece) is None:
-            lacking.setdefault(tracks, []).append(key)
+        found = cache.look(piece)
+        if found.missing and found.bad is None:
+            lacking.setdefault(found.missing, []).append(key)
     jobs = []
     for tracks, keys in lacking.items():
         for first in range(0, len(keys), sharding.pieces):
