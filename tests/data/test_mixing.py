@@ -165,6 +165,9 @@ class Thinker:
     def to(self, device: Any) -> Thinker:
         return self
 
+    def unload(self) -> None:
+        pass
+
 
 def test_a_thinkers_features_of_the_question_are_a_track_of_their_own(root: Path) -> None:
     data = module(root, features=2, thinker=Thinker(), text="answer")

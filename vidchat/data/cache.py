@@ -112,7 +112,7 @@ class TrackCache:
         for made in sorted(folder.glob(f"{track}-*/{MADE_WITH}")):
             theirs = _made_with(made, track)
             more = theirs["longest"] - ingredients["longest"]
-            fits = theirs | {"longest": 0} == ingredients | {"longest": 0}
+            fits = _identity(theirs | {"longest": 0}) == _identity(ingredients | {"longest": 0})
             if not fits or more < 0 or (more and not longer):
                 self.others[made.parent] = theirs
             elif not self.exists or theirs["longest"] < self.ingredients["longest"]:
@@ -368,8 +368,14 @@ def describe(tokenizer: Any) -> dict[str, Any]:
     return plain
 
 
+def _identity(ingredients: Mapping[str, Any]) -> dict[str, Any]:
+    """What must agree. A tokenizer's fingerprint covers its configuration, which is kept to name differences by."""
+    tokenizer = {key: value for key, value in ingredients["tokenizer"].items() if key != "config"}
+    return {**ingredients, "tokenizer": tokenizer}
+
+
 def _name(track: str, ingredients: Mapping[str, Any]) -> str:
-    return f"{track}-{hashlib.sha256(dumps(ingredients).encode()).hexdigest()[:16]}"
+    return f"{track}-{hashlib.sha256(dumps(_identity(ingredients)).encode()).hexdigest()[:16]}"
 
 
 def _made_with(path: Path, track: str) -> dict[str, Any]:
@@ -377,9 +383,10 @@ def _made_with(path: Path, track: str) -> dict[str, Any]:
         made = json.loads(path.read_text())
     except ValueError:
         made = None
-    if not isinstance(made, dict) or "longest" not in made or _name(track, made) != path.parent.name:
+    whole = isinstance(made, dict) and "longest" in made and isinstance(made.get("tokenizer"), dict)
+    if not whole or _name(track, made) != path.parent.name:
         raise CacheError(f"{path}: was changed, so nobody knows what made these tokens; delete {path.parent}")
-    return made
+    return dict(made)
 
 
 def _differences(track: TrackCache) -> Iterator[tuple[Path, str]]:

@@ -218,7 +218,7 @@ class DialogueDataModule(EndlessDataModule):
                 raise FolderError(f"{self.sources[source]}: no usable clip is left for training: {self.report}")
         self.statistics = [standardisation(name, train) for name in self.conditions.scores]
         self.train = (self._batches(train), self.order(train))
-        self.val = (self._batches(val), self._in_order(val, self.batch_size)) if val else None
+        self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if val else None
         if self.trainer is None or self.trainer.is_global_zero:
             log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
             self._write_report()
@@ -309,7 +309,7 @@ class DialogueDataModule(EndlessDataModule):
         self.encode(split)
         items = self.items(split)
         batches = self._in_order(items, batch_size or self.batch_size)
-        return self._loader(Fixed(self._batches(items), batches, self.seed))
+        return self._loader(Fixed(self._batches(items, torch.float32), batches, self.seed))
 
     @staticmethod
     def _in_order(items: list[Item], size: int) -> list[Sequence[int]]:
@@ -317,9 +317,9 @@ class DialogueDataModule(EndlessDataModule):
         by_grid = groupby(sorted(range(len(items)), key=lambda i: items[i].grid), key=lambda i: items[i].grid)
         return [batch for _, some in by_grid for batch in in_order(list(some), size)]
 
-    def _batches(self, items: list[Item]) -> DialogueBatches:
+    def _batches(self, items: list[Item], dtype: torch.dtype | None = None) -> DialogueBatches:
         caches = [self.folders[source.root].cache for source in self.sources]
-        return DialogueBatches(items, caches, self.conditions, self.tools.text_tokenizer, self.statistics)
+        return DialogueBatches(items, caches, self.conditions, self.tools.text_tokenizer, self.statistics, dtype)
 
     def _check_splits(self) -> None:
         """Before any long work: are there dialogues to train on, and to validate on if that is asked for?"""

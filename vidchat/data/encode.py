@@ -533,5 +533,7 @@ def _on(device: str, *tokenizers: Any) -> Iterator[None]:
     finally:
         for tokenizer in present:
             tokenizer.to("cpu")
+            if hasattr(tokenizer, "unload"):  # a thinker is large
+                tokenizer.unload()
 
 

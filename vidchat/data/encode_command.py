@@ -32,6 +32,7 @@ def encode(
     audio_codec: Annotated[
         str, typer.Option(help="A name of configs/audio_codec, a folder of a saved one, or 'none'.")
     ] = "demo",
+    thinker: Annotated[str, typer.Option(help="A name of configs/thinker, for its features of questions.")] = "none",
     fps: Annotated[int | None, typer.Option(help="Pictures per second; by default the config's.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the pictures, e.g. 768x480.")] = None,
     turn: Annotated[bool, typer.Option(help="Bring clips that lie the other way round to WIDTHxHEIGHT.")] = False,
@@ -62,19 +63,20 @@ def encode(
     from vidchat.data.media_shards import copy_manifest
 
     words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec), *(overrides or [])]
+    words += [f"thinker={thinker}"]
     words += [f"data.fps={fps}"] * (fps is not None) + [f"data.dtype={dtype}"] * (dtype is not None)
     words += [f"data.max_chunks={max_chunks}"] * (max_chunks is not None) + ["data.turn=true"] * turn
     words += [f"data.size=[{size.replace('x', ',')}]"] if size is not None else []
     with _told_plainly():
         if engine not in ("processes", "ray"):
             raise ValueError(f"--engine must be processes or ray, not {engine}")
-        encoder, point = _encoder(data, words, audio_codec != "none")
+        encoder, point, features = _encoder(data, words, audio_codec != "none")
         dialogues, report = read_folder(data, media=False)
-        all_turns = not only_answers
-        chosen = Conditions(initiator=all_turns, earlier_turns=all_turns, max_chunks=point["max_chunks"])
+        turns, longest = not only_answers, point["max_chunks"]
+        chosen = Conditions(initiator=turns, earlier_turns=turns, features=features, max_chunks=longest)
         pieces = [piece for dialogue in dialogues for piece in chosen.pieces(dialogue)]
         folder = None if output is None else output / TOKENS
-        cache = TokenCache(data, encoder, point["max_chunks"], point["dtype"], folder)
+        cache = TokenCache(data, encoder, longest, point["dtype"], folder)
         sharding = Sharding(shard_clips, shard_mb << 20)
         if dry_run:
             jobs = plan(cache, {cache.key(piece): piece for piece in pieces}, sharding)
@@ -126,8 +128,8 @@ def _tokenizer(group: str, told: str) -> list[str]:
     return [] if told == "none" else [f"{group}={told}"]
 
 
-def _encoder(data: Path, words: list[str], sound: bool) -> tuple[ClipEncoder, dict[str, Any]]:
-    """What encodes, as train.py's config makes it; and the config of the data."""
+def _encoder(data: Path, words: list[str], sound: bool) -> tuple[ClipEncoder, dict[str, Any], int]:
+    """What encodes, as train.py's config makes it; the config of the data; and the width of a thinker's features."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -138,8 +140,9 @@ def _encoder(data: Path, words: list[str], sound: bool) -> tuple[ClipEncoder, di
         config = compose("train", ["stage=pretrain_av", "data=folder", f"data.root={data}", *words])
     point: dict[str, Any] = OmegaConf.to_container(config.data, resolve=True)  # type: ignore[assignment]
     codec = instantiate(config.audio_codec) if sound else None
-    size = (point["size"][0], point["size"][1])
-    return ClipEncoder(instantiate(config.video_vae), codec, point["fps"], size, point["turn"]), point
+    thinker = instantiate(config.thinker)  # None where there is none
+    vae, size = instantiate(config.video_vae), (point["size"][0], point["size"][1])
+    return ClipEncoder(vae, codec, point["fps"], size, point["turn"], thinker), point, config.condition.features
 
 
 def _devices(told: str) -> list[str]:
