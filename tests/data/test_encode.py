@@ -290,7 +290,8 @@ def test_half_precision_halves_the_bytes(root: Path) -> None:
 
 def test_a_ray_cluster_makes_the_same_bytes(root: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, runtime_env=paths)
     try:
         fill(cache(root, folder=tmp_path / "ray"), pieces_of(root), workers=2, engine=on_ray, sharding=SMALL)
     finally:
