@@ -227,7 +227,7 @@ class ShardReader:
             ShardError: The tar is missing or shorter than its index says, or the bytes have changed.
         """
         data = self._buffer(member.size)
-        bytes_ = memoryview(data.numpy())
+        bytes_: memoryview = data.numpy().data
         try:
             read = os.preadv(self._descriptor(path), [bytes_], member.offset)
         except OSError as error:
