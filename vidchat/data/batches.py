@@ -314,4 +314,4 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if get_worker_info() is None:
         return torch.zeros(shape, dtype=dtype)
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # fresh shared memory is zero
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)  # fresh shared memory is zero

@@ -281,7 +281,7 @@ class TokenCache:
         """Begins to fetch what `load` will read."""
         for name in ("latents", "codes"):
             if name in self.tracks:
-                self.tracks[name].ahead(key, span)  # type: ignore[index]
+                self.tracks[name].ahead(key, span)
 
     def load(self, key: str, span: int = 0) -> Tokens:
         """The latents and codes of one span of a piece.

@@ -69,7 +69,7 @@ class MediaShards:
             yield None
             return
         with tempfile.NamedTemporaryFile(suffix=Path(name).suffix) as file:
-            file.write(self.reader.read(*self._files[name]).numpy())
+            file.write(self.reader.read(*self._files[name]).numpy().tobytes())
             file.flush()
             yield Path(file.name)
 
