@@ -41,6 +41,7 @@ from vidchat.data.shards import (
     write_whole,
 )
 from vidchat.data.tokens import ClipEncoder, Piece, Track
+from vidchat.data.workers import each
 
 log = logging.getLogger(__name__)
 WINDOW = 256 << 20  # bytes of pictures that are decoded before they are encoded
@@ -112,7 +113,7 @@ def fill(
         with _progress(cache, jobs):
             for first in range(0, len(jobs), ROUND):
                 some = jobs[first : first + ROUND]
-                run(Worker(cache, some, tuple(devices), workers, sharding.bytes, os.getpid()), workers)
+                run(Worker(cache, some, tuple(devices), workers, sharding.bytes), workers)
     for track in cache.tracks.values():
         track.forget()
     tracks = [track for track in cache.tracks.values() if track.exists]
@@ -155,13 +156,10 @@ class Worker:
     devices: tuple[str, ...]
     workers: int
     shard_bytes: int
-    parent: int
-    guarded: bool = False
 
     def __call__(self, number: int) -> None:
         if self.workers > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.workers))
-        self.guarded = os.getppid() == self.parent
         device = self.devices[number % len(self.devices)]
         first = number * len(self.jobs) // self.workers
         encoder = self.cache.encoder
@@ -179,8 +177,6 @@ class Worker:
             writers = {track: journal.writer(self.cache.tracks[track]) for track in job.tracks}
             for window in _windows(self.cache, job.pieces[journal.done :]):
                 self._write(job, journal, writers, window, _encode(self.cache.encoder, window, job.tracks, device))
-                if self.guarded and os.getppid() != self.parent:
-                    os._exit(1)  # who started this process was killed; what is noted is safe
             journal.finish(writers)
         journal.publish(self.cache)
 
@@ -222,14 +218,9 @@ def in_this_process(function: Callable[[int], None], count: int) -> None:
 
 
 def in_processes(function: Callable[[int], None], count: int) -> None:
-    """Every worker in a process of its own."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    # Spawned, not forked: a fork of a process that has used PyAV or torch's threads can hang.
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        for future in [pool.submit(function, number) for number in range(count)]:
-            future.result()
+    """Every worker in a process of its own, which ends with this one."""
+    for _ in each(function, range(count), count):
+        pass
 
 
 def on_ray(function: Callable[[int], None], count: int, gpus: float = 0) -> None:
