@@ -187,7 +187,8 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
     lines = [dumps({"id": str(k), "branch": "single", "turns": turn}) for k, turn in enumerate(turns)]
     write_whole(work / "dialogues.jsonl", "\n".join(lines))
     cache = TokenCache(work, RandomEncoder(), CHUNKS, "float16")
-    table.measure("tokens: writing shards", lambda: fill(cache, pieces).read, 0, repeats=1)
+    written = 2.0 * math.prod(LATENTS)
+    table.measure("tokens: writing shards", lambda: fill(cache, pieces).read, written, repeats=1)
     tars = sorted(str(tar) for track in cache.tracks.values() for tar in track.folder.glob("*.tar"))
     size = sum(Path(tar).stat().st_size for tar in tars) / count
     keys = [cache.key(piece) for piece in pieces]
