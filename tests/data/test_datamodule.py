@@ -11,15 +11,25 @@ from folders import SIZE, Bytes, Codec, Vae, film, make_folder, write_manifest
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.batches import pad
+from vidchat.data.batches import Conditions, pad, voices_of
 from vidchat.data.cache import CacheError
-from vidchat.data.datamodule import DialogueDataModule
+from vidchat.data.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.folder import FolderError
+from vidchat.data.tokens import WorkingPoint
+from vidchat.dialogue import Dialogue
 
 
 def module(root: Path, prepare: bool = True, **more: Any) -> DialogueDataModule:
-    settings: dict[str, Any] = {"batch_size": 2, "max_chunks": 25, **more}
-    data = DialogueDataModule(root, Vae(), Codec(), Bytes(), 25, SIZE, **settings)
+    """A data module of one folder; further words go to the dataclass that knows them."""
+
+    def told(*names: str) -> dict[str, Any]:
+        return {name: more.pop(name) for name in names if name in more}
+
+    sources = more.pop("sources", None) or [Source(root, **told("branch", "tier"))]
+    point = WorkingPoint(25, SIZE, **told("turn", "dtype"))
+    batching = Batching(more.pop("batch_size", 2), **told("seed", "num_workers"))
+    tools = Tools(Vae(), Codec() if more.pop("audio", True) else None, Bytes(), more.pop("thinker", None))
+    data = DialogueDataModule(sources, point, Conditions(**more), batching, tools)
     if prepare:
         data.prepare_data()
         data.setup("fit")
@@ -77,14 +87,12 @@ def test_text_is_the_answers_or_the_questions(root: Path, whose: str, expected: 
 
 def test_the_voice_is_another_answer_of_the_same_speaker_and_split(root: Path) -> None:
     data = module(root, voice=True, voice_chunks=3)
-    train, val = (data.items(split) for split in ("train", "val"))  # type: ignore[arg-type]
-    for items in (train, val):
+    for split in ("train", "val"):
+        items = data.items(split)  # type: ignore[arg-type]
+        voices = voices_of(items)
         for item in items:
-            others = [i.answer for i in items if i is not item]
-            speakers = {i.answer: i.dialogue.answer.speaker for i in items}
-            assert {name for name, _ in item.voices} == {
-                name for name in others if speakers[name] == item.dialogue.answer.speaker
-            }
+            told = {i.answer for i in items if i.dialogue.answer.speaker == item.dialogue.answer.speaker}
+            assert {name for name, _ in voices[item.speaker]} == told
     first, second = list(data.val_dataloader())
     assert first.voice_codes.shape == (2, 3, 8, 2)
     assert first.voice_mask.tolist() == [[True] * 3, [False] * 3]  # r1 answers only once in this split
@@ -92,7 +100,7 @@ def test_the_voice_is_another_answer_of_the_same_speaker_and_split(root: Path) -
 
 
 def test_scores_are_standardised_over_the_training_answers(root: Path) -> None:
-    data = module(root, scores=["dover", "motion"])
+    data = module(root, scores=("dover", "motion"))
     assert data.statistics[0] == pytest.approx((1.5, 1.25**0.5))
     batch = next(iter(data.val_dataloader()))
     assert batch.scores is not None
@@ -150,7 +158,7 @@ def test_without_sound_silent_clips_are_answers(tmp_path: Path) -> None:
     ((where, why),) = with_sound.report.skipped
     assert where == "dialogue d0"
     assert "no sound track" in why
-    assert "1 skipped" in (tmp_path / ".tokens" / "report.txt").read_text()
+    assert "1 skipped" in (tmp_path / "tokens" / "report.txt").read_text()
 
 
 def test_filters_choose_dialogues(root: Path, tmp_path: Path) -> None:
@@ -161,7 +169,7 @@ def test_filters_choose_dialogues(root: Path, tmp_path: Path) -> None:
     lines[1] |= {"branch": "single", "turns": lines[1]["turns"][1:]}
     write_manifest(tmp_path, lines)
     read = {
-        key: [d.id for d in module(tmp_path, prepare=False, **more).dialogues("train")]
+        key: [d.id for d in train_dialogues(module(tmp_path, prepare=False, **more))]
         for key, more in {
             "tier": {"tier": "pretrain"},
             "branch": {"branch": "single"},
@@ -190,6 +198,10 @@ def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no")
     with pytest.raises(FolderError, match="no usable clip"):
         module(make_bad(tmp_path))
+
+
+def train_dialogues(data: DialogueDataModule) -> list[Dialogue]:
+    return data.dialogues(data.sources[0], "train")
 
 
 def make_bad(root: Path) -> Path:

@@ -13,9 +13,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from torch import Tensor
 
-from vidchat.data.endless import Draw, EndlessDataModule
+from vidchat.data.endless import Draw, EndlessDataModule, in_order
 from vidchat.data.folder import read_folder
 from vidchat.data.media import Media, MediaError, length_of, read_clip
+from vidchat.data.order import Order
 from vidchat.data.report import Report
 from vidchat.dialogue import Clip, Dialogue
 
@@ -152,10 +153,12 @@ class ClipDataModule(EndlessDataModule):
             return
         dialogues, folder = read_folder(self.root)
         self.report.skipped += folder.skipped
-        self.train, self.val = (self._split(dialogues, split) for split in ("train", "val"))
+        train, val = (self._split(dialogues, split) for split in ("train", "val"))
+        self.train = (train, Order.shuffled(self.seed, len(train.clips))) if train else None
+        self.val = (val, in_order(range(len(val.clips)), self.batch_size)) if val else None
         rank_zero_info(str(self.report))
 
-    def _split(self, dialogues: list[Dialogue], split: str) -> tuple[Crops, int] | None:
+    def _split(self, dialogues: list[Dialogue], split: str) -> Crops | None:
         clips = _distinct(turn.clip for dialogue in dialogues if dialogue.split == split for turn in dialogue.turns)
         good: list[Clip] = []
         kept: dict[int, Media] = {}
@@ -170,7 +173,7 @@ class ClipDataModule(EndlessDataModule):
                 kept[len(good)] = media
             good.append(clip)
         self.report.read += len(good)
-        return (Crops(good, self.crop, kept), len(good)) if good else None
+        return Crops(good, self.crop, kept) if good else None
 
     def _decode(self, clip: Clip) -> Media:
         media = self.crop.read(clip)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from vidchat.data import encode_command
 from vidchat.dialogue import Branch
 from vidchat.errors import plain_message
 
@@ -311,3 +312,6 @@ def show(
 
         page = output or data / "show.html"
         print(f"{run(data, page, Choice(branch, tier, split), count, seed)} dialogues: {page}")
+
+
+encode_command.register(app)

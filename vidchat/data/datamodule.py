@@ -1,117 +1,191 @@
-"""A folder data set as endless batches of answers and what they answer."""
+"""Data sets, mixed by weight, as endless batches of answers and what they answer."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Self, cast
 
+import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from vidchat.data.batches import Conditions, DialogueBatches, Item, TextEncoder, with_voices
+from vidchat.batch import ChunkBatch
+from vidchat.data.batches import Conditions, DialogueBatches, Item, TextEncoder, TurnKey
 from vidchat.data.cache import CacheError, TokenCache
-from vidchat.data.endless import EndlessDataModule, Fixed
+from vidchat.data.encode import fill
+from vidchat.data.endless import EndlessDataModule, Fixed, in_order
 from vidchat.data.folder import FolderError, read_folder
+from vidchat.data.order import Order, Stream, padding
 from vidchat.data.report import Report
-from vidchat.data.tokens import AudioEncoder, ClipEncoder, VideoEncoder
+from vidchat.data.tokens import AudioEncoder, ClipEncoder, FeatureEncoder, Piece, VideoEncoder, WorkingPoint
 from vidchat.dialogue import Branch, Dialogue, Split, Tier
 
 log = logging.getLogger(__name__)
 
 
-class DialogueDataModule(EndlessDataModule):
-    """Batches of dialogues whose clips were encoded once, into `<root>/.tokens`.
+@dataclass(frozen=True)
+class Source:
+    """Dialogues of one folder that are drawn with one weight.
 
-    Args:
-        root: The folder data set.
-        video_vae: Pictures to latents.
-        audio_codec: Sound to codes; used when `audio`.
-        text_tokenizer: Transcripts to ids; used when `text`.
-        fps: Working pictures per second.
-        size: (height, width) of a picture.
-        max_chunks: The longest answer. A longer one is cut to its beginning; in the single branch, into spans.
-        batch_size: Answers in a batch, per process.
+    Attributes:
+        root: The folder: a `dialogues.jsonl`, with the clips, media shards or tokens that it tells of.
+        branch: Only dialogues of this branch, or all.
+        tier: Only dialogues of this tier, or all.
+        weight: The share of all draws, compared with the other sources.
+    """
+
+    root: Path
+    branch: Branch | None = None
+    tier: Tier | None = None
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        filters = [f"{key}={value}" for key in ("branch", "tier") if (value := getattr(self, key)) is not None]
+        return f"{self.root}" + (f" ({', '.join(filters)})" if filters else "")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How items become batches.
+
+    Attributes:
+        size: Answers in a batch, per process.
         seed: Of the order and of every random choice.
         num_workers: Processes that make batches.
-        audio: Whether answers have sound; without it, a clip needs no sound track.
-        text: Whose transcript is a condition: `answer`, `question` or `None`.
-        initiator: Whether the question's clip is a condition; dialogues without a question are then left out.
-        earlier_turns: Whether the turns before the question are.
-        voice: Whether a sample of the responder's voice is, from another answer of the same speaker and split.
-        scores: Names of quality scores that are conditions; standardised over the training answers.
-        tier: Only dialogues of this tier, or all.
-        branch: Only dialogues of this branch, or all.
-        max_turn_chunks: The longest other turn, by default `max_chunks`.
-        voice_chunks: The longest sample of a voice.
+    """
+
+    size: int
+    seed: int = 0
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What turns clips and texts into tokens.
+
+    Attributes:
+        video_vae: Pictures to latents.
+        audio_codec: Sound to codes, or `None`: answers then have no sound, and clips need none.
+        text_tokenizer: Transcripts to ids, or `None`: answers then have no text.
+        thinker: Clips to features, or `None`.
+    """
+
+    video_vae: VideoEncoder
+    audio_codec: AudioEncoder | None = None
+    text_tokenizer: TextEncoder | None = None
+    thinker: FeatureEncoder | None = None
+
+
+@dataclass
+class _Folder:
+    """One folder of those that are mixed."""
+
+    root: Path
+    cache: TokenCache
+    dialogues: list[Dialogue]
+    report: Report
+    sources: list[Source] = field(default_factory=list)
+
+
+class DialogueDataModule(EndlessDataModule):
+    """Batches of dialogues whose clips were encoded once, into `<root>/tokens`.
+
+    Args:
+        sources: What is mixed.
+        point: Working rates and size.
+        conditions: What answers are made from.
+        batching: How they become batches.
+        tools: What turns clips and texts into tokens.
 
     Raises:
         ClockError: The tokenizers' chunks do not span the same time.
-        FolderError: There is no data set in the folder, or no dialogue for training.
-        CacheError: There are token files that were made with something else.
+        FolderError: There is no data set in a folder, or no dialogue for training.
+        CacheError: There are tokens that were made with something else, and no clips to make others from.
     """
 
     def __init__(
         self,
-        root: str | Path,
-        video_vae: VideoEncoder,
-        audio_codec: AudioEncoder | None,
-        text_tokenizer: TextEncoder | None,
-        fps: int,
-        size: tuple[int, int],
-        max_chunks: int,
-        batch_size: int,
-        seed: int = 0,
-        num_workers: int = 0,
-        audio: bool = True,
-        text: Literal["answer", "question"] | None = None,
-        initiator: bool = False,
-        earlier_turns: bool = False,
-        voice: bool = False,
-        scores: list[str] | None = None,
-        tier: Tier | None = None,
-        branch: Branch | None = None,
-        max_turn_chunks: int | None = None,
-        voice_chunks: int = 12,
+        sources: Sequence[Source],
+        point: WorkingPoint,
+        conditions: Conditions,
+        batching: Batching,
+        tools: Tools,
     ) -> None:
-        super().__init__(batch_size, seed, num_workers)
-        self.root, self.tier, self.branch = Path(root), tier, branch
-        self.text_tokenizer = text_tokenizer
-        self.conditions = Conditions(
-            text=text,
-            initiator=initiator,
-            earlier_turns=earlier_turns,
-            voice=voice and audio,
-            scores=tuple(scores or ()),
-            max_chunks=max_chunks,
-            max_turn_chunks=max_turn_chunks or max_chunks,
-            voice_chunks=voice_chunks,
+        super().__init__(batching.size, batching.seed, batching.num_workers)
+        self.sources, self.point, self.tools = list(sources), point, tools
+        self.conditions = conditions if tools.audio_codec is not None else replace(conditions, voice=False)
+        self.encoder = ClipEncoder(
+            tools.video_vae, tools.audio_codec, point.fps, point.size, point.turn, tools.thinker
         )
-        self.encoder = ClipEncoder(video_vae, audio_codec if audio else None, fps, size)
         self.report = Report("answers")
         self.statistics: list[tuple[float, float]] = []
 
-    @property
-    def tokens_folder(self) -> Path:
-        """Where token files and `report.txt` are kept."""
-        return self.root / ".tokens"
+    @classmethod
+    def build(
+        cls,
+        data: Mapping[str, Any],
+        condition: Mapping[str, Any],
+        seed: int,
+        audio: bool,
+        branch: Branch | None,
+        tier: Tier | None,
+        video_vae: VideoEncoder,
+        audio_codec: AudioEncoder,
+        text_tokenizer: TextEncoder,
+        thinker: FeatureEncoder | None = None,
+    ) -> Self:
+        """The data module of a config.
+
+        Args:
+            data: Of the data set; each of `data.sources` may say `root`, `branch`, `tier` and `weight`.
+            condition: What answers are made from.
+            seed: Of everything random.
+            audio: Whether answers have sound.
+            branch: Of the sources that do not say their own.
+            tier: Likewise.
+            video_vae: See `Tools`.
+            audio_codec: See `Tools`.
+            text_tokenizer: See `Tools`.
+            thinker: See `Tools`.
+        """
+        told = [{"root": data["root"], "branch": branch, "tier": tier} | source for source in data["sources"] or [{}]]
+        names = {one.name for one in fields(Conditions)} & condition.keys()
+        chosen = {name: condition[name] for name in names} | {"scores": tuple(condition["scores"])}
+        tools = Tools(video_vae, audio_codec if audio else None, text_tokenizer, thinker)
+        return cls(
+            [Source(**source | {"root": Path(source["root"])}) for source in told],
+            WorkingPoint(data["fps"], tuple(data["size"]), data["turn"], data["dtype"]),
+            Conditions(**chosen, max_chunks=data["max_chunks"]),
+            Batching(data["batch_size"], seed, data["num_workers"]),
+            tools,
+        )
 
     @cached_property
-    def folder(self) -> tuple[list[Dialogue], Report]:
-        """The whole folder, read once, and what of its manifest was left out."""
-        return read_folder(self.root)
+    def folders(self) -> dict[Path, _Folder]:
+        """The folders, each read once."""
+        longest = max(self.conditions.max_chunks, self.conditions.turn_chunks)
+        found: dict[Path, _Folder] = {}
+        for source in self.sources:
+            if source.root not in found:
+                cache = TokenCache(source.root, self.encoder, longest, self.point.dtype)
+                found[source.root] = _Folder(source.root, cache, *read_folder(source.root, media=False))
+            found[source.root].sources.append(source)
+        return found
 
-    def dialogues(self, split: Split) -> list[Dialogue]:
-        """The dialogues of a split that the filters let pass."""
+    def dialogues(self, source: Source, split: Split) -> list[Dialogue]:
+        """The dialogues of a source and a split."""
         return [
             dialogue
-            for dialogue in self.folder[0]
+            for dialogue in self.folders[source.root].dialogues
             if dialogue.split == split
-            and self.tier in (None, dialogue.tier)
-            and self.branch in (None, dialogue.branch)
-            and not (self.conditions.initiator and dialogue.question is None)
+            and source.tier in (None, dialogue.tier)
+            and source.branch in (None, dialogue.branch)
+            and not (self.conditions.asks and dialogue.question is None)
         ]
 
     def prepare_data(self) -> None:
@@ -119,81 +193,159 @@ class DialogueDataModule(EndlessDataModule):
         self._check_splits()
         self.encode("train", "val")
 
-    def encode(self, *splits: Split) -> Report:
+    def encode(self, *splits: Split) -> None:
         """Encodes the clips of these splits; a clip that cannot be is skipped and reported."""
-        pieces = [p for split in splits for d in self.dialogues(split) for p in self.conditions.pieces(d)]
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        report = TokenCache(self.tokens_folder, self.encoder).fill(pieces, device)
-        if report.skipped:
-            log.warning("%s", report)
-        return report
+        for folder in self.folders.values():
+            dialogues = [d for source in folder.sources for split in splits for d in self.dialogues(source, split)]
+            report = fill(folder.cache, self._pieces(dialogues), [device])
+            if report.skipped:
+                log.warning("%s", report)
+
+    def _pieces(self, dialogues: Iterable[Dialogue]) -> list[Piece]:
+        return [piece for dialogue in dialogues for piece in self.conditions.pieces(dialogue)]
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the items of both splits; `report` and `<root>/.tokens/report.txt` name what was left out."""
+        """Lists the items of both splits; `report`, and `report.txt` beside the tokens, name what was left out."""
         if self.train is not None:
             return
         self._check_splits()
-        self.report = Report("answers", 0, list(self.folder[1].skipped))
-        train = self.items("train")
-        if not train:
-            raise FolderError(f"{self.root}: no usable clip is left for training; see {self.tokens_folder}/report.txt")
+        skipped = [told for folder in self.folders.values() for told in folder.report.skipped]
+        self.report = Report("answers", 0, skipped)
+        train, val = self.items("train"), self.items("val")
+        for source in range(len(self.sources)):
+            if not any(item.source == source for item in train):
+                raise FolderError(f"{self.sources[source]}: no usable clip is left for training: {self.report}")
         self.statistics = [standardisation(name, train) for name in self.conditions.scores]
-        self.train = (self._batches(train), len(train))
-        val = self.items("val")
-        self.val = (self._batches(val), len(val)) if val else None
+        self.train = (self._batches(train), self.order(train))
+        self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if val else None
         if self.trainer is None or self.trainer.is_global_zero:
-            self.report.write(self.tokens_folder / "report.txt")
-        rank_zero_info(str(self.report))
+            log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
+            self._write_report()
+
+    def teardown(self, stage: str) -> None:
+        """Says which shards held samples that could not be read."""
+        damage = self.damage()
+        if damage:
+            told = ", ".join(f"{count} of {shard}" for shard, count in damage.items())
+            log.warning("samples that could not be read and were skipped: %s; `vidchat data verify` checks all", told)
+            self.report.skipped += [(shard, f"{count} samples could not be read") for shard, count in damage.items()]
+            self._write_report()
+
+    def damage(self) -> dict[str, int]:
+        """How many samples of each shard could not be read so far, in any process of this rank."""
+        found: dict[str, int] = {}
+        for folder in self.folders.values():
+            found |= {f"{folder.root}: {shard}": count for shard, count in folder.cache.damage().items()}
+        return found
+
+    def _write_report(self) -> None:
+        folder = self.folders[self.sources[0].root].cache.folder
+        try:
+            self.report.write(folder / "report.txt")
+        except OSError as error:  # a data set that may only be read
+            log.info("no report.txt was written: %s", error)
 
     def items(self, split: Split) -> list[Item]:
-        """The answers of a split whose clips are all encoded, in the manifest's order; others go to the report.
+        """The answers of a split whose clips are all encoded, in the manifests' order; others go to the report.
 
         Raises:
             CacheError: A clip was never encoded.
         """
-        cache, items = TokenCache(self.tokens_folder, self.encoder), []
-        bad = cache.bad()
-        for dialogue in self.dialogues(split):
-            names = [piece.name for piece in self.conditions.pieces(dialogue)]
-            why = [bad[name] for name in names if name in bad]
-            if why:
-                self.report.skipped.append((f"dialogue {dialogue.id}", why[0]))
-                continue
-            if not all(cache.has(name) for name in names):
-                raise CacheError(f"dialogue {dialogue.id} of {self.root} is not encoded; call prepare_data() first")
-            roles = [role for _, role in self.conditions.turns(dialogue)]
-            turns = tuple(zip(names[1:], roles, strict=True))
-            spans = cache.spans(names[0]) if dialogue.branch == "single" else 1
-            items += [Item(dialogue, names[0], span, turns) for span in range(spans)]
+        items = []
+        for number, source in enumerate(self.sources):
+            root, cache = source.root, self.folders[source.root].cache
+            for dialogue in self.dialogues(source, split):
+                looks = [cache.look(piece) for piece in self.conditions.pieces(dialogue)]
+                why = next((look.bad for look in looks if look.bad is not None), None)
+                if why is None and any(look.missing for look in looks):
+                    raise CacheError(f"dialogue {dialogue.id} of {root} is not encoded; call prepare_data() first")
+                found = [] if why is not None else self._items(number, cache, dialogue, [look.key for look in looks])
+                if not found:
+                    why = why or "its turns and its answer are not of one shape; give them the same orientation"
+                    self.report.skipped.append((f"dialogue {dialogue.id}", why))
+                items += found
         self.report.read += len(items)
-        return with_voices(items)
+        return items
+
+    def _items(self, source: int, cache: TokenCache, dialogue: Dialogue, keys: list[str]) -> list[Item]:
+        """The answers of one dialogue, whose pieces have these keys: none if shapes differ, several if it is single."""
+        chosen, told = self.conditions, self.conditions.turns(dialogue)
+        answer, question = keys[0], keys[-1] if chosen.features else None
+        turns = tuple(TurnKey(piece.part, key, role) for (piece, role), key in zip(told, keys[1:], strict=False))
+        shapes = [cache.shapes(turn.key)[0] for turn in turns]
+        length = sum(min(shape[0] - 1, chosen.turn_chunks) for shape in shapes)
+        found = []
+        for span, shape in enumerate(cache.shapes(answer)):
+            grid = shape[-2], shape[-1]
+            if any((one[-2], one[-1]) != grid for one in shapes):
+                continue
+            lengths = min(shape[0] - 1, chosen.max_chunks), length
+            found.append(Item(dialogue, source, answer, span, turns, question, lengths, grid))
+        return found
+
+    def order(self, items: list[Item]) -> Order:
+        """The endless order of items: sources by weight, those of one shape in a batch, of like length together."""
+        streams: dict[tuple[int, int], list[Stream]] = {}
+        for grid, source in sorted({(item.grid, item.source) for item in items}):
+            mine = [number for number, item in enumerate(items) if (item.grid, item.source) == (grid, source)]
+            all_of_source = sum(item.source == source for item in items)
+            name = "" if len(mine) == len(items) else f"source {source} of {grid[0]}x{grid[1]}"
+            weight = self.sources[source].weight * len(mine) / all_of_source
+            streams.setdefault(grid, []).append(Stream(name, mine, weight))
+        return Order(self.seed, list(streams.values()), np.array([item.lengths for item in items]))
+
+    def padding(self, batches: int = 200) -> float:
+        """The share of the chunks of the first training batches that is padding, answers and turns together."""
+        if self.train is None:
+            raise FolderError("padding is known after setup(); call prepare_data() and setup() first")
+        make, order = self.train
+        lengths = np.array([item.lengths for item in cast(DialogueBatches, make).items])
+        drawn = ([place.item for place in order.batch(k, self.batch_size)] for k in range(batches))
+        return padding(drawn, lengths)
 
     def split_dataloader(self, split: Split, batch_size: int | None = None) -> DataLoader:
-        """Each answer of any split once, in the manifest's order; encodes the split if need be."""
+        """Each answer of any split once, in the manifests' order; encodes the split if need be."""
         self.encode(split)
         items = self.items(split)
-        return self._loader(Fixed(self._batches(items), len(items), batch_size or self.batch_size, self.seed))
+        batches = self._in_order(items, batch_size or self.batch_size)
+        return self._loader(Fixed(self._batches(items, torch.float32), batches, self.seed))
 
-    def _batches(self, items: list[Item]) -> DialogueBatches:
-        cache = TokenCache(self.tokens_folder, self.encoder)
-        return DialogueBatches(items, cache, self.conditions, self.text_tokenizer, self.statistics)
+    @staticmethod
+    def _in_order(items: list[Item], size: int) -> list[Sequence[int]]:
+        """Batches of each item once, in order; of one shape each."""
+        by_grid = groupby(sorted(range(len(items)), key=lambda i: items[i].grid), key=lambda i: items[i].grid)
+        return [batch for _, some in by_grid for batch in in_order(list(some), size)]
+
+    def _batches(self, items: list[Item], dtype: torch.dtype | None = None) -> DialogueBatches:
+        caches = [self.folders[source.root].cache for source in self.sources]
+        return DialogueBatches(items, caches, self.conditions, self.tools.text_tokenizer, self.statistics, dtype)
 
     def _check_splits(self) -> None:
         """Before any long work: are there dialogues to train on, and to validate on if that is asked for?"""
-        for split in ("train", "val"):
-            wanted = split == "train" or (self.trainer is not None and self.trainer.limit_val_batches != 0)
-            if wanted and not self.dialogues(cast(Split, split)):
-                filters = {"tier": self.tier, "branch": self.branch, "initiator": self.conditions.initiator or None}
-                told = ", ".join(f"{key}={value}" for key, value in filters.items() if value is not None)
-                remedy = " or set trainer.limit_val_batches=0" if split == "val" else ""
-                raise FolderError(
-                    f"{self.root}: no dialogue of the split '{split}'{f' with {told}' if told else ''}; "
-                    f'give some dialogues "split": "{split}"{remedy}'
-                )
+        for source in self.sources:
+            if not self.dialogues(source, "train"):
+                raise FolderError(self._nothing(source, "train"))
+        wanted = self.trainer is not None and self.trainer.limit_val_batches != 0
+        if wanted and not any(self.dialogues(source, "val") for source in self.sources):
+            raise FolderError(self._nothing(self.sources[0], "val"))
+
+    def _nothing(self, source: Source, split: Split) -> str:
+        filters = {"tier": source.tier, "branch": source.branch, "question": self.conditions.asks or None}
+        told = ", ".join(f"{key}={value}" for key, value in filters.items() if value is not None)
+        remedy = " or set trainer.limit_val_batches=0" if split == "val" else ""
+        return (
+            f"{source.root}: no dialogue of the split '{split}'{f' with {told}' if told else ''}; "
+            f'give some dialogues "split": "{split}"{remedy}'
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves a `ChunkBatch`."""
-        return batch.to(device)
+        """Moves a `ChunkBatch`; what is kept in half precision becomes float32 there, not on the way."""
+        moved: ChunkBatch = batch.to(device)
+        for name in ("latents", "turn_latents", "features"):
+            value = getattr(moved, name)
+            setattr(moved, name, None if value is None else value.float())
+        return moved
 
 
 def standardisation(name: str, items: list[Item]) -> tuple[float, float]:

@@ -5,62 +5,45 @@ So resuming is starting at k, exactly, whatever the number of workers; nothing o
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from vidchat.data.folder import FolderError
+from vidchat.data.order import Order, generator_for
 
+log = logging.getLogger(__name__)
 Draw = tuple[int, torch.Generator]  # an item's index, and the generator of every random choice made for it
 Make = Callable[[list[Draw]], Any]  # draws to a batch
-
-
-def generator_for(*place: int | str) -> torch.Generator:
-    """A generator that depends on every part of `place`, and on nothing else."""
-    digest = hashlib.blake2b("/".join(map(str, place)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
-@lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, count: int) -> list[int]:
-    return torch.randperm(count, generator=generator_for(seed, "epoch", epoch)).tolist()
 
 
 class Endless(IterableDataset):
     """Batches k = start, start + 1, ... for ever; of W workers, the w-th makes start + w, start + w + W, ...
 
-    All ranks together draw one endless sequence, epoch after shuffled epoch: global batch k is the next
-    `ranks * batch_size` draws of it, of which rank r takes the r-th share.
-
     Args:
         make: Draws to a batch; looks at nothing else that changes.
-        count: Number of items.
+        order: Which items are drawn for batch k.
         batch_size: Draws in a batch of one rank.
-        seed: Of the order and of every draw's generator.
         start: The first batch.
         rank: This process among `ranks`.
         ranks: Processes that train together.
     """
 
     def __init__(
-        self, make: Make, count: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, ranks: int = 1
+        self, make: Make, order: Order, batch_size: int, start: int = 0, rank: int = 0, ranks: int = 1
     ) -> None:
-        self.make, self.count, self.batch_size = make, count, batch_size
-        self.seed, self.start, self.rank, self.ranks = seed, start, rank, ranks
+        self.make, self.order, self.batch_size = make, order, batch_size
+        self.start, self.rank, self.ranks = start, rank, ranks
 
     def batch(self, k: int) -> Any:
         """Batch k of this rank."""
-        first = (k * self.ranks + self.rank) * self.batch_size
-        return self.make([self._draw(place) for place in range(first, first + self.batch_size)])
-
-    def _draw(self, place: int) -> Draw:
-        epoch, within = divmod(place, self.count)
-        return _permutation(self.seed, epoch, self.count)[within], generator_for(self.seed, "draw", place)
+        places = self.order.batch(k, self.batch_size, self.rank, self.ranks)
+        return self.make([(p.item, generator_for(self.order.seed, "draw", p.where)) for p in places])
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -72,29 +55,31 @@ class Endless(IterableDataset):
 
 
 class Fixed(Dataset):
-    """Every item once, in order, in batches (the last may be smaller), each item drawn the same way every time."""
+    """Given batches of items, each item drawn the same way every time."""
 
-    def __init__(self, make: Make, count: int, batch_size: int, seed: int) -> None:
-        self.make, self.count, self.batch_size, self.seed = make, count, batch_size, seed
+    def __init__(self, make: Make, batches: Sequence[Sequence[int]], seed: int) -> None:
+        self.make, self.batches, self.seed = make, batches, seed
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return len(self.batches)
 
     def __getitem__(self, k: int) -> Any:
-        if not 0 <= k < len(self):
-            raise IndexError(k)
-        items = range(k * self.batch_size, min((k + 1) * self.batch_size, self.count))
-        return self.make([(item, generator_for(self.seed, "fixed", item)) for item in items])
+        return self.make([(item, generator_for(self.seed, "fixed", item)) for item in self.batches[k]])
+
+
+def in_order(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Every item once, in order, in batches, of which the last may be smaller."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 class EndlessDataModule(L.LightningDataModule):
     """Loads endless training batches and fixed validation batches, and knows how many of the former were trained on.
 
-    A subclass has `train` and `val` after `setup`: (make, number of items), or `None`.
+    A subclass has `train` (make, order) and `val` (make, batches) after `setup`, or `None`.
     """
 
-    train: tuple[Make, int] | None = None
-    val: tuple[Make, int] | None = None
+    train: tuple[Make, Order] | None = None
+    val: tuple[Make, Sequence[Sequence[int]]] | None = None
 
     def __init__(self, batch_size: int, seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
@@ -105,9 +90,13 @@ class EndlessDataModule(L.LightningDataModule):
         """Endless batches of the split `train`, from the first that was not trained on."""
         if self.train is None:
             raise FolderError('the data set has no usable clip of the split \'train\'; give some "split": "train"')
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        make, count = self.train
-        return self._loader(Endless(make, count, self.batch_size, self.seed, self.consumed, rank, ranks))
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        return self._loader(Endless(*self.train, self.batch_size, self.consumed, rank, self.ranks))
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return self.trainer.world_size if self.trainer is not None else 1
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Each item of the split `val` once, in order; no loader where validation is off and the split is empty."""
@@ -118,8 +107,7 @@ class EndlessDataModule(L.LightningDataModule):
                 'the data set has no usable clip of the split \'val\'; give some dialogues "split": "val", or set '
                 "trainer.limit_val_batches=0 to train without validation"
             )
-        make, count = self.val
-        return self._loader(Fixed(make, count, self.batch_size, self.seed))
+        return self._loader(Fixed(*self.val, self.seed))
 
     def _loader(self, dataset: Dataset) -> DataLoader:
         return DataLoader(
@@ -138,15 +126,47 @@ class EndlessDataModule(L.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands."""
-        return {"consumed": self.consumed, "seed": self.seed, "batch_size": self.batch_size}
+        """Where the stream stands, and what decides its batches."""
+        state = {"consumed": self.consumed, "seed": self.seed, "batch_size": self.batch_size, "ranks": self.ranks}
+        return state | ({} if self.train is None else {"order": self.train[1].fingerprint()})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues where a run stood; raises `ValueError` if its batches were other batches."""
-        for key in ("seed", "batch_size"):
-            if state_dict[key] != getattr(self, key):
-                raise ValueError(
-                    f"the checkpoint was made with data.{key}={state_dict[key]}, not {getattr(self, key)}, so its "
-                    f"batches cannot be continued; set data.{key}={state_dict[key]}"
-                )
+        """Continues where a run stood, exactly; says so where that cannot be exact.
+
+        Raises:
+            ValueError: Its batches were other batches.
+        """
+        if state_dict["seed"] != self.seed:
+            raise ValueError(
+                f"the checkpoint was made with seed={state_dict['seed']}, not {self.seed}, so its batches cannot be "
+                f"continued; set seed={state_dict['seed']}"
+            )
+        ranks = state_dict.get("ranks", self.ranks)
+        before, now = ranks * state_dict["batch_size"], self.ranks * self.batch_size
+        if before != now and ranks == self.ranks:
+            raise ValueError(
+                f"the checkpoint was made with data.batch_size={state_dict['batch_size']}, not {self.batch_size}, so "
+                f"its batches cannot be continued; set data.batch_size={state_dict['batch_size']}"
+            )
         self.consumed = state_dict["consumed"]
+        if ranks != self.ranks:
+            self._change_ranks(ranks, before, now)
+        ours = None if self.train is None else self.train[1].fingerprint()
+        if ours is not None and state_dict.get("order", ours) != ours:
+            rank_zero_warn(
+                "the data set, its mix or its lengths are not those of the checkpoint: training goes on at batch "
+                f"{self.consumed} of the new order, in which answers may come again or be left out"
+            )
+
+    def _change_ranks(self, ranks: int, before: int, now: int) -> None:
+        """Says what another number of ranks means; the same number of answers counts as consumed."""
+        told = f"the checkpoint was made with {ranks} ranks of {before // ranks} answers, and this run has {self.ranks}"
+        if before == now:
+            rank_zero_warn(f"{told} of {self.batch_size}: every batch of all ranks together holds the same answers")
+            return
+        consumed = self.consumed * before
+        self.consumed = round(consumed / now)
+        rank_zero_warn(
+            f"{told} of {self.batch_size}: resuming is not exact. Training goes on after {self.consumed * now} answers "
+            f"({consumed} were consumed), in other batches; a few thousand answers may come again or be left out"
+        )

@@ -33,13 +33,17 @@ def manifest_of(root: Path) -> Path:
     return manifest
 
 
-def read_folder(root: Path | str) -> tuple[list[Dialogue], Report]:
+def read_folder(root: Path | str, media: bool = True) -> tuple[list[Dialogue], Report]:
     """Reads a folder data set.
 
     A bad entry (not JSON, a word that does not exist, a file that is missing or lies outside the folder) is skipped
     and reported; the others are kept, in the manifest's order. A clip's path is relative to the folder and may not
     leave it by `..` or by being absolute. A symbolic link inside the folder may point anywhere: whoever can place
     links there decides what the folder holds, whereas a manifest may come from a stranger.
+
+    Args:
+        root: The folder.
+        media: Whether the clips' files must be there; tokens and media shards can stand for them.
 
     Raises:
         FolderError: There is no folder, no manifest in it, or no usable dialogue in the manifest.
@@ -50,7 +54,7 @@ def read_folder(root: Path | str) -> tuple[list[Dialogue], Report]:
     report = Report("dialogues")
     for where, entry in entries(manifest):
         try:
-            dialogue = make_dialogue(root, parse_entry(entry))
+            dialogue = make_dialogue(root, parse_entry(entry), media)
             if dialogue.id in dialogues:
                 raise ValueError(f"the id '{dialogue.id}' was used before; give every dialogue its own")
             dialogues[dialogue.id] = dialogue
@@ -68,8 +72,8 @@ def read_dialogues(root: Path | str) -> list[Dialogue]:
     return read_folder(root)[0]
 
 
-def inside(root: Path, name: str) -> Path:
-    """The path of a file that a manifest names, which must lie inside the folder.
+def inside(root: Path, name: str, media: bool = True) -> Path:
+    """The path of a file that a manifest names, which must lie inside the folder (and, for `media`, be there).
 
     Raises:
         ValueError: The name is absolute, leaves the folder, or is of no file.
@@ -79,7 +83,7 @@ def inside(root: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
         raise ValueError(f"the clip '{name}' lies outside the folder; use a path inside it")
     path = root / name
-    if not path.is_file():
+    if media and not path.is_file():
         raise ValueError(f"the clip '{name}' does not exist; add the file or remove the dialogue")
     return path
 
@@ -130,12 +134,15 @@ def _table_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
         raise FolderError(f"{manifest}: cannot be read ({error}); make it again with 'vidchat data branches'") from None
 
 
-def make_dialogue(root: Path, entry: Any) -> Dialogue:
-    """An entry as a dialogue, its clips below `root`; raises `ValueError`, `TypeError` or `OSError`."""
+def make_dialogue(root: Path, entry: Any, media: bool = True) -> Dialogue:
+    """An entry as a dialogue, its clips below `root` and, for `media`, there.
+
+    Raises `ValueError`, `TypeError` or `OSError`.
+    """
     if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("turns"), list):
         raise ValueError("a dialogue is an object with 'id' and a list of 'turns'")
     words = {key: _word(entry, key, allowed) for key, allowed in WORDS.items() if key in entry}
-    return Dialogue(str(entry["id"]), tuple(_turn(root, turn) for turn in entry["turns"]), **words)
+    return Dialogue(str(entry["id"]), tuple(_turn(root, turn, media) for turn in entry["turns"]), **words)
 
 
 def _word(entry: dict[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
@@ -144,14 +151,14 @@ def _word(entry: dict[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
     return entry[key]
 
 
-def _turn(root: Path, turn: Any) -> Turn:
+def _turn(root: Path, turn: Any, media: bool) -> Turn:
     if not isinstance(turn, dict) or not {"role", "speaker", "clip"} <= turn.keys():
         raise ValueError("a turn is an object with 'role', 'speaker' and 'clip'")
     text, scores, truth = (turn.get(key) for key in ("text", "scores", "truth"))
     if not isinstance(text, str | None) or not isinstance(scores, dict | None) or not isinstance(truth, dict | None):
         raise ValueError("a turn's 'text' must be a string, and its 'scores' and 'truth' objects")
     clip = Clip(
-        path=inside(root, turn["clip"]),
+        path=inside(root, turn["clip"], media),
         speaker=str(turn["speaker"]),
         text=text,
         start=_seconds(turn.get("start", 0.0)),

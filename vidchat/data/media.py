@@ -34,6 +34,7 @@ __all__ = [
     "MediaError",
     "crop_pictures",
     "header_of",
+    "is_wide",
     "length_of",
     "read_clip",
     "read_picture",
@@ -115,6 +116,15 @@ def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
     with closing(_frames(Path(path), "video", None)) as frames:
         for _, frame, stream in frames:
             return torch.from_numpy(fill(frame, size, _pixel_aspect(stream), VideoReformatter()))
+    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+
+
+def is_wide(path: Path) -> bool:
+    """Whether a video, upright, is wider than high; raises `MediaError`."""
+    with closing(_frames(path, "video", None)) as frames:
+        for _, frame, stream in frames:
+            wide = frame.width * _pixel_aspect(stream) > frame.height
+            return wide if round(frame.rotation / 90) % 2 == 0 else not wide
     raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
 
 

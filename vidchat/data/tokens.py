@@ -1,4 +1,4 @@
-"""Clips to tokens: latents and codes of the same chunks, to the frame.
+"""Clips to tokens: latents and codes of the same chunks, to the frame, and a frozen thinker's features.
 
 A piece of a clip is 4T+1 pictures. Its latents are chunks 0..T, chunk 0 being picture 0 alone; its sound starts with
 picture 1, so codec frames F(t-1) .. Ft-1 belong to chunk t. Encoding therefore starts at a piece's own first picture:
@@ -7,21 +7,21 @@ a chunk-0 latent cannot be cut out of the middle of a longer encoding.
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from vidchat.data.media import Media, MediaError, read_clip
+from vidchat.data.media import Media, MediaError, is_wide, read_clip
 from vidchat.dialogue import ChunkClock, Clip
 
 # Which chunks of a clip: its first ones (an answer), its last ones (a question, whose end the answer follows), or all
 # of them in consecutive spans, each with a reference of its own (the single branch).
 Part = Literal["first", "last", "spans"]
-VERSION = 1  # of what is computed here; another number makes old token files void
+Track = Literal["latents", "codes", "features"]
+VERSION = 2  # of what is computed here; another number makes old tokens void
 
 
 class VideoEncoder(Protocol):
@@ -45,36 +45,54 @@ class AudioEncoder(Protocol):
     def to(self, device: Any) -> Any: ...
 
 
+class FeatureEncoder(Protocol):
+    """What is needed of a frozen thinker: what it makes of a clip, (P, D)."""
+
+    def encode(self, media: Media) -> Tensor: ...
+    def fingerprint(self) -> str: ...
+    def to(self, device: Any) -> Any: ...
+    def unload(self) -> None: ...  # gives its memory back until it is asked again
+
+
 @dataclass(frozen=True)
 class Piece:
-    """A part of a clip, at most `max_chunks` chunks of it (of each span of it)."""
+    """A part of a clip, at most `max_chunks` chunks of it (of each span of it), and whether a thinker sees it."""
 
     clip: Clip
     part: Part
     max_chunks: int
-
-    @property
-    def name(self) -> str:
-        """Names the piece's token file. A file that was changed since has another name."""
-        clip, stat = self.clip, self.clip.path.stat()
-        whole = [
-            str(clip.path.resolve()),
-            clip.start,
-            clip.end,
-            stat.st_size,
-            stat.st_mtime_ns,
-            self.part,
-            self.max_chunks,
-        ]
-        return f"{clip.path.stem}-{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:12]}"
+    features: bool = False
 
 
 @dataclass
 class Tokens:
-    """One encoded piece: latents (T+1, C, h, w) float32 and codes (T, F, K) int64, or `None` without sound."""
+    """One encoded piece.
+
+    Attributes:
+        latents: (T+1, C, h, w) floating point.
+        codes: (T, F, K) integers, or `None` without sound.
+    """
 
     latents: Tensor
     codes: Tensor | None
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """What clips are brought to before they are encoded, and how tokens are kept.
+
+    Attributes:
+        fps: Pictures per second.
+        size: (height, width) of a picture.
+        turn: Whether clips that lie the other way round than `size` are brought to (width, height): batches then hold
+            pictures of one shape each.
+        dtype: Of latents and features on the disk: `float32`, or `float16` or `bfloat16` for half the bytes.
+    """
+
+    fps: int
+    size: tuple[int, int]
+    turn: bool = False
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
 class ClipEncoder:
@@ -85,15 +103,24 @@ class ClipEncoder:
         audio_codec: Sound to codes, or `None` to leave sound alone.
         fps: Working pictures per second.
         size: (height, width) of the working picture.
+        turn: Whether clips that lie the other way round are brought to (width, height).
+        thinker: Pictures and sound to features, or `None`.
 
     Raises:
         ClockError: The tokenizers' chunks do not span the same time.
     """
 
     def __init__(
-        self, video_vae: VideoEncoder, audio_codec: AudioEncoder | None, fps: int, size: tuple[int, int]
+        self,
+        video_vae: VideoEncoder,
+        audio_codec: AudioEncoder | None,
+        fps: int,
+        size: tuple[int, int],
+        turn: bool = False,
+        thinker: FeatureEncoder | None = None,
     ) -> None:
-        self.video_vae, self.audio_codec, self.fps, self.size = video_vae, audio_codec, fps, (size[0], size[1])
+        self.video_vae, self.audio_codec, self.thinker = video_vae, audio_codec, thinker
+        self.fps, self.size, self.turn = fps, (size[0], size[1]), turn
         stride = video_vae.temporal_stride
         # Without sound there is still a clock; its sample rate is one that divides.
         rate, hop = (audio_codec.sample_rate, audio_codec.hop) if audio_codec is not None else (fps, stride)
@@ -106,10 +133,12 @@ class ClipEncoder:
             MediaError: The clip cannot be decoded, or holds less than a chunk.
         """
         longest = self.clock.pictures(piece.max_chunks)
+        height, width = self.size
+        turned = self.turn and height != width and is_wide(piece.clip.path) != (width > height)
         media = read_clip(
             piece.clip,
             fps=self.fps,
-            size=self.size,
+            size=(width, height) if turned else self.size,
             sample_rate=self.clock.sample_rate,
             audio=self.audio_codec is not None,
             max_seconds=longest / self.fps if piece.part == "first" else None,
@@ -133,13 +162,27 @@ class ClipEncoder:
         pictures = media.pictures[first : first + self.clock.pictures(chunks)]
         return Media(pictures, waveform, media.fps, media.sample_rate)
 
+    def encode(self, spans: Sequence[Media], device: torch.device | str = "cpu") -> list[Tokens]:
+        """Encodes spans from `read`, all of one shape, in one batch."""
+        tracks: list[Track] = ["latents"] if self.audio_codec is None else ["latents", "codes"]
+        return [Tokens(one["latents"], one.get("codes")) for one in self.encode_tracks(spans, tracks, device)]
+
     @torch.inference_mode()
-    def encode(self, spans: list[Media], device: torch.device | str = "cpu") -> list[Tokens]:
-        """Encodes spans from `read`, all of one length, in one batch."""
-        pictures = torch.stack([span.pictures for span in spans]).to(device).transpose(1, 2)
-        latents = self.video_vae.encode(pictures.float() / 127.5 - 1).transpose(1, 2).float().cpu()
-        if self.audio_codec is None:
-            return [Tokens(one, None) for one in latents.clone()]
-        codes = self.audio_codec.encode(torch.stack([span.waveform for span in spans]).to(device))
-        grouped = codes.unflatten(1, (-1, self.clock.frames_per_chunk)).cpu()
-        return [Tokens(one, sound) for one, sound in zip(latents.clone(), grouped.clone(), strict=True)]
+    def encode_tracks(
+        self, spans: Sequence[Media], tracks: Sequence[Track], device: torch.device | str = "cpu"
+    ) -> list[dict[Track, Tensor]]:
+        """Of each span the tokens that are asked for; see `Tokens` for their shapes."""
+        done: list[dict[Track, Tensor]] = [{} for _ in spans]
+        if "latents" in tracks:
+            pictures = torch.stack([span.pictures for span in spans]).to(device).transpose(1, 2)
+            latents = self.video_vae.encode(pictures.float() / 127.5 - 1).transpose(1, 2).float().cpu()
+            for one, tokens in zip(done, latents, strict=True):
+                one["latents"] = tokens.clone()
+        if "codes" in tracks and self.audio_codec is not None:
+            codes = self.audio_codec.encode(torch.stack([span.waveform for span in spans]).to(device))
+            for one, tokens in zip(done, codes.unflatten(1, (-1, self.clock.frames_per_chunk)).cpu(), strict=True):
+                one["codes"] = tokens.clone()
+        if "features" in tracks and self.thinker is not None:
+            for one, span in zip(done, spans, strict=True):
+                one["features"] = self.thinker.encode(span).float().cpu()
+        return done

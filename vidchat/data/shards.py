@@ -1,0 +1,275 @@
+"""Shards: tars as WebDataset reads them, written by appending and read by position.
+
+What stands in a tar is never changed, so a writer that was killed goes on after the last member it is sure of, and the
+file that results is, byte for byte, the one that an undisturbed writer makes: members carry no time, owner or host.
+A shard is `NAME.tar` with its index `NAME.json` beside it; it exists once the index does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+import xxhash
+from safetensors.torch import save
+from torch import Tensor
+
+BLOCK = 512  # what a tar is made of
+END = bytes(2 * BLOCK)
+OPEN_FILES = 64  # of one reader
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}  # of safetensors
+
+
+class ShardError(ValueError):
+    """A sample, or a whole shard, that is not what its index says."""
+
+
+class Member(NamedTuple):
+    """Where the bytes of a member are in a tar, and their 64-bit XXH3, which is as fast as reading them."""
+
+    offset: int
+    size: int
+    check: str
+
+
+class ShardWriter:
+    """Appends members to a tar, which bears a partial name until `publish`.
+
+    Args:
+        path: The tar's final name.
+        size: Bytes of an earlier writer's partial tar that are known to be good; what follows them is cut off.
+
+    Attributes:
+        size: Bytes written, without the end mark.
+    """
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.path, self.size = path, size
+        self.partial = partial(path)
+        if size and (not self.partial.is_file() or self.partial.stat().st_size < size):
+            raise ShardError(f"{self.partial}: its first {size} bytes are gone; delete {path.parent} to encode again")
+        self._file = self.partial.open("r+b" if size else "wb")
+        self._file.truncate(size)
+        self._file.seek(size)
+
+    def add(self, name: str, data: bytes) -> Member:
+        """Appends a member."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        self._file.write(header + data + bytes(-len(data) % BLOCK))
+        member = Member(self.size + len(header), len(data), xxhash.xxh3_64_hexdigest(data))
+        self.size += BLOCK + len(data) + -len(data) % BLOCK
+        return member
+
+    def whole(self, sizes: Iterable[int]) -> int:
+        """Bytes of the ended tar, if members of these sizes were added before."""
+        return self.size + sum(BLOCK + size + -size % BLOCK for size in sizes) + len(END)
+
+    def flush(self) -> int:
+        """Puts everything on the disk; returns the bytes that a later writer may rely on."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self.size
+
+    def finish(self) -> tuple[int, str]:
+        """Ends the tar; returns its bytes and their SHA-256. A tar without members is removed: (0, "")."""
+        if self.size:
+            self._file.write(END)
+            self.flush()
+        self._file.close()
+        if not self.size:
+            self.partial.unlink()
+            return 0, ""
+        with self.partial.open("rb") as file:
+            return self.size + len(END), hashlib.file_digest(file, "sha256").hexdigest()
+
+    def close(self) -> None:
+        """Leaves the tar as it is, to be gone on with."""
+        self._file.close()
+
+
+def partial(path: Path) -> Path:
+    """The name of a file that is not yet whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def publish(path: Path, index: dict[str, Any]) -> None:
+    """Gives a finished tar its name and its index; doing it twice does no harm."""
+    if partial(path).is_file():
+        os.replace(partial(path), path)
+    write_whole(path.with_suffix(".json"), dumps(index))
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """Writes `index.json`: the folder's shards by name, each with samples, bytes and SHA-256, and the sums."""
+    shards = {}
+    for path in indexes(folder):
+        index = json.loads(path.read_text())
+        if index["bytes"]:
+            shards[path.with_suffix(".tar").name] = {key: index[key] for key in ("samples", "bytes", "sha256")}
+    total = {key: sum(shard[key] for shard in shards.values()) for key in ("samples", "bytes")}
+    whole = {"shards": len(shards), **total, "files": shards}
+    write_whole(folder / "index.json", json.dumps(whole, indent=1) + "\n")
+    return whole
+
+
+def is_summarised(folder: Path) -> bool:
+    """Whether `index.json` tells of the shards that are there."""
+    there = folder / "index.json"
+    names = {path.name for path in folder.glob("shard-*.tar")}
+    return there.is_file() and json.loads(there.read_text())["files"].keys() == names
+
+
+def problems(folder: Path) -> Iterator[str]:
+    """What is wrong with a folder's shards, after reading them all."""
+    for name, told in json.loads((folder / "index.json").read_text())["files"].items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{path}: is missing; copy it again"
+            continue
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if path.stat().st_size != told["bytes"] or sha256 != told["sha256"]:
+            yield f"{path}: is not what its index says ({path.stat().st_size} bytes, {told['bytes']} expected)"
+
+
+def indexes(folder: Path) -> list[Path]:
+    """The indexes of a folder's shards, by name."""
+    return sorted(path for path in folder.glob("shard-*.json"))
+
+
+def dumps(value: Any) -> str:
+    """JSON, the same text for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file that appears whole or not at all. Only one process may write it at a time."""
+    unfinished = partial(path)
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def pack(name: str, tensor: Tensor) -> bytes:
+    """One tensor as a safetensors file."""
+    return save({name: tensor.contiguous()})
+
+
+def unpack(name: str, data: Tensor) -> Tensor:
+    """The inverse of `pack`: a tensor that lies in `data` (n,) uint8, not a copy, as the library would make it.
+
+    Raises:
+        ShardError: It is no such file.
+    """
+    try:
+        size = int.from_bytes(data[:8].numpy().tobytes(), "little")
+        told = json.loads(data[8 : 8 + size].numpy().tobytes())[name]
+        begin, end = told["data_offsets"]
+        return data[8 + size + begin : 8 + size + end].view(DTYPES[told["dtype"]]).view(told["shape"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ShardError(f"holds no readable {name} ({error})") from error
+
+
+class ShardReader:
+    """Reads members of tars at known places, in any order, from any process; keeps a few files open.
+
+    What is read lies in buffers that are used again once `borrowing` ends: where memory is fresh, touching it for the
+    first time costs more than reading a shard into it.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._spare: list[Tensor] = []
+        self._lent: list[Tensor] | None = None
+
+    @contextmanager
+    def borrowing(self) -> Iterator[None]:
+        """What is read in the block is overwritten after it."""
+        self._lent = []
+        try:
+            yield
+        finally:
+            self._spare += self._lent
+            self._lent = None
+
+    def _buffer(self, size: int) -> Tensor:
+        """(size,) uint8, of any content."""
+        if self._lent is None:
+            return torch.empty(size, dtype=torch.uint8)
+        large = [number for number, spare in enumerate(self._spare) if len(spare) >= size]
+        buffer = self._spare.pop(large[0]) if large else torch.empty(size, dtype=torch.uint8)
+        if not large and self._spare:
+            self._spare.pop(0)  # one that was too small makes room
+        self._lent.append(buffer)
+        return buffer[:size]
+
+    def ahead(self, path: Path, member: Member) -> None:
+        """Tells the system that a member will be read, so that several are fetched at the same time."""
+        with suppress(OSError, AttributeError):  # reading will tell, and not every system takes advice
+            os.posix_fadvise(self._descriptor(path), member.offset, member.size, os.POSIX_FADV_WILLNEED)
+
+    def read(self, path: Path, member: Member) -> Tensor:
+        """The bytes of a member, (size,) uint8.
+
+        Raises:
+            ShardError: The tar is missing or shorter than its index says, or the bytes have changed.
+        """
+        data = self._buffer(member.size)
+        bytes_: memoryview = data.numpy().data
+        try:
+            read = os.preadv(self._descriptor(path), [bytes_], member.offset)
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read ({error.strerror}); copy the shard again") from error
+        if read != member.size:
+            raise ShardError(f"{path}: ends before byte {member.offset + member.size}; copy the shard again")
+        if xxhash.xxh3_64_hexdigest(bytes_) != member.check:
+            raise ShardError(f"{path}: the {member.size} bytes at {member.offset} have changed; copy the shard again")
+        return data
+
+    def tensor(self, path: Path, member: Member, name: str) -> Tensor:
+        """A member that `pack` made; raises `ShardError`."""
+        data = self.read(path, member)
+        try:
+            return unpack(name, data)
+        except ShardError as error:
+            raise ShardError(f"{path}: {error}; encode again") from error
+
+    def _descriptor(self, path: Path) -> int:
+        if path in self._open:
+            self._open.move_to_end(path)
+        else:
+            self._open[path] = os.open(path, os.O_RDONLY)
+            if len(self._open) > OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+        return self._open[path]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_open": OrderedDict(), "_spare": [], "_lent": None}  # another process opens files of its own
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files; a later read opens them again."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+def zeros_shared(count: int) -> Tensor:
+    """(count,) uint8 zeros in memory that forked and spawned processes share."""
+    return torch.zeros(max(1, count), dtype=torch.uint8).share_memory_()
