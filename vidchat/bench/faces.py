@@ -24,8 +24,6 @@ CENTRE = (0.22, 0.10, 0.78, 0.85)
 """Left, top, right, bottom of the guessed face, as shares of the picture."""
 MOUTH = (0.20, 0.58, 0.80, 0.93)
 """Of the mouth, as shares of the face."""
-EYES = (0.08, 0.22, 0.92, 0.56)
-"""Of eyes and brows, as shares of the face."""
 STEP = 5  # the detector looks at every so many pictures; between, boxes are interpolated
 SURE = 0.7  # of a detection
 

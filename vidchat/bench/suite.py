@@ -29,7 +29,7 @@ class Backends:
         """Makes the measures."""
         from vidchat.bench.proxy.coherence import NearestSpoken
         from vidchat.bench.proxy.drift import Drift
-        from vidchat.bench.proxy.expression import ExpressionShapes
+        from vidchat.bench.proxy.expression import ExpressionLines
         from vidchat.bench.proxy.identity import FaceLooks
         from vidchat.bench.proxy.random_features import RandomMotion, RandomPictures
         from vidchat.bench.proxy.sync import MouthAndLoudness
@@ -43,7 +43,7 @@ class Backends:
             FaceLooks(finder),
             NearestSpoken(),
             MouthAndLoudness(finder),
-            ExpressionShapes(finder),
+            ExpressionLines(finder),
             PitchAndTimbre(),
             Drift(),
         ]
