@@ -20,7 +20,6 @@ console = Console()
 
 Pairs = Annotated[Path, typer.Option("--pairs", help="The benchmark folder, as `make` wrote it.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.")]
-Weights = Path | None
 
 
 @app.command()
@@ -61,6 +60,20 @@ def score(
     face: Annotated[
         Path | None, typer.Option(help="RFB-320 face detector, ONNX; else faces are in the middle.")
     ] = None,
+    inception: Annotated[Path | None, typer.Option(help="FID: inception-2015-12-05.pt (TorchScript).")] = None,
+    i3d: Annotated[Path | None, typer.Option(help="FVD: i3d_torchscript.pt of StyleGAN-V.")] = None,
+    arcface: Annotated[Path | None, typer.Option(help="Identity: w600k_r50.onnx; with --scrfd.")] = None,
+    scrfd: Annotated[Path | None, typer.Option(help="Landmarks for ArcFace: det_10g.onnx.")] = None,
+    syncnet: Annotated[Path | None, typer.Option(help="Sync: syncnet_v2.model.")] = None,
+    whisper: Annotated[str | None, typer.Option(help="Coherence: a Whisper model, folder or Hub name.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Coherence: a CLIP model; with --whisper.")] = None,
+    sentence: Annotated[str | None, typer.Option(help="Coherence: a sentence encoder; with --whisper.")] = None,
+    expression: Annotated[
+        str | None, typer.Option(help="Emotion: package.module:function that gives expression coefficients.")
+    ] = None,
+    sim: Annotated[Path | None, typer.Option(help="Voice: UniSpeech's wavlm_large_finetune.pth.")] = None,
+    xvector: Annotated[str | None, typer.Option(help="Voice: a speaker model of transformers.")] = None,
+    dnsmos: Annotated[Path | None, typer.Option(help="Speech quality: sig_bak_ovr.onnx.")] = None,
     device: Annotated[str, typer.Option(help="Where networks run.")] = "cpu",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     resamples: Annotated[int, typer.Option(help="For the intervals of Fréchet distances.")] = 100,
@@ -75,12 +88,16 @@ def score(
     from vidchat.data.media import picture_size
 
     with _plainly():
+        backends = Backends(
+            face, inception, i3d, arcface, scrfd, syncnet, whisper, clip, sentence, expression, sim, xvector, dnsmos,
+            frames, device,
+        )  # fmt: skip
         asked = read_pairs(pairs)
         view = View(_size(size) if size else picture_size(asked[0].truth.path))
         result = score_systems(
             asked,
             _systems(system),
-            Backends(face=face, frames=frames, device=device),
+            backends,
             view,
             cache or output / "features",
             protocol=_protocol(protocol),

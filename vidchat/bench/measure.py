@@ -91,7 +91,7 @@ def cosine(a: NDArray, b: NDArray) -> NDArray:
     """Of the last axis; 0 where a vector is 0."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     scale = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return np.divide((a * b).sum(-1), scale, out=np.zeros(np.broadcast(scale).shape), where=scale > 1e-12)
+    return np.divide((a * b).sum(-1), scale, out=np.zeros(np.broadcast(scale).shape), where=scale > 1e-20)
 
 
 def evenly(length: int, wanted: int | None) -> NDArray[np.int64]:
