@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -117,6 +118,49 @@ def report(
     """Write report.md, report.tex and index.html from scores."""
     with _plainly():
         _report(scores, output, embed)
+
+
+@app.command()
+def ablation(
+    row: Annotated[list[str], typer.Option(help="PROTOCOL:SWITCHES=SCORES.json:SYSTEM; may be repeated.")],
+    output: Output,
+) -> None:
+    """Print the rows of the paper's Table 2 with systems of one's own, beside the published numbers."""
+    from vidchat.bench.ablation import ablation_table, as_json, read_row
+
+    with _plainly():
+        rows = [read_row(text) for text in row]
+        table = ablation_table(rows)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "ablation.md").write_text(table, encoding="utf-8")
+        (output / "ablation.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
+        print(table)
+
+
+@app.command()
+def candidates(
+    pairs: Pairs,
+    model: Annotated[str | None, typer.Option(help="A language model, folder or Hub name.")] = None,
+    rendered: Annotated[bool, typer.Option(help="The pairs are rendered dyads, whose candidates are known.")] = False,
+    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+) -> None:
+    """Give every pair five candidate replies of different worth, for the coherence measure."""
+    from vidchat.bench.pairs import CANDIDATES, read_pairs, write_lines
+
+    with _plainly():
+        asked = read_pairs(pairs)
+        if rendered == (model is not None):
+            raise typer.BadParameter("give either --model NAME or --rendered")
+        if model is None:
+            from vidchat.bench.rendered_candidates import rendered_candidates
+
+            write_lines(pairs / CANDIDATES, [rendered_candidates(pair, pairs) for pair in asked])
+            console.print(f"{len(asked)} pairs with candidates")
+            return
+        from vidchat.bench.candidates import Writer, write_candidates
+
+        writer = Writer(model, device)
+        console.print(write_candidates(pairs, asked, writer, writer.told), markup=False)
 
 
 def _report(scores: list[Path], output: Path, embed: int) -> None:

@@ -81,19 +81,19 @@ class WavLmEcapa(SpeakerLikeness):
 
         super().__init__(device)
         self.path = need_file(path, "UniSpeech's wavlm_large_finetune.pth")
-        self.wavlm: Any = WavLMModel(WavLMConfig.from_dict(LARGE) if config is None else config)
+        wavlm: Any = WavLMModel(WavLMConfig.from_dict(LARGE) if config is None else config)
         state = _state(self.path)
         inner = {renamed(name.removeprefix(INSIDE)): value for name, value in state.items() if name.startswith(INSIDE)}
         outer = {name: value for name, value in state.items() if not name.startswith(("feature_extract.", "loss_"))}
-        self.head = Ecapa(self.wavlm.config.num_hidden_layers + 1, self.wavlm.config.hidden_size)
+        self.head = Ecapa(wavlm.config.num_hidden_layers + 1, wavlm.config.hidden_size)
         try:
-            missing = self.wavlm.load_state_dict(inner, strict=False).missing_keys
+            missing = wavlm.load_state_dict(inner, strict=False).missing_keys
             if set(missing) - {"masked_spec_embed"}:
                 raise RuntimeError(f"it lacks {missing[0]}")
             self.head.load_state_dict(outer)
         except RuntimeError as error:
             raise BackendError(f"{path}: holds no WavLM with an ECAPA-TDNN head ({str(error)[:200]})") from None
-        self.wavlm = self.wavlm.to(device).eval()
+        self.wavlm = wavlm.to(device).eval()
         self.head = self.head.to(device).eval()
 
     def spec(self) -> Mapping[str, object]:
