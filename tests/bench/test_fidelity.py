@@ -37,3 +37,5 @@ def test_equal_pictures_score_best_and_a_share_of_pictures_is_spread_evenly():
     features = Fidelity(frames=3).read(media(a), media(a))
     assert features["psnr"].tolist() == [100.0] * 3
     assert features["ssim"] == pytest.approx(1)
+    same = media(a)
+    assert Fidelity().compare(Fidelity().read(same, same), {}, {}, None) == {"PSNR": 100.0, "SSIM": 1.0}

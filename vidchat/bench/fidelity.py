@@ -47,6 +47,8 @@ class Fidelity(Measure):
         assert truth is not None, "a measure that looks beside the clip is given the truth"
         length = min(len(media.pictures), len(truth.pictures))
         wanted = None if self.frames is None else min(self.frames, length)
+        if media is truth:
+            return {"psnr": np.array([BEST_PSNR]), "ssim": np.array([1.0])}
         psnr, ssim = [], []
         for i in evenly(length, wanted):
             a, b = (clip.pictures[i][None].float() / 255 for clip in (media, truth))
