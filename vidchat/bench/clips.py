@@ -96,11 +96,11 @@ def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
     try:
         media, note = _read(clip, view, (LONG * pictures + 2) / view.fps)
     except MediaError as error:
-        return Found(black(pictures, view), ("unreadable",), str(error), 0.0)
+        return Found(black(pictures, view), ("unreadable",), _without_folder(error, clip), 0.0)
     seconds, statuses, notes = len(media.pictures) / view.fps, [], [note] if note else []
     if is_silent(media.waveform) and not is_silent(truth.waveform):
         statuses.append("silent")
-        notes.append("it is silent")
+        notes = notes or ["it is silent"]
     if len(media.pictures) < SHORT * pictures:
         statuses.append("short")
         notes.append(f"{seconds:.2f} s, where the truth has {pictures / view.fps:.2f} s")
@@ -134,11 +134,16 @@ def _read(clip: Clip, view: View, longest: float | None) -> tuple[Media, str]:
         media = read_clip(clip, fps=view.fps, size=view.size, sample_rate=view.sample_rate, max_seconds=longest)
         return media, ""
     except MediaError as error:
-        note = str(error)
+        note = _without_folder(error, clip)
     media = read_clip(
         clip, fps=view.fps, size=view.size, sample_rate=view.sample_rate, audio=False, max_seconds=longest
     )
     return media, note
+
+
+def _without_folder(error: MediaError, clip: Clip) -> str:
+    """What went wrong, for reports that are sent to others: they need not know where the file lay."""
+    return str(error).replace(str(clip.path), clip.path.name)
 
 
 def _filled(media: Media, pictures: int) -> Media:

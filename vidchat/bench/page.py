@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vidchat.bench.plots import whiskers
-from vidchat.bench.results import Result
+from vidchat.bench.results import Number, Result
 from vidchat.bench.systems import BUILT_IN
 from vidchat.bench.table import ARROWS, Table, counted, figure, make_table
 
@@ -93,13 +93,17 @@ def _dimension(table: Table, dimension: str) -> str:
             cells.append(f"<td{best}>{value}<small>{interval}</small></td>")
         kind = " class=builtin" if system in BUILT_IN else ""
         rows.append(f"<tr{kind}><th>{html.escape(system)}</th>{''.join(cells)}</tr>")
-    plots = "".join(f"<figure>{whiskers(table, column)}</figure>" for column in columns)
+    plots = "".join(f"<figure>{whiskers(table, column)}</figure>" for column in columns if _rivals(table, column) > 1)
     meaning = html.escape(MEANING.get(dimension, ""))
     return (
         f"<section><h2>{html.escape(dimension.capitalize())}</h2><p class=note>{meaning}</p>"
         f"<div class=scroll><table class=numbers><thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
         f"</table></div><div class=plots>{plots}</div></section>"
     )
+
+
+def _rivals(table: Table, column: Number) -> int:
+    return sum(table.cell(system, column) is not None for system in table.systems)
 
 
 def _clips(results: Sequence[Result]) -> str:

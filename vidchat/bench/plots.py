@@ -8,7 +8,8 @@ from vidchat.bench.results import Number
 from vidchat.bench.systems import BUILT_IN
 from vidchat.bench.table import ARROWS, Table, figure
 
-WIDTH, LEFT, RIGHT, LINE, TOP = 320, 120, 16, 20, 26
+WIDTH, LEFT, RIGHT, LINE, TOP = 340, 140, 16, 20, 26
+LETTERS = 22  # of a name
 
 
 def whiskers(table: Table, column: Number) -> str:
@@ -32,11 +33,12 @@ def whiskers(table: Table, column: Number) -> str:
         tick = f"{value:.{column.column.digits}f}"
         parts.append(f"<text x={x(value):.1f} y={height - 3} class=tick text-anchor={anchor}>{tick}</text>")
     for place, (name, number) in enumerate(shown):
+        label = name if len(name) <= LETTERS else name[: LETTERS - 1] + "…"
         y = TOP + LINE * place + LINE / 2
         kind = "builtin" if name in BUILT_IN else "system"
         parts.append(
             f"<g class={kind}><title>{html.escape(name)}: {figure(number)}</title>"
-            f"<text x={LEFT - 8} y={y + 4:.1f} text-anchor=end>{html.escape(name[:18])}</text>"
+            f"<text x={LEFT - 8} y={y + 4:.1f} text-anchor=end>{html.escape(label)}</text>"
             f"<line x1={x(number.low):.1f} y1={y:.1f} x2={x(number.high):.1f} y2={y:.1f} />"
             f"<circle cx={x(number.value):.1f} cy={y:.1f} r=4 /></g>"
         )

@@ -31,8 +31,9 @@ const shown = () => {
 
 function draw() {
   const rows = shown();
+  if (open === null && rows.length) open = rows[0];
   const columns = data.columns.filter(column => data.pairs.some(pair => scoreOf(pair) && column.name in scoreOf(pair).values));
-  const head = make("tr"), mark = name => sortBy === name ? (down ? " ▼" : " ▲") : "";
+  const head = make("tr"), mark = name => name !== null && sortBy === name ? (down ? " ▼" : " ▲") : "";
   const heads = [["pair", null], ["clip", "clip"], ...columns.map(column => [column.name, column.name])];
   for (const [text, key] of heads) {
     const cell = make("th", text + mark(key));
@@ -52,7 +53,6 @@ function draw() {
     row.onclick = () => { open = pair; draw(); };
     return row;
   }));
-  if (open === null && rows.length) open = rows[0];
   play();
 }
 
@@ -62,7 +62,7 @@ function player(name, source, note) {
     const end = source.end ? "," + source.end : "";
     const video = make("video", null, { controls: "", preload: "metadata", playsinline: "",
       src: source.src + (source.start || source.end ? "#t=" + source.start + end : "") });
-    video.onerror = () => video.replaceWith(make("div", "this file is not beside the page, or cannot be played", { class: "gone" }));
+    video.onerror = () => { box.querySelector("button")?.remove(); video.replaceWith(make("div", "this file is not beside the page, or cannot be played", { class: "gone" })); };
     box.append(video);
   } else box.append(make("div", note || "no clip", { class: "gone" }));
   box.append(make("b", name));
