@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,11 +23,15 @@ Floats = NDArray[np.float64]
 
 REACH = 15  # pictures by which the sound is shifted either way, as SyncNet's `vshift`
 SIZE = (32, 48)  # of the mouth's crop
+PHRASE = 12.0  # pictures; what changes more slowly is whether somebody speaks, not what
 QUIET = 1e-3  # loudness below which quieter makes no difference
 
 
 class MouthAndLoudness(Measure):
     """Rank correlation of the mouth region's motion and the loudness, at lags of -15 ... 15 pictures.
+
+    It is the mean of two: of both as they are, which tells speaking from silence, and of both without what changes more
+    slowly than half a second, which tells syllables.
 
     `Sync r` is the correlation as played: it falls as the sound is shifted away. `Sync-C` is the best correlation
     less the median one, wherever the best is; `Sync-D` is one less the best; `|offset|` is how far
@@ -51,7 +56,7 @@ class MouthAndLoudness(Measure):
 
     def spec(self) -> Mapping[str, object]:
         return {
-            "backend": f"rank correlation of mouth motion and loudness, lags +-{REACH}",
+            "backend": f"rank correlation of mouth motion and loudness, whole and without what is slow, lags +-{REACH}",
             **self.finder.spec(),
             "frames": "all",
             "libraries": versions("torch"),
@@ -62,7 +67,9 @@ class MouthAndLoudness(Measure):
         mouth = crops(media.pictures, part_of(faces.boxes, MOUTH), SIZE).mean(1)
         if is_silent(media.waveform):
             return {"correlation": np.zeros(2 * REACH + 1)}
-        return {"correlation": correlations(motion(mouth), loudness(media.waveform, len(mouth)))}
+        moved, loud = motion(mouth), loudness(media.waveform, len(mouth))
+        curves = [correlations(moved, loud), correlations(_syllables(moved), _syllables(loud))]
+        return {"correlation": np.mean(curves, axis=0)}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
         return peak(made["correlation"])
@@ -91,6 +98,11 @@ def motion(mouth: Tensor) -> Floats:
     before, after = F.pad(change, (1, 0)), F.pad(change, (0, 1))
     before[0], after[-1] = change[0], change[-1]
     return ((before + after) / 2).double().numpy()
+
+
+def _syllables(track: Floats) -> Floats:
+    """(N,) what changes faster than a phrase and slower than from picture to picture."""
+    return gaussian_filter1d(track, 1.0) - gaussian_filter1d(gaussian_filter1d(track, 1.0), PHRASE)
 
 
 def _hold_still(mouth: Tensor) -> Tensor:
