@@ -11,7 +11,7 @@ from vidchat.bench.results import Number, PairScore, Result, ResultError, System
 def scores(tmp_path):
     def write(value=30.0, protocol="dyadic", weights="abc"):
         string = f"metric=FID; weights={weights}; protocol={protocol}; pairs=1"
-        number = Number(Column("FID", "lower", "frechet", 2), "video quality", True, string, value, 29.0, 31.0, 1)
+        number = Number(Column("FID", "lower", "frechet", 2), "video quality", True, string, value, 29.0, 31.0, 1, 1)
         system = SystemResult("ours", [number], {"p": PairScore({}, ("good",), "", 1.0, None)})
         pair = {"id": "p", "question": "", "answer": "", "candidates": [], "initiator": {}, "reference": ""}
         path = tmp_path / f"{protocol}{weights}.json"

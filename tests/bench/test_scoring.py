@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,7 +155,15 @@ def test_the_report_says_everything_and_the_page_is_safe_and_whole(pairs, system
     run(pairs, [system], tmp_path).write(tmp_path / "scores.json")
     result = read_result(tmp_path / "scores.json")
     text, rows = markdown([result]), latex([result])
-    for word in ("*proxy*", "1 missing", "`p3`: unreadable", "metric=FID", "weights=abc", "No pair is left out"):
+    for word in (
+        "*proxy*",
+        "0.250 (1 of 4)",
+        "1 missing",
+        "`p3`: unreadable",
+        "metric=FID",
+        "weights=abc",
+        "No pair is left out",
+    ):
         assert word in text
     assert rows.count(r"\\") == 5
     page = write_page([result], tmp_path / "page" / "index.html", embed=1).read_text()
@@ -192,3 +201,20 @@ def test_a_value_that_no_pair_has_is_no_column(pairs, tmp_path):
 
     names = [n.column.name for n in run(pairs, [], tmp_path, lambda: [Unmeasured()]).systems[0].numbers]
     assert names == ["FID"]
+
+
+def test_what_needs_candidates_is_not_even_read_without_them(pairs, tmp_path):
+    class Heard(Colour):
+        needs_candidates = True
+
+        def spec(self):
+            return {"backend": "heard"}
+
+        def read(self, media, truth=None):
+            pytest.fail("read though there is nothing to compare with")
+
+    bare = [replace(pair, candidates=()) for pair in pairs]
+    Heard.columns = (Column("coherence", "higher"),)
+    result = run(bare, [], tmp_path, lambda: [Colour(), Heard(), Colour("last")])
+    assert number(result, "frozen reference", "hue").value > 0
+    assert "coherence" not in {n.column.name for n in result.systems[0].numbers}

@@ -30,7 +30,8 @@ class Number:
         value: The number.
         low: Of its 95 % interval.
         high: Of its 95 % interval.
-        count: Pairs behind it.
+        count: Pairs behind it; fewer than `pairs` where some cannot have the number at all.
+        pairs: That were asked.
     """
 
     column: Column
@@ -41,6 +42,7 @@ class Number:
     low: float
     high: float
     count: int
+    pairs: int
 
 
 @dataclass(frozen=True)

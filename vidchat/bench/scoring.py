@@ -24,6 +24,7 @@ from vidchat.bench.store import Store, fingerprint
 from vidchat.bench.summary import Scored, Summary
 from vidchat.bench.systems import BUILT_IN, TRUTH, Source, System, built_in, clip_key
 from vidchat.data.media import Media
+from vidchat.dialogue import Clip
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ class Task:
     def measures(self) -> Sequence[Measure]:
         return self.build()
 
+    @cached_property
+    def specs(self) -> Sequence[str]:
+        """The measures' part of the protocol strings; made once, as weights are hashed for it."""
+        return [protocol_string(measure.spec()) for measure in self.measures]
+
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "measures"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("measures", "specs")}
 
 
 def score(
@@ -82,8 +88,7 @@ def score(
         raise ValueError(f"systems need names of their own, and not one of {', '.join(BUILT_IN)}; got {names}")
     task = Task([*built_in(pairs), *systems], build, view, store)
     scored = _score_pairs(task, pairs, workers)
-    measures = [m for m in task.measures if not m.needs_candidates or any(pair.candidates for pair in pairs)]
-    summary = Summary(measures, pairs, scored, Store(store), _prefix(protocol, pairs, view), resamples)
+    summary = Summary(task.measures, task.specs, pairs, scored, Store(store), _prefix(protocol, pairs, view), resamples)
     return Result(
         protocol=protocol,
         pairs=[_told(pair) for pair in pairs],
@@ -102,7 +107,7 @@ def _told(pair: Pair) -> dict[str, object]:
         "id": pair.id,
         "question": pair.initiator.text or "",
         "answer": pair.truth.text or "",
-        "initiator": {"path": str(pair.initiator.path), "start": pair.initiator.start, "end": pair.initiator.end},
+        "initiator": _place(pair.initiator),
         "reference": str(pair.reference),
         "candidates": [{"text": c.text, "worth": c.worth} for c in pair.candidates],
     }
@@ -154,39 +159,42 @@ class _Desk:
         media = read_reference(self.pair, self.task.view)
         key = f"reference {file_hash(self.pair.reference)} {self.task.view}"
         return [
-            self._kept(measure, key, partial(measure.read, media))[0] if measure.needs_reference else {}
-            for measure in self.task.measures
+            self._kept(index, key, partial(measure.read, media))[0] if measure.needs_reference else {}
+            for index, measure in enumerate(self.task.measures)
         ]
 
     def score(self, system: System) -> tuple[PairScore, dict[int, str]]:
         source = system.source(self.pair)
         found = _Lazy(lambda: system.read(self.pair, source, self.truth, self.task.view))
         statuses, note, seconds = self._facts(source, found)
-        features, keys = [], {}
+        features: list[Features] = []
+        keys: dict[int, str] = {}
         for index, measure in enumerate(self.task.measures):
-            wanted, keys[index] = self._kept(measure, source.key, partial(self._read, measure, found))
-            features.append(wanted)
+            made: Features = {}
+            if self._asks(measure):
+                made, keys[index] = self._kept(index, source.key, partial(self._read, measure, found))
+            features.append(made)
         if system.name == TRUTH:
             self.true = features
         values: dict[str, float] = {}
         for measure, made, true, reference in zip(self.task.measures, features, self.true, self.reference, strict=True):
-            values |= measure.compare(made, true, reference, self.pair)
+            if self._asks(measure):
+                values |= measure.compare(made, true, reference, self.pair)
         if source.clip is not None and system.name not in BUILT_IN:
             logged, wrong = read_log(log_path(source.clip.path))
             values |= logged
             note = "; ".join(part for part in (note, wrong) if part)
-        clip = (
-            None
-            if source.clip is None
-            else {"path": str(source.clip.path), "start": source.clip.start, "end": source.clip.end}
-        )
-        return PairScore(values, statuses, note, seconds, clip), keys
+        return PairScore(values, statuses, note, seconds, _place(source.clip)), keys
+
+    def _asks(self, measure: Measure) -> bool:
+        """Whether the measure can be taken of this pair at all."""
+        return not measure.needs_candidates or len(self.pair.candidates) > 1
 
     def _read(self, measure: Measure, found: _Lazy) -> Features:
         return measure.read(found().media, self.truth if measure.beside else None)
 
-    def _kept(self, measure: Measure, source: str, read: Callable[[], Features]) -> tuple[Features, str]:
-        key = fingerprint(protocol_string(measure.spec()), source, self.truth_key)
+    def _kept(self, index: int, source: str, read: Callable[[], Features]) -> tuple[Features, str]:
+        key = fingerprint(self.task.specs[index], source, self.truth_key)
         features = self.store.load(key)
         if features is None:
             features = read()
@@ -201,6 +209,10 @@ class _Desk:
             kept = {"statuses": np.array(seen.statuses), "note": np.array(seen.note), "seconds": np.array(seen.seconds)}
             self.store.save(key, kept)
         return tuple(map(str, kept["statuses"])), str(kept["note"]), float(kept["seconds"])
+
+
+def _place(clip: Clip | None) -> dict[str, object] | None:
+    return None if clip is None else {"path": str(clip.path), "start": clip.start, "end": clip.end}
 
 
 class _Lazy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,6 @@ from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.intervals import mean_interval, spread_interval
 from vidchat.bench.measure import Column, Measure
 from vidchat.bench.pairs import Pair, candidates_hash
-from vidchat.bench.protocol import protocol_string
 from vidchat.bench.responsiveness import COLUMNS
 from vidchat.bench.results import Number, PairScore, SystemResult
 from vidchat.bench.store import Store
@@ -29,6 +28,7 @@ class Summary:
 
     Attributes:
         measures: Whose columns there are.
+        specs: Of the measures, as strings.
         pairs: What was asked.
         scored: Of every pair.
         store: Where the features lie.
@@ -38,6 +38,7 @@ class Summary:
     """
 
     measures: Sequence[Measure]
+    specs: Sequence[str]
     pairs: Sequence[Pair]
     scored: Sequence[Scored]
     store: Store
@@ -50,22 +51,24 @@ class Summary:
         scores = [scored[name][0] for scored in self.scored]
         numbers = []
         for index, measure in enumerate(self.measures):
-            spec = protocol_string(self._spec(measure))
+            spec = self.specs[index]
+            if measure.needs_candidates:
+                spec = f"{spec}; candidates={candidates_hash(self.pairs)}"
             for column in measure.columns:
                 number = self._number(name, index, column, scores)
                 if number is not None:
                     value, low, high, count = number
                     string = f"metric={column.name}; {spec}; {self.prefix}"
-                    numbers.append(Number(column, measure.dimension, measure.proxy, string, value, low, high, count))
+                    numbers.append(
+                        Number(
+                            column, measure.dimension, measure.proxy, string, value, low, high, count, len(self.pairs)
+                        )
+                    )
         for column in COLUMNS:
             if (found := self._mean(column, scores)) is not None:
                 string = f"metric={column.name}; backend=the generator's log; {self.prefix}"
-                numbers.append(Number(column, "responsiveness", False, string, *found))
+                numbers.append(Number(column, "responsiveness", False, string, *found, len(self.pairs)))
         return SystemResult(name, numbers, dict(zip((pair.id for pair in self.pairs), scores, strict=True)))
-
-    def _spec(self, measure: Measure) -> Mapping[str, object]:
-        spec = dict(measure.spec())
-        return {**spec, "candidates": candidates_hash(self.pairs)} if measure.needs_candidates else spec
 
     def _number(
         self, name: str, index: int, column: Column, scores: Sequence[PairScore]

@@ -82,14 +82,14 @@ def make_table(results: Sequence[Result]) -> Table:
 
 
 def figure(number: Number, interval: bool = True) -> str:
-    """The value as it is printed, with its interval."""
+    """The value as it is printed, with its interval, and how many pairs it is of if not of all."""
     digits = number.column.digits
-    text = f"{number.value:.{digits}f}"
-    return (
-        f"{text} [{number.low:.{digits}f}, {number.high:.{digits}f}]"
-        if interval and number.low != number.high
-        else text
-    )
+    parts = [f"{number.value:.{digits}f}"]
+    if interval and number.low != number.high:
+        parts.append(f"[{number.low:.{digits}f}, {number.high:.{digits}f}]")
+    if interval and number.count < number.pairs:
+        parts.append(f"({number.count} of {number.pairs})")
+    return " ".join(parts)
 
 
 def markdown(results: Sequence[Result]) -> str:
