@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     measure = MouthAndLoudness(Detected(arguments.face) if arguments.face else Centred())
-    print(f"{'Sync r, sound later by':28}" + "".join(f"{shift:7d}" for shift in SHIFTS) + "  Sync-C |offset|")
+    print(f"{'Sync r, sound later by':28}" + "".join(f"{shift:7d}" for shift in SHIFTS) + "  Sync-C offset")
     rows = []
     for path in sorted(arguments.folder.glob(arguments.name)):
         media = read_clip(Clip(path, ""), fps=25, size=picture_size(path), sample_rate=16000)
@@ -51,7 +51,7 @@ def main() -> None:
         own = scores[SHIFTS.index(0)]
         rows.append([score["Sync r"] for score in scores])
         figures = "".join(f"{value:7.2f}" for value in rows[-1])
-        print(f"{path.stem:28}{figures}{own['Sync-C']:8.2f}{own['|offset|']:9.0f}")
+        print(f"{path.stem:28}{figures}{own['Sync-C']:8.2f}{own['offset']:9.0f}")
     print(f"{'mean':28}" + "".join(f"{value:7.2f}" for value in np.mean(rows, axis=0)))
 
 

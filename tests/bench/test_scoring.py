@@ -218,3 +218,20 @@ def test_what_needs_candidates_is_not_even_read_without_them(pairs, tmp_path):
     result = run(bare, [], tmp_path, lambda: [Colour(), Heard(), Colour("last")])
     assert number(result, "frozen reference", "hue").value > 0
     assert "coherence" not in {n.column.name for n in result.systems[0].numbers}
+
+
+def test_one_name_in_two_runs_is_two_choices_on_the_page(pairs, system, tmp_path):
+    class Shade(Colour):
+        def spec(self):
+            return {"backend": "shade"}
+
+        def compare(self, *features):
+            return {"hue": 1 + super().compare(*features)["hue"]}
+
+    results = [
+        run(pairs, [system], tmp_path),
+        run(pairs, [system], tmp_path, lambda: [Shade()], protocol="conditioned"),
+    ]
+    page = write_page(results, tmp_path / "index.html", embed=0).read_text()
+    systems = json.loads(re.search(r"id=data>(.*?)</script>", page, re.S)[1])["pairs"][0]["systems"]
+    assert systems["ours (run 2, conditioned)"]["values"]["hue"] == pytest.approx(1 + systems["ours"]["values"]["hue"])

@@ -139,25 +139,30 @@ def crops(pictures: Tensor, boxes: Floats, size: tuple[int, int]) -> Tensor:
         boxes: (N, 4) in pixels.
         size: (h, w).
     """
-    height, width = pictures.shape[-2:]
-    fine = tuple(
-        side * max(1, min(4, round(float(extent) / side))) for side, extent in zip(size, _extent(boxes), strict=True)
-    )
-    left, top, right, bottom = torch.from_numpy(boxes).float().T
-    y = top[:, None] + (bottom - top)[:, None] * (torch.arange(fine[0]) + 0.5) / fine[0]
-    x = left[:, None] + (right - left)[:, None] * (torch.arange(fine[1]) + 0.5) / fine[1]
-    grid = torch.stack(
-        [
-            (2 * x / width - 1)[:, None, :].expand(-1, fine[0], -1),
-            (2 * y / height - 1)[:, :, None].expand(-1, -1, fine[1]),
-        ],
-        dim=-1,
-    )
+    height, width = _extent(boxes)
+    finer = [max(1, min(4, round(whole / part))) for whole, part in zip((height, width), size, strict=True)]
+    fine = (size[0] * finer[0], size[1] * finer[1])
     parts = [
-        F.grid_sample(some.float() / 255, where, mode="bilinear", padding_mode="border", align_corners=False)
-        for some, where in zip(pictures.split(32), grid.split(32), strict=True)
+        _sample(some, where, fine)
+        for some, where in zip(pictures.split(32), torch.from_numpy(boxes).float().split(32), strict=True)
     ]
     return F.adaptive_avg_pool2d(torch.cat(parts), size)
+
+
+def _sample(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, 3, h, w): the boxes' contents, bilinear. Only what lies around them is turned to floats, which is slow."""
+    height, width = pictures.shape[-2:]
+    x0, y0 = (max(0, int(boxes[:, side].min()) - 2) for side in (0, 1))
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    x1, y1 = max(x0 + 1, int(boxes[:, 2].max()) + 3), max(y0 + 1, int(boxes[:, 3].max()) + 3)
+    around = pictures[..., y0:y1, x0:x1].float() / 255
+    left, top, right, bottom = boxes.T
+    y = top[:, None] + (bottom - top)[:, None] * (torch.arange(size[0]) + 0.5) / size[0] - y0
+    x = left[:, None] + (right - left)[:, None] * (torch.arange(size[1]) + 0.5) / size[1] - x0
+    columns = (2 * x / around.shape[-1] - 1)[:, None, :].expand(-1, size[0], -1)
+    rows = (2 * y / around.shape[-2] - 1)[:, :, None].expand(-1, -1, size[1])
+    grid = torch.stack([columns, rows], dim=-1)
+    return F.grid_sample(around, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _extent(boxes: Floats) -> tuple[float, float]:

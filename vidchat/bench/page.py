@@ -135,7 +135,7 @@ def _protocols(table: Table) -> str:
 def _data(results: Sequence[Result], table: Table, folder: Path, embed: int) -> str:
     """What the page's script shows, as JSON that cannot end the script element."""
     pairs: dict[str, dict[str, Any]] = {}
-    for result in results:
+    for run, result in enumerate(results, 1):
         for pair in result.pairs:
             name = str(pair["id"])
             if name not in pairs:
@@ -143,17 +143,22 @@ def _data(results: Sequence[Result], table: Table, folder: Path, embed: int) -> 
             inside = list(pairs).index(name) < embed
             for system in result.systems:
                 score = system.scores[name]
-                pairs[name]["systems"][system.name] = {
+                shown = {
                     "clip": _source(score.clip, folder, inside) if score.clip else None,
                     "values": {key: None if math.isnan(value) else value for key, value in score.values.items()},
                     "statuses": list(score.statuses),
                     "note": score.note,
                 }
+                # One name in two runs, with other protocols: their scores must not mix.
+                before = pairs[name]["systems"].setdefault(system.name, shown)
+                if before["values"] != shown["values"]:
+                    pairs[name]["systems"][f"{system.name} (run {run}, {result.protocol})"] = shown
     columns = [
         {"name": c.column.name, "better": c.column.better, "digits": c.column.digits, "proxy": c.proxy}
         for c in {c.column.name: c for c in table.columns if c.column.kind == "mean"}.values()
     ]
-    told = {"pairs": list(pairs.values()), "systems": list(table.systems), "columns": columns}
+    systems = dict.fromkeys(system for pair in pairs.values() for system in pair["systems"])
+    told = {"pairs": list(pairs.values()), "systems": list(systems), "columns": columns}
     return json.dumps(told, ensure_ascii=False).replace("<", "\\u003c")
 
 

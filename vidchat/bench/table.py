@@ -102,7 +102,7 @@ def markdown(results: Sequence[Result]) -> str:
         lines += [f"## {dimension}", "", f"| system | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(columns)}"]
         for system in table.systems:
             cells = [table.cell(system, column) for column in columns]
-            lines.append(f"| {system} | {' | '.join('' if c is None else figure(c) for c in cells)} |")
+            lines.append(f"| {_cell_text(system)} | {' | '.join('' if c is None else figure(c) for c in cells)} |")
         lines.append("")
     lines += [
         "In brackets: 95 % intervals, bootstrap over pairs. A *proxy* stands in for the canonical measure; its values",
@@ -114,6 +114,10 @@ def markdown(results: Sequence[Result]) -> str:
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     lines += ["## Protocols", "", *(f"- **{table.head(c)}**: `{c.protocol}`" for c in table.columns), ""]
     return "\n".join(lines)
+
+
+def _cell_text(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _rules(results: Sequence[Result]) -> list[str]:

@@ -1,7 +1,7 @@
 """SyncNet (Chung and Zisserman 2016): distance of mouths and sounds over lags, with the weights `syncnet_v2.model`.
 
 Sync-C is the median distance over lags less the smallest, Sync-D the smallest, as LSE-C and LSE-D. Both are blind to
-an offset within the lags, so two more numbers are given: `|offset|`, and `Sync-C0`, the confidence at lag 0.
+an offset within the lags, so two more numbers are given: `offset`, and `Sync-C0`, the confidence at lag 0.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SyncNet(Measure):
         Column("Sync-C", "higher"),
         Column("Sync-D", "lower"),
         Column("Sync-C0", "higher"),
-        Column("|offset|", "lower", digits=1),
+        Column("offset", "lower", digits=1),
     )
     proxy = False
 
@@ -99,14 +99,14 @@ class SyncNet(Measure):
 def confidences(distances: np.ndarray) -> dict[str, float]:
     """The columns from the mean distances at lags; of a clip too short, or of a flat curve, no confidence."""
     if not len(distances):
-        return {"Sync-C": 0.0, "Sync-D": float("nan"), "Sync-C0": 0.0, "|offset|": float(SHIFT)}
+        return {"Sync-C": 0.0, "Sync-D": float("nan"), "Sync-C0": 0.0, "offset": float(SHIFT)}
     best = int(distances.argmin())
     middle = float(np.sort(distances)[(len(distances) - 1) // 2])
     return {
         "Sync-C": middle - float(distances[best]),
         "Sync-D": float(distances[best]),
         "Sync-C0": middle - float(distances[SHIFT]),
-        "|offset|": float(abs(SHIFT - best)) if np.ptp(distances) > 1e-6 else float(SHIFT),
+        "offset": float(abs(SHIFT - best)) if np.ptp(distances) > 1e-6 else float(SHIFT),
     }
 
 

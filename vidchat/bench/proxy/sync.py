@@ -34,7 +34,7 @@ class MouthAndLoudness(Measure):
     slowly than half a second, which tells syllables.
 
     `Sync r` is the correlation as played: it falls as the sound is shifted away. `Sync-C` is the best correlation
-    less the median one, wherever the best is; `Sync-D` is one less the best; `|offset|` is how far
+    less the median one, wherever the best is; `Sync-D` is one less the best; `offset` is how far
     from 0 that is, in pictures. The last three are formed as SyncNet's are, which does not punish an offset either.
     Ranks, and the mouth held still against the head's sway, make it work on filmed faces to within a few pictures; of
     one short clip it is a weak witness, of many a fair one. It cannot hear which sound is spoken.
@@ -48,7 +48,7 @@ class MouthAndLoudness(Measure):
         Column("Sync-C", "higher"),
         Column("Sync-D", "lower"),
         Column("Sync r", "higher"),
-        Column("|offset|", "lower", digits=1),
+        Column("offset", "lower", digits=1),
     )
 
     def __init__(self, finder: FaceFinder) -> None:
@@ -78,13 +78,13 @@ class MouthAndLoudness(Measure):
 def peak(correlation: Floats) -> dict[str, float]:
     """The columns from the correlations at lags -REACH ... REACH; a curve that is flat peaks nowhere, `REACH` away."""
     if np.ptp(correlation) < 1e-9:
-        return {"Sync-C": 0.0, "Sync-D": 1.0, "Sync r": 0.0, "|offset|": float(REACH)}
+        return {"Sync-C": 0.0, "Sync-D": 1.0, "Sync r": 0.0, "offset": float(REACH)}
     best = float(correlation.max())
     return {
         "Sync-C": best - float(np.median(correlation)),
         "Sync-D": 1 - best,
         "Sync r": float(correlation[REACH]),
-        "|offset|": float(abs(np.argmax(correlation) - REACH)),
+        "offset": float(abs(np.argmax(correlation) - REACH)),
     }
 
 
