@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,12 +11,9 @@ from typing import Any
 
 from vidchat.bench.make import MakeError
 from vidchat.data.report import Report
+from vidchat.data.speakervid.names import ClipName, Damage, is_voice, parse_clip
 from vidchat.dialogue import Clip, Dialogue, Turn
 
-NAME = re.compile(
-    r"(?P<video>.{11})_(?P<width>\d+)x(?P<height>\d+)_full_video_(?P<scene>\d{3,})_(?P<voice>(?:[A-Z]_)?None|[A-Z])_"
-    r"(?P<person>\d{2,})(?:\.(?:json|mp4))?"
-)
 SUFFIXES = (".mp4", ".mkv", ".webm")
 
 
@@ -55,8 +51,8 @@ def read_testset(testset: Path, clips: Path) -> tuple[list[Dialogue], Report]:
             report.skipped.append((f"{asked} -> {answered}", f"no file {lacking[0]}.mp4 below {clips}"))
             continue
         turns = (
-            Turn("initiator", Clip(files[asked], speaker=_speaker(asked))),
-            Turn("responder", Clip(files[answered], speaker=_speaker(answered))),
+            Turn("initiator", Clip(files[asked], speaker=parse_clip(asked).speaker)),
+            Turn("responder", Clip(files[answered], speaker=parse_clip(answered).speaker)),
         )
         dialogues.append(Dialogue(answered, turns, split="test"))
     report.read = len(dialogues)
@@ -84,27 +80,21 @@ def _groups(entries: Any) -> Iterator[list[str]]:
 
 
 def _name(value: Any) -> str | None:
-    found = NAME.fullmatch(Path(value).name) if isinstance(value, str) else None
-    return re.sub(r"\.(json|mp4)$", "", found.group()) if found else None
-
-
-def _speaker(name: str) -> str:
-    found = NAME.fullmatch(name)
-    assert found is not None
-    return f"{found['video']}_{found['voice']}"
+    try:
+        return parse_clip(Path(value).name).clip if isinstance(value, str) else None
+    except Damage:
+        return None
 
 
 def _neighbours(names: list[str]) -> list[tuple[str, str]]:
-    videos: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
-    for name in names:
-        found = NAME.fullmatch(name)
-        assert found is not None
-        if "None" not in found["voice"]:
-            videos[found["video"]].append((int(found["scene"]), found["voice"], name))
+    videos: dict[str, list[ClipName]] = defaultdict(list)
+    for clip in map(parse_clip, names):
+        if is_voice(clip.voice):
+            videos[clip.youtube].append(clip)
     pairs = []
     for clips in videos.values():
-        clips.sort()
+        clips.sort(key=lambda clip: (clip.scene, clip.voice, clip.person))
         for before, after in pairwise(clips):
-            if after[0] - before[0] <= 1 and after[1] != before[1]:
-                pairs.append((before[2], after[2]))
+            if after.scene - before.scene <= 1 and after.voice != before.voice:
+                pairs.append((before.clip, after.clip))
     return pairs
