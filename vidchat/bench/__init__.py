@@ -1,1 +1,0 @@
-"""VidChatBench: reads files of any system, and knows nothing of our model."""
