@@ -21,7 +21,7 @@ from vidchat.demo.measure import percent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="rendered dyads")
-    parser.add_argument("--release", type=Path, nargs="+", default=[Path("checkpoints/demo")], help="of different names")
+    parser.add_argument("--release", type=Path, nargs="+", default=[Path("checkpoints/demo")])
     parser.add_argument("--answers", type=int, default=72)
     parser.add_argument("--output", type=Path, default=Path("outputs/answers"))
     given = parser.parse_args()
