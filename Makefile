@@ -11,7 +11,7 @@ setup: $(VENV)/.stamp
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PY) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch>=2.13,<2.14"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,demo]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,demo,bench]"
 	$(BIN)/python -m pip check
 	@# pip check does not see that a broken torchvision or torchaudio poisons these imports; importing them does.
 	$(BIN)/python -c "import torch, lightning, torchmetrics; from diffusers import AutoencoderKLWan; from transformers import EncodecModel, Qwen3Model, WhisperFeatureExtractor"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from vidchat.bench.cli import app as bench
 from vidchat.data import commands as data
 from vidchat.model import describe
 
@@ -14,6 +15,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(describe.app, name="model")
+app.add_typer(bench, name="bench")
 
 
 @app.callback()

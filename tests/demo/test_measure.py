@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vidchat.bench.speech import cepstra
 from vidchat.data.media import Media
 from vidchat.data.synthetic.cast import make_speaker
 from vidchat.data.synthetic.face import draw_face
@@ -13,7 +14,6 @@ from vidchat.data.synthetic.performance import perform
 from vidchat.data.synthetic.render import candidate_waveforms
 from vidchat.data.synthetic.script import cases
 from vidchat.demo.measure import MouthReader, correlation, loudness, percent, score
-from vidchat.demo.speech import cepstra, warped_distance
 
 CASES = cases()[:4]
 
@@ -85,30 +85,6 @@ def test_a_later_sound_follows_the_mouth_less_and_less(dyads):
             values.append(correlation(opening, loudness(late, len(m.pictures))))
         follows.append(float(np.mean(values)))
     assert follows == sorted(follows, reverse=True)
-
-
-def test_warping_is_a_distance_that_forgives_tempo():
-    rng = np.random.default_rng(0)
-    word = rng.normal(size=(30, 4))
-    slow = word.repeat(2, axis=0)
-    assert warped_distance(word, word) == pytest.approx(0, abs=1e-6)
-    assert warped_distance(word, slow) == pytest.approx(0, abs=1e-6)
-    assert warped_distance(word, rng.normal(size=(30, 4))) > 1
-    other = rng.normal(size=(20, 4))
-    assert warped_distance(word, other) == pytest.approx(warped_distance(other, word))
-
-
-def test_warping_equals_the_textbook_recursion():
-    rng = np.random.default_rng(1)
-    a, b = rng.normal(size=(7, 3)), rng.normal(size=(5, 3))
-    cost = np.linalg.norm(a[:, None] - b[None], axis=-1)
-    best = np.full((8, 6), np.inf)
-    best[0, 0] = 0
-    for i in range(1, 8):
-        for j in range(1, 6):
-            c = cost[i - 1, j - 1]
-            best[i, j] = min(best[i - 1, j - 1] + 2 * c, best[i - 1, j] + c, best[i, j - 1] + c)
-    assert warped_distance(a, b) == pytest.approx(best[7, 5] / 12)
 
 
 def test_a_share_comes_with_its_interval():

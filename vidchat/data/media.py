@@ -36,6 +36,7 @@ __all__ = [
     "header_of",
     "is_wide",
     "length_of",
+    "picture_size",
     "read_clip",
     "read_picture",
     "read_sound",
@@ -141,6 +142,15 @@ def header_of(path: Path) -> tuple[float, int, int]:
         if stream.duration is not None:
             seconds = float(stream.duration * stream.time_base)
         return seconds, stream.height, stream.width
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a file's pictures, upright and with square pixels; raises `MediaError`."""
+    with closing(_frames(Path(path), "video", None)) as frames:
+        for _, frame, stream in frames:
+            height, width = frame.height, round(frame.width * _pixel_aspect(stream))
+            return (width, height) if round(frame.rotation / 90) % 2 else (height, width)
+    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
 
 
 def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None) -> np.ndarray:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from vidchat.bench.speech import Floats, cepstra
 from vidchat.data.media import Media, read_clip, write_clip
 from vidchat.data.synthetic.render import candidate_waveforms
 from vidchat.data.synthetic.script import Case
 from vidchat.demo.measure import MouthReader, Scores, score
-from vidchat.demo.speech import Floats, cepstra
 from vidchat.dialogue import Clip, Dialogue
 from vidchat.generation.answer import Question, Timing, answer, from_bytes, read_question, to_bytes
 from vidchat.generation.stream import GenerationSettings

@@ -15,9 +15,9 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidchat.bench.speech import nearest_sentence
 from vidchat.data.media import Media
 from vidchat.data.synthetic.script import Case, cases
-from vidchat.demo.speech import nearest_sentence
 
 Floats = NDArray[np.float64]
 

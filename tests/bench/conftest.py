@@ -1,0 +1,59 @@
+"""Pairs on disk: little films of a bright mouth on a face, and sounds to which it moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidchat.bench.pairs import CANDIDATES, PAIRS, Pair, read_pairs
+from vidchat.data.media import write_clip
+
+PICTURES = 40
+
+
+def film(seed: int, pictures: int = PICTURES, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """A face of random colours with a mouth that opens with the sound: (n, 3, side, side) uint8, (n * 640,) float."""
+    rng = np.random.default_rng(seed)
+    level = np.clip(np.convolve(rng.random(pictures) > 0.55, np.ones(2) / 2, "same"), 0, 1)
+    sound = np.repeat(level, 640) * np.sin(np.arange(pictures * 640) * (0.05 + 0.01 * (seed % 7))) * 0.3
+    face = rng.integers(60, 200, size=(3, 1, 1)) + 25 * rng.standard_normal((3, side // 6, side // 6)).repeat(
+        6, 1
+    ).repeat(6, 2)
+    frames = np.repeat(face[None], pictures, 0)
+    for picture, opening in zip(frames, level, strict=True):
+        height = round(float(opening) * side * 0.12)
+        picture[:, int(0.62 * side) : int(0.62 * side) + height, int(0.38 * side) : int(0.62 * side)] = 10
+    return torch.from_numpy(np.clip(frames, 0, 255).astype(np.uint8)), torch.from_numpy(sound.astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark folder with four pairs by four people."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("bench")
+    lines, candidates = [], []
+    for number in range(4):
+        pictures, sound = film(number)
+        write_clip(folder / f"truth{number}.mp4", pictures, sound, 25, 16000)
+        write_clip(folder / f"ask{number}.mp4", *film(50 + number, 12), 25, 16000)
+        Image.fromarray(pictures[0].permute(1, 2, 0).numpy()).save(folder / f"face{number}.png")
+        lines.append({
+            "id": f"p{number}", "reference": f"face{number}.png",
+            "initiator": {"clip": f"ask{number}.mp4", "speaker": "asker", "text": "well?"},
+            "truth": {"clip": f"truth{number}.mp4", "speaker": f"person {number}", "text": "yes </script> & so"},
+        })  # fmt: skip
+        replies = [{"text": text, "worth": worth} for text, worth in (("yes", 1.0), ("so", 0.6), ("no", 0.2))]
+        candidates.append({"id": f"p{number}", "candidates": replies})
+    for name, entries in ((PAIRS, lines), (CANDIDATES, candidates)):
+        (folder / name).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder
+
+
+@pytest.fixture
+def pairs(bench: Path) -> list[Pair]:
+    return read_pairs(bench)

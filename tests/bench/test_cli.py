@@ -1,0 +1,66 @@
+"""The commands as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from vidchat.cli import app
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["bench", *map(str, words)])
+
+
+@pytest.fixture
+def system(pairs, tmp_path):
+    folder = tmp_path / "system"
+    folder.mkdir()
+    for pair in pairs[:3]:
+        shutil.copy(pair.truth.path, folder / f"{pair.id}.mp4")
+    return folder
+
+
+def test_score_then_report_then_ablation(bench, system, tmp_path):
+    out = tmp_path / "out"
+    result = run("score", "--pairs", bench, "--system", f"ours={system}", "-o", out, "--resamples", 5, "--frames", 4)
+    assert result.exit_code == 0, result.output
+    assert "3 good, 1 missing" in result.output
+    for name in ("scores.json", "report.md", "report.tex", "index.html"):
+        assert (out / name).stat().st_size > 500
+    scores = json.loads((out / "scores.json").read_text())
+    columns = {number["column"]["name"] for number in scores["systems"][3]["numbers"]}
+    assert {"FID", "FVD", "PSNR", "SSIM", "ArcFace", "Sync-C", "Sync-D", "emotion FID", "SIM-o"} <= columns
+    again = run("report", out / "scores.json", "-o", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "again" / "report.md").read_text() == (out / "report.md").read_text()
+    row = f"dyadic:audio,spatial,noise={out / 'scores.json'}:ours"
+    table = run("ablation", "--row", row, "-o", tmp_path / "table")
+    assert table.exit_code == 0, table.output
+    assert "32.35" in table.output
+    assert "**ours**" in table.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("score", "--pairs", "nowhere", "--system", "a=.", "-o", "x"), "bench make"),
+        (("score", "--pairs", "{bench}", "--system", "a", "-o", "x"), "NAME=FOLDER"),
+        (("score", "--pairs", "{bench}", "--system", "a=nowhere", "-o", "x"), "no folder"),
+        (("score", "--pairs", "{bench}", "--system", "a=.", "-o", "x", "--size", "big"), "WIDTHxHEIGHT"),
+        (("score", "--pairs", "{bench}", "--system", "a=.", "-o", "x", "--i3d", "none.pt"), "i3d_torchscript"),
+        (("make", "-o", "x"), "--data FOLDER"),
+        (("report", "none.json", "-o", "x"), "no results"),
+        (("candidates", "--pairs", "{bench}"), "--model NAME"),
+        (("candidates", "--pairs", "{bench}", "--rendered"), "not a rendered dyad"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(bench, words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*(word.format(bench=bench) for word in words))
+    assert result.exit_code != 0
+    assert told in " ".join(result.output.replace("│", " ").split()) + str(result.exception)
+    assert "Traceback" not in result.output

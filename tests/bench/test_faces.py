@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vidchat.bench.faces import CENTRE, Centred, crops, part_of
+from vidchat.data.media import Media
+
+
+def gradient(count, height, width):
+    """Pictures whose red is the column and whose green is the row."""
+    picture = torch.zeros(count, 3, height, width, dtype=torch.uint8)
+    picture[:, 0] = torch.arange(width)
+    picture[:, 1] = torch.arange(height)[:, None]
+    return picture
+
+
+@pytest.mark.parametrize("box", [(10.0, 20.0, 42.0, 60.0), (10.3, 20.7, 30.1, 33.9), (0.0, 0.0, 120.0, 100.0)])
+def test_a_crop_holds_the_boxs_content_to_a_fraction_of_a_pixel(box):
+    pictures, boxes = gradient(40, 100, 120), np.tile(box, (40, 1))
+    part = crops(pictures, boxes, (4, 5)) * 255
+    left, top, right, bottom = box
+    x, y = left + (right - left) * (np.arange(5) + 0.5) / 5 - 0.5, top + (bottom - top) * (np.arange(4) + 0.5) / 4 - 0.5
+    assert part.shape == (40, 3, 4, 5)
+    assert part[39, 0, 2].numpy() == pytest.approx(x, abs=0.3)
+    assert part[39, 1, :, 1].numpy() == pytest.approx(y, abs=0.3)
+
+
+def test_boxes_may_move_and_may_leave_the_picture():
+    pictures = gradient(3, 50, 50)
+    boxes = np.array([[0.0, 0, 10, 10], [-30, -30, -10, -10], [45, 45, 80, 80]])
+    part = crops(pictures, boxes, (2, 2)) * 255
+    assert part[0, 0, 0].numpy() == pytest.approx([2, 7], abs=0.3)
+    assert part[1, :2].abs().max() < 1e-4, "beyond the corner the corner goes on"
+    assert float(part[2, 0, 0, 1]) == pytest.approx(49, abs=0.3)
+
+
+def test_the_guess_is_in_the_middle_and_parts_are_shares_of_it():
+    faces = Centred()(Media(gradient(2, 200, 100), torch.zeros(1280), 25, 16000))
+    assert faces.boxes[0] == pytest.approx(np.array(CENTRE) * [100, 200, 100, 200])
+    assert faces.found.all()
+    assert part_of(np.array([[10.0, 20, 30, 60]]), (0.5, 0.25, 1, 1))[0] == pytest.approx([20, 30, 30, 60])

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.bench.conftest import film
+from vidchat.bench.make import MakeError, make_from_folder, write_bench
+from vidchat.bench.pairs import PAIRS, PairsError, read_pairs
+from vidchat.bench.testset import read_testset
+from vidchat.data.media import read_clip, read_picture, write_clip
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with a test dialogue, one with a speaker of the train split, one without a question, one broken."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("a", "b"):
+        write_clip(folder / f"{name}.mp4", *film(ord(name), 20), 25, 16000)
+    (folder / "broken.mp4").write_bytes(b"broken")
+
+    def dialogue(name, split, speakers, clips=("a.mp4", "b.mp4")):
+        roles = ("initiator", "responder")[-len(clips) :]
+        turns = [
+            {"role": role, "speaker": speaker, "clip": clip, "text": f"{role} of {name}"}
+            for role, speaker, clip in zip(roles, speakers, clips, strict=True)
+        ]
+        return {"id": name, "split": split, "turns": turns, "branch": "dialogue" if len(clips) > 1 else "single"}
+
+    lines = [
+        dialogue("t", "train", ("ann", "bob")),
+        dialogue("good", "test", ("cat", "dan")),
+        dialogue("seen", "test", ("cat", "bob")),
+        dialogue("alone", "test", ("dan",), ("b.mp4",)),
+        dialogue("broken", "test", ("cat", "eve"), ("a.mp4", "broken.mp4")),
+    ]
+    (folder / "dialogues.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def test_pairs_are_of_unseen_speakers_and_the_others_are_told(data, tmp_path):
+    report = make_from_folder(data, tmp_path / "bench")
+    assert report.read == 1
+    told = dict(report.skipped)
+    assert "another split" in told["seen"]
+    assert "nobody asks" in told["alone"]
+    assert "cannot be decoded" in told["broken"]
+    (pair,) = read_pairs(tmp_path / "bench")
+    assert (pair.id, pair.truth.text, pair.truth.speaker) == ("good", "responder of good", "dan")
+    with pytest.raises(MakeError, match="already"):
+        make_from_folder(data, tmp_path / "bench")
+    with pytest.raises(MakeError, match="no pair"):
+        make_from_folder(data, tmp_path / "none", split="val")
+
+
+def test_the_reference_is_the_picture_before_the_truth(data, tmp_path):
+    make_from_folder(data, tmp_path / "bench")
+    (pair,) = read_pairs(tmp_path / "bench")
+    options = {"fps": 25, "size": (48, 48), "sample_rate": 16000}
+    whole = read_clip(pair.truth.__class__(data / "b.mp4", ""), **options)
+    truth = read_clip(pair.truth, **options)
+    assert (read_picture(pair.reference, (48, 48)) == whole.pictures[0]).all()
+    assert (truth.pictures == whole.pictures[1:]).all()
+
+
+def test_a_manifest_can_name_only_its_own_files(bench, tmp_path):
+    line = json.loads((bench / PAIRS).read_text().split("\n")[0])
+    for change in ({"id": "../x"}, {"reference": "../face0.png"}, {"reference": "/etc/passwd"}, {"id": None}):
+        (tmp_path / PAIRS).write_text(json.dumps({**line, **change}))
+        with pytest.raises(PairsError, match="line 1"):
+            read_pairs(tmp_path)
+    with pytest.raises(PairsError, match="bench make"):
+        read_pairs(tmp_path / "nowhere")
+
+
+CLIP = "BK6_XIz6-ZE_1920x1080_full_video_{}_{}_00"
+ONE, TWO, FAR, SILENT = (CLIP.format(*where) for where in (("003", "A"), ("004", "B"), ("009", "A"), ("004", "A_None")))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [ONE, TWO, FAR, SILENT],
+        [f"{TWO}.json", f"{ONE}.json"],
+        {"BK6_XIz6-ZE": [f"{ONE}.mp4", f"{TWO}.mp4"], "-aaaaaaaaaa": []},
+        [{"filename": ONE, "yt_id": "BK6_XIz6-ZE"}, {"filename": TWO}],
+        [{"initiator": ONE, "responder": TWO}],
+        [[ONE, TWO]],
+    ],
+)
+def test_every_form_of_a_testset_gives_the_pair(tmp_path, entries):
+    for name in (ONE, TWO):
+        write_clip(tmp_path / "clips" / f"{name}.mp4", *film(1, 12), 25, 16000)
+    (tmp_path / "testset.json").write_text(json.dumps(entries))
+    dialogues, report = read_testset(tmp_path / "testset.json", tmp_path / "clips")
+    assert report.read == 1
+    (dialogue,) = dialogues
+    assert dialogue.question.path.stem == ONE
+    assert dialogue.answer.path.stem == dialogue.id == TWO
+    assert dialogue.question.speaker != dialogue.answer.speaker
+    write_bench(dialogues, tmp_path / "bench", report)
+    assert read_pairs(tmp_path / "bench")[0].id == TWO
+
+
+def test_a_testset_of_nothing_known_says_what_a_name_looks_like(tmp_path):
+    (tmp_path / "testset.json").write_text('[{"video": 3}]')
+    with pytest.raises(MakeError, match="full_video"):
+        read_testset(tmp_path / "testset.json", tmp_path)

@@ -1,0 +1,237 @@
+"""A whole run on little films: four pairs, a system with faults, the built-in ceilings and floors, the cache."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vidchat.bench import scoring
+from vidchat.bench.clips import View
+from vidchat.bench.measure import Column, Measure
+from vidchat.bench.page import write_page
+from vidchat.bench.results import read_result
+from vidchat.bench.scoring import score
+from vidchat.bench.systems import Folder
+from vidchat.bench.table import TableError, latex, make_table, markdown
+from vidchat.data.media import read_clip
+
+VIEW = View((48, 48))
+
+
+class Colour(Measure):
+    """The mean colour as features, its distance from the truth's as a value; counts what it reads."""
+
+    dimension = "video quality"
+    columns = (Column("FID", "lower", "frechet"), Column("hue", "lower"))
+    reads = 0
+
+    def __init__(self, weights="abc"):
+        self.weights = weights
+
+    def spec(self):
+        return {"backend": "colour", "weights": self.weights}
+
+    def read(self, media, truth=None):
+        Colour.reads += 1
+        colour = media.pictures[::8].double().mean((2, 3)).numpy()
+        return {"rows": colour}
+
+    def compare(self, made, true, reference, pair):
+        return {"hue": float(np.abs(made["rows"].mean(0) - true["rows"].mean(0)).mean())}
+
+
+def colour():
+    return [Colour()]
+
+
+def other_colour():
+    return [Colour("def")]
+
+
+@pytest.fixture
+def system(tmp_path, pairs):
+    """Two right answers, one missing, one broken."""
+    folder = tmp_path / "system"
+    folder.mkdir()
+    for pair in pairs[:2]:
+        shutil.copy(pair.truth.path, folder / f"{pair.id}.mp4")
+    (folder / "p3.mp4").write_bytes(b"broken")
+    (folder / "p0.json").write_text('{"first_chunk_s": 0.25, "real_time_factor": 0.5}')
+    return Folder("ours", folder)
+
+
+def run(pairs, systems, tmp_path, build=colour, **more):
+    return score(pairs, systems, build, VIEW, tmp_path / "features", resamples=10, **more)
+
+
+def number(result, system, column):
+    numbers = next(s for s in result.systems if s.name == system).numbers
+    return next(n for n in numbers if n.column.name == column)
+
+
+def test_everybody_is_scored_and_nobody_is_dropped(pairs, system, tmp_path):
+    result = run(pairs, [system], tmp_path)
+    assert [s.name for s in result.systems] == ["truth", "shuffled truth", "frozen reference", "ours"]
+    ours = result.systems[-1]
+    assert ours.counts() == {"good": 2, "missing": 1, "unreadable": 1}
+    assert list(ours.bad()) == ["p2", "p3"]
+    assert number(result, "ours", "hue").count == 4
+    assert ours.scores["p0"].values["hue"] == pytest.approx(0)
+    assert ours.scores["p2"].values["hue"] > 30, "a missing clip is black"
+    assert number(result, "truth", "FID").value == pytest.approx(0, abs=1e-9)
+    assert number(result, "shuffled truth", "FID").value == pytest.approx(0, abs=1e-9)
+    assert number(result, "shuffled truth", "hue").value > 1
+    fid = number(result, "ours", "FID")
+    assert fid.low <= fid.value <= fid.high
+    assert number(result, "ours", "first chunk s").value == 0.25
+    assert number(result, "ours", "first chunk s").count == 1
+
+
+def test_a_set_distance_is_that_of_all_features_at_once(pairs, system, tmp_path):
+    from vidchat.bench.frechet import Gaussian, frechet_distance
+
+    result = run(pairs, [system], tmp_path)
+    size = {"fps": 25, "size": VIEW.size, "sample_rate": 16000}
+    true = np.concatenate([Colour().read(read_clip(pair.truth, **size))["rows"] for pair in pairs])
+    made = true.copy()
+    made[10:] = 0  # five pictures of each clip; the third and fourth clips are black
+    expected = frechet_distance(Gaussian(3).update(true), Gaussian(3).update(made))
+    assert number(result, "ours", "FID").value == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_second_run_decodes_nothing_and_gives_the_same_file(pairs, system, tmp_path, monkeypatch):
+    run(pairs, [system], tmp_path).write(tmp_path / "1.json")
+    before = Colour.reads
+    monkeypatch.setattr(scoring, "read_truth", lambda *_: pytest.fail("decoded again"))
+    run(pairs, [system], tmp_path).write(tmp_path / "2.json")
+    assert Colour.reads == before
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+def test_a_changed_clip_or_measure_is_read_again(pairs, system, tmp_path):
+    first = run(pairs, [system], tmp_path)
+    shutil.copy(pairs[2].truth.path, system.folder / "p2.mp4")
+    assert run(pairs, [system], tmp_path).systems[-1].counts() == {"good": 3, "unreadable": 1}
+    before = Colour.reads
+    second = run(pairs, [system], tmp_path, other_colour)
+    assert Colour.reads > before
+    assert number(first, "ours", "FID").protocol != number(second, "ours", "FID").protocol
+
+
+def test_numbers_of_different_protocols_never_share_a_column(pairs, system, tmp_path):
+    results = [run(pairs, [system], tmp_path, build) for build in (colour, other_colour)]
+    results.append(run(pairs, [system], tmp_path, protocol="conditioned"))
+    table = make_table(results)
+    fids = [column for column in table.columns if column.column.name == "FID"]
+    assert [table.head(column) for column in fids] == ["FID (1)", "FID (2)", "FID (3)"]
+    for column in table.columns:
+        protocols = {n.protocol for s in table.systems if (n := table.cell(s, column)) is not None}
+        assert protocols == {column.protocol}
+
+
+def test_two_answers_under_one_name_are_refused(pairs, system, tmp_path):
+    first = run(pairs, [system], tmp_path)
+    (system.folder / "p1.mp4").unlink()
+    with pytest.raises(TableError, match="'ours'"):
+        make_table([first, run(pairs, [system], tmp_path)])
+    with pytest.raises(ValueError, match="names of their own"):
+        run(pairs, [Folder("truth", system.folder)], tmp_path)
+
+
+def test_processes_do_not_change_the_numbers(pairs, system, tmp_path):
+    run(pairs[:2], [system], tmp_path).write(tmp_path / "1.json")
+    more = score(pairs[:2], [system], colour, VIEW, tmp_path / "other", workers=2, resamples=10)
+    more.write(tmp_path / "2.json")
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+def test_the_report_says_everything_and_the_page_is_safe_and_whole(pairs, system, tmp_path):
+    run(pairs, [system], tmp_path).write(tmp_path / "scores.json")
+    result = read_result(tmp_path / "scores.json")
+    text, rows = markdown([result]), latex([result])
+    for word in (
+        "*proxy*",
+        "0.250 (1 of 4)",
+        "1 missing",
+        "`p3`: unreadable",
+        "metric=FID",
+        "weights=abc",
+        "No pair is left out",
+    ):
+        assert word in text
+    assert rows.count(r"\\") == 5
+    page = write_page([result], tmp_path / "page" / "index.html", embed=1).read_text()
+    assert not re.search(r"<!--[A-Z]+-->", page)
+    data = json.loads(re.search(r"id=data>(.*?)</script>", page, re.S)[1])
+    assert data["pairs"][0]["answer"] == "yes </script> & so"
+    assert data["pairs"][0]["systems"]["ours"]["clip"]["src"].startswith("data:video/mp4;base64,")
+    other = data["pairs"][1]["systems"]["ours"]["clip"]["src"]
+    assert (tmp_path / "page" / other).resolve() == (system.folder / "p1.mp4").resolve()
+    assert data["pairs"][3]["systems"]["ours"]["statuses"] == ["unreadable"]
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_few_features_are_warned_of(pairs, tmp_path):
+    class Wide(Colour):
+        columns = (Column("FID", "lower", "frechet"),)
+
+        def spec(self):
+            return {"backend": "wide"}
+
+        def read(self, media, truth=None):
+            return {"rows": np.repeat(super().read(media)["rows"], 20, axis=1)}
+
+        def compare(self, *_):
+            return {}
+
+    assert "20 features of 60 dimensions" in run(pairs, [], tmp_path, lambda: [Wide()]).warnings[0]
+
+
+def test_a_value_that_no_pair_has_is_no_column(pairs, tmp_path):
+    class Unmeasured(Colour):
+        def compare(self, *_):
+            return {"hue": math.nan}
+
+    names = [n.column.name for n in run(pairs, [], tmp_path, lambda: [Unmeasured()]).systems[0].numbers]
+    assert names == ["FID"]
+
+
+def test_what_needs_candidates_is_not_even_read_without_them(pairs, tmp_path):
+    class Heard(Colour):
+        needs_candidates = True
+
+        def spec(self):
+            return {"backend": "heard"}
+
+        def read(self, media, truth=None):
+            pytest.fail("read though there is nothing to compare with")
+
+    bare = [replace(pair, candidates=()) for pair in pairs]
+    Heard.columns = (Column("coherence", "higher"),)
+    result = run(bare, [], tmp_path, lambda: [Colour(), Heard(), Colour("last")])
+    assert number(result, "frozen reference", "hue").value > 0
+    assert "coherence" not in {n.column.name for n in result.systems[0].numbers}
+
+
+def test_one_name_in_two_runs_is_two_choices_on_the_page(pairs, system, tmp_path):
+    class Shade(Colour):
+        def spec(self):
+            return {"backend": "shade"}
+
+        def compare(self, *features):
+            return {"hue": 1 + super().compare(*features)["hue"]}
+
+    results = [
+        run(pairs, [system], tmp_path),
+        run(pairs, [system], tmp_path, lambda: [Shade()], protocol="conditioned"),
+    ]
+    page = write_page(results, tmp_path / "index.html", embed=0).read_text()
+    systems = json.loads(re.search(r"id=data>(.*?)</script>", page, re.S)[1])["pairs"][0]["systems"]
+    assert systems["ours (run 2, conditioned)"]["values"]["hue"] == pytest.approx(1 + systems["ours"]["values"]["hue"])

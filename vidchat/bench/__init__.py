@@ -1,0 +1,1 @@
+"""VidChatBench: reads files of any system, and knows nothing of our model."""

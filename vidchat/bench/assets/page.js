@@ -1,0 +1,106 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const builtIn = ["truth", "shuffled truth", "frozen reference"];
+const choose = document.getElementById("system"), find = document.getElementById("find");
+const table = document.getElementById("pairs"), watch = document.getElementById("watch");
+let sortBy = null, down = false, open = null;
+
+const make = (tag, text, attributes = {}) => {
+  const element = document.createElement(tag);
+  if (text !== undefined && text !== null) element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+};
+for (const name of data.systems) choose.append(make("option", name));
+choose.value = data.systems.find(name => !builtIn.includes(name)) || data.systems[0];
+
+const scoreOf = pair => pair.systems[choose.value];
+const shown = () => {
+  const words = find.value.toLowerCase();
+  const kept = data.pairs.filter(pair => scoreOf(pair) &&
+    (pair.id + " " + pair.question + " " + pair.answer).toLowerCase().includes(words));
+  if (sortBy === null) return kept;
+  const value = pair => sortBy === "clip" ? scoreOf(pair).statuses.join() : scoreOf(pair).values[sortBy];
+  return kept.sort((a, b) => {
+    const x = value(a), y = value(b);
+    if (x === undefined || x === null) return 1;
+    if (y === undefined || y === null) return -1;
+    return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1);
+  });
+};
+
+function draw() {
+  const rows = shown();
+  if (open === null && rows.length) open = rows[0];
+  const columns = data.columns.filter(column => data.pairs.some(pair => scoreOf(pair) && column.name in scoreOf(pair).values));
+  const head = make("tr"), mark = name => name !== null && sortBy === name ? (down ? " ▼" : " ▲") : "";
+  const heads = [["pair", null], ["clip", "clip"], ...columns.map(column => [column.name, column.name])];
+  for (const [text, key] of heads) {
+    const cell = make("th", text + mark(key));
+    cell.onclick = () => { down = sortBy === key ? !down : true; sortBy = key; draw(); };
+    head.append(cell);
+  }
+  table.tHead.replaceChildren(head);
+  table.tBodies[0].replaceChildren(...rows.map(pair => {
+    const score = scoreOf(pair), row = make("tr");
+    const good = score.statuses.join() === "good";
+    row.append(make("th", pair.id), make("td", score.statuses.join(", "), good ? {} : { class: "bad", title: score.note }));
+    for (const column of columns) {
+      const value = score.values[column.name];
+      row.append(make("td", value === undefined || value === null ? "" : value.toFixed(column.digits)));
+    }
+    if (open === pair) row.className = "on";
+    row.onclick = () => { open = pair; draw(); };
+    return row;
+  }));
+  play();
+}
+
+function player(name, source, note) {
+  const box = make("div", null, { class: "player" });
+  if (source) {
+    const end = source.end ? "," + source.end : "";
+    const video = make("video", null, { controls: "", preload: "metadata", playsinline: "",
+      src: source.src + (source.start || source.end ? "#t=" + source.start + end : "") });
+    video.onerror = () => { box.querySelector("button")?.remove(); video.replaceWith(make("div", "this file is not beside the page, or cannot be played", { class: "gone" })); };
+    box.append(video);
+  } else box.append(make("div", note || "no clip", { class: "gone" }));
+  box.append(make("b", name));
+  if (note && source) box.append(make("span", note));
+  return box;
+}
+
+function play() {
+  if (open === null) return watch.replaceChildren();
+  const players = make("div", null, { class: "players" });
+  players.append(player("initiator", open.initiator, open.question && "“" + open.question + "”"));
+  const picture = make("div", null, { class: "player" });
+  picture.append(make("img", null, { src: open.reference.src, alt: "reference" }), make("b", "reference"));
+  players.append(picture);
+  for (const name of data.systems) {
+    const score = open.systems[name];
+    if (!score || name === "frozen reference") continue;
+    const note = name === "truth" ? open.answer && "“" + open.answer + "”" : score.note;
+    const box = player(name, score.clip, note);
+    if (score.clip) {
+      const both = make("button", "ask, then this");
+      both.onclick = () => {
+        const [first, second] = [players.querySelector("video"), box.querySelector("video")];
+        for (const video of players.querySelectorAll("video")) { video.pause(); video.onended = null; }
+        first.currentTime = open.initiator.start; first.onended = () => { second.currentTime = score.clip.start; second.play(); };
+        first.play();
+      };
+      box.append(both);
+    }
+    players.append(box);
+  }
+  watch.replaceChildren(make("h3", open.id), players);
+  if (open.candidates.length) {
+    const list = make("ol");
+    for (const one of open.candidates) list.append(make("li", one.worth.toFixed(1) + "  " + one.text));
+    watch.append(make("p", "Candidate replies and what they are worth:", { class: "note" }), list);
+  }
+}
+
+choose.onchange = find.oninput = draw;
+draw();

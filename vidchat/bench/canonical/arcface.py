@@ -1,0 +1,88 @@
+"""Identity by ArcFace (Deng et al. 2019) as ONNX, on faces aligned by five landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidchat.bench.canonical.scrfd import Scrfd
+from vidchat.bench.faces import onnx_session
+from vidchat.bench.measure import Column, Features, Measure, need_file
+from vidchat.bench.pairs import Pair
+from vidchat.bench.protocol import file_hash, versions
+from vidchat.bench.proxy.identity import compare_faces
+from vidchat.data.media import Media
+
+SIDE, STEP = 112, 5
+# Where ArcFace wants the eyes, the nose and the corners of the mouth in its 112 x 112 picture.
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+
+
+class ArcFace(Measure):
+    """Cosine of each face to the reference's, mean over all pictures, one without a face counting 0.
+
+    Args:
+        path: The recognition model, such as `w600k_r50.onnx` or `glintr100.onnx`.
+        detector: The SCRFD model that finds landmarks.
+    """
+
+    dimension = "identity"
+    columns = (Column("ArcFace", "higher"), Column("face found", "higher"), Column("identity drift", "zero"))
+    proxy = False
+    needs_reference = True
+
+    def __init__(self, path: Path | str, detector: Path | str) -> None:
+        self.path = need_file(path, "an ArcFace model, w600k_r50.onnx of insightface's buffalo_l")
+        self.session = onnx_session(self.path)
+        self.detector = Scrfd(detector)
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": "ArcFace ONNX, cosine",
+            "weights": file_hash(self.path),
+            **self.detector.spec(),
+            "frames": f"every {STEP}th",
+            "libraries": versions("onnxruntime", "torch"),
+        }
+
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        found, faces = [], []
+        for picture in media.pictures[::STEP]:
+            landmarks = self.detector.landmarks(picture)
+            found.append(landmarks is not None)
+            faces.append(torch.zeros(3, SIDE, SIDE) if landmarks is None else aligned(picture, landmarks))
+        given = ((torch.stack(faces) - 127.5) / 127.5).numpy()
+        name = self.session.get_inputs()[0].name
+        embeddings = np.concatenate([self.session.run(None, {name: face[None]})[0] for face in given])
+        return {"faces": embeddings.astype(np.float32), "found": np.array(found)}
+
+    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return compare_faces(made, reference)
+
+
+def aligned(picture: Tensor, landmarks: NDArray[np.float64]) -> Tensor:
+    """(3, 112, 112) in [0, 255]: a picture (3, H, W) turned, scaled and moved so that its landmarks lie right."""
+    to_picture = similarity(TEMPLATE, landmarks)
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ to_picture.T
+    height, width = picture.shape[-2:]
+    grid = torch.from_numpy((places + 0.5) / np.array([width, height]) * 2 - 1).float()
+    return F.grid_sample(picture[None].float(), grid[None], padding_mode="zeros", align_corners=False)[0]
+
+
+def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 3) rotation, scale and shift that bring points (n, 2) nearest to others (Umeyama 1991)."""
+    centre, aim = source.mean(0), target.mean(0)
+    u, stretch, vt = np.linalg.svd((target - aim).T @ (source - centre) / len(source))
+    mirror = np.array([1.0, np.sign(np.linalg.det(u @ vt))])
+    turn = u @ np.diag(mirror) @ vt
+    scale = (stretch * mirror).sum() / ((source - centre) ** 2).sum(1).mean()
+    return np.column_stack([scale * turn, aim - scale * turn @ centre])

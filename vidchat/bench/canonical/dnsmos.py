@@ -1,0 +1,65 @@
+"""Speech quality by DNSMOS P.835 (Reddy et al. 2022): signal, background, overall, 1 to 5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vidchat.bench.clips import is_silent
+from vidchat.bench.faces import onnx_session
+from vidchat.bench.measure import Column, Features, Measure, need_file
+from vidchat.bench.pairs import Pair
+from vidchat.bench.protocol import file_hash, versions
+from vidchat.data.media import Media
+
+RATE, LENGTH = 16000, int(9.01 * 16000)
+# From the network's raw scores to those of listeners, highest power first, as published with it.
+FITS = {
+    "DNSMOS SIG": (-0.08397278, 1.22083953, 0.0052439),
+    "DNSMOS BAK": (-0.13166888, 1.60915514, -0.39604546),
+    "DNSMOS OVR": (-0.06766283, 1.11546468, 0.04602535),
+}
+
+
+class Dnsmos(Measure):
+    """Mean over windows of 9.01 s, one a second; a shorter clip is repeated until it fills one. Silence scores 1.
+
+    Args:
+        path: `sig_bak_ovr.onnx`.
+    """
+
+    dimension = "voice"
+    columns = tuple(Column(name, "higher", digits=2) for name in FITS)
+    proxy = False
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = need_file(path, "DNSMOS P.835, sig_bak_ovr.onnx")
+        self.session = onnx_session(self.path)
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": "DNSMOS P.835, polynomial fit",
+            "weights": file_hash(self.path),
+            "libraries": versions("onnxruntime"),
+        }
+
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        if media.sample_rate != RATE:
+            raise ValueError(f"DNSMOS hears {RATE} samples a second, not {media.sample_rate}")
+        if is_silent(media.waveform):
+            return {"scores": np.ones(len(FITS))}
+        sound = media.waveform.numpy()
+        while len(sound) < LENGTH:
+            sound = np.concatenate([sound, sound])
+        last = int(len(sound) // RATE - LENGTH / RATE)
+        windows = [sound[second * RATE : second * RATE + LENGTH] for second in range(last + 1)]
+        name = self.session.get_inputs()[0].name
+        raw = np.array(
+            [self.session.run(None, {name: w[None].astype(np.float32)})[0][0] for w in windows if len(w) == LENGTH]
+        )
+        return {"scores": np.array([np.polyval(fit, raw[:, i]).mean() for i, fit in enumerate(FITS.values())])}
+
+    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return {name: float(score) for name, score in zip(FITS, made["scores"], strict=True)}

@@ -1,0 +1,51 @@
+"""FVD by StyleGAN-V's convention: 400 logits of I3D (Kinetics) as TorchScript (Skorokhodov et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from vidchat.bench.measure import Column, Features, Measure, evenly, need_file
+from vidchat.bench.protocol import file_hash, versions
+from vidchat.data.media import Media
+
+FEWEST = 10  # pictures that its pools can take
+
+
+class I3d(Measure):
+    """Fréchet distance over the features of `i3d_torchscript.pt`, one window a clip, rescaled and resized inside.
+
+    TorchScript is a program: take it only from where you trust it.
+
+    Args:
+        path: The file.
+        frames: Pictures taken of each clip, evenly; 10 or more.
+        device: Where it runs.
+    """
+
+    dimension = "video quality"
+    columns = (Column("FVD", "lower", "frechet", digits=2),)
+    proxy = False
+
+    def __init__(self, path: Path | str, frames: int = 16, device: str = "cpu") -> None:
+        self.path = need_file(path, "the TorchScript I3D of StyleGAN-V, i3d_torchscript.pt")
+        if frames < FEWEST:
+            raise ValueError(f"I3D needs {FEWEST} pictures or more, not {frames}")
+        self.frames, self.device = frames, device
+        self.net = torch.jit.load(str(self.path), map_location=device).eval()
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": "i3d_torchscript, rescale=True, resize=True, return_features=True",
+            "weights": file_hash(self.path),
+            "frames": f"{self.frames} evenly, one window a clip",
+            "libraries": versions("torch"),
+        }
+
+    @torch.no_grad()
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), self.frames))]
+        film = chosen.transpose(0, 1)[None].float().to(self.device)  # (1, 3, frames, H, W) in [0, 255]
+        return {"rows": self.net(film, rescale=True, resize=True, return_features=True).float().cpu().numpy()}

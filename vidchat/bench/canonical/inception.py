@@ -1,0 +1,64 @@
+"""FID as clean-fid computes it: Inception's 2048 features after an antialiased bicubic resize (Parmar et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vidchat.bench.measure import BackendError, Column, Features, Measure, evenly, need_file
+from vidchat.bench.protocol import file_hash, versions
+from vidchat.data.media import Media
+
+SIDE = 299
+
+
+class Inception(Measure):
+    """Fréchet distance over the pool features of the TorchScript file `inception-2015-12-05.pt` (NVIDIA, StyleGAN).
+
+    TorchScript is a program: take it only from where you trust it.
+
+    Args:
+        path: The file.
+        frames: Pictures taken of each clip, evenly.
+        device: Where it runs.
+    """
+
+    dimension = "video quality"
+    columns = (Column("FID", "lower", "frechet", digits=2),)
+    proxy = False
+
+    def __init__(self, path: Path | str, frames: int = 8, device: str = "cpu") -> None:
+        self.path = need_file(path, "the TorchScript Inception of StyleGAN, inception-2015-12-05.pt")
+        self.frames, self.device = frames, device
+        self.net = torch.jit.load(str(self.path), map_location=device).eval()
+        if not hasattr(self.net, "layers"):
+            raise BackendError(f"{path}: has no 'layers'; give StyleGAN's inception-2015-12-05.pt")
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": "inception-2015-12-05, pool 2048",
+            "weights": file_hash(self.path),
+            "frames": f"{self.frames} evenly",
+            "resize": f"PIL bicubic antialiased per channel in float to {SIDE}x{SIDE} (clean-fid)",
+            "libraries": versions("torch", "pillow"),
+        }
+
+    @torch.no_grad()
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), self.frames))]
+        pictures = torch.stack([_clean_resize(picture) for picture in chosen]).to(self.device)
+        return {"rows": self.net.layers((pictures - 128) / 128).flatten(1).float().cpu().numpy()}
+
+
+def _clean_resize(picture: Tensor) -> Tensor:
+    """(3, H, W) uint8 to (3, SIDE, SIDE) float in about [0, 255]."""
+    channels = [
+        np.asarray(Image.fromarray(channel.astype(np.float32), mode="F").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        for channel in picture.numpy()
+    ]
+    return torch.from_numpy(np.stack(channels))

@@ -1,0 +1,222 @@
+"""`vidchat bench`: pairs, scores, reports, for the generated clips of any system."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="VidChatBench: scores folders of generated clips, of any system, by seven dimensions.", no_args_is_help=True
+)
+console = Console()
+
+Pairs = Annotated[Path, typer.Option("--pairs", help="The benchmark folder, as `make` wrote it.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.")]
+
+
+@app.command()
+def make(
+    output: Output,
+    data: Annotated[Path | None, typer.Option(help="A folder with dialogues.jsonl.")] = None,
+    testset: Annotated[Path | None, typer.Option(help="SpeakerVid-5M's testset.json, with --clips.")] = None,
+    clips: Annotated[Path | None, typer.Option(help="Folder of SpeakerVid-5M's cut clips.")] = None,
+    split: Annotated[str, typer.Option(help="Of a folder's dialogues.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="At most so many pairs.")] = None,
+) -> None:
+    """Make test pairs of speakers unseen in training: clips, reference pictures and pairs.jsonl, in one folder."""
+    from vidchat.bench.make import MakeError, make_from_folder, write_bench
+    from vidchat.bench.testset import read_testset
+
+    with _plainly():
+        if data is not None and testset is None:
+            report = make_from_folder(data, output, split, limit)
+        elif testset is not None and clips is not None and data is None:
+            dialogues, report = read_testset(testset, clips)
+            report = write_bench(dialogues[:limit], output, report)
+        else:
+            raise MakeError("give --data FOLDER, or --testset testset.json with --clips FOLDER")
+    report.write(output / "report.txt")
+    console.print(report, markup=False)
+
+
+@app.command()
+def score(
+    pairs: Pairs,
+    output: Output,
+    system: Annotated[list[str], typer.Option(help="NAME=FOLDER of generated clips, ID.mp4 each; may be repeated.")],
+    protocol: Annotated[
+        str, typer.Option(help="conditioned (the systems were told the words) or dyadic (they heard the initiator).")
+    ] = "dyadic",
+    size: Annotated[str | None, typer.Option(help="Working size, WIDTHxHEIGHT; else the first true answer's.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Pictures of a clip for PSNR and SSIM, evenly; else all.")] = None,
+    face: Annotated[
+        Path | None, typer.Option(help="RFB-320 face detector, ONNX; else faces are in the middle.")
+    ] = None,
+    inception: Annotated[Path | None, typer.Option(help="FID: inception-2015-12-05.pt (TorchScript).")] = None,
+    i3d: Annotated[Path | None, typer.Option(help="FVD: i3d_torchscript.pt of StyleGAN-V.")] = None,
+    arcface: Annotated[Path | None, typer.Option(help="Identity: w600k_r50.onnx; with --scrfd.")] = None,
+    scrfd: Annotated[Path | None, typer.Option(help="Landmarks for ArcFace: det_10g.onnx.")] = None,
+    syncnet: Annotated[Path | None, typer.Option(help="Sync: syncnet_v2.model.")] = None,
+    whisper: Annotated[str | None, typer.Option(help="Coherence: a Whisper model, folder or Hub name.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Coherence: a CLIP model; with --whisper.")] = None,
+    sentence: Annotated[str | None, typer.Option(help="Coherence: a sentence encoder; with --whisper.")] = None,
+    expression: Annotated[
+        str | None, typer.Option(help="Emotion: package.module:function that gives expression coefficients.")
+    ] = None,
+    sim: Annotated[Path | None, typer.Option(help="Voice: UniSpeech's wavlm_large_finetune.pth.")] = None,
+    xvector: Annotated[str | None, typer.Option(help="Voice: a speaker model of transformers.")] = None,
+    dnsmos: Annotated[Path | None, typer.Option(help="Speech quality: sig_bak_ovr.onnx.")] = None,
+    device: Annotated[str, typer.Option(help="Where networks run.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    resamples: Annotated[int, typer.Option(help="For the intervals of Fréchet distances.")] = 100,
+    cache: Annotated[Path | None, typer.Option(help="Folder of features; else OUTPUT/features.")] = None,
+    embed: Annotated[int, typer.Option(help="Pairs whose clips are put into the page itself.")] = 12,
+) -> None:
+    """Score systems beside the truth, a shuffled truth and a frozen picture; writes JSON and the report."""
+    from vidchat.bench.clips import View
+    from vidchat.bench.pairs import read_pairs
+    from vidchat.bench.scoring import score as score_systems
+    from vidchat.bench.suite import Backends
+    from vidchat.data.media import picture_size
+
+    with _plainly():
+        backends = Backends(
+            face, inception, i3d, arcface, scrfd, syncnet, whisper, clip, sentence, expression, sim, xvector, dnsmos,
+            frames, device,
+        )  # fmt: skip
+        asked = read_pairs(pairs)
+        view = View(_size(size) if size else picture_size(asked[0].truth.path))
+        result = score_systems(
+            asked,
+            _systems(system),
+            backends,
+            view,
+            cache or output / "features",
+            protocol=_protocol(protocol),
+            workers=workers,
+            resamples=resamples,
+        )
+        result.write(output / "scores.json")
+        _report([output / "scores.json"], output, embed)
+
+
+@app.command()
+def report(
+    scores: Annotated[list[Path], typer.Argument(help="scores.json files; systems of all go into one table.")],
+    output: Output,
+    embed: Annotated[int, typer.Option(help="Pairs whose clips are put into the page itself.")] = 12,
+) -> None:
+    """Write report.md, report.tex and index.html from scores."""
+    with _plainly():
+        _report(scores, output, embed)
+
+
+@app.command()
+def ablation(
+    row: Annotated[list[str], typer.Option(help="PROTOCOL:SWITCHES=SCORES.json:SYSTEM; may be repeated.")],
+    output: Output,
+) -> None:
+    """Print the rows of the paper's Table 2 with systems of one's own, beside the published numbers."""
+    from vidchat.bench.ablation import ablation_table, as_json, read_row
+
+    with _plainly():
+        rows = [read_row(text) for text in row]
+        table = ablation_table(rows)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "ablation.md").write_text(table, encoding="utf-8")
+        (output / "ablation.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
+        print(table)
+
+
+@app.command()
+def candidates(
+    pairs: Pairs,
+    model: Annotated[str | None, typer.Option(help="A language model, folder or Hub name.")] = None,
+    rendered: Annotated[bool, typer.Option(help="The pairs are rendered dyads, whose candidates are known.")] = False,
+    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+) -> None:
+    """Give every pair five candidate replies of different worth, for the coherence measure."""
+    from vidchat.bench.pairs import CANDIDATES, read_pairs, write_lines
+
+    with _plainly():
+        asked = read_pairs(pairs)
+        if rendered == (model is not None):
+            raise typer.BadParameter("give either --model NAME or --rendered")
+        if model is None:
+            from vidchat.bench.rendered_candidates import rendered_candidates
+
+            write_lines(pairs / CANDIDATES, [rendered_candidates(pair, pairs) for pair in asked])
+            console.print(f"{len(asked)} pairs with candidates")
+            return
+        from vidchat.bench.candidates import Writer, write_candidates
+
+        writer = Writer(model, device)
+        console.print(write_candidates(pairs, asked, writer, writer.told), markup=False)
+
+
+def _report(scores: list[Path], output: Path, embed: int) -> None:
+    from vidchat.bench.page import write_page
+    from vidchat.bench.results import read_result
+    from vidchat.bench.table import latex, markdown
+
+    results = [read_result(path) for path in scores]
+    output.mkdir(parents=True, exist_ok=True)
+    text = markdown(results)
+    (output / "report.md").write_text(text, encoding="utf-8")
+    (output / "report.tex").write_text(latex(results), encoding="utf-8")
+    page = write_page(results, output / "index.html", embed)
+    print(text.split("\n## Protocols")[0])
+    console.print(f"Open [bold]{page}[/bold]; also report.md, report.tex", highlight=False)
+
+
+def _systems(given: list[str]) -> list:
+    from vidchat.bench.systems import Folder
+
+    systems = []
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise typer.BadParameter(f"'{text}' must be NAME=FOLDER")
+        if not Path(folder).is_dir():
+            raise typer.BadParameter(f"'{name}': there is no folder {folder}")
+        systems.append(Folder(name, Path(folder)))
+    return systems
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise typer.BadParameter(f"'{text}' must be WIDTHxHEIGHT, such as 480x768")
+    return int(found[2]), int(found[1])
+
+
+def _protocol(text: str) -> Literal["conditioned", "dyadic"]:
+    if text == "conditioned":
+        return "conditioned"
+    if text == "dyadic":
+        return "dyadic"
+    raise typer.BadParameter(f"--protocol is conditioned or dyadic, not '{text}'")
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Errors that a person can put right are told in one sentence."""
+    from vidchat.errors import plain_message
+
+    logging.getLogger("libav").setLevel(logging.CRITICAL)  # what it says of broken clips is told in the report
+    try:
+        yield
+    except Exception as error:
+        message = None if isinstance(error, typer.BadParameter) else plain_message(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")

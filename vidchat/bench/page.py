@@ -1,0 +1,185 @@
+"""The report as one page that works from the file system: table, plots, every pair's scores, players side by side."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import mimetypes
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vidchat.bench.plots import whiskers
+from vidchat.bench.results import Number, Result
+from vidchat.bench.systems import BUILT_IN
+from vidchat.bench.table import ARROWS, Table, counted, figure, make_table
+
+MEANING = {
+    "video quality": "Do the pictures look like the true answers', as a set (FID, FVD) and one by one (PSNR, SSIM)?",
+    "identity": "Is it the face of the reference, to the end?",
+    "dialogue coherence": "Of five ranked replies, worth 0.2 to 1.0, which one is what was said nearest to?",
+    "audio-visual sync": "Do the lips follow the sound?",
+    "emotion": "Are the expressions those of the true answers?",
+    "voice": "Is it the voice of the responder?",
+    "responsiveness": "How soon does the answer come, how fast, and does it hold its quality to the end?",
+}
+
+
+def write_page(results: Sequence[Result], path: Path, embed: int) -> Path:
+    """Writes the page.
+
+    Args:
+        results: Of one or more runs.
+        path: The HTML file.
+        embed: The clips of so many pairs are put into the page, so that it can be sent alone; the others are named by
+            their place relative to the page.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = make_table(results)
+    parts = {
+        "STYLE": _asset("page.css"),
+        "SCRIPT": _asset("page.js"),
+        "LEAD": _lead(results),
+        "TABLES": "".join(
+            _dimension(table, dimension) for dimension in dict.fromkeys(c.dimension for c in table.columns)
+        ),
+        "CLIPS": _clips(results),
+        "PROTOCOLS": _protocols(table),
+        "DATA": _data(results, table, path.parent, embed),
+    }
+    page = _asset("page.html")
+    for name, text in parts.items():
+        page = page.replace(f"<!--{name}-->", text)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _asset(name: str) -> str:
+    return (resources.files("vidchat.bench") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _lead(results: Sequence[Result]) -> str:
+    pairs = max(len(result.pairs) for result in results)
+    protocols = " and ".join(dict.fromkeys(result.protocol for result in results))
+    warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
+    lines = [
+        f"<p>{pairs} questions, each a clip of a person speaking and a picture of the one who answers; protocol "
+        f"<b>{html.escape(protocols)}</b>. Every system's answers are scored by the same code as the truth (the best "
+        "that can be), a shuffled truth (real, but another question's answer) and the reference picture standing still "
+        "in silence (the least that can be done). In brackets: 95&nbsp;% intervals, bootstrap over pairs.</p>",
+        *(f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings),
+    ]
+    return "".join(lines)
+
+
+def _dimension(table: Table, dimension: str) -> str:
+    columns = [column for column in table.columns if column.dimension == dimension]
+    heads = "".join(
+        f"<th title='{html.escape(c.protocol, quote=True)}'>{html.escape(table.head(c))} {ARROWS[c.column.better]}"
+        f"{'<br><span class=proxy>proxy</span>' if c.proxy else ''}</th>"
+        for c in columns
+    )
+    rows = []
+    for system in table.systems:
+        cells = []
+        for column in columns:
+            number = table.cell(system, column)
+            best = " class=best" if table.best(column, BUILT_IN) == system else ""
+            value, _, interval = ("", "", "") if number is None else figure(number).partition(" ")
+            cells.append(f"<td{best}>{value}<small>{interval}</small></td>")
+        kind = " class=builtin" if system in BUILT_IN else ""
+        rows.append(f"<tr{kind}><th>{html.escape(system)}</th>{''.join(cells)}</tr>")
+    plots = "".join(f"<figure>{whiskers(table, column)}</figure>" for column in columns if _rivals(table, column) > 1)
+    meaning = html.escape(MEANING.get(dimension, ""))
+    return (
+        f"<section><h2>{html.escape(dimension.capitalize())}</h2><p class=note>{meaning}</p>"
+        f"<div class=scroll><table class=numbers><thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        f"</table></div><div class=plots>{plots}</div></section>"
+    )
+
+
+def _rivals(table: Table, column: Number) -> int:
+    return sum(table.cell(system, column) is not None for system in table.systems)
+
+
+def _clips(results: Sequence[Result]) -> str:
+    parts = [f"<p class=note>{html.escape(rule)}</p>" for rule in dict.fromkeys(result.rule for result in results)]
+    for result in results:
+        for system in result.systems:
+            if system.name in BUILT_IN:
+                continue
+            bad = "".join(
+                f"<li><code>{html.escape(name)}</code>: {', '.join(score.statuses)} ({html.escape(score.note)})</li>"
+                for name, score in system.bad().items()
+            )
+            told = f"<b>{html.escape(system.name)}</b>: {html.escape(counted(system))}"
+            parts.append(
+                f"<details open><summary>{told}</summary><ul>{bad}</ul></details>" if bad else f"<p>{told}</p>"
+            )
+    return "".join(parts)
+
+
+def _protocols(table: Table) -> str:
+    rows = (
+        f"<tr><th>{html.escape(table.head(c))}</th><td>{'proxy' if c.proxy else 'canonical'}</td>"
+        f"<td><code>{html.escape(c.protocol)}</code></td></tr>"
+        for c in table.columns
+    )
+    return f"<table class=protocols>{''.join(rows)}</table>"
+
+
+def _data(results: Sequence[Result], table: Table, folder: Path, embed: int) -> str:
+    """What the page's script shows, as JSON that cannot end the script element."""
+    pairs: dict[str, dict[str, Any]] = {}
+    for run, result in enumerate(results, 1):
+        for pair in result.pairs:
+            name = str(pair["id"])
+            if name not in pairs:
+                pairs[name] = {**_question(pair, folder, len(pairs) < embed), "systems": {}}
+            inside = list(pairs).index(name) < embed
+            for system in result.systems:
+                score = system.scores[name]
+                shown = {
+                    "clip": _source(score.clip, folder, inside) if score.clip else None,
+                    "values": {key: None if math.isnan(value) else value for key, value in score.values.items()},
+                    "statuses": list(score.statuses),
+                    "note": score.note,
+                }
+                # One name in two runs, with other protocols: their scores must not mix.
+                before = pairs[name]["systems"].setdefault(system.name, shown)
+                if before["values"] != shown["values"]:
+                    pairs[name]["systems"][f"{system.name} (run {run}, {result.protocol})"] = shown
+    columns = [
+        {"name": c.column.name, "better": c.column.better, "digits": c.column.digits, "proxy": c.proxy}
+        for c in {c.column.name: c for c in table.columns if c.column.kind == "mean"}.values()
+    ]
+    systems = dict.fromkeys(system for pair in pairs.values() for system in pair["systems"])
+    told = {"pairs": list(pairs.values()), "systems": list(systems), "columns": columns}
+    return json.dumps(told, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _question(pair: Mapping[str, Any], folder: Path, embed: bool) -> dict[str, Any]:
+    return {
+        **{key: pair[key] for key in ("id", "question", "answer", "candidates")},
+        "initiator": _source(pair["initiator"], folder, embed),
+        "reference": _source({"path": pair["reference"]}, folder, embed),
+    }
+
+
+def _source(clip: Mapping[str, Any], folder: Path, embed: bool) -> dict[str, Any]:
+    """Where a player finds a file: in the page, or beside it."""
+    path = Path(str(clip["path"]))
+    if embed and path.is_file():
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        place = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    else:
+        place = "/".join(_quoted(part) for part in Path(os.path.relpath(path, folder)).parts)
+    return {"src": place, "start": clip.get("start") or 0, "end": clip.get("end")}
+
+
+def _quoted(part: str) -> str:
+    return part.replace("%", "%25").replace("#", "%23").replace("?", "%3F")

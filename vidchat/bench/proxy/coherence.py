@@ -1,0 +1,59 @@
+"""A stand-in for recognition and CLIP: which candidate reply, as spoken, the sound is nearest to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from scipy.io import wavfile
+
+from vidchat.bench.clips import is_silent
+from vidchat.bench.measure import Column, Features, Measure
+from vidchat.bench.pairs import Pair
+from vidchat.bench.protocol import versions
+from vidchat.bench.speech import Floats, cepstra, warped_distance
+from vidchat.data.media import Media
+from vidchat.data.sound import resample, to_float
+
+RATE = 16000
+
+
+class NearestSpoken(Measure):
+    """What the spoken candidate is worth that is nearest by dynamic time warping over cepstra; silence is worth 0.
+
+    It needs the candidates as sound, so it serves closed sets such as the rendered dyads. It compares sounds, not
+    meanings: a free reply lands on any candidate.
+    """
+
+    dimension = "dialogue coherence"
+    columns = (Column("coherence", "higher"),)
+    needs_candidates = True
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": "nearest spoken candidate, time warping over mel cepstra",
+            "libraries": versions("scipy", "transformers"),
+        }
+
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        if is_silent(media.waveform):
+            return {"cepstra": np.zeros((0, 1), np.float32)}
+        return {"cepstra": cepstra(media.waveform.numpy(), media.sample_rate)}
+
+    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        spoken = [candidate for candidate in pair.candidates if candidate.sounds]
+        if len(spoken) < 2:
+            return {"coherence": float("nan")}
+        if not len(made["cepstra"]):
+            return {"coherence": 0.0}
+        distances = [min(warped_distance(made["cepstra"], _heard(p)) for p in one.sounds) for one in spoken]
+        return {"coherence": spoken[int(np.argmin(distances))].worth}
+
+
+@lru_cache(maxsize=64)
+def _heard(path: Path) -> Floats:
+    rate, samples = wavfile.read(path)
+    mono = to_float(samples if samples.ndim == 1 else samples[:, 0])
+    return cepstra(resample(mono, rate, RATE), RATE)

@@ -1,0 +1,75 @@
+"""A stand-in for the 64 expression coefficients of Deep3DFaceRecon: how the lines of mouth, eyes and brows run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidchat.bench.faces import FaceFinder, crops, part_of
+from vidchat.bench.measure import Column, Features, Measure
+from vidchat.bench.pairs import Pair
+from vidchat.bench.protocol import versions
+from vidchat.data.media import Media
+
+PARTS = {"mouth": (0.10, 0.50, 0.90, 0.98), "eyes and brows": (0.08, 0.15, 0.92, 0.60)}  # as shares of the face
+SIZE, CELLS, DIRECTIONS = (32, 48), 2, 8
+STEP = 2
+
+
+class ExpressionLines(Measure):
+    """Fréchet distance over 64 numbers that say how the lines of a face run, less the clip's first picture's.
+
+    The numbers are histograms of edge directions (eight, each way) in two by two fields of the mouth and of the eyes:
+    corners of a mouth that rise or fall turn its lines, whereas a head that sways hardly does; subtracting the first
+    picture's takes out who it is. `emotion FID` compares sets, so it does not see who smiles, only how many;
+    `expression` is the distance from the true answer's mean over the second half, pair by pair.
+
+    Args:
+        finder: Where the face is.
+    """
+
+    dimension = "emotion"
+    columns = (Column("emotion FID", "lower", "frechet"), Column("expression", "lower"))
+
+    def __init__(self, finder: FaceFinder) -> None:
+        self.finder = finder
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": f"edge directions of {', '.join(PARTS)} ({len(PARTS) * CELLS**2 * DIRECTIONS} numbers)",
+            **self.finder.spec(),
+            "frames": f"every {STEP}th",
+            "libraries": versions("torch"),
+        }
+
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        boxes, pictures = self.finder(media).boxes[::STEP], media.pictures[::STEP]
+        parts = [crops(pictures, part_of(boxes, part), SIZE).mean(1) for part in PARTS.values()]
+        lines = torch.cat([edge_directions(part) for part in parts], dim=1)
+        return {"rows": (lines - lines[:1]).numpy()}
+
+    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        length = min(len(made["rows"]), len(true["rows"]))
+        later = slice(length // 2, length)  # a feeling takes time to come
+        difference = made["rows"][later].mean(0) - true["rows"][later].mean(0)
+        return {"expression": float(np.linalg.norm(difference))}
+
+
+def edge_directions(grey: Tensor) -> Tensor:
+    """(N, 8 * CELLS^2) histograms of edge directions, of length 1, of pictures (N, h, w); 0 for a blank one."""
+    down = grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
+    right = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]
+    strength = (down.square() + right.square()).sqrt()
+    place = torch.atan2(down, right).remainder(math.pi) / math.pi * DIRECTIONS
+    fields = []
+    for direction in range(DIRECTIONS):
+        away = (place - direction).abs()
+        share = (1 - torch.minimum(away, DIRECTIONS - away)).clamp(min=0)
+        fields.append(F.adaptive_avg_pool2d((strength * share)[:, None], CELLS).flatten(1))
+    histogram = torch.cat(fields, dim=1)
+    return histogram / (histogram.norm(dim=1, keepdim=True) + 1e-3)

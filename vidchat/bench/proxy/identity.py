@@ -1,0 +1,70 @@
+"""A stand-in for ArcFace: how much the face region looks like the reference's, in colour and coarse shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vidchat.bench.faces import FaceFinder, crops
+from vidchat.bench.measure import Column, Features, Measure, cosine
+from vidchat.bench.pairs import Pair
+from vidchat.bench.protocol import versions
+from vidchat.data.media import Media
+
+SIDE = 12  # the face is averaged down to SIDE x SIDE, so that motion of the lips hardly counts
+STEP = 5
+
+
+class FaceLooks(Measure):
+    """Cosine between each face, as a coarse colour picture less middle grey, and the reference's; mean over pictures.
+
+    It tells drawn people apart, and filmed ones in different clothes and light. It is fooled by light and by pose, as
+    ArcFace is not. A picture without a face scores 0.
+
+    Args:
+        finder: Where the face is.
+    """
+
+    dimension = "identity"
+    columns = (Column("ArcFace", "higher"), Column("face found", "higher"), Column("identity drift", "zero"))
+
+    needs_reference = True
+
+    def __init__(self, finder: FaceFinder) -> None:
+        self.finder = finder
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": f"cosine of {SIDE}x{SIDE} colour faces",
+            **self.finder.spec(),
+            "frames": f"every {STEP}th",
+            "libraries": versions("torch"),
+        }
+
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        faces = self.finder(media)
+        face = crops(media.pictures[::STEP], faces.boxes[::STEP], (SIDE, SIDE)).flatten(1).numpy()
+        contrast = np.linalg.norm(face - face.mean(1, keepdims=True), axis=1) / np.sqrt(face.shape[1])
+        found = faces.found[::STEP] & (contrast > 0.02)  # a blank picture holds no face
+        return {"faces": (face - 0.5).astype(np.float32), "found": found}
+
+    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return compare_faces(made, reference)
+
+
+def compare_faces(made: Features, reference: Features) -> dict[str, float]:
+    """Cosine to the reference, share of pictures with a face, and how the cosine changes from first to last quarter.
+
+    Args:
+        made: `faces` (n, D) and `found` (n,), in order of time.
+        reference: The same of one picture.
+    """
+    found = made["found"].astype(bool)
+    alike = np.where(found, cosine(made["faces"], reference["faces"][0]), 0.0)
+    quarter = max(1, len(alike) // 4)
+    return {
+        "ArcFace": float(alike.mean()),
+        "face found": float(found.mean()),
+        "identity drift": float(alike[-quarter:].mean() - alike[:quarter].mean()),
+    }

@@ -1,0 +1,113 @@
+"""Stand-ins for FID and FVD: Fréchet distances over features of fixed random convolutions.
+
+Random convolutions tell textures, colours, layouts and (in three dimensions) motions apart, though not as people do: a
+distance of 0 means equal, a larger one means more different, and no value can be compared with an FID or FVD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidchat.bench.measure import Column, Features, Measure, evenly
+from vidchat.bench.protocol import versions, weights_hash
+from vidchat.data.media import Media
+
+SEED = 20250712
+WIDTHS = (24, 48, 64)
+SIDE = 64  # pictures are averaged down to this
+
+
+class RandomPictures(Measure):
+    """FID's stand-in: pooled activations of a random convolution net of single pictures.
+
+    Args:
+        frames: Pictures taken of each clip, evenly.
+    """
+
+    dimension = "video quality"
+    columns = (Column("FID", "lower", "frechet"),)
+
+    def __init__(self, frames: int = 8) -> None:
+        self.frames = frames
+        self.net = _random_net(nn.Conv2d, 3, stride=2)
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": "random convolutions on single pictures",
+            "weights": weights_hash(self.net),
+            "frames": f"{self.frames} evenly",
+            "input": f"{SIDE}x{SIDE}, area",
+            "libraries": versions("torch"),
+        }
+
+    @torch.no_grad()
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        pictures = _small(media, self.frames)
+        return {"rows": _pooled(self.net, pictures).numpy()}
+
+
+class RandomMotion(Measure):
+    """FVD's stand-in: pooled activations of a random three-dimensional convolution net of pictures and their changes.
+
+    Args:
+        frames: Pictures taken of each clip, evenly.
+    """
+
+    dimension = "video quality"
+    columns = (Column("FVD", "lower", "frechet"),)
+
+    def __init__(self, frames: int = 16) -> None:
+        self.frames = frames
+        self.net = _random_net(nn.Conv3d, 6, stride=(1, 2, 2))
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": "random convolutions on pictures and their changes",
+            "weights": weights_hash(self.net),
+            "frames": f"{self.frames} evenly",
+            "input": f"{SIDE}x{SIDE}, area",
+            "libraries": versions("torch"),
+        }
+
+    @torch.no_grad()
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        pictures = _small(media, self.frames)
+        change = pictures.diff(dim=0, prepend=pictures[:1])
+        film = torch.cat([pictures, 4 * change], dim=1).transpose(0, 1)[None]
+        return {"rows": _pooled(self.net, film).numpy()}
+
+
+def _small(media: Media, frames: int) -> Tensor:
+    """(frames, 3, SIDE, SIDE) in [-1, 1]."""
+    chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), frames))]
+    return F.interpolate(chosen.float() / 127.5 - 1, (SIDE, SIDE), mode="area")
+
+
+def _random_net(
+    kind: type[nn.Conv2d] | type[nn.Conv3d], channels: int, stride: int | tuple[int, int, int]
+) -> nn.ModuleList:
+    """Convolutions whose weights come from a fixed seed by numpy, whose numbers do not change between versions."""
+    rng = np.random.default_rng(SEED)
+    net = nn.ModuleList()
+    for before, after in pairwise((channels, *WIDTHS)):
+        layer = kind(before, after, 3, stride, padding=1)  # type: ignore[arg-type]
+        scale = np.sqrt(2 / layer.weight[0].numel())
+        layer.weight.data = torch.from_numpy(rng.normal(size=tuple(layer.weight.shape)) * scale).float()
+        layer.bias.data = torch.from_numpy(0.1 * rng.normal(size=after)).float()  # type: ignore[union-attr]
+        net.append(layer)
+    return net.eval()
+
+
+def _pooled(net: nn.ModuleList, x: Tensor) -> Tensor:
+    """(n, sum of WIDTHS): the mean of every channel of every layer."""
+    means = []
+    for layer in net:
+        x = layer(x).relu()
+        means.append(x.flatten(2).mean(2))
+    return torch.cat(means, dim=1)

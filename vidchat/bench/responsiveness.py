@@ -1,0 +1,58 @@
+"""How soon and how fast a system answers, as its generator's log says. The format is in docs/bench.md."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from vidchat.bench.measure import Column
+
+COLUMNS = (Column("first chunk s", "lower"), Column("real-time factor", "lower"), Column("slowest chunk", "lower"))
+
+
+def log_path(clip: Path) -> Path:
+    """The log of a generated clip: the same name with `.json`."""
+    return clip.with_suffix(".json")
+
+
+def read_log(path: Path) -> tuple[dict[str, float], str]:
+    """The columns from a clip's log, as far as it tells them, and a note if it is damaged or contradicts itself.
+
+    With per-chunk times, everything is reckoned from them: the first chunk's `ready_s`, the last's over the media's
+    length, and the longest wait for a chunk over the chunk's own length (above 1 a live stream would have stopped).
+    """
+    if not path.is_file():
+        return {}, ""
+    try:
+        log = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(log, dict):
+            raise ValueError("it must be an object")
+        told = {name: _positive(log[key]) for name, key in _TOLD.items() if key in log}
+        if "chunks" not in log:
+            return told, ""
+        reckoned = _from_chunks([(_positive(c["ready_s"]), _positive(c["media_s"])) for c in log["chunks"]])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {}, f"its log cannot be read ({error!r})"
+    wrong = [name for name, value in told.items() if not math.isclose(value, reckoned[name], rel_tol=0.1, abs_tol=0.01)]
+    return reckoned, f"its log says another {wrong[0]} than its chunks' times" if wrong else ""
+
+
+_TOLD = {"first chunk s": "first_chunk_s", "real-time factor": "real_time_factor"}
+
+
+def _from_chunks(chunks: list[tuple[float, float]]) -> dict[str, float]:
+    ready, media = zip(*chunks, strict=True)
+    waits = [after - before for before, after in pairwise(ready)]
+    if any(wait < 0 for wait in waits):
+        raise ValueError("'ready_s' must not decrease")
+    slowest = max((wait / length for wait, length in zip(waits, media[1:], strict=True)), default=ready[0] / media[0])
+    return {"first chunk s": ready[0], "real-time factor": ready[-1] / sum(media), "slowest chunk": slowest}
+
+
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{value!r} is not a number of seconds")
+    return float(value)

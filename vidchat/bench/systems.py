@@ -1,0 +1,106 @@
+"""Who is scored: folders of generated clips; in every report also the truth, a wrong answer, and a still picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vidchat.bench.clips import Found, View, find, frozen, read_made
+from vidchat.bench.pairs import Pair
+from vidchat.bench.protocol import file_hash
+from vidchat.data.media import Media, read_picture
+from vidchat.dialogue import Clip
+
+TRUTH, SHUFFLED, FROZEN = "truth", "shuffled truth", "frozen reference"
+BUILT_IN = (TRUTH, SHUFFLED, FROZEN)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one system's clip of one pair comes from.
+
+    Attributes:
+        clip: The clip, or `None` if there is none, or if it is made of the reference.
+        key: Tells its content from any other.
+    """
+
+    clip: Clip | None
+    key: str
+
+
+class System(Protocol):
+    """Anything that has a clip for a pair."""
+
+    @property
+    def name(self) -> str: ...
+
+    def source(self, pair: Pair) -> Source: ...
+
+    def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found: ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of generated clips, each named by its pair's id."""
+
+    name: str
+    folder: Path
+
+    def source(self, pair: Pair) -> Source:
+        path = find(self.folder, pair.id)
+        return Source(None, "missing") if path is None else Source(Clip(path, pair.truth.speaker), file_hash(path))
+
+    def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
+        return read_made(source.clip, truth, view)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """True answers: to each pair its own, or, as a floor, that of another pair, by another speaker if there is one."""
+
+    name: str
+    given: dict[str, Clip]
+
+    def source(self, pair: Pair) -> Source:
+        clip = self.given[pair.id]
+        return Source(clip, clip_key(clip))
+
+    def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
+        if source.clip == pair.truth:
+            return Found(truth, ("good",), "", len(truth.pictures) / view.fps)
+        return read_made(source.clip, truth, view)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The reference picture standing still, in silence, as long as the truth."""
+
+    name: str = FROZEN
+
+    def source(self, pair: Pair) -> Source:
+        return Source(None, f"frozen {file_hash(pair.reference)}")
+
+    def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
+        length = len(truth.pictures)
+        media = frozen(read_picture(pair.reference, view.size), length, view)
+        return Found(media, ("silent",), "it is silent", length / view.fps)
+
+
+def built_in(pairs: Sequence[Pair]) -> list[System]:
+    """The ceiling and the floors."""
+    truth = Answers(TRUTH, {pair.id: pair.truth for pair in pairs})
+    others = Answers(SHUFFLED, {pair.id: _other(pairs, index) for index, pair in enumerate(pairs)})
+    return [truth, others, Frozen()]
+
+
+def clip_key(clip: Clip) -> str:
+    """Tells a clip's content from any other's."""
+    return f"{file_hash(clip.path)} {clip.start:g} {clip.end}"
+
+
+def _other(pairs: Sequence[Pair], index: int) -> Clip:
+    """The next pair's true answer, of the next whose responder is somebody else."""
+    following = [pairs[(index + step) % len(pairs)].truth for step in range(1, len(pairs) + 1)]
+    return next((clip for clip in following if clip.speaker != pairs[index].truth.speaker), following[0])
