@@ -149,11 +149,11 @@ def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
             _context_flops(model, sizes) + _spatial_flops(model, sizes, sizes.fine - masked, masked)
         )
     # Conditions are projected once for all draws, and times once for all tokens.
-    denoiser, tokens = model.flow.denoiser, kept * masked
+    denoiser, drawn = model.flow.denoiser, kept * masked
     once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
     each = model.flow.shape.draws * (linear_flops(denoiser) - once - time)
-    times = min(tokens * model.flow.shape.draws, LEVELS / work.batch)
-    flops["flow"] = tokens * (once + each) + times * time
+    times = min(drawn * model.flow.shape.draws, LEVELS / work.batch)
+    flops["flow"] = drawn * (once + each) + times * time
     return flops
 
 
