@@ -1,11 +1,13 @@
 """One answer: `python infer.py initiator=CLIP.mp4 reference=FACE.png checkpoint=DIR output=OUT.mp4`.
 
 Reads the initiator's clip (any frame rate, size, sample rate) and a picture of the responder, and writes the
-responder's clip, H.264 and AAC, chunk by chunk as it is generated.
+responder's clip, H.264 and AAC, chunk by chunk as it is generated. With `pairs=BENCH` it answers every pair of
+VidChatBench into the folder `output`, with a log beside each clip.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
@@ -17,9 +19,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
+from vidchat.bench.pairs import read_pairs
+from vidchat.data.media import length_of
 from vidchat.errors import plain_message
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
+from vidchat.model.responder import ChunkSampling
 from vidchat.release import Release, load_release
 
 log = logging.getLogger("infer")
@@ -28,10 +33,7 @@ DEFAULT_SECONDS = 4.0
 
 def respond(config: DictConfig) -> Timing:
     """Answer one question; returns how fast it went."""
-    missing = [key for key in ("checkpoint", "reference", "output") if OmegaConf.is_missing(config, key)]
-    if missing:
-        raise QuestionError(f"give {', '.join(f'{key}=...' for key in missing)} (see configs/infer.yaml)")
-    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    _require(config, "checkpoint", "reference", "output")
     release = load_release(config.checkpoint, config.thinker)
     question = Question(
         reference=Path(config.reference),
@@ -41,23 +43,63 @@ def respond(config: DictConfig) -> Timing:
         scores=config.scores,
     )
     check_question(release, question)
+    device = _move(release, config.device)
+    batch = read_question(release, question, device)
+    if release.thinker is not None:
+        release.thinker.unload()  # it has understood the question; the answer needs the memory
+    listened = 0 if batch.turn_latents is None else batch.turn_latents.shape[1]
+    settings = _settings(config, _chunks(release, config.seconds, listened))
+    timing = Timing()
+    for _ in track(answer(release, batch, settings, Path(config.output), timing), "answering", total=settings.chunks):
+        pass
+    return timing
+
+
+def respond_to_pairs(config: DictConfig) -> Timing:
+    """Answer every pair of VidChatBench that has no answer yet, each as long as the true one; returns the last timing.
+
+    A model that is told what to say is told the true answer's words (protocol `conditioned`).
+    """
+    _require(config, "checkpoint", "output")
+    pairs, output, timing = read_pairs(Path(config.pairs)), Path(config.output), Timing()
+    release = load_release(config.checkpoint, config.thinker)
+    device = _move(release, config.device)
+    output.mkdir(parents=True, exist_ok=True)
+    for pair in track(pairs, "answering pairs"):
+        clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
+        if clip.is_file() and written.is_file():
+            continue
+        question = Question(reference=pair.reference, initiator=pair.initiator.path, text=pair.truth.text)
+        check_question(release, question)
+        batch = read_question(release, question, device)
+        end = length_of(pair.truth.path) if pair.truth.end is None else pair.truth.end
+        settings = _settings(config, _chunks(release, end - pair.truth.start, 0))
+        timing = Timing()
+        for _ in answer(release, batch, settings, clip, timing):
+            pass
+        written.write_text(json.dumps(timing.log() | {"device": device}))
+    return timing
+
+
+def _require(config: DictConfig, *keys: str) -> None:
+    missing = [key for key in keys if OmegaConf.is_missing(config, key)]
+    if missing:
+        raise QuestionError(f"give {', '.join(f'{key}=...' for key in missing)} (see configs/infer.yaml)")
+
+
+def _move(release: Release, device: str) -> str:
+    """The whole release to the device, whose name is returned."""
+    device = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     for module in (release.responder, release.video_vae, release.audio_codec):
         module.to(device)
     if release.thinker is not None:
         release.thinker.to(device)
-    batch = read_question(release, question, device)
-    if release.thinker is not None:
-        release.thinker.unload()  # it has understood the question; the answer needs the memory
-    settings: GenerationSettings = GenerationSettings(
-        chunks=_chunks(release, config.seconds, 0 if batch.turn_latents is None else batch.turn_latents.shape[1]),
-        window=config.settings.window,
-        seed=config.settings.seed,
-        sampling=instantiate(config.settings.sampling),
-    )
-    timing, output = Timing(), Path(config.output)
-    for _ in track(answer(release, batch, settings, output, timing), "answering", total=settings.chunks):
-        pass
-    return timing
+    return device
+
+
+def _settings(config: DictConfig, chunks: int) -> GenerationSettings:
+    sampling: ChunkSampling = instantiate(config.settings.sampling)
+    return GenerationSettings(chunks, config.settings.window, config.settings.seed, sampling)
 
 
 def _chunks(release: Release, seconds: float | None, listened: int) -> int:
@@ -67,13 +109,13 @@ def _chunks(release: Release, seconds: float | None, listened: int) -> int:
     seconds = DEFAULT_SECONDS if seconds is None else seconds
     if seconds <= 0:
         raise QuestionError(f"seconds={seconds}: an answer must last longer than nothing")
-    return max(1, math.ceil(seconds * release.clock.chunks_per_second))
+    return max(1, math.ceil(seconds * release.clock.chunks_per_second - 1e-6))  # a whole number may be a hair above
 
 
 @hydra.main(config_path="configs", config_name="infer", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        timing = respond(config)
+        timing = respond(config) if config.pairs is None else respond_to_pairs(config)
     except Exception as error:
         message = plain_message(error)
         if message is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
+import infer as infer_script
+from vidchat.bench.responsiveness import read_log
 from vidchat.data.media import MediaError, read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
@@ -107,6 +111,28 @@ def test_the_command_answers(release_folder, files, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16
+
+
+def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files, tmp_path):
+    truth = {"clip": "a.mp4", "speaker": "b", "text": "hello", "start": 1 / 30, "end": 1 / 30 + 0.32}
+    pair = {"reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a"}, "truth": truth}
+    lines = [json.dumps({"id": name, **pair}) for name in ("one", "two")]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        words = [f"pairs={tmp_path}", f"checkpoint={release_folder}", f"output={tmp_path / 'out'}", "device=cpu"]
+        config = compose("infer", words)
+    infer_script.respond_to_pairs(config)
+    clips = sorted((tmp_path / "out").glob("*.mp4"))
+    assert [clip.name for clip in clips] == ["one.mp4", "two.mp4"]
+    assert len(read_clip(Clip(clips[0], ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 8
+    log, problem = read_log(tmp_path / "out" / "one.json")
+    assert log["first chunk s"] > 0
+    assert not problem
+    clips[1].unlink()
+    made = clips[0].stat().st_mtime_ns
+    infer_script.respond_to_pairs(config)
+    assert clips[1].is_file()
+    assert clips[0].stat().st_mtime_ns == made, "what is answered is not answered again"
 
 
 def test_the_command_says_what_is_missing_in_one_sentence(tmp_path):

@@ -45,7 +45,7 @@ def make(
         else:
             raise MakeError("give --data FOLDER, or --testset testset.json with --clips FOLDER")
     report.write(output / "report.txt")
-    console.print(report, markup=False)
+    console.print(str(report), markup=False)
 
 
 @app.command()
