@@ -23,22 +23,22 @@ from vidchat.demo.page import Shown, draw_losses, draw_sheet, write_page
 from vidchat.dialogue import Dialogue
 
 ROOT = Path(__file__).parents[2]
-STAGES = {"pretrain_visual": 60, "pretrain_av": 180, "sft_dyadic": 480}  # optimizer steps, times --longer
+STAGES = ("pretrain_visual", "pretrain_av", "sft_dyadic")
 SHIPPED = ROOT / "checkpoints" / "demo"
 console = Console()
 
 
-def train_stages(output: Path, data: Path, longer: float, overrides: list[str]) -> list[Path]:
+def train_stages(output: Path, data: Path, steps: tuple[int, int, int], overrides: list[str]) -> list[Path]:
     """Run the three stages, each from the release of the one before; returns their folders."""
     folders: list[Path] = []
-    for stage, steps in STAGES.items():
+    for stage, count in zip(STAGES, steps, strict=True):
         folder = output / stage
         command = [sys.executable, "train.py", f"stage={stage}", "data=folder", f"data.root={data}"]
-        command += [f"output_dir={folder}", f"stage.steps={round(steps * longer)}", "data.max_chunks=14"]
+        command += [f"output_dir={folder}", f"stage.steps={count}", "data.max_chunks=14"]
         command += ["stage.module.release_dtype=float16"]
         command += ["trainer.precision=bf16-mixed"] if _multiplies_bf16() else []
         command += [f"init_from={folders[-1] / 'release'}"] if folders else []
-        console.rule(f"training {stage}, {round(steps * longer)} steps")
+        console.rule(f"training {stage}, {count} steps")
         subprocess.run([*command, *overrides], cwd=ROOT, check=True)
         folders.append(folder)
     return folders
@@ -55,10 +55,10 @@ def _multiplies_bf16() -> bool:
 
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = ROOT / "outputs" / "demo",
-    dialogues: Annotated[int, typer.Option(help="Rendered dialogues.")] = 600,
+    dialogues: Annotated[int, typer.Option(help="Rendered dialogues.")] = 1000,
     answers: Annotated[int, typer.Option(help="Test dialogues that are answered.")] = 24,
     seed: Annotated[int, typer.Option(help="Of the data set.")] = 0,
-    longer: Annotated[float, typer.Option(help="Multiplies the training steps.")] = 1.0,
+    steps: Annotated[tuple[int, int, int], typer.Option(help="Training steps of the three stages.")] = (60, 120, 1100),
     override: Annotated[list[str] | None, typer.Option(help="More settings for train.py.")] = None,
 ) -> None:
     """Render, train, answer, measure, show."""
@@ -68,7 +68,7 @@ def demo(
     console.rule(f"rendering {dialogues} dialogues")
     command = ["--output", str(data), "--dialogues", str(dialogues), "--seed", str(seed)]
     subprocess.run([sys.executable, "-m", "vidchat.data.synthetic", *command], check=True)
-    stages = train_stages(output, data, longer, override or [])
+    stages = train_stages(output, data, steps, override or [])
     console.rule("answering")
     every = read_dialogues(data)
     train, test = ([d for d in every if d.split == split] for split in ("train", "test"))
