@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.batches import Conditions, pad, voices_of
-from vidchat.data.cache import CacheError
 from vidchat.data.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.folder import FolderError
+from vidchat.data.made_with import CacheError
 from vidchat.data.tokens import WorkingPoint
 from vidchat.dialogue import Dialogue
 

@@ -16,8 +16,9 @@ import webdataset
 from folders import SIZE, Codec, Vae, film
 from safetensors.torch import load
 
-from vidchat.data.cache import CacheError, TokenCache
+from vidchat.data.cache import TokenCache
 from vidchat.data.encode import Sharding, fill, in_processes, on_ray
+from vidchat.data.made_with import CacheError
 from vidchat.data.shards import ShardWriter
 from vidchat.data.tokens import ClipEncoder, Piece
 from vidchat.dialogue import Clip
@@ -265,7 +266,7 @@ def test_the_size_the_rate_and_the_version_are_part_of_the_fingerprint(
     larger = TokenCache(tmp_path / "set", ClipEncoder(Vae(), Codec(), 25, (32, 16)), 4)
     with pytest.raises(CacheError, match=r"size=\[16, 16\] \(here \[32, 16\]\)"):
         larger.refuse_stale([piece])
-    monkeypatch.setattr("vidchat.data.cache.VERSION", 99)
+    monkeypatch.setattr("vidchat.data.made_with.VERSION", 99)
     with pytest.raises(CacheError, match=r"version=2 \(here 99\)"):
         cache(tmp_path / "set").refuse_stale([piece])
 

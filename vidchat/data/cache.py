@@ -6,44 +6,30 @@
 Latents, codes and features are tracks of their own, so that a stage without sound and one with it share latents, and a
 thinker's features can be added later. A fingerprint covers everything that decides the tokens; `made_with.json` says
 the same in words. A folder whose clips are not there (any more) is read all the same: tokens are all that training
-needs. `vidchat.data.encode` fills a cache.
+needs. `vidchat.data.encode` fills a cache; `vidchat.data.track` reads one track, `vidchat.data.made_with` names it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-from vidchat.data.folder import FolderError
+from vidchat.data.made_with import MADE_WITH, CacheError, differences, ingredients_of
 from vidchat.data.media_shards import MediaShards
-from vidchat.data.shards import Member, ShardError, ShardReader, dumps, indexes, write_whole, zeros_shared
-from vidchat.data.tokens import VERSION, ClipEncoder, Piece, Tokens, Track, WorkingPoint
+from vidchat.data.shards import dumps
+from vidchat.data.tokens import ClipEncoder, Piece, Tokens, Track, WorkingPoint
+from vidchat.data.track import Stamp, TrackCache
 from vidchat.dialogue import Clip
 
 log = logging.getLogger(__name__)
-MADE_WITH = "made_with.json"
 TOKENS = "tokens"  # the folder of a data set's tokens
-Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
-
-
-class CacheError(FolderError):
-    """Tokens that do not belong to the tokenizers at hand, or that are not there yet."""
-
-
-class Sample(NamedTuple):
-    """One span's tokens: where they are, and the shape they have."""
-
-    member: Member
-    shape: tuple[int, ...]
 
 
 class Found(NamedTuple):
@@ -52,145 +38,6 @@ class Found(NamedTuple):
     key: str
     missing: tuple[Track, ...]
     bad: str | None
-
-
-class Entry(NamedTuple):
-    """An encoded piece: its shard, its spans, the stamp of the clip it was made of, and its first span's number."""
-
-    shard: int
-    samples: tuple[Sample, ...]
-    stamp: Stamp
-    number: int
-
-
-class _Index:
-    """What the indexes of a track's shards tell, the later made last: of two entries of a piece that one counts."""
-
-    def __init__(self) -> None:
-        self.shards: list[Path] = []
-        self.generations: list[int] = []
-        self.entries: dict[str, Entry] = {}
-        self.bad: dict[str, tuple[Stamp, str, int]] = {}
-        self.count = 0  # samples
-
-    def add(self, path: Path, shard: dict[str, Any]) -> None:
-        """Takes in the index of one shard."""
-        number = len(self.shards)
-        for piece in shard["pieces"]:
-            samples = tuple(Sample(Member(o, s, c), tuple(shape)) for o, s, c, shape in piece["samples"])
-            self.entries[piece["key"]] = Entry(number, samples, _stamp(piece["stamp"]), self.count)
-            self.bad.pop(piece["key"], None)
-            self.count += len(samples)
-        for piece in shard["bad"]:
-            self.bad[piece["key"]] = (_stamp(piece["stamp"]), piece["why"], number)
-        self.shards.append(path.with_suffix(".tar"))
-        self.generations.append(shard["generation"])
-
-
-class TrackCache:
-    """The shards of one track, as far as they were made with the same as would be made now.
-
-    Args:
-        folder: The data set's folder of tokens.
-        track: Which track.
-        ingredients: Everything that decides its tokens.
-        longer: Whether a cache that differs only in having longer pieces serves too; the shortest such is read.
-
-    Attributes:
-        folder: Of this track.
-        exists: Whether there is anything.
-        others: What other caches of this track were made with, by folder.
-
-    Raises:
-        CacheError: A folder bears a fingerprint that is not of what it says it was made with.
-    """
-
-    def __init__(self, folder: Path, track: Track, ingredients: dict[str, Any], longer: bool = False) -> None:
-        self.track, self.reader = track, ShardReader()
-        self.others: dict[Path, dict[str, Any]] = {}
-        self.ingredients, self.folder, self.exists = ingredients, folder / _name(track, ingredients), False
-        for made in sorted(folder.glob(f"{track}-*/{MADE_WITH}")):
-            theirs = _made_with(made, track)
-            more = theirs["longest"] - ingredients["longest"]
-            fits = _identity(theirs | {"longest": 0}) == _identity(ingredients | {"longest": 0})
-            if not fits or more < 0 or (more and not longer):
-                self.others[made.parent] = theirs
-            elif not self.exists or theirs["longest"] < self.ingredients["longest"]:
-                self.ingredients, self.folder, self.exists = theirs, made.parent, True
-
-    def claim(self) -> None:
-        """Makes the folder and says what it is made with."""
-        if not self.exists:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / MADE_WITH, json.dumps(self.ingredients, indent=1, sort_keys=True))
-            self.exists = True
-
-    @cached_property
-    def _index(self) -> _Index:
-        read = [(path, json.loads(path.read_text())) for path in indexes(self.folder)]
-        found = _Index()
-        for path, shard in sorted(read, key=lambda one: (one[1]["generation"], one[0])):
-            found.add(path, shard)
-        return found
-
-    def generation(self, key: str) -> int:
-        """One more than that of the shard that tells of a piece, 0 if none does."""
-        index = self._index
-        shards = [index.entries[key].shard] if key in index.entries else []
-        shards += [index.bad[key][2]] if key in index.bad else []
-        return max((index.generations[shard] + 1 for shard in shards), default=0)
-
-    @property
-    def shards(self) -> list[Path]:
-        return self._index.shards
-
-    def entry(self, key: str) -> Entry | None:
-        """An encoded piece, or `None`."""
-        return self._index.entries.get(key)
-
-    def bad(self, key: str) -> tuple[Stamp, str] | None:
-        """Why a piece could not be encoded, and the stamp its clip had."""
-        found = self._index.bad.get(key)
-        return None if found is None else found[:2]
-
-    def forget(self) -> None:
-        """Reads the index again when it is needed."""
-        self.__dict__.pop("_index", None)
-        self.__dict__.pop("damaged", None)
-
-    @cached_property
-    def damaged(self) -> Tensor:
-        """(samples,) uint8 that every process shares: which samples turned out to be unreadable."""
-        return zeros_shared(self._index.count)
-
-    def ahead(self, key: str, span: int) -> None:
-        """Begins to fetch what `load` will read."""
-        entry = self._index.entries[key]
-        self.reader.ahead(self.shards[entry.shard], entry.samples[span].member)
-
-    def load(self, key: str, span: int) -> Tensor:
-        """One span's tokens, as stored.
-
-        Raises:
-            ShardError: They cannot be read; the sample is marked in `damaged`.
-        """
-        entry = self._index.entries[key]
-        try:
-            return self.reader.tensor(self.shards[entry.shard], entry.samples[span].member, self.track)
-        except ShardError:
-            self.damaged[entry.number + span] = 1
-            raise
-
-    def damage(self) -> dict[str, int]:
-        """How many samples of each shard turned out to be unreadable."""
-        counts: dict[str, int] = {}
-        if "damaged" in self.__dict__ and bool(self.damaged.any()):
-            for entry in self._index.entries.values():
-                found = int(self.damaged[entry.number : entry.number + len(entry.samples)].sum())
-                if found:
-                    name = f"{self.folder.name}/{self.shards[entry.shard].name}"
-                    counts[name] = counts.get(name, 0) + found
-        return counts
 
 
 class TokenCache:
@@ -214,7 +61,7 @@ class TokenCache:
     ) -> None:
         self.root, self.encoder, self.dtype = Path(root), encoder, dtype
         self.folder = Path(folder) if folder is not None else self.root / TOKENS
-        latents, *others = _ingredients(encoder, longest, dtype).items()
+        latents, *others = ingredients_of(encoder, longest, dtype).items()
         self.tracks: dict[Track, TrackCache] = {"latents": TrackCache(self.folder, *latents, longer=True)}
         self.longest: int = self.tracks["latents"].ingredients["longest"]
         for track, ingredients in others:  # of one length with the latents, since spans follow each other
@@ -329,7 +176,8 @@ class TokenCache:
             return
         there = any(self.stamp(piece.clip) is not None for piece in pieces)
         for track in stale:
-            told = "; ".join(f"{folder} was made with {told}" for folder, told in _differences(track))
+            others = differences(track.ingredients, track.others)
+            told = "; ".join(f"{folder} was made with {told}" for folder, told in others)
             if not there:
                 raise CacheError(
                     f"{self.folder} holds no {track.track} of this run's tokenizers and settings, and the clips to "
@@ -338,77 +186,3 @@ class TokenCache:
                 )
             if told:
                 log.info("encoding %s anew: %s", track.track, told)
-
-
-def _ingredients(encoder: ClipEncoder, longest: int, dtype: str) -> dict[Track, dict[str, Any]]:
-    """Everything that decides the tokens, by track, in the clear."""
-    common = {"version": VERSION, "fps": encoder.fps, "longest": longest}
-    pictures = {"size": list(encoder.size), "turn": encoder.turn, "dtype": dtype}
-    clock = encoder.clock
-    made: dict[Track, dict[str, Any]] = {"latents": common | pictures | {"tokenizer": describe(encoder.video_vae)}}
-    if encoder.audio_codec is not None:
-        made["codes"] = common | {
-            "tokenizer": describe(encoder.audio_codec),
-            "sample_rate": clock.sample_rate,
-            "frames_per_chunk": clock.frames_per_chunk,
-            "temporal_stride": clock.temporal_stride,
-        }
-    if encoder.thinker is not None:
-        thinker = {"tokenizer": describe(encoder.thinker), "sample_rate": clock.sample_rate}
-        made["features"] = common | pictures | thinker
-    return made
-
-
-def describe(tokenizer: Any) -> dict[str, Any]:
-    """A tokenizer's class, fingerprint and, if it has one, configuration, as JSON holds them."""
-    told: dict[str, Any] = {"class": type(tokenizer).__name__, "fingerprint": tokenizer.fingerprint()}
-    if hasattr(tokenizer, "config"):
-        told["config"] = tokenizer.config()
-    plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
-    return plain
-
-
-def _identity(ingredients: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree. A tokenizer's fingerprint covers its configuration, which is kept to name differences by."""
-    tokenizer = {key: value for key, value in ingredients["tokenizer"].items() if key != "config"}
-    return {**ingredients, "tokenizer": tokenizer}
-
-
-def _name(track: str, ingredients: Mapping[str, Any]) -> str:
-    return f"{track}-{hashlib.sha256(dumps(_identity(ingredients)).encode()).hexdigest()[:16]}"
-
-
-def _made_with(path: Path, track: str) -> dict[str, Any]:
-    try:
-        made = json.loads(path.read_text())
-    except ValueError:
-        made = None
-    whole = isinstance(made, dict) and "longest" in made and isinstance(made.get("tokenizer"), dict)
-    if not whole or _name(track, made) != path.parent.name:
-        raise CacheError(f"{path}: was changed, so nobody knows what made these tokens; delete {path.parent}")
-    return dict(made)
-
-
-def _differences(track: TrackCache) -> Iterator[tuple[Path, str]]:
-    """Of each other cache, the keys that differ, the nearest cache first."""
-    ours = dict(_leaves(track.ingredients))
-    others: list[tuple[int, Path, str]] = []
-    for folder, made in track.others.items():
-        theirs = dict(_leaves(made))
-        keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-        told = ", ".join(f"{key}={theirs.get(key)} (here {ours.get(key)})" for key in keys)
-        others.append((len(keys), folder, told))
-    for _, folder, told in sorted(others):
-        yield folder, told
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
-
-
-def _stamp(told: list[int] | None) -> Stamp:
-    return None if told is None else (told[0], told[1])

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.batches import Conditions, DialogueBatches, Item, TextEncoder, TurnKey
-from vidchat.data.cache import CacheError, TokenCache
+from vidchat.data.cache import TokenCache
 from vidchat.data.encode import fill
 from vidchat.data.endless import EndlessDataModule, Fixed, in_order
 from vidchat.data.folder import FolderError, read_folder
+from vidchat.data.made_with import CacheError
 from vidchat.data.order import Order, Stream, padding
 from vidchat.data.report import Report
 from vidchat.data.tokens import AudioEncoder, ClipEncoder, FeatureEncoder, Piece, VideoEncoder, WorkingPoint

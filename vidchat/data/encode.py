@@ -1,49 +1,34 @@
 """Filling a token cache: in one process or many, on one machine or many, stopped and gone on with at any moment.
 
 What is missing is cut into jobs, each of consecutive pieces. The jobs follow from the data set alone, whoever works on
-them and however often they were stopped. Who works takes any job that is not done and that nobody holds (a lock on a
-file, which ends with its holder). A job appends what it encodes to tars, window after window; after each it notes in a
-journal how far the tars are good. Whoever goes on with it cuts them there, so that nothing that was noted is encoded
-again, and the windows that follow are those of an undisturbed run, which makes the same bytes. Once the journal says
-that the tars are finished, they and their indexes are given their names; that too is gone on with after a kill.
+them and however often they were stopped. Who works takes any job that is not done and that nobody holds, and encodes it
+window after window into tars; after each it notes in the job's journal how far they are (`vidchat.data.journal`).
+Whoever goes on with the job begins there, and the windows that follow are those of an undisturbed run, which makes the
+same bytes.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from vidchat.data.cache import TokenCache, TrackCache
+from vidchat.data.cache import TokenCache
+from vidchat.data.journal import Journal, TrackWriter, hold, is_done, publish_finished, tidy, work_folder
 from vidchat.data.media import Media, MediaError
 from vidchat.data.report import Report
-from vidchat.data.shards import (
-    ShardError,
-    ShardWriter,
-    dumps,
-    is_summarised,
-    pack,
-    partial,
-    publish,
-    summarise,
-    write_whole,
-)
+from vidchat.data.shards import ShardError, dumps, is_summarised, summarise
 from vidchat.data.tokens import ClipEncoder, Piece, Track
 from vidchat.data.workers import each
 
-log = logging.getLogger(__name__)
 WINDOW = 256 << 20  # bytes of pictures that are decoded before they are encoded
 BATCH = 8  # spans of one shape that are encoded together
 ROUND = 2048  # jobs that workers are told of at a time
@@ -102,10 +87,10 @@ def fill(
         key = cache.key(piece)
         named[key] = piece if piece.features else named.get(key, piece)
     cache.refuse_stale(named.values())
-    _publish_finished(cache)
+    publish_finished(cache)
     jobs = plan(cache, named, sharding)
     if jobs:
-        with _hold(cache, "cache", wait=True):
+        with hold(cache, "cache", wait=True):
             for track in cache.tracks.values():
                 track.claim()
                 track.forget()
@@ -117,11 +102,11 @@ def fill(
     for track in cache.tracks.values():
         track.forget()
     tracks = [track for track in cache.tracks.values() if track.exists]
-    if _work_folder(cache).is_dir() or not all(is_summarised(track.folder) for track in tracks):
-        with _hold(cache, "cache", wait=True):
+    if work_folder(cache).is_dir() or not all(is_summarised(track.folder) for track in tracks):
+        with hold(cache, "cache", wait=True):
             for track in tracks:
                 summarise(track.folder)
-        _tidy(cache)
+        tidy(cache)
     bad = [(piece.clip.path.name, why) for piece in named.values() if (why := cache.look(piece).bad) is not None]
     return Report("clips", len(named) - len(bad), bad)
 
@@ -167,14 +152,14 @@ class Worker:
             # At first only jobs that nobody holds; then those too whose holder may have been killed meanwhile.
             for wait in (False, True):
                 for job in self.jobs[first:] + self.jobs[:first]:
-                    with _hold(self.cache, job.name, wait) as mine:
-                        if mine and not _is_done(self.cache, job):
+                    with hold(self.cache, job.name, wait) as mine:
+                        if mine and not is_done(self.cache, job.name, job.tracks):
                             self._run(job, device)
 
     def _run(self, job: Job, device: str) -> None:
-        journal = Journal.read(self.cache, job)
+        journal = Journal.read(self.cache, job.name)
         if not journal.finished:
-            writers = {track: journal.writer(self.cache.tracks[track]) for track in job.tracks}
+            writers = {track: journal.writer(self.cache.tracks[track], job.generation) for track in job.tracks}
             for window in _windows(self.cache, job.pieces[journal.done :]):
                 self._write(job, journal, writers, window, _encode(self.cache.encoder, window, job.tracks, device))
             journal.finish(writers)
@@ -296,192 +281,6 @@ def _encode(
     return done
 
 
-class TrackWriter:
-    """Writes one track of a job, into one tar after another.
-
-    Args:
-        track: Whose.
-        name: Of the job.
-        generation: Of the job.
-        shards: What its tars hold so far, the last of which is not full: goes into the journal, and the indexes.
-    """
-
-    def __init__(self, track: TrackCache, name: str, generation: int, shards: list[dict[str, Any]]) -> None:
-        self.track, self.name, self.generation, self.shards = track, name, generation, shards
-        if not shards:
-            self._begin()
-        else:
-            self.writer = ShardWriter(self._path, self.shard["bytes"])
-
-    @property
-    def shard(self) -> dict[str, Any]:
-        """The index of the tar that is being written."""
-        return self.shards[-1]
-
-    @property
-    def _path(self) -> Path:
-        return shard_path(self.track, self.name, len(self.shards) - 1)
-
-    def _begin(self) -> None:
-        self.shards.append({"generation": self.generation, "samples": 0, "bytes": 0, "pieces": [], "bad": []})
-        self.writer = ShardWriter(self._path)
-
-    def add(self, told: dict[str, Any], tensors: list[Tensor], limit: int) -> None:
-        """Appends a piece's spans; what does not fit into the tar begins another."""
-        name = self.track.track
-        data = [pack(name, tensor) for tensor in tensors]
-        if self.writer.size and self.writer.whole(map(len, data)) > limit:
-            self._end()
-            self._begin()
-        samples = []
-        for k, (packed, tensor) in enumerate(zip(data, tensors, strict=True)):
-            member = self.writer.add(f"{told['key']}-{k:03d}.{name}.safetensors", packed)
-            samples.append([*member, list(tensor.shape)])
-        self.shard["pieces"].append(told | {"samples": samples})
-        self.shard["samples"] += len(samples)
-
-    def flush(self) -> None:
-        self.shard["bytes"] = self.writer.flush()
-
-    def _end(self) -> None:
-        self.shard["bytes"], self.shard["sha256"] = self.writer.finish()
-
-    def finish(self) -> None:
-        """Ends the last tar."""
-        self._end()
-
-
-@dataclass
-class Journal:
-    """How far a job is: pieces done, and what its tars hold, of every track."""
-
-    path: Path
-    job: Job
-    done: int = 0
-    finished: bool = False
-    shards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, cache: TokenCache, job: Job) -> Journal:
-        """The journal of a job that was begun, or a new one."""
-        path = _work_folder(cache) / f"{job.name}.json"
-        told = json.loads(path.read_text()) if path.is_file() else {}
-        return cls(path, job, **told)
-
-    def writer(self, track: TrackCache) -> TrackWriter:
-        shards = self.shards.setdefault(track.track, [])
-        return TrackWriter(track, self.job.name, self.job.generation, shards)
-
-    def note(self, count: int, writers: dict[Track, TrackWriter]) -> None:
-        """Notes that a window is done, once its bytes are on the disk."""
-        for writer in writers.values():
-            writer.flush()
-        self.done += count
-        self._write()
-
-    def finish(self, writers: dict[Track, TrackWriter]) -> None:
-        """Notes that the tars are whole."""
-        for writer in writers.values():
-            writer.finish()
-        self.finished = True
-        self._write()
-
-    def _write(self) -> None:
-        write_whole(self.path, dumps({"done": self.done, "finished": self.finished, "shards": self.shards}))
-
-    def publish(self, cache: TokenCache) -> None:
-        """Gives the tars and their indexes their names, and closes the journal."""
-        for name, shards in self.shards.items():
-            for number, index in enumerate(shards):
-                publish(shard_path(cache.tracks[name], self.path.stem, number), index)  # type: ignore[index]
-        self.path.unlink(missing_ok=True)
-
-
-def shard_path(track: TrackCache, job: str, number: int) -> Path:
-    """Where a job's tar goes."""
-    return track.folder / f"{job}-{number:03d}.tar"
-
-
-def _is_done(cache: TokenCache, job: Job) -> bool:
-    there = all(shard_path(cache.tracks[t], job.name, 0).with_suffix(".json").is_file() for t in job.tracks)
-    return there and not (_work_folder(cache) / f"{job.name}.json").is_file()
-
-
-# The folder of locks and journals, which is there only while somebody works.
-
-
-def _work_folder(cache: TokenCache) -> Path:
-    """Journals and locks, of the caches' folders that this cache reads: another codec's work is not ours."""
-    digest = hashlib.sha256("/".join(t.folder.name for t in cache.tracks.values()).encode()).hexdigest()
-    return cache.folder / f"work-{digest[:12]}"
-
-
-@contextmanager
-def _hold(cache: TokenCache, name: str, wait: bool) -> Iterator[bool]:
-    """Whether this process holds a job, as long as the block lasts."""
-    path = _work_folder(cache) / f"{name}.lock"
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            if _same_file(file.fileno(), path):  # or it was tidied away before it was locked
-                yield True
-                return
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _publish_finished(cache: TokenCache) -> None:
-    """Finishes what a killed worker left between a finished journal and the last name."""
-    for path in sorted(_work_folder(cache).glob("shard-*.json")):
-        with _hold(cache, path.stem, wait=True):
-            if not path.is_file():
-                continue
-            journal = Journal(path, Job(path.stem, 0, (), ()), **json.loads(path.read_text()))
-            if journal.finished:
-                journal.publish(cache)
-                for track in cache.tracks.values():
-                    track.forget()
-
-
-def _tidy(cache: TokenCache) -> None:
-    """Removes locks that nobody holds, and what was begun of jobs whose pieces are all there by now."""
-    folder = _work_folder(cache)
-    for lock in sorted(folder.glob("*.lock")):
-        with _hold(cache, lock.stem, wait=False) as mine:
-            journal = lock.with_suffix(".json")
-            if not mine or (journal.is_file() and not _is_superseded(cache, json.loads(journal.read_text()))):
-                continue
-            for track in cache.tracks.values():
-                for left in track.folder.glob(f".{lock.stem}-*.partial"):
-                    left.unlink(missing_ok=True)
-            partial(journal).unlink(missing_ok=True)
-            journal.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
-    try:
-        folder.rmdir()
-    except OSError:
-        log.info("%s is kept: encoding is under way there, or was stopped and can be gone on with", folder)
-
-
-def _is_superseded(cache: TokenCache, journal: dict[str, Any]) -> bool:
-    return all(
-        cache.tracks[name].entry(piece["key"]) is not None
-        for name, shards in journal["shards"].items()
-        for shard in shards
-        for piece in shard["pieces"]
-    )
-
-
 @contextmanager
 def _progress(cache: TokenCache, jobs: list[Job]) -> Iterator[None]:
     """A bar of the pieces done, by whichever process."""
@@ -505,10 +304,10 @@ def _progress(cache: TokenCache, jobs: list[Job]) -> Iterator[None]:
 
 
 def _done(cache: TokenCache, job: Job) -> int:
-    if _is_done(cache, job):
+    if is_done(cache, job.name, job.tracks):
         return len(job.pieces)
     try:
-        return int(json.loads((_work_folder(cache) / f"{job.name}.json").read_text())["done"])
+        return Journal.read(cache, job.name).done
     except (OSError, ValueError):
         return 0
 
@@ -526,5 +325,3 @@ def _on(device: str, *tokenizers: Any) -> Iterator[None]:
             tokenizer.to("cpu")
             if hasattr(tokenizer, "unload"):  # a thinker is large
                 tokenizer.unload()
-
-

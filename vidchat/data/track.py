@@ -1,0 +1,170 @@
+"""One track of a token cache: the index of its shards, and its tokens read at known places.
+
+Latents, codes and features are a track each, in a folder whose name fingerprints what the tokens were made with
+(`vidchat.data.made_with`). Each shard's index tells of its pieces, and of those that could not be encoded.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from vidchat.data.made_with import MADE_WITH, folder_name, identity, read_made_with
+from vidchat.data.shards import Member, ShardError, ShardReader, indexes, write_whole, zeros_shared
+from vidchat.data.tokens import Track
+
+Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
+
+
+class Sample(NamedTuple):
+    """One span's tokens: where they are, and the shape they have."""
+
+    member: Member
+    shape: tuple[int, ...]
+
+
+class Entry(NamedTuple):
+    """An encoded piece: its shard, its spans, the stamp of the clip it was made of, and its first span's number."""
+
+    shard: int
+    samples: tuple[Sample, ...]
+    stamp: Stamp
+    number: int
+
+
+class _Index:
+    """What the indexes of a track's shards tell, the later made last: of two entries of a piece that one counts."""
+
+    def __init__(self) -> None:
+        self.shards: list[Path] = []
+        self.generations: list[int] = []
+        self.entries: dict[str, Entry] = {}
+        self.bad: dict[str, tuple[Stamp, str, int]] = {}
+        self.count = 0  # samples
+
+    def add(self, path: Path, shard: dict[str, Any]) -> None:
+        """Takes in the index of one shard."""
+        number = len(self.shards)
+        for piece in shard["pieces"]:
+            samples = tuple(Sample(Member(o, s, c), tuple(shape)) for o, s, c, shape in piece["samples"])
+            self.entries[piece["key"]] = Entry(number, samples, _stamp(piece["stamp"]), self.count)
+            self.bad.pop(piece["key"], None)
+            self.count += len(samples)
+        for piece in shard["bad"]:
+            self.bad[piece["key"]] = (_stamp(piece["stamp"]), piece["why"], number)
+        self.shards.append(path.with_suffix(".tar"))
+        self.generations.append(shard["generation"])
+
+
+class TrackCache:
+    """The shards of one track, as far as they were made with the same as would be made now.
+
+    Args:
+        folder: The data set's folder of tokens.
+        track: Which track.
+        ingredients: Everything that decides its tokens.
+        longer: Whether a cache that differs only in having longer pieces serves too; the shortest such is read.
+
+    Attributes:
+        folder: Of this track.
+        exists: Whether there is anything.
+        others: What other caches of this track were made with, by folder.
+
+    Raises:
+        CacheError: A folder bears a fingerprint that is not of what it says it was made with.
+    """
+
+    def __init__(self, folder: Path, track: Track, ingredients: dict[str, Any], longer: bool = False) -> None:
+        self.track, self.reader = track, ShardReader()
+        self.others: dict[Path, dict[str, Any]] = {}
+        self.ingredients, self.folder, self.exists = ingredients, folder / folder_name(track, ingredients), False
+        for made in sorted(folder.glob(f"{track}-*/{MADE_WITH}")):
+            theirs = read_made_with(made, track)
+            more = theirs["longest"] - ingredients["longest"]
+            fits = identity(theirs | {"longest": 0}) == identity(ingredients | {"longest": 0})
+            if not fits or more < 0 or (more and not longer):
+                self.others[made.parent] = theirs
+            elif not self.exists or theirs["longest"] < self.ingredients["longest"]:
+                self.ingredients, self.folder, self.exists = theirs, made.parent, True
+
+    def claim(self) -> None:
+        """Makes the folder and says what it is made with."""
+        if not self.exists:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / MADE_WITH, json.dumps(self.ingredients, indent=1, sort_keys=True))
+            self.exists = True
+
+    @cached_property
+    def _index(self) -> _Index:
+        read = [(path, json.loads(path.read_text())) for path in indexes(self.folder)]
+        found = _Index()
+        for path, shard in sorted(read, key=lambda one: (one[1]["generation"], one[0])):
+            found.add(path, shard)
+        return found
+
+    def generation(self, key: str) -> int:
+        """One more than that of the shard that tells of a piece, 0 if none does."""
+        index = self._index
+        shards = [index.entries[key].shard] if key in index.entries else []
+        shards += [index.bad[key][2]] if key in index.bad else []
+        return max((index.generations[shard] + 1 for shard in shards), default=0)
+
+    @property
+    def shards(self) -> list[Path]:
+        return self._index.shards
+
+    def entry(self, key: str) -> Entry | None:
+        """An encoded piece, or `None`."""
+        return self._index.entries.get(key)
+
+    def bad(self, key: str) -> tuple[Stamp, str] | None:
+        """Why a piece could not be encoded, and the stamp its clip had."""
+        found = self._index.bad.get(key)
+        return None if found is None else found[:2]
+
+    def forget(self) -> None:
+        """Reads the index again when it is needed."""
+        self.__dict__.pop("_index", None)
+        self.__dict__.pop("damaged", None)
+
+    @cached_property
+    def damaged(self) -> Tensor:
+        """(samples,) uint8 that every process shares: which samples turned out to be unreadable."""
+        return zeros_shared(self._index.count)
+
+    def ahead(self, key: str, span: int) -> None:
+        """Begins to fetch what `load` will read."""
+        entry = self._index.entries[key]
+        self.reader.ahead(self.shards[entry.shard], entry.samples[span].member)
+
+    def load(self, key: str, span: int) -> Tensor:
+        """One span's tokens, as stored.
+
+        Raises:
+            ShardError: They cannot be read; the sample is marked in `damaged`.
+        """
+        entry = self._index.entries[key]
+        try:
+            return self.reader.tensor(self.shards[entry.shard], entry.samples[span].member, self.track)
+        except ShardError:
+            self.damaged[entry.number + span] = 1
+            raise
+
+    def damage(self) -> dict[str, int]:
+        """How many samples of each shard turned out to be unreadable."""
+        counts: dict[str, int] = {}
+        if "damaged" in self.__dict__ and bool(self.damaged.any()):
+            for entry in self._index.entries.values():
+                found = int(self.damaged[entry.number : entry.number + len(entry.samples)].sum())
+                if found:
+                    name = f"{self.folder.name}/{self.shards[entry.shard].name}"
+                    counts[name] = counts.get(name, 0) + found
+        return counts
+
+
+def _stamp(told: list[int] | None) -> Stamp:
+    return None if told is None else (told[0], told[1])
