@@ -38,13 +38,7 @@ class RandomPictures(Measure):
         self.net = _random_net(nn.Conv2d, 3, stride=2)
 
     def spec(self) -> Mapping[str, object]:
-        return {
-            "backend": "random convolutions on single pictures",
-            "weights": weights_hash(self.net),
-            "frames": f"{self.frames} evenly",
-            "input": f"{SIDE}x{SIDE}, area",
-            "libraries": versions("torch"),
-        }
+        return _spec("on single pictures", self.net, self.frames)
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
@@ -67,13 +61,7 @@ class RandomMotion(Measure):
         self.net = _random_net(nn.Conv3d, 6, stride=(1, 2, 2))
 
     def spec(self) -> Mapping[str, object]:
-        return {
-            "backend": "random convolutions on pictures and their changes",
-            "weights": weights_hash(self.net),
-            "frames": f"{self.frames} evenly",
-            "input": f"{SIDE}x{SIDE}, area",
-            "libraries": versions("torch"),
-        }
+        return _spec("on pictures and their changes", self.net, self.frames)
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
@@ -87,6 +75,17 @@ def _small(media: Media, frames: int) -> Tensor:
     """(frames, 3, SIDE, SIDE) in [-1, 1]."""
     chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), frames))]
     return F.interpolate(chosen.float() / 127.5 - 1, (SIDE, SIDE), mode="area")
+
+
+def _spec(what: str, net: nn.Module, frames: int) -> Mapping[str, object]:
+    """The protocol of both stand-ins; they differ in what they look at."""
+    return {
+        "backend": f"random convolutions {what}",
+        "weights": weights_hash(net),
+        "frames": f"{frames} evenly",
+        "input": f"{SIDE}x{SIDE}, area",
+        "libraries": versions("torch"),
+    }
 
 
 def _random_net(
