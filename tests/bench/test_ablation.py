@@ -1,52 +1,92 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from vidchat.bench.ablation import PUBLISHED, SWITCHES, ablation_table, as_json, read_row
+from vidchat.bench.ablation import (
+    PUBLISHED,
+    SWITCHES,
+    AblationError,
+    Place,
+    ablation_table,
+    as_json,
+    generate,
+    read_place,
+    rows_of,
+)
 from vidchat.bench.measure import Column
-from vidchat.bench.results import Number, PairScore, Result, ResultError, SystemResult
+from vidchat.bench.orderings import orderings, orderings_text
+from vidchat.bench.results import Number, PairScore, Result, SystemResult
+
+FID, PSNR = Column("FID", "lower", "frechet", 2), Column("PSNR", "higher", "mean", 2)
 
 
-@pytest.fixture
-def scores(tmp_path):
-    def write(value=30.0, protocol="dyadic", weights="abc"):
-        string = f"metric=FID; weights={weights}; protocol={protocol}; pairs=1"
-        number = Number(Column("FID", "lower", "frechet", 2), "video quality", True, string, value, 29.0, 31.0, 1, 1)
-        system = SystemResult("ours", [number], {"p": PairScore({}, ("good",), "", 1.0, None)})
-        pair = {"id": "p", "question": "", "answer": "", "candidates": [], "initiator": {}, "reference": ""}
-        path = tmp_path / f"{protocol}{weights}.json"
-        Result(protocol, [pair], "rule", [system], []).write(path)
-        return path
+def row(place, fid=30.0, psnr=(10.0, 20.0), weights="abc"):
+    """The row as it is read from a result: FID with an interval of +-1, PSNR of two pairs."""
+    string = f"weights={weights}; protocol={place.protocol}"
+    numbers = [
+        Number(FID, "video quality", True, f"metric=FID; {string}", fid, fid - 1, fid + 1, 2, 2),
+        Number(PSNR, "video quality", False, f"metric=PSNR; {string}", sum(psnr) / 2, min(psnr), max(psnr), 2, 2),
+    ]
+    scores = {f"p{i}": PairScore({"PSNR": value}, ("good",), "", 1.0, None) for i, value in enumerate(psnr)}
+    systems = [SystemResult(name, numbers, scores) for name in ("truth", place.name)]
+    (found,) = rows_of(Result(place.protocol, [{}, {}], "rule", systems, []))
+    return found
 
-    return write
+
+NONE, AUDIO = Place("dyadic", ()), Place("dyadic", ("audio",))
+ALL, TOLD = Place("dyadic", SWITCHES), Place("conditioned", SWITCHES)
 
 
-def test_rows_stand_under_the_published_ones_of_the_same_switches(scores):
-    rows = [read_row(f"dyadic:noise,audio,spatial={scores()}:ours"), read_row(f"dyadic:spatial={scores()}:ours")]
-    assert rows[0].switches == SWITCHES
+def test_rows_stand_under_the_published_ones_of_the_same_switches():
+    rows = [row(ALL), row(Place("dyadic", ("spatial",)))]
     lines = ablation_table(rows).split("\n")
     published = next(i for i, line in enumerate(lines) if line.startswith("| dyadic, published | yes | yes | yes"))
     assert "32.35" in lines[published]
-    assert lines[published + 1].startswith("| dyadic, **ours** | yes | yes | yes | 30.00 [29.00, 31.00] *proxy* |")
-    assert any(line.startswith("| dyadic, **ours** | - | yes | - |") for line in lines), "a row the paper lacks"
-    assert "1 pairs, published 500" in "\n".join(lines)
+    assert lines[published + 1].startswith("| dyadic, **here** | yes | yes | yes | 30.00 [29.00, 31.00] *proxy* |")
+    assert any(line.startswith("| dyadic, **here** | - | yes | - |") for line in lines), "a row the paper lacks"
+    assert "2 pairs, published 500" in "\n".join(lines)
     assert as_json(rows)[0]["published"]["FVD"] == 28.82
     assert len(PUBLISHED) == 6
 
 
-def test_rows_of_different_protocols_are_said_to_be_incomparable(scores):
-    rows = [read_row(f"dyadic:none={scores()}:ours"), read_row(f"dyadic:audio={scores(weights='def')}:ours")]
-    assert "cannot be compared" in ablation_table(rows)
-    same = [
-        read_row(f"dyadic:none={scores()}:ours"),
-        read_row(f"conditioned:none={scores(protocol='conditioned')}:ours"),
-    ]
-    assert "cannot be compared" not in ablation_table(same)
+def test_rows_of_different_weights_are_said_to_be_incomparable():
+    assert "cannot be compared" in ablation_table([row(NONE), row(AUDIO, weights="def")])
+    assert "cannot be compared" not in ablation_table([row(ALL), row(TOLD)]), "only the protocol differs"
+
+
+@pytest.mark.parametrize(("fid", "outcome"), [(20.0, "yes"), (29.0, "not told apart"), (40.0, "no")])
+def test_distances_are_ordered_where_their_intervals_do_not_overlap(fid, outcome):
+    found = {one.column: one for one in orderings([row(NONE), row(AUDIO, fid)])}
+    assert found["FID"].published == "better"
+    assert found["FID"].outcome == outcome
+    assert "PSNR" not in found, "the paper has no PSNR of the second row"
+    assert f"| FID | better | {found['FID'].here} | {outcome} |" in orderings_text(list(found.values()))
 
 
 @pytest.mark.parametrize(
-    "text", ["dyadic=x.json:ours", "dyadic:magic={}:ours", "dyadic:none={}:theirs", "conditioned:none={}:ours"]
+    ("psnr", "outcome"), [((10.1, 20.2), "yes"), ((9.0, 21.5), "not told apart"), ((9.9, 19.9), "no")]
 )
-def test_what_does_not_fit_is_refused_in_a_sentence(scores, text):
-    with pytest.raises(ResultError):
-        read_row(text.format(scores()))
+def test_means_are_ordered_by_the_pairs_differences_however_wide_their_intervals(psnr, outcome):
+    found = {one.column: one for one in orderings([row(TOLD), row(ALL, psnr=psnr)])}
+    assert found["PSNR"].outcome == outcome
+
+
+def test_a_system_answers_by_the_command_that_is_given(tmp_path):
+    code = "import sys; open(sys.argv[3] + '/told', 'w').write(' '.join(sys.argv[1:3]))"
+    generate(f'{sys.executable} -c "{code}" {{release}} {{pairs}} {{output}}', tmp_path / "a b", tmp_path, tmp_path)
+    assert (tmp_path / "told").read_text() == f"{tmp_path / 'a b'} {tmp_path}"
+
+
+@pytest.mark.parametrize("template", ["true {checkpoint}", "no-such-command {release}", "false", "true {}"])
+def test_a_command_that_fails_is_told_in_a_sentence(template, tmp_path):
+    with pytest.raises(AblationError):
+        generate(template, tmp_path, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["dyadic={}", "dyadic:magic={}", "other:none={}", "dyadic:none={}/nowhere"])
+def test_what_is_no_row_is_refused_in_a_sentence(text, tmp_path):
+    assert read_place(f"dyadic:noise,audio,spatial={tmp_path}") == (ALL, tmp_path)
+    with pytest.raises(AblationError):
+        read_place(text.format(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -24,7 +25,7 @@ def system(pairs, tmp_path):
     return folder
 
 
-def test_score_then_report_then_ablation(bench, system, tmp_path):
+def test_score_then_report(bench, system, tmp_path):
     out = tmp_path / "out"
     result = run("score", "--pairs", bench, "--system", f"ours={system}", "-o", out, "--resamples", 5, "--frames", 4)
     assert result.exit_code == 0, result.output
@@ -37,11 +38,21 @@ def test_score_then_report_then_ablation(bench, system, tmp_path):
     again = run("report", out / "scores.json", "-o", tmp_path / "again")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "again" / "report.md").read_text() == (out / "report.md").read_text()
-    row = f"dyadic:audio,spatial,noise={out / 'scores.json'}:ours"
-    table = run("ablation", "--row", row, "-o", tmp_path / "table")
+
+
+def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
+    code = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
+    rows = [f"--row=dyadic:none={system}", f"--row=dyadic:audio={system}", f"--row=conditioned:none={system}"]
+    command = f'{sys.executable} -c "{code}" {{release}} {{output}}'
+    table = run("ablation", "--pairs", bench, *rows, "-o", tmp_path, "--generate", command, "--frames", 4)
     assert table.exit_code == 0, table.output
-    assert "32.35" in table.output
-    assert "**ours**" in table.output
+    assert "| dyadic none → dyadic audio | FID | better | equal | not told apart |" in table.output
+    assert (tmp_path / "dyadic" / "audio").is_dir()
+    written = json.loads((tmp_path / "ablation.json").read_text())
+    assert [(row["protocol"], row["switches"]) for row in written] == [
+        ("dyadic", []), ("dyadic", ["audio"]), ("conditioned", [])
+    ]  # fmt: skip
+    assert "frames=4" in written[0]["numbers"]["PSNR"]["protocol"], "other options go to score"
 
 
 @pytest.mark.parametrize(
@@ -53,6 +64,7 @@ def test_score_then_report_then_ablation(bench, system, tmp_path):
         (("score", "--pairs", "{bench}", "--system", "a=.", "-o", "x", "--size", "big"), "WIDTHxHEIGHT"),
         (("score", "--pairs", "{bench}", "--system", "a=.", "-o", "x", "--i3d", "none.pt"), "i3d_torchscript"),
         (("make", "-o", "x"), "--data FOLDER"),
+        (("ablation", "--pairs", "{bench}", "--row", "dyadic:none=nowhere", "-o", "x"), "no folder"),
         (("report", "none.json", "-o", "x"), "no results"),
         (("candidates", "--pairs", "{bench}"), "--model NAME"),
         (("candidates", "--pairs", "{bench}", "--rendered"), "not a rendered dyad"),

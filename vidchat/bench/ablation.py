@@ -1,14 +1,17 @@
-"""The rows of the paper's Table 2 with trained releases of one's own, beside the published numbers."""
+"""The rows of the paper's Table 2 with trained systems of one's own, beside the published numbers."""
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidchat.bench.results import Number, ResultError, read_result
+from vidchat.bench.results import Number, PairScore, Result
 from vidchat.bench.table import figure
 
 SWITCHES = ("audio", "spatial", "noise")
@@ -23,73 +26,130 @@ PUBLISHED: Mapping[tuple[str, tuple[str, ...]], tuple[float | None, ...]] = {
     ("dyadic", SWITCHES): (32.35, 28.82, 17.55, 0.66, 0.772, 2.698, 3.22),
 }
 """SpeakerVid-5M (arXiv 2507.09862), Table 2: protocol and switches to the columns."""
-FORM = "PROTOCOL:SWITCHES=SCORES.json:SYSTEM, such as dyadic:audio,spatial=runs/a/scores.json:ours, or dyadic:none=..."
+FORM = "PROTOCOL:SWITCHES=PATH, such as dyadic:audio,spatial=runs/a, or dyadic:none=runs/b"
+
+
+class AblationError(ValueError):
+    """A row that cannot be read or made, and what to do about it, in one sentence."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One trained release's numbers.
+class Place:
+    """A row of the table.
 
     Attributes:
         protocol: `conditioned` or `dyadic`.
         switches: Which of `SWITCHES` are on, in that order.
-        system: Its name in the results.
-        pairs: How many were asked.
-        numbers: By column.
     """
 
     protocol: str
     switches: tuple[str, ...]
-    system: str
+
+    @property
+    def name(self) -> str:
+        """Of the row's system in results and folders."""
+        return "+".join(self.switches) or "none"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained system's numbers.
+
+    Attributes:
+        place: Which row it is.
+        pairs: How many were asked.
+        numbers: By column.
+        scores: Of each pair, by its id.
+    """
+
+    place: Place
     pairs: int
     numbers: Mapping[str, Number]
+    scores: Mapping[str, PairScore]
 
 
-def read_row(text: str) -> Row:
-    """A row as it is named on the command line.
+def read_place(text: str) -> tuple[Place, Path]:
+    """A row and what it is made of, as named on the command line.
 
     Raises:
-        ResultError: It is not of the form, or the file has no such system, or was scored by the other protocol.
+        AblationError: It is not of the form, or there is no such path.
     """
-    found = re.fullmatch(r"(conditioned|dyadic):([a-z,]+)=(.+):([^:]+)", text)
+    found = re.fullmatch(r"(conditioned|dyadic):([a-z,]+)=(.+)", text)
     if found is None:
-        raise ResultError(f"'{text}' is not of the form {FORM}")
-    protocol, words, path, name = found.groups()
+        raise AblationError(f"'{text}' is not of the form {FORM}")
+    protocol, words, path = found.groups()
     given = [] if words == "none" else words.split(",")
     if unknown := set(given) - set(SWITCHES):
-        raise ResultError(
+        raise AblationError(
             f"'{text}': there is no switch {sorted(unknown)[0]}; there are {', '.join(SWITCHES)}, or none"
         )
-    result = read_result(Path(path))
-    system = next((system for system in result.systems if system.name == name), None)
-    if system is None:
-        raise ResultError(f"{path}: has no system '{name}'; it has {', '.join(s.name for s in result.systems)}")
-    if result.protocol != protocol:
-        raise ResultError(f"{path}: was scored as {result.protocol}, not as {protocol}")
-    numbers = {number.column.name: number for number in system.numbers}
-    return Row(protocol, tuple(s for s in SWITCHES if s in given), name, len(result.pairs), numbers)
+    if not Path(path).is_dir():
+        raise AblationError(f"'{text}': there is no folder {path}")
+    return Place(protocol, tuple(switch for switch in SWITCHES if switch in given)), Path(path)
+
+
+def generate(template: str, release: Path, pairs: Path, output: Path) -> None:
+    """Runs the command that answers the pairs with one system.
+
+    Args:
+        template: A command line in which {release}, {pairs} and {output} stand for folders.
+        release: Of the trained system.
+        pairs: The benchmark's folder.
+        output: Where it should write ID.mp4 for each pair.
+
+    Raises:
+        AblationError: The command cannot be run, or failed.
+    """
+    places = {"release": str(release), "pairs": str(pairs), "output": str(output)}
+    try:
+        words = [word.format(**places) for word in shlex.split(template)]
+        subprocess.run(words, check=True)
+    except (KeyError, IndexError, ValueError) as error:
+        raise AblationError(f"--generate knows {{release}}, {{pairs}} and {{output}}, and not {error}") from error
+    except OSError as error:
+        raise AblationError(f"--generate: {error}") from error
+    except subprocess.CalledProcessError as error:
+        raise AblationError(f"{release}: code {error.returncode} of the command {shlex.join(words)}") from error
+
+
+def rows_of(result: Result) -> list[Row]:
+    """The rows among a result's systems: those that are named as rows are."""
+    names = {Place(result.protocol, on).name: Place(result.protocol, on) for on in _subsets()}
+    return [
+        Row(names[system.name], len(result.pairs), {n.column.name: n for n in system.numbers}, system.scores)
+        for system in result.systems
+        if system.name in names
+    ]
+
+
+def _subsets() -> list[tuple[str, ...]]:
+    return [on for size in range(len(SWITCHES) + 1) for on in itertools.combinations(SWITCHES, size)]
 
 
 def ablation_table(rows: Sequence[Row]) -> str:
-    """Markdown: each published row, under it those of the same protocol and switches, and how they differ."""
+    """Markdown: each published row, under it ours of the same protocol and switches, and how they differ."""
     lines = [
         "# Ablations, beside SpeakerVid-5M's Table 2",
         "",
         f"| | {' | '.join(SWITCHES)} | {' | '.join(COLUMNS)} |",
         f"| --- |{' :---: |' * len(SWITCHES)}{' ---: |' * len(COLUMNS)}",
     ]
-    places = [*PUBLISHED, *dict.fromkeys((row.protocol, row.switches) for row in rows)]
-    for place in dict.fromkeys(places):
-        protocol, on = place
-        marks = " | ".join("yes" if switch in on else "-" for switch in SWITCHES)
-        if place in PUBLISHED:
-            cells = ["" if value is None else f"{value:g}" for value in PUBLISHED[place]]
-            lines.append(f"| {protocol}, published | {marks} | {' | '.join(cells)} |")
+    known = [Place(*key) for key in PUBLISHED]
+    for place in dict.fromkeys([*known, *(row.place for row in rows)]):
+        marks = " | ".join("yes" if switch in place.switches else "-" for switch in SWITCHES)
+        if place in known:
+            cells = ["" if value is None else f"{value:g}" for value in published(place)]
+            lines.append(f"| {place.protocol}, published | {marks} | {' | '.join(cells)} |")
         for row in rows:
-            if (row.protocol, row.switches) == place:
+            if row.place == place:
                 cells = [_cell(row.numbers.get(column)) for column in COLUMNS]
-                lines.append(f"| {protocol}, **{row.system}** | {marks} | {' | '.join(cells)} |")
+                lines.append(f"| {place.protocol}, **here** | {marks} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_differences(rows), ""])
+
+
+def published(place: Place) -> tuple[float | None, ...]:
+    """The paper's numbers of a row, by `COLUMNS`."""
+    return PUBLISHED.get((place.protocol, place.switches), (None,) * len(COLUMNS))
 
 
 def _cell(number: Number | None) -> str:
@@ -99,18 +159,20 @@ def _cell(number: Number | None) -> str:
 def _differences(rows: Sequence[Row]) -> list[str]:
     """What stands between the two kinds of rows."""
     lines = [
+        "## How the rows differ from the published ones",
+        "",
         "The published rows are not of the same protocol: the paper does not say which weights, frames or resize "
         "filters it used, its 500 pairs are other clips, and its models had 0.8 B parameters. Compare differences "
-        "between rows of one kind, not the kinds."
+        "between rows of one kind, not the kinds.",
+        "",
     ]
     strings: dict[str, set[str]] = {}
     for row in rows:
         for column in COLUMNS:
             if (number := row.numbers.get(column)) is not None:
                 strings.setdefault(column, set()).add(_without_protocol(number.protocol))
-    for row in rows:
-        if row.pairs != PUBLISHED_PAIRS:
-            lines.append(f"- {row.system} ({row.protocol}): {row.pairs} pairs, published {PUBLISHED_PAIRS}.")
+    for pairs in sorted({row.pairs for row in rows} - {PUBLISHED_PAIRS}):
+        lines.append(f"- {pairs} pairs, published {PUBLISHED_PAIRS}.")
     for column, told in strings.items():
         if len(told) > 1:
             lines.append(f"- **{column}: the rows above were scored by different protocols and cannot be compared:**")
@@ -127,11 +189,10 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The same as plain data."""
     return [
         {
-            "protocol": row.protocol,
-            "switches": list(row.switches),
-            "system": row.system,
+            "protocol": row.place.protocol,
+            "switches": list(row.place.switches),
             "pairs": row.pairs,
-            "published": dict(zip(COLUMNS, PUBLISHED.get((row.protocol, row.switches), (None,) * 7), strict=True)),
+            "published": dict(zip(COLUMNS, published(row.place), strict=True)),
             "numbers": {
                 column: {"value": n.value, "low": n.low, "high": n.high, "proxy": n.proxy, "protocol": n.protocol}
                 for column in COLUMNS

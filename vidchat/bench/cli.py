@@ -120,18 +120,45 @@ def report(
         _report(scores, output, embed)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def ablation(
-    row: Annotated[list[str], typer.Option(help="PROTOCOL:SWITCHES=SCORES.json:SYSTEM; may be repeated.")],
+    context: typer.Context,
+    pairs: Pairs,
+    row: Annotated[
+        list[str],
+        typer.Option(
+            help="PROTOCOL:SWITCHES=FOLDER of a trained system, or of its clips; may be repeated. PROTOCOL is "
+            "conditioned or dyadic; SWITCHES are some of audio,spatial,noise, or none."
+        ),
+    ],
     output: Output,
+    generate: Annotated[
+        str | None,
+        typer.Option(help="Command that answers pairs, with {release}, {pairs}, {output}; else FOLDERs hold clips."),
+    ] = None,
 ) -> None:
-    """Print the rows of the paper's Table 2 with systems of one's own, beside the published numbers."""
-    from vidchat.bench.ablation import ablation_table, as_json, read_row
+    """Score the rows of the paper's Table 2, and print them beside the published ones. Other options go to `score`."""
+    from vidchat.bench.ablation import ablation_table, as_json, read_place, rows_of
+    from vidchat.bench.ablation import generate as run
+    from vidchat.bench.orderings import orderings, orderings_text
+    from vidchat.bench.results import read_result
 
     with _plainly():
-        rows = [read_row(text) for text in row]
-        table = ablation_table(rows)
-        output.mkdir(parents=True, exist_ok=True)
+        places = [read_place(text) for text in row]
+        clips = {place: path if generate is None else output / place.protocol / place.name for place, path in places}
+        if generate is not None:
+            for place, path in places:
+                console.rule(f"{place.protocol}: {place.name}")
+                run(generate, path, pairs, clips[place])
+        rows = []
+        for protocol in dict.fromkeys(place.protocol for place in clips):
+            systems = [f"--system={place.name}={path}" for place, path in clips.items() if place.protocol == protocol]
+            results = output / f"{protocol}_scores"
+            words = [f"--pairs={pairs}", f"--output={results}", f"--protocol={protocol}", *systems, *context.args]
+            cache = [] if any(word.startswith("--cache") for word in words) else [f"--cache={output / 'features'}"]
+            app(["score", *words, *cache], standalone_mode=False)
+            rows += rows_of(read_result(results / "scores.json"))
+        table = ablation_table(rows) + "\n" + orderings_text(orderings(rows))
         (output / "ablation.md").write_text(table, encoding="utf-8")
         (output / "ablation.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
         print(table)
