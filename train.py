@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from vidchat.data.folder import MANIFESTS
 from vidchat.errors import plain_message
+from vidchat.model.compiled import compile_blocks
 from vidchat.training.check import check_config
 from vidchat.training.checkpoint import Checkpoints, find_checkpoint
 from vidchat.training.initialise import check_resumed, initialise, start_from_language_model
@@ -50,6 +51,8 @@ def train(config: DictConfig) -> Path:
         log.info(start_from_language_model(module, plain["backbone_from"]))
     if resume is None and plain["init_from"] is not None:
         log.info(initialise(module, Path(plain["init_from"]), plain, fingerprints))
+    if plain["compile"]:
+        log.info("%d blocks will be compiled", compile_blocks(module.network))
     prepare_data(config)
     datamodule: L.LightningDataModule = instantiate(config.stage.datamodule, **tokenizers)
 

@@ -157,8 +157,13 @@ def _block_causal(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCaus
     keys, values = _repeat(keys, groups), _repeat(values, groups)
     if backend == "dense":
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask.dense()[:, :, -queries.shape[2] :])
+    return _in_spans(queries, keys, values, mask)
+
+
+@torch.compiler.disable  # how many spans there are is data, and their kernels are compiled already
+def _in_spans(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal) -> Tensor:
     spans, first = mask.last_spans(queries.shape[2]), keys.shape[2] - queries.shape[2]
-    if device == "cpu":
+    if queries.device.type == "cpu":
         return _Spans.apply(queries, keys, values, spans)
     parts = [
         F.scaled_dot_product_attention(

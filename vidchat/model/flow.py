@@ -37,7 +37,7 @@ class FlowShape:
     objective: Literal["flow", "ddpm"] = "flow"
 
 
-class _Block(nn.Module):
+class FlowBlock(nn.Module):
     """Residual MLP with an adaptive layer norm whose gate starts at zero (DiT, arXiv 2212.09748)."""
 
     def __init__(self, width: int) -> None:
@@ -61,7 +61,7 @@ class TokenDenoiser(nn.Module):
         self.token = nn.Linear(token_dim, shape.width)
         self.time = nn.Sequential(nn.Linear(256, shape.width), nn.SiLU(), nn.Linear(shape.width, shape.width))
         self.condition = nn.Linear(condition_width, shape.width)
-        self.blocks = nn.ModuleList(_Block(shape.width) for _ in range(shape.blocks))
+        self.blocks = nn.ModuleList(FlowBlock(shape.width) for _ in range(shape.blocks))
         self.norm = nn.LayerNorm(shape.width, elementwise_affine=False)
         self.modulation = nn.Linear(shape.width, 2 * shape.width)
         self.output = nn.Linear(shape.width, token_dim)

@@ -19,6 +19,7 @@ class RMSNorm(nn.RMSNorm):
         trains = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         if (
             trains
+            and not torch.compiler.is_compiling()
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype
             and x.dtype in (torch.float, torch.double)

@@ -109,7 +109,9 @@ class TrainingModule(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(seed_for(self.seed, "val", batch_idx, self.global_rank))
-        for name, value in self.losses(batch).items():
+        with torch.compiler.set_stance("force_eager"):  # a few batches are not worth another compilation
+            losses = self.losses(batch)
+        for name, value in losses.items():
             self.log(f"val/{name}", value.detach(), prog_bar=name == "loss", batch_size=1, sync_dist=True)
 
     # What a checkpoint holds besides Lightning's own.

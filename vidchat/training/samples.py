@@ -59,7 +59,7 @@ class Samples(L.Callback):
         chunks = min(self.settings.chunks, batch.latents.shape[1] - 1)
         settings = GenerationSettings(chunks, self.settings.window, self.settings.seed, self.settings.sampling)
         was_training = module.training
-        with module.ema.swapped():
+        with module.ema.swapped(), torch.compiler.set_stance("force_eager"):  # generation has shapes of its own
             module.eval()
             codec = audio_codec if module.responder.depth is not None else None
             answer = list(stream_answer(module.responder, video_vae, codec, batch, settings))
