@@ -1,0 +1,122 @@
+"""Conditions as tokens: where they stand in time, who sees whom, and when they are dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vidchat.batch import ChunkBatch
+from vidchat.model.conditions import ConditionSwitches, ConditionTokens
+
+SECTIONS = {"text": 6, "scores": 2, "features": 3, "voice": 2 * 4, "turns": 3 * 8}
+
+
+def encode(model, batch: ChunkBatch, keep: torch.Tensor | None = None) -> ConditionTokens:
+    return model.conditions(batch, model.embed, model.latent, 2, keep)
+
+
+def times(tokens: ConditionTokens) -> dict[str, torch.Tensor]:
+    """The time axis of each section, (B, n)."""
+    return dict(zip(SECTIONS, tokens.positions[..., 0].split(list(SECTIONS.values()), dim=1), strict=True))
+
+
+def test_conditions_follow_each_other_in_time(make_responder, make_batch):
+    """Words count one by one, media 4 steps a chunk after the last word, and padding takes no time."""
+    tokens = encode(make_responder().eval(), make_batch())
+    at = times(tokens)
+    assert at["text"][0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert at["scores"][0].tolist() == [6, 7]
+    assert at["features"][0].tolist() == [8, 9, 10]
+    # Media start at 11. A chunk's time is its end, so the first chunk of voice, with F = 4, stands at 12, 13, 14, 15.
+    assert at["voice"][0].tolist() == list(range(12, 20))
+    turns = at["turns"][0].unflatten(0, (3, 8))
+    assert turns[:, :4].unique(dim=1).flatten().tolist() == [23, 27, 31]
+    assert turns[:, 4:].flatten().tolist() == list(range(20, 32))
+    assert tokens.end[0] == 11 + 6 * 4, "chunk 0 of the answer comes one chunk after the five of voice and turns"
+    # The second sample has 3 words, 1 score, 2 features, 1 chunk of voice and 2 of turns.
+    assert at["text"][1, :3].tolist() == [0, 1, 2]
+    assert at["scores"][1, 0] == 3
+    assert at["features"][1, :2].tolist() == [4, 5]
+    assert at["voice"][1, :4].tolist() == [7, 8, 9, 10]
+    assert at["turns"][1, [0, 8]].tolist() == [14, 18]
+    assert tokens.end[1] == 6 + 4 * 4
+    words = tokens.positions[:, :11]
+    assert torch.equal(words[..., 0], words[..., 1]), "words carry one number on all axes"
+    assert torch.equal(words[..., 0], words[..., 2])
+    assert tokens.positions[0, 19:23, 1:].tolist() == [[11, 11], [11, 12], [12, 11], [12, 12]]
+
+
+def test_words_are_causal_by_token_and_media_by_chunk(make_responder, make_batch):
+    blocks = encode(make_responder().eval(), make_batch()).blocks
+    steps = blocks.diff()
+    assert (steps[:10] > 0).all(), "words one by one"
+    voice, turns = blocks[11:19].view(2, 4), blocks[19:].view(3, 8)
+    for chunks in (voice, turns):
+        assert (chunks == chunks[:, :1]).all(), "a chunk sees all of itself"
+        assert (chunks[:, 0].diff() > 0).all(), "and not the next"
+    assert blocks[10] < voice[0, 0]
+    assert voice[-1, 0] < turns[0, 0]
+
+
+def test_the_condition_does_not_see_the_reference(make_responder, make_batch):
+    """Nothing of the answer, chunk 0 included, reaches what the condition's tokens store for it."""
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    stored = []
+    for shift in (0.0, 1.0):
+        batch.latents[:, 0] += shift
+        with torch.no_grad():
+            stored.append(model.begin(batch, 4).cache._layers)
+    for (before, _), (after, _) in zip(*stored, strict=True):
+        assert torch.equal(before[:, :, : sum(SECTIONS.values())], after[:, :, : sum(SECTIONS.values())])
+        assert not torch.equal(before, after)
+
+
+def test_dropping_hides_and_moves_nothing(make_responder, make_batch):
+    model, batch = make_responder().eval(), make_batch()
+    kept, dropped = encode(model, batch), encode(model, batch, torch.tensor([True, False]))
+    assert torch.equal(dropped.visible[0], kept.visible[0])
+    assert not dropped.visible[1].any()
+    assert torch.equal(dropped.positions, kept.positions)
+    assert torch.equal(dropped.end, kept.end)
+
+
+def test_each_condition_of_each_sample_is_dropped_on_its_own(make_responder, make_batch):
+    switches = ConditionSwitches(text=True, turns=True, voice=True, scores=2, features=5, drop=0.3)
+    model, batch = make_responder(conditions=switches), make_batch(padded=False).repeat(2000)
+    with torch.no_grad():
+        seen = encode(model, batch).visible
+        sections = seen.split(list(SECTIONS.values()), dim=1)
+        assert encode(model.eval(), batch).visible.all(), "never in evaluation"
+    for section in sections:
+        assert torch.equal(section.all(1), section.any(1)), "a condition is hidden whole"
+    kept = torch.stack([section[:, 0] for section in sections], dim=1).float()
+    assert kept.mean(0).sub(0.7).abs().max() < 0.03
+    assert (kept.T.corrcoef() - torch.eye(5)).abs().max() < 0.06, "independent of each other"
+    assert kept[:-1].sub(0.7).mul(kept[1:] - 0.7).mean().abs() < 0.02, "and from sample to sample"
+
+
+@pytest.mark.parametrize(("part", "places"), [("turn_latents", slice(0, 4)), ("turn_codes", slice(4, 8))])
+def test_who_spoke_is_told_with_picture_and_sound(make_responder, make_batch, part, places):
+    model, batch = make_responder().eval(), make_batch()
+    other = replace(batch, turn_roles=1 - batch.turn_roles)
+    first, second = (encode(model, each).tokens[:, -24:].unflatten(1, (3, 8))[:, :, places] for each in (batch, other))
+    expected = model.embed.role.weight[1 - batch.turn_roles] - model.embed.role.weight[batch.turn_roles]
+    torch.testing.assert_close(second - first, expected[:, :, None].expand_as(first), msg=part)
+
+
+def test_the_same_codes_as_voice_and_as_turn_differ_by_their_role(make_responder, make_batch):
+    model, batch = make_responder().eval(), make_batch()
+    batch.voice_codes, batch.turn_roles = batch.turn_codes[:, :2].clone(), torch.zeros(2, 3, dtype=torch.long)
+    tokens = encode(model, batch).tokens
+    voice, turns = tokens[:, 11:19].unflatten(1, (2, 4)), tokens[:, 19:].unflatten(1, (3, 8))[:, :2, 4:]
+    role = model.embed.role.weight
+    torch.testing.assert_close(voice - turns, (role[2] - role[0]).expand_as(voice))
+
+
+def test_equal_scores_are_told_apart(make_responder, make_batch):
+    model, batch = make_responder().eval(), make_batch()
+    batch.scores = torch.ones(2, 2)
+    scores = encode(model, batch).tokens[:, 6:8]
+    assert not torch.allclose(scores[:, 0], scores[:, 1])
