@@ -15,7 +15,7 @@ import infer as infer_script
 from vidchat.bench.responsiveness import read_log
 from vidchat.data.media import MediaError, read_clip, write_clip
 from vidchat.dialogue import Clip
-from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
+from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, from_bytes, read_question, to_bytes
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.reading import ChunkSampling
 
@@ -51,6 +51,32 @@ def test_from_files_to_a_file(release, files, tmp_path):
     grey = (torch.cat([chunk.pictures[0] for chunk in made], dim=1) + 1).mean(0) * 127.5  # mp4 keeps little colour
     distance = (media.pictures.float().mean(1)[:, None] - grey[None]).abs().mean((2, 3))
     assert distance.argmin(1).tolist() == list(range(24)), "every picture is written, once, in order"
+
+
+def test_what_is_asked_becomes_the_batch(release, files):
+    """Roles, scores, voice and the reference, each as given, and what is not given is masked."""
+    asked = read_question(release, Question(**files, text="hello", voice=files["initiator"], scores={"dover": 1.5}))
+    plain = read_question(release, Question(**files, text="hello"))
+    assert not asked.turn_roles.any(), "0 is the initiator"
+    assert asked.turn_mask.all()
+    assert asked.scores.tolist() == [[1.5]]
+    assert asked.score_mask.all()
+    assert not plain.score_mask.any()
+    assert asked.voice_mask.all()
+    assert asked.voice_codes.unique().numel() > 1
+    assert not plain.voice_mask.any()
+    assert asked.text_ids.shape == asked.text_mask.shape == (1, 5)
+    colour = torch.tensor([200, 30, 30]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 16, 16) / 127.5 - 1
+    torch.testing.assert_close(asked.latents, release.video_vae.encode(colour).transpose(1, 2))
+
+
+def test_bytes_are_pictures_from_minus_1_to_1():
+    bytes_ = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
+    pictures = from_bytes(bytes_)
+    assert pictures.shape == (1, 3, 1, 16, 16)
+    assert (pictures.min(), pictures.max()) == (-1, 1)
+    assert torch.equal(to_bytes(pictures), bytes_.transpose(0, 1)[None])
+    assert to_bytes(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
 def test_the_initiator_s_latents_and_codes_span_the_same_time(release, tmp_path):

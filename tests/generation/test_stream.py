@@ -124,6 +124,55 @@ def test_a_conversation_of_two_turns(release, guidance):
     assert whole[0].pictures.shape[2] == 4, "the second answer, too, starts with picture 1"
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_conversation_is_its_calls_in_order(release, guidance):
+    """Answer, hear, answer, written out: every chunk said is read, once, noised as set, before what follows it."""
+    batch, model = make_batch(), release.responder
+    sampling = ChunkSampling(sets=2, flow_steps=2, guidance=guidance, noise_level=0.2)
+    settings = GenerationSettings(chunks=3, window=2, seed=5, sampling=sampling)
+    latents, codes = torch.randn(2, 2, 4, 2, 2), torch.randint(16, (2, 2, 8, 2))
+    conversation = Conversation(model, release.video_vae, release.audio_codec, batch, settings)
+    made = list(conversation.answer())
+    conversation.hear(latents, codes)
+    made += conversation.answer(2)
+    expected, generator = [], torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        reading = model.begin(batch, 2, guidance)
+        for turn, chunks in enumerate((3, 2)):
+            for chunk in range(chunks):
+                if chunk:
+                    reading = model.read_chunk(reading, *expected[-1], 0.2, generator)
+                expected.append(model.write_chunk(reading, sampling, generator))
+            if turn == 0:
+                reading = model.read_chunk(reading, *expected[-1], 0.2, generator)
+                for t in range(2):
+                    reading = model.hear_chunk(reading, latents[:, t], codes[:, t])
+                reading = model.begin_again(reading, batch.latents[:, 0])
+        # Another answer without anything heard reads the last chunk all the same.
+        again = list(conversation.answer(1))[0]
+        reading = model.read_chunk(reading, *expected[-1], 0.2, generator)
+        expected.append(model.write_chunk(model.begin_again(reading, batch.latents[:, 0]), sampling, generator))
+    for ours, (picture, sound) in zip([*made, again], expected, strict=True):
+        assert torch.equal(ours.latents, picture)
+        assert torch.equal(ours.codes, sound)
+
+
+def test_every_answer_starts_its_decoders_anew(release):
+    """The second answer's pictures are those of its own chunks after the reference."""
+    batch = make_batch()
+    conversation = Conversation(
+        release.responder, release.video_vae, release.audio_codec, batch, GenerationSettings(2, sampling=SAMPLING)
+    )
+    list(conversation.answer())
+    chunks = list(conversation.answer())
+    latents = torch.stack([batch.latents[:, 0], *(chunk.latents for chunk in chunks)], dim=2)
+    with torch.no_grad():
+        pictures = release.video_vae.decode(latents)[:, :, 1:]
+        waveform = release.audio_codec.decode(torch.cat([chunk.codes for chunk in chunks], dim=1))
+    torch.testing.assert_close(torch.cat([chunk.pictures for chunk in chunks], 2), pictures, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat([chunk.waveform for chunk in chunks], 1), waveform, atol=1e-5, rtol=1e-5)
+
+
 def test_a_conversation_starts_with_an_answer(release):
     conversation = Conversation(
         release.responder, release.video_vae, None, make_batch(), GenerationSettings(chunks=1, sampling=SAMPLING)

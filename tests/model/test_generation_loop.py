@@ -84,6 +84,18 @@ def test_the_unconditional_half_hears_nothing(make_responder, make_batch):
             torch.testing.assert_close(cached[2:, 7 + t], reading.hidden[2:], atol=1e-5, rtol=1e-5)
 
 
+def test_the_next_answer_starts_from_its_own_reference(make_responder, make_batch):
+    """Its places are told of the new reference, as chunk 0 and as the last chunk."""
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    with torch.no_grad():
+        reading = model.read_chunk(model.begin(batch, 20), batch.latents[:, 1], batch.codes[:, 0])
+        assert torch.equal(reading.last, batch.latents[:, 1])
+        again = model.begin_again(reading, -batch.latents[:, 0])
+    assert torch.equal(again.reference, -batch.latents[:, 0])
+    assert torch.equal(again.last, -batch.latents[:, 0])
+    assert again.chunk == 2
+
+
 def test_a_model_that_does_not_listen_says_so(make_responder, make_batch):
     from vidchat.model.conditions import ConditionSwitches
 

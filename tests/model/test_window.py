@@ -1,0 +1,56 @@
+"""What the ring keeps: exactly the window, the condition and the reference, however often it has wrapped."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.model.conftest import shape
+from vidchat.model.cache import KeyValueCache
+
+
+def read_all(model, batch, window: int) -> torch.Tensor:
+    """Outputs at the last of 8 chunks."""
+    with torch.no_grad():
+        reading = model.begin(batch, window)
+        for t in range(1, 9):
+            reading = model.read_chunk(reading, batch.latents[:, t], batch.codes[:, t - 1])
+    return reading.hidden
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+@pytest.mark.parametrize("padded", [False, True])
+def test_chunk_8_sees_its_window_and_nothing_older(make_responder, make_batch, window, padded):
+    """One layer: in a deeper one, what an older chunk told a younger still shows."""
+    model = make_responder(backbone=shape(layers=1)).eval()
+    before = read_all(model, make_batch(chunks=9, padded=padded), window)
+    for chunk in range(9):
+        batch = make_batch(chunks=9, padded=padded)
+        batch.latents[:, chunk] += 1.0
+        same = torch.equal(read_all(model, batch, window), before)
+        assert same == (0 < chunk < 8 - window), f"chunk {chunk}"
+
+
+@pytest.mark.parametrize("name", ["text_ids", "turn_latents", "voice_codes"])
+def test_the_condition_is_never_evicted(make_responder, make_batch, name):
+    model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(chunks=9)
+    before = read_all(model, batch, 1)
+    value = getattr(batch, name)
+    setattr(batch, name, (value + 1) % 11 if value.dtype == torch.long else value + 1)
+    assert not torch.equal(read_all(model, batch, 1), before)
+
+
+def test_a_chunk_overwrites_no_key_that_it_may_still_read():
+    """`window + 1` slots: the window and the chunk that is being written. Keys and values keep together."""
+    cache = KeyValueCache(1, pinned=3, chunk=2, window=2)
+    assert cache.capacity == 3 + (2 + 1) * 2
+    seen = []
+    for size in [3, 2, 2, 2, 2, 2]:
+        keys = torch.arange(cache.written, cache.written + size).float().view(1, 1, size, 1)
+        stored, values = cache.write(0, keys, -keys)
+        assert torch.equal(values, -stored)
+        seen.append(sorted(stored.flatten().tolist()))
+        cache.advance(size)
+    assert seen[:4] == [list(range(3)), list(range(5)), list(range(7)), list(range(9))]
+    assert seen[4] == [0, 1, 2, 5, 6, 7, 8, 9, 10]
+    assert seen[5] == [0, 1, 2, 7, 8, 9, 10, 11, 12]

@@ -1,0 +1,214 @@
+"""How a chunk is written, set by set, and that training prepares for just that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from scipy.stats import kstest, truncnorm
+from torch import Tensor
+
+from vidchat.model.chunks import patchify
+from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.responder import Objective
+from vidchat.model.spatial import draw_masked_count, draw_order, set_sizes
+
+
+@dataclass
+class Watched:
+    """What the spatial transformer and the flow head were given, and what the head drew."""
+
+    given: list[tuple[Tensor, ...]] = field(default_factory=list)  # context, places, positions, tokens, order
+    visible: list[tuple[int, int | None]] = field(default_factory=list)
+    conditions: list[Tensor] = field(default_factory=list)
+    drawn: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+
+
+def watch(model) -> Watched:
+    watched = Watched()
+    forward, sample, loss = model.spatial.forward, model.flow.sample, model.flow.loss
+
+    def spatial(context, places, positions, tokens, order, visible, wanted=None):
+        watched.given.append((context, places, positions, tokens.clone(), order))
+        watched.visible.append((visible, wanted))
+        return forward(context, places, positions, tokens, order, visible, wanted)
+
+    def head(condition, *rest):
+        watched.conditions.append(condition)
+        watched.drawn.append(sample(condition, *rest))
+        return watched.drawn[-1]
+
+    def learn(target, condition):
+        watched.targets.append(target)
+        watched.conditions.append(condition)
+        return loss(target, condition)
+
+    model.spatial.forward, model.flow.sample, model.flow.loss = spatial, head, learn
+    return watched
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_chunk_is_written_set_by_set(make_responder, make_batch, guidance):
+    """Each set is drawn from what the spatial transformer says knowing all sets before it, and lands in its places."""
+    model, batch = make_responder().eval(), make_batch()
+    copies = 1 if guidance == 1 else 2
+    watched = watch(model)
+    with torch.no_grad():
+        reading = model.begin(batch, 4, guidance)
+        latents, _ = model.write_chunk(reading, ChunkSampling(sets=4, flow_steps=2, guidance=guidance))
+        sizes = set_sizes(16, 4)
+        assert [wanted for _, wanted in watched.visible] == sizes
+        assert [visible for visible, _ in watched.visible] == [sum(sizes[:i]) for i in range(4)]
+        order = watched.given[0][4]
+        assert torch.equal(order[:2].sort(-1).values, torch.arange(16).expand(2, -1))
+        drawn = torch.cat([each.view(2, size, 3) for each, size in zip(watched.drawn, sizes, strict=True)], dim=1)
+        for (*inputs, tokens, same), (visible, size), condition in zip(
+            watched.given, watched.visible, watched.conditions, strict=True
+        ):
+            assert torch.equal(same, order[:2].repeat(copies, 1)), "one order for all sets, and for both halves"
+            there = tokens.gather(1, same[:, :visible, None].expand(-1, -1, 3))
+            assert torch.equal(there, drawn[:, :visible].repeat(copies, 1, 1)), "what is there is what was drawn"
+            full = type(model.spatial).forward(model.spatial, *inputs, tokens, same, visible)[:, :size].flatten(0, 1)
+            torch.testing.assert_close(condition, full, msg="the head is told of the places of the next set")
+    assert torch.equal(patchify(latents, 1).gather(1, order[:2, :, None].expand(-1, -1, 3)), drawn)
+
+
+def test_the_head_learns_masked_tokens_at_their_own_places(make_responder, make_batch):
+    """Targets are the tokens that the spatial transformer did not see, in the order of its outputs."""
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    watched = watch(model)
+    for _ in range(10):
+        model.loss(batch)
+    assert max(visible for visible, _ in watched.visible) > 0
+    for (*_, tokens, order), (visible, wanted), target in zip(
+        watched.given, watched.visible, watched.targets, strict=True
+    ):
+        assert wanted is None
+        assert torch.equal(tokens, patchify(batch.latents[:, 1:].flatten(0, 1), 1))
+        assert torch.equal(target, tokens.gather(1, order[:, visible:, None].expand(-1, -1, 3)).flatten(0, 1))
+
+
+def test_the_picture_is_drawn_knowing_its_own_sound(make_responder, make_batch):
+    """The codes of chunk t enter what chunk t is drawn from, the same in training and in generation, and no other."""
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    watched = watch(model)
+    with torch.no_grad():
+        model.loss(batch)
+        trained = watched.given.pop()[0].unflatten(0, (2, 5))
+        reading = model.begin(batch, window=10)
+        for t in range(5):
+            model.depth.sample = lambda *_, t=t: batch.codes[:, t]
+            model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
+            torch.testing.assert_close(watched.given.pop()[0], trained[:, t], atol=1e-5, rtol=1e-5)
+            reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
+        batch.codes[:, -1] = (batch.codes[:, -1] + 1) % 16  # the last chunk's codes are read by nobody else
+        model.loss(batch)
+        other = watched.given.pop()[0].unflatten(0, (2, 5))
+    assert torch.equal(other[:, :4], trained[:, :4])
+    assert torch.equal(other[:, 4, :4], trained[:, 4, :4]), "visual places have no codes"
+    assert (other[:, 4, 4:] - trained[:, 4, 4:]).abs().amax(-1).min() > 1e-3, "each audio place has its own"
+
+
+def test_training_reads_noisy_history_and_predicts_clean_chunks(make_responder, make_batch):
+    """The last chunk is told as noisy as the backbone read it, the reference and the targets without noise."""
+    model, batch = make_responder(noise=0.9).train(), make_batch(padded=False)
+    watched, told, mixed = watch(model), [], []
+    mix = model.noise.mix
+    model.noise.mix = lambda *inputs: mixed.append(mix(*inputs)) or mixed[-1]
+    model.spatial.seen.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
+    model.loss(batch)
+    reference, last = told[0].unflatten(0, (2, 5)).chunk(2, dim=-1)
+    assert torch.equal(reference, patchify(batch.latents[:, :1], 1).expand_as(reference))
+    assert torch.equal(last, patchify(mixed[0], 1))
+    assert not torch.allclose(last, patchify(batch.latents[:, :-1], 1), atol=0.1)
+    assert torch.equal(watched.given[0][3], patchify(batch.latents[:, 1:].flatten(0, 1), 1))
+
+
+def test_generation_reads_and_remembers_the_same_noisy_chunk(make_responder, make_batch):
+    """The level of generation is mixed in, told, and kept for the next chunk's places; its noise has a seed."""
+    model, batch = make_responder(noise=0.9).eval(), make_batch(padded=False)
+    with torch.no_grad():
+
+        def read(level: float, seed: int):
+            generator = torch.Generator().manual_seed(seed)
+            reading = model.begin(batch, 4)
+            return model.read_chunk(reading, batch.latents[:, 1], batch.codes[:, 0], level, generator)
+
+        clean, noisy, again, other = read(0.0, 1), read(0.5, 1), read(0.5, 1), read(0.5, 2)
+        assert torch.equal(clean.last, batch.latents[:, 1])
+        assert torch.equal(noisy.last, again.last)
+        assert not torch.allclose(noisy.last, clean.last, atol=0.1)
+        assert not torch.allclose(noisy.last, other.last, atol=0.1)
+        # What was read is what is remembered, with the level told: the reading of these latents as they are lacks it.
+        model.noise.mix = lambda latents, levels, generator=None: latents
+        batch.latents[:, 1] = noisy.last
+        torch.testing.assert_close(read(0.5, 3).hidden, noisy.hidden)
+        assert not torch.allclose(read(0.0, 3).hidden, noisy.hidden, atol=1e-3)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(make_responder, make_batch):
+    model, batch = make_responder(objective=Objective(video=0.5, audio=3.0)).eval(), make_batch()
+    losses = model.loss(batch)
+    torch.testing.assert_close(losses["loss"].detach(), 0.5 * losses["video"] + 3.0 * losses["audio"])
+
+
+def test_some_chunks_are_whole_real_and_not_always_the_same(make_responder, make_batch):
+    """Of a batch with padding, every chosen chunk is a real one and keeps its own history, codes and target."""
+    model, batch = make_responder(noise=None, objective=Objective(spatial_chunks=4)).eval(), make_batch()
+    batch.latents[1, 4:] = 77.0  # the second answer has 3 chunks
+    every = make_responder(noise=None).eval()
+    torch.manual_seed(0)
+    one = watch(every)
+    every.loss(batch)
+    context, places, _, tokens, _ = one.given[0]
+    watched, chosen = watch(model), set()
+    for _ in range(20):
+        model.loss(batch)
+        some = watched.given.pop()
+        rows = [int((tokens == each).flatten(1).all(1).nonzero()) for each in some[3]]
+        assert len(set(rows)) == 4
+        torch.testing.assert_close(some[0], context[rows])
+        torch.testing.assert_close(some[1], places[rows])
+        chosen |= set(rows)
+    assert chosen == {0, 1, 2, 3, 4, 5, 6, 7}
+
+
+def test_codes_of_the_history_are_hidden_in_training_alone(make_responder, make_batch):
+    parts = {"conditions": ConditionSwitches(), "objective": Objective(code_dropout=1.0)}
+    model, batch = make_responder(**parts), make_batch()
+    embed, hidden = model.embed.embed_codes, []
+    model.embed.embed_codes = lambda codes, roles, which=None: hidden.append(which) or embed(codes, roles, which)
+    for _ in range(20):
+        model.train().read(batch)
+    assert 0.1 < torch.stack(hidden).float().mean() < 0.9
+    assert hidden[0].shape == (2, 4), "of chunks 1..T-1, which the backbone reads"
+    model.eval().read(batch)
+    assert hidden[-1] is None
+
+
+def test_orders_are_random_permutations():
+    generator = torch.Generator().manual_seed(0)
+    order = draw_order(4000, 10, torch.device("cpu"), generator)
+    assert torch.equal(order.sort(-1).values, torch.arange(10).expand(4000, -1))
+    for place in range(10):
+        share = order[:, place].bincount(minlength=10) / 4000
+        assert share.sub(0.1).abs().max() < 0.02, "every token may come at every place"
+    assert torch.equal(order, draw_order(4000, 10, torch.device("cpu"), generator.manual_seed(0)))
+    assert not torch.equal(order, draw_order(4000, 10, torch.device("cpu"), generator))
+
+
+def test_the_mask_law_is_the_truncated_normal():
+    shares = [draw_masked_count(100_000) / 100_000 for _ in range(2000)]
+    assert kstest(shares, truncnorm(-1.2, 0, loc=1.0, scale=0.25).cdf).pvalue > 0.01
+
+
+def test_the_schedule_is_the_cosine():
+    """After i of N steps S cos(pi i / 2N) tokens are masked; figures of NOVA's own settings."""
+    assert set_sizes(100, 4) == [8, 21, 33, 38]
+    sizes = set_sizes(256, 64)
+    assert (len(sizes), min(sizes), max(sizes)) == (61, 1, 7)
+    sizes = set_sizes(1440, 64)
+    assert (len(sizes), sizes[0], max(sizes)) == (63, 2, 36)
