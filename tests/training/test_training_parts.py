@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from tests.training.fakes import NoisyModule, Recorder, StreamModule, make_trainer
+from tests.training.fakes import NoisyModule, Recorder, Stream, StreamModule, make_trainer
 from vidchat.training.checkpoint import CheckpointError, find_checkpoint, read_checkpoint
 from vidchat.training.ema import EMA
 from vidchat.training.initialise import initialise
@@ -98,13 +99,91 @@ def test_training_stops_after_nans_in_a_row_and_the_weights_are_good(tmp_path: P
     module, recorder = NoisyModule(patience=2), Recorder()
     with pytest.raises(NotFiniteError, match=r"step \d+ .*loss, double"):
         make_trainer(tmp_path, 20, [recorder]).fit(module, datamodule=StreamModule(poison=3))
-    assert sum(map(math.isfinite, recorder.losses)) == 3
+    assert [math.isfinite(loss) for loss in recorder.losses] == [True] * 3 + [False] * 2, "two are borne, not a third"
     assert all(bool(p.isfinite().all()) for p in module.parameters())
     assert all(bool(p.isfinite().all()) for p in module.ema.average.values())
 
 
+def test_every_micro_batch_draws_anew_and_from_its_own_place(tmp_path: Path) -> None:
+    """Step and micro-batch, counted on over the end of a step: no two share their noise."""
+    seeds: list[int] = []
+
+    class Watched(NoisyModule):
+        def losses(self, batch: Tensor) -> dict[str, Tensor]:
+            if self.training:
+                seeds.append(torch.initial_seed())
+            return super().losses(batch)
+
+    options = {"accumulate_grad_batches": 2}
+    make_trainer(tmp_path, 3, [], **options).fit(Watched(seed=4), datamodule=StreamModule())
+    assert seeds == [seed_for(4, "train", step, micro, 0) for step in range(3) for micro in range(2)]
+
+
+def test_accumulated_micro_batches_are_one_step(tmp_path: Path) -> None:
+    """Two micro-batches of three move the weights as one batch of six, and the average and the rate once."""
+
+    class Plain(NoisyModule):
+        def losses(self, batch: Tensor) -> dict[str, Tensor]:
+            return {"loss": (self.network[2](self.network[0](batch)) - 1).square().mean()}
+
+    class Pairs(StreamModule):
+        def train_dataloader(self) -> DataLoader[Tensor]:
+            batches = itertools.islice(Stream(0), 6)
+            joined = [torch.cat(pair) for pair in zip(*[iter(batches)] * 2, strict=True)]
+            return DataLoader(joined, batch_size=None)  # type: ignore[arg-type]
+
+    apart, together = Plain(), Plain()
+    options = {"accumulate_grad_batches": 2}
+    make_trainer(tmp_path / "a", 3, [], **options).fit(apart, datamodule=StreamModule())
+    make_trainer(tmp_path / "b", 3, []).fit(together, datamodule=Pairs())
+    for one, other in zip(apart.parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    assert apart.ema.updates == together.ema.updates == 3
+
+
+def test_what_is_frozen_is_neither_trained_nor_averaged() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[0].requires_grad_(False)
+    ema = EMA(network, 0.9)
+    assert set(ema.average) == {"1.weight", "1.bias"}
+    optimizer, _ = make_optimizer(network, OptimizerSettings(betas=(0.8, 0.9), lr=1e-3))
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == set(map(id, network[1].parameters()))
+    assert all(group["betas"] == (0.8, 0.9) for group in optimizer.param_groups)
+
+
+def test_the_gradient_is_clipped_as_a_whole() -> None:
+    network = nn.Linear(3, 2)
+    optimizer, _ = make_optimizer(network, OptimizerSettings())
+    for scale in (1e-3, 1e3):
+        network.zero_grad()
+        (scale * network(torch.ones(1, 3)).square().sum()).backward()
+        before = torch.cat([p.grad.flatten() for p in network.parameters()]).clone()
+        norm, _ = clip_and_guard(optimizer, network, 0.5)
+        after = torch.cat([p.grad.flatten() for p in network.parameters()])
+        torch.testing.assert_close(norm, before.norm())
+        torch.testing.assert_close(after, before * (0.5 / norm).clamp(max=1), rtol=1e-4, atol=1e-8)
+
+
+def test_nans_now_and_then_do_not_stop_training(tmp_path: Path) -> None:
+    """Patience counts updates in a row, so every second one may fail for ever."""
+
+    class Flickering(StreamModule):
+        def train_dataloader(self) -> DataLoader[Tensor]:
+            batches = [torch.ones(3, 4) * (torch.nan if k % 2 else 1.0) for k in range(12)]
+            return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    module, recorder = NoisyModule(patience=1), Recorder()
+    make_trainer(tmp_path, 12, [recorder]).fit(module, datamodule=Flickering())
+    assert [math.isfinite(loss) for loss in recorder.losses] == [True, False] * 6
+
+
 def test_seeds_differ_in_every_part() -> None:
     assert len({seed_for("a", 1), seed_for("a", 2), seed_for("b", 1), seed_for("a", 1, 0), seed_for("a1")}) == 5
+    seeds = []
+    for place in ((0, 3, 1, 0), (0, 3, 1, 1), (0, 3, 0, 0), (0, 2, 1, 0), (1, 3, 1, 0)):
+        seed_step(*place)
+        seeds.append(torch.initial_seed())
+    assert len(set(seeds)) == 5, "seed, step, micro-batch and rank"
     seed_step(0, 3, 1)
     first = torch.rand(2)
     torch.rand(5)
