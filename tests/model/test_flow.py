@@ -116,3 +116,15 @@ def test_ddpm_trains_on_the_schedule_it_samples_with():
     signal = cosine((torch.arange(1000) + 1) / 1000)
     least = (signal * perfect.std**2 / (signal * perfect.std**2 + 1 - signal)).mean()
     assert loss.item() == pytest.approx(least.item(), rel=0.02)
+
+
+def test_sampling_leaves_no_trace_in_training():
+    """The tables of DDPM's scheduler change with the number of steps; training and sampling share none."""
+    head, target, condition = random_head("ddpm"), torch.randn(50, 3), torch.randn(50, 4)
+    losses = []
+    for steps in (None, 7):
+        if steps:
+            head.sample(condition, steps)
+        torch.manual_seed(2)
+        losses.append(head.loss(target, condition))
+    assert torch.equal(*losses)

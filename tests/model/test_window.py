@@ -31,6 +31,31 @@ def test_chunk_8_sees_its_window_and_nothing_older(make_responder, make_batch, w
         assert same == (0 < chunk < 8 - window), f"chunk {chunk}"
 
 
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_wrapped_ring_is_a_windowed_mask(make_responder, make_batch, window, padded):
+    """Two layers: every chunk's outputs are those of one pass in which each chunk sees just its window."""
+    model, batch = make_responder().eval(), make_batch(chunks=9, padded=padded)
+    condition = model._condition(batch)
+    levels = torch.zeros(2, 9)
+    own = model._embed(batch.latents[:, :-1], batch.codes[:, :-1], levels, starts=True)
+    positions = model._positions(condition.end, torch.arange(9), (2, 2))
+    blocks, visible = model._layout(condition, 9, 8)
+    chunk = blocks - blocks[-1] + 8  # below 0 in the condition
+    near = (chunk[:, None] - chunk[None] <= window) | (chunk[None] <= 0)
+    seen = (blocks[:, None] >= blocks[None]) & near & visible[:, None]
+    with torch.no_grad():
+        whole = model.backbone(
+            torch.cat([condition.tokens, own.flatten(1, 2)], dim=1),
+            torch.cat([condition.positions, positions.flatten(1, 2)], dim=1),
+            (seen | torch.eye(len(blocks), dtype=torch.bool))[:, None],
+        )[:, -72:].unflatten(1, (9, 8))
+        reading = model.begin(batch, window)
+        for t in range(9):
+            torch.testing.assert_close(reading.hidden, whole[:, t], atol=1e-5, rtol=1e-5)
+            reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
+
+
 @pytest.mark.parametrize("name", ["text_ids", "turn_latents", "voice_codes"])
 def test_the_condition_is_never_evicted(make_responder, make_batch, name):
     model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(chunks=9)
