@@ -15,7 +15,16 @@ import infer as infer_script
 from vidchat.bench.responsiveness import read_log
 from vidchat.data.media import MediaError, read_clip, write_clip
 from vidchat.dialogue import Clip
-from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, from_bytes, read_question, to_bytes
+from vidchat.generation.answer import (
+    Question,
+    QuestionError,
+    Timing,
+    answer,
+    check_question,
+    from_bytes,
+    read_question,
+    to_bytes,
+)
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.reading import ChunkSampling
 

@@ -149,7 +149,7 @@ def test_a_conversation_is_its_calls_in_order(release, guidance):
                     reading = model.hear_chunk(reading, latents[:, t], codes[:, t])
                 reading = model.begin_again(reading, batch.latents[:, 0])
         # Another answer without anything heard reads the last chunk all the same.
-        again = list(conversation.answer(1))[0]
+        again = next(iter(conversation.answer(1)))
         reading = model.read_chunk(reading, *expected[-1], 0.2, generator)
         expected.append(model.write_chunk(model.begin_again(reading, batch.latents[:, 0]), sampling, generator))
     for ours, (picture, sound) in zip([*made, again], expected, strict=True):

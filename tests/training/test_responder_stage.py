@@ -1,0 +1,128 @@
+"""What belongs to training a responder alone: its tools, its release, its samples, and a language model's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+import vidchat.training.samples as samples_module
+from tests.generation.conftest import CONDITION, MODEL, SHAPE
+from tests.training.fakes import NoisyModule
+from vidchat.batch import ChunkBatch
+from vidchat.generation.stream import GenerationSettings
+from vidchat.model.reading import ChunkSampling
+from vidchat.release import load_release
+from vidchat.tokenizers.stacked import StackedVAE
+from vidchat.tokenizers.stft_codec import StftCodec
+from vidchat.tokenizers.text import ByteTokenizer
+from vidchat.training.checkpoint import CheckpointError
+from vidchat.training.initialise import start_from_language_model
+from vidchat.training.responder import ResponderModule
+from vidchat.training.samples import Samples
+
+PLAIN = CONDITION | {"initiator": False, "voice": False, "scores": []}
+
+
+@pytest.fixture
+def module() -> ResponderModule:
+    video = StackedVAE(channels=4, patch=4, widths=[8, 8], encoder_blocks=[1, 1], decoder_blocks=[1, 1])
+    audio = StftCodec(code_width=8, width=16, encoder_blocks=1, decoder_blocks=1, codebooks=2, vocabulary=16)
+    return ResponderModule.build(OmegaConf.create(MODEL), PLAIN, 25, 0, video, audio, ByteTokenizer(), {"warmup": 0})
+
+
+def batch() -> ChunkBatch:
+    ones = torch.ones(2, 3, dtype=torch.bool)
+    return ChunkBatch(
+        latents=torch.randn(2, 4, 4, 2, 2), chunk_mask=ones, codes=torch.randint(16, (2, 3, 8, 2)),
+        text_ids=torch.randint(256, (2, 3)), text_mask=ones,
+    )  # fmt: skip
+
+
+def move_away(module: ResponderModule) -> None:
+    """Weights that are not the averaged ones."""
+    with torch.no_grad():
+        for parameter in module.network.parameters():
+            parameter.add_(1.0)
+
+
+def test_only_the_responder_is_trained_and_saved(module: ResponderModule) -> None:
+    assert {name.split(".")[0] for name in module.state_dict()} == {"network"}
+    tools = [*module.video_vae.parameters(), *module.audio_codec.parameters()]
+    before = [p.clone() for p in tools]
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.losses(batch())["loss"].backward()
+    optimizer.step()
+    assert all(p.grad is None for p in tools)
+    assert all(torch.equal(a, b) for a, b in zip(before, tools, strict=True))
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in module.responder.parameters()}
+
+
+def test_a_release_has_the_averaged_weights(module: ResponderModule, tmp_path: Path) -> None:
+    module.video_vae.save(tmp_path / "video")
+    module.audio_codec.save(tmp_path / "audio")
+    tools = {
+        "video_vae": {"_target_": "vidchat.tokenizers.stacked.StackedVAE.load", "directory": str(tmp_path / "video")},
+        "audio_codec": {
+            "_target_": "vidchat.tokenizers.stft_codec.StftCodec.load", "directory": str(tmp_path / "audio"),
+        },
+        "text_tokenizer": {"_target_": "vidchat.tokenizers.text.ByteTokenizer"},
+    }  # fmt: skip
+    move_away(module)
+    own = [p.clone() for p in module.network.parameters()]
+    data = {"fps": 25, "size": [16, 16]}
+    module.export(
+        tmp_path / "release",
+        {"stage": {"name": "x", "steps": 0}, "data": data, "model": MODEL, "condition": PLAIN, **tools},
+    )
+    released = load_release(tmp_path / "release").responder
+    for name, parameter in released.named_parameters():
+        assert torch.equal(parameter, module.ema.average[name]), name
+    assert all(torch.equal(a, b) for a, b in zip(own, module.network.parameters(), strict=True))
+
+
+def test_samples_are_of_the_averaged_weights_in_evaluation(
+    module: ResponderModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move_away(module)
+    stream, seen = samples_module.stream_answer, []
+
+    def watched(responder, *rest):  # type: ignore[no-untyped-def]
+        averaged = all(torch.equal(p, module.ema.average[name]) for name, p in responder.named_parameters())
+        seen.append((averaged, any(m.training for m in responder.modules())))
+        return stream(responder, *rest)
+
+    monkeypatch.setattr(samples_module, "stream_answer", watched)
+    loader = SimpleNamespace(val_dataloader=lambda: [batch()])
+    trainer = SimpleNamespace(datamodule=loader, global_step=7, loggers=[], is_global_zero=True)
+    settings = GenerationSettings(5, sampling=ChunkSampling(sets=2, flow_steps=2))
+    own = module.network.backbone.norm.weight.clone()
+    module.train()
+    paths = Samples(tmp_path, 1, 1, 25, settings).sample(trainer, module)  # type: ignore[arg-type]
+    assert [path.name for path in paths] == ["step_00000007_0.mp4"]
+    assert seen == [(True, False)]
+    assert all(m.training for m in module.responder.modules())
+    assert torch.equal(module.network.backbone.norm.weight, own)
+
+
+def test_the_average_starts_from_the_language_model(module: ResponderModule, tmp_path: Path) -> None:
+    names = {
+        "hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads",
+        "num_key_value_heads": "kv_heads", "head_dim": "head_dim", "intermediate_size": "mlp_width",
+    }  # fmt: skip
+    sizes = {theirs: SHAPE[ours] for theirs, ours in names.items()}
+    rope = {"rope_type": "default", "rope_theta": 10_000.0}
+    theirs = Qwen3ForCausalLM(Qwen3Config(vocab_size=50, rope_parameters=rope, **sizes))
+    theirs.save_pretrained(tmp_path)
+    start_from_language_model(module, str(tmp_path))
+    for name, value in theirs.model.named_parameters():
+        if name != "embed_tokens.weight":
+            assert torch.equal(module.ema.average[f"backbone.{name}"], value), name
+            assert torch.equal(module.responder.backbone.get_parameter(name), value), name
+    with pytest.raises(CheckpointError, match="this one trains a tokenizer"):
+        start_from_language_model(NoisyModule(), str(tmp_path))
