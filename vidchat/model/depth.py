@@ -72,7 +72,7 @@ class DepthTransformer(nn.Module):
         return torch.arange(first, first + count, device=device).float()[None, :, None].expand(1, -1, 3)
 
     def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """Logits for all codes at once, each from the true codes before it.
+        """Logits of p(code | hidden, codes before it) for all codes at once, given the true ones.
 
         Args:
             hidden: (N, F, D) backbone outputs for N chunks.

@@ -86,7 +86,7 @@ class TokenDenoiser(nn.Module):
         return self.output(torch.addcmul(shift, self.norm(x), 1 + scale))
 
     def guided(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
-        """The prediction for (N, D_v) tokens at one time.
+        """The prediction for (N, D_v) tokens at one time: f(free) + guidance * (f(conditioned) - f(free)).
 
         Both halves see the same noisy token. At scale 1 there is no second half and nothing is mixed.
 
@@ -121,7 +121,9 @@ class FlowHead(nn.Module):
         self._ddpm = {"num_train_timesteps": LEVELS, "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
 
     def loss(self, target: Tensor, condition: Tensor) -> Tensor:
-        """Loss of each token, (N,), in fp32: the mean square over D_v values and m draws.
+        """Loss of each token, (N,), in fp32: the mean square over D_v values and m draws of (s, e), e ~ N(0, I).
+
+        Flow: f(x_s, s, c) - (e - x) with x_s = (1 - s) x + s e and s logit-normal. DDPM: f(x_t, t, c) - e.
 
         Args:
             target: (N, D_v) latent tokens.
@@ -164,7 +166,7 @@ class FlowHead(nn.Module):
             condition: (N, W); with guidance (2N, W), conditioned ones first.
             steps: Denoising steps: Euler from s = 1 to s = 0, or respaced ancestral DDPM.
             guidance: Scale of classifier-free guidance; 1 is none.
-            temperature: Scale of the noise.
+            temperature: Scale of the noise that it starts from.
             generator: Source of the noise.
             graphs: With these, on CUDA, the whole loop is one launch (flow matching; DDPM draws noise on the way).
         """
@@ -185,7 +187,10 @@ class FlowHead(nn.Module):
         return x
 
     def integrate(self, noise: Tensor, condition: Tensor, steps: int, guidance: float) -> Tensor:
-        """Euler steps from noise (N, D_v) at s = 1 to tokens at s = 0; draws nothing and waits for nothing."""
+        """Euler steps x - f(x, s, c) / steps from noise (N, D_v) at s = 1 to tokens at s = 0.
+
+        Draws nothing and waits for nothing.
+        """
         x, condition = noise, self.denoiser.condition(condition)
         times = self.denoiser.embed_times(torch.arange(steps, 0, -1, device=x.device) / steps)
         for time in times.unsqueeze(1):

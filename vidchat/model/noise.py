@@ -33,7 +33,7 @@ class NoiseInjection(nn.Module):
         return torch.rand(batch, chunks, device=device) * self.max_level
 
     def mix(self, latents: Tensor, levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Noised history, of unit variance if `latents` are; level 0 returns the latents bit for bit.
+        """sqrt(1 - l^2) x + l e, of unit variance if `latents` are; level 0 returns the latents bit for bit.
 
         Args:
             latents: (B, T, C, h, w), normalised.

@@ -15,7 +15,7 @@ _AXES = (0, 1, 0, 2)
 
 
 def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for tokens at the given positions.
+    """Cosines and sines of position[axis of i] * theta^(-i / half) for pairs i < half of a head's values.
 
     Args:
         positions: (B, N, 3) float: time in 40 ms steps, row, column.

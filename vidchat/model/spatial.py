@@ -56,7 +56,10 @@ def draw_masked_count(tokens: int) -> int:
 
 
 def set_sizes(tokens: int, sets: int) -> list[int]:
-    """Sizes of the sets in which S tokens are drawn: small ones first, by the cosine schedule; empty ones left out."""
+    """Sizes of the sets in which S tokens are drawn, small ones first; empty ones are left out.
+
+    By the cosine schedule: after i of N sets, S cos(pi i / 2N) tokens are masked.
+    """
     masked = [round(tokens * math.cos(math.pi / 2 * i / sets)) for i in range(sets + 1)]
     masked[0], masked[-1] = tokens, 0
     return [before - after for before, after in itertools.pairwise(masked) if before > after]
