@@ -4,6 +4,7 @@ import wave
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -178,3 +179,49 @@ def test_wav_files_are_clipped_not_wrapped(tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "a.wav")) as file:
         samples = torch.frombuffer(bytearray(file.readframes(4)), dtype=torch.int16)
     assert samples.tolist() == [0, 32767, -32767, 16384]
+
+
+def test_the_newest_vectors_are_remembered_and_none_of_validation() -> None:
+    trained = module(steps=8, plain_steps=5)
+    trained.eval().losses({"waveform": tones(2, RATE)})
+    assert int(trained.seen) == 0
+    vectors = torch.arange(700.0).view(1, 700, 1).expand(1, 700, 8)
+    for first in range(0, 700, 100):
+        trained._remember(vectors[:, first : first + 100])
+    assert sorted(trained.recent[:, 0].tolist()) == list(range(188, 700)), "the last 512"
+
+
+def test_only_training_starts_the_quantiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = module(steps=8, plain_steps=1)
+    trained.losses({"waveform": tones(2, RATE)})
+    monkeypatch.setattr(AudioCodecModule, "global_step", 1)
+    trained.eval().losses({"waveform": tones(2, RATE)})
+    assert not trained.quantizing
+    trained.train().losses({"waveform": tones(2, RATE)})
+    assert trained.quantizing
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
+    trained = module(steps=8, plain_steps=0, stft_weight=2.0, mel_weight=3.0, commitment_weight=5.0)
+    losses = trained.losses({"waveform": tones(2, RATE)})
+    expected = 2 * losses["stft"] + 3 * losses["mel"] + 5 * losses["commitment"]
+    torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_spectral_distances_are_their_definitions() -> None:
+    """Spectral convergence + L1 of log magnitudes, and L1 of log mel spectra, at one window size, in numpy."""
+    output, target = tones(1, RATE), 0.5 * tones(1, RATE, seed=1)
+    stft, mel = SpectralDistance(RATE, sizes=(256,), bands=(20,))(output, target)
+    window = np.hanning(257)[:-1]
+
+    def spectrum(sound: torch.Tensor) -> np.ndarray:
+        padded = np.pad(sound[0].numpy(), 128)
+        frames = [padded[i : i + 256] * window for i in range(0, len(padded) - 255, 64)]
+        return np.abs(np.fft.rfft(np.stack(frames), axis=1)).T
+
+    a, b = spectrum(output), spectrum(target)
+    convergence = np.linalg.norm(a - b) / np.linalg.norm(b)
+    expected = convergence + np.abs(np.log(a + 1e-3) - np.log(b + 1e-3)).mean()
+    assert float(stft) == pytest.approx(expected, rel=1e-3)
+    bank = mel_bank(RATE, 256, 20).numpy()
+    assert float(mel) == pytest.approx(np.abs(np.log(bank @ a + 1e-3) - np.log(bank @ b + 1e-3)).mean(), rel=1e-3)

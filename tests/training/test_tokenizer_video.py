@@ -154,3 +154,58 @@ def test_frames_become_pictures() -> None:
     assert pictures.shape == (2, 3, 5, 4, 6)
     assert pictures[:, :, 3].eq(1).all()
     assert pictures[:, :, :3].eq(-1).all()
+
+
+def test_the_noise_is_as_strong_whatever_the_latents_scale() -> None:
+    """U(0, noise) of a normalised latent's deviation, one level per clip, drawn anew."""
+    trained = module(noise=0.5).eval()
+    trained.network.latents_std.fill_(10.0)
+    raw, noisy = [], []
+    encode, denormalise = trained.network.encode_raw, trained.network.denormalise
+    trained.network.encode_raw = lambda pictures: raw.append(encode(pictures)) or raw[-1]  # type: ignore[method-assign]
+    trained.network.denormalise = lambda latents: noisy.append(latents) or denormalise(latents)  # type: ignore[method-assign]
+    with torch.no_grad():
+        for _ in range(20):
+            trained.losses({"pictures": squares(0)})
+    levels = torch.cat([(a - trained.network.normalise(b)).flatten(1).std(1) for a, b in zip(noisy, raw, strict=True)])
+    assert levels.max() < 0.6
+    assert levels.mean() == pytest.approx(0.25, abs=0.04)
+    assert levels.std() == pytest.approx(0.5 / 12**0.5, abs=0.04)
+
+
+def test_statistics_in_training_follow_mean_and_deviation() -> None:
+    trained = module(momentum=0.1)
+    raw = 3 + 2 * torch.randn(4, 8, 2, 8, 8)
+    for _ in range(200):
+        trained._follow(raw)
+    torch.testing.assert_close(trained.network.latents_mean, raw.mean((0, 2, 3, 4)), atol=1e-3, rtol=1e-3)
+    expected = raw.transpose(0, 1).flatten(1).std(1, unbiased=False)
+    torch.testing.assert_close(trained.network.latents_std, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_windows_lie_on_the_latent_grid_and_anywhere_on_it() -> None:
+    trained = module()
+    stride = trained.network.spatial_stride
+    assert stride > 1
+    places = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij"))[None, :, None]
+    cuts = [trained._cut(places, 8) for _ in range(200)]
+    whole = [cut for cut in cuts if cut.shape[-1] == 16]
+    firsts = {tuple(cut[0, :, 0, 0, 0].int().tolist()) for cut in cuts if cut.shape[-1] == 8}
+    assert firsts == {(row, col) for row in range(0, 9, stride) for col in range(0, 9, stride)}
+    assert len(whole) / 200 == pytest.approx(0.25, abs=0.1)
+
+
+def test_the_loss_is_of_pixels_edges_and_motion() -> None:
+    """A decoder that errs in a known way: brighter by 0.1 with every picture, on the right half alone."""
+    trained = module(noise=0.0, edge_weight=3.0, motion_weight=5.0, moving_weight=0.0).eval()
+    pictures = to_pictures(squares(0)) * 0.1
+    error = 0.1 * torch.arange(5.0).view(1, 1, 5, 1, 1).expand(4, 3, 5, 16, 16).clone()
+    error[..., :8] = 0
+    trained.network.decode_raw = lambda latents: pictures + error  # type: ignore[method-assign]
+    frames = ((pictures + 1) * 127.5).transpose(1, 2)
+    losses = trained.losses({"pictures": frames})
+    assert float(losses["pixels"]) == pytest.approx(0.1, rel=1e-3)
+    assert float(losses["motion"]) == pytest.approx(0.5 * 0.1**2, rel=1e-3)
+    assert float(losses["edges"]) == pytest.approx(float(edge_distance(error)), rel=1e-3)
+    expected = losses["pixels"] + 3 * losses["edges"] + 5 * losses["motion"]
+    torch.testing.assert_close(losses["loss"], expected)
