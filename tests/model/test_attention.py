@@ -129,3 +129,14 @@ def test_gradients_of_a_tail():
         found.append([x.grad for x in inputs])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_one_flex_mask_serves_any_number_of_queries():
+    """Block masks are kept for the layers of a step, one for each number of queries."""
+    mask = layout(100, hidden=False)
+    queries, keys, values = (x.detach() for x in draw(3, 100))
+    for count in (100, 30, 100):
+        ours, theirs = (
+            attend(queries[:, :, -count:], keys, values, mask, backend=backend) for backend in ("flex", "dense")
+        )
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
