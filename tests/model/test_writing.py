@@ -9,7 +9,7 @@ import torch
 from scipy.stats import kstest, truncnorm
 from torch import Tensor
 
-from vidchat.model.chunks import patchify
+from vidchat.model.chunks import RESPONDER, patchify
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Objective
@@ -149,10 +149,65 @@ def test_generation_reads_and_remembers_the_same_noisy_chunk(make_responder, mak
         assert not torch.allclose(read(0.0, 3).hidden, noisy.hidden, atol=1e-3)
 
 
+def test_the_picture_is_made_from_the_visual_places(make_responder, make_batch):
+    """The S_b first outputs of a chunk are the picture's: a prefix beside the sound, and added at their own places."""
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    watched = watch(model)
+    with torch.no_grad():
+        reading = model.begin(batch, 4)
+        _, codes = model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
+        visual, sound = reading.hidden[:, :4], reading.hidden[:, 4:]
+        context, places = watched.given[0][:2]
+        expected = torch.cat([visual, sound + model.embed.codes(codes)], dim=1)
+        torch.testing.assert_close(context, model.spatial.context(expected))
+        known = patchify(torch.cat([batch.latents[:, 0], batch.latents[:, 0]], dim=1), 1)
+        torch.testing.assert_close(places, model.spatial.places(visual, (2, 2)) + model.spatial.seen(known))
+
+
+def test_every_real_chunk_counts_the_same(make_responder, make_batch):
+    """Whatever the number of masked tokens, a chunk's loss is their mean, and the batch's the mean of real chunks."""
+    model, batch = make_responder().eval(), make_batch()
+    seen = []
+
+    def known(target, condition):
+        seen.append(len(target) // 10)
+        return torch.arange(10.0).repeat_interleave(seen[-1])  # chunk n costs n
+
+    model.flow.loss = known
+    for _ in range(5):
+        assert model.loss(batch)["video"].item() == pytest.approx(sum([0, 1, 2, 3, 4, 5, 6, 7]) / 8)
+    assert len(set(seen)) > 1
+
+
 def test_the_loss_is_the_weighted_sum_of_its_parts(make_responder, make_batch):
     model, batch = make_responder(objective=Objective(video=0.5, audio=3.0)).eval(), make_batch()
     losses = model.loss(batch)
     torch.testing.assert_close(losses["loss"].detach(), 0.5 * losses["video"] + 3.0 * losses["audio"])
+
+
+def test_the_answer_is_read_in_the_responder_s_role(make_responder, make_batch):
+    model, batch = make_responder(conditions=ConditionSwitches()).eval(), make_batch()
+    roles = []
+    model.embed.role.register_forward_hook(lambda module, inputs, out: roles.append(inputs[0]))
+    with torch.no_grad():
+        model.loss(batch)
+        model.read_chunk(model.begin(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
+    assert len(roles) == 2 + 1 + 2
+    assert all((role == RESPONDER).all() for role in roles)
+
+
+def test_sound_is_made_from_the_audio_places(make_responder, make_batch):
+    """In training and in generation the depth transformer is given the F last places of a chunk."""
+    model, batch = make_responder().eval(), make_batch(padded=False)
+    told = []
+    model.depth.condition.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
+    with torch.no_grad():
+        hidden = model.read(batch)
+        model.loss(batch)
+        reading = model.begin(batch, 4)
+        model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
+    torch.testing.assert_close(told[0], hidden[:, :, 4:].flatten(0, 1))
+    assert torch.equal(told[1], reading.hidden[:, 4:])
 
 
 def test_some_chunks_are_whole_real_and_not_always_the_same(make_responder, make_batch):
