@@ -14,6 +14,7 @@ import vidchat.training.samples as samples_module
 from tests.generation.conftest import CONDITION, MODEL, SHAPE
 from tests.training.fakes import NoisyModule
 from vidchat.batch import ChunkBatch
+from vidchat.generation.answer import to_bytes
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.reading import ChunkSampling
 from vidchat.release import load_release
@@ -108,6 +109,17 @@ def test_samples_are_of_the_averaged_weights_in_evaluation(
     assert seen == [(True, False)]
     assert all(m.training for m in module.responder.modules())
     assert torch.equal(module.network.backbone.norm.weight, own)
+
+
+def test_the_truth_beside_a_sample_is_of_the_same_pictures(module: ResponderModule) -> None:
+    """Pictures 1..4T and their sound: the reference is left out, as it is of an answer."""
+    truth = batch()
+    pictures, sound = samples_module.round_trip(truth, module, 2)
+    with torch.no_grad():
+        decoded = to_bytes(module.video_vae.decode(truth.latents[:, :3].transpose(1, 2)))[:, :, 1:]
+        heard = module.audio_codec.decode(truth.codes[:, :2].flatten(1, 2))
+    assert torch.equal(pictures, decoded.transpose(1, 2))
+    assert torch.equal(sound, heard)
 
 
 def test_the_average_starts_from_the_language_model(module: ResponderModule, tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def test_accumulated_micro_batches_are_one_step(tmp_path: Path) -> None:
     for one, other in zip(apart.parameters(), together.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
     assert apart.ema.updates == together.ema.updates == 3
+    schedules = [module.trainer.lr_scheduler_configs[0].scheduler for module in (apart, together)]
+    assert [schedule.last_epoch for schedule in schedules] == [3, 3]
 
 
 def test_what_is_frozen_is_neither_trained_nor_averaged() -> None:
