@@ -2,7 +2,7 @@
 
     python benchmarks/drift.py --release noise=outputs/a/release --release plain=outputs/b/release \
         --data outputs/data/dyads [--split test] [--answers 12] [--chunks 100] [--window 14] [--levels 0 0.1] \
-        [--output docs/drift]
+        [--output outputs/drift]
 
 Every release answers the same questions, far beyond the length it was trained on, so that it lives on its own output
 alone. By chunk index, averaged over answers:
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chunks", type=int, default=100, help="of every answer, 6.25 a second")
     parser.add_argument("--window", type=int, default=14, help="chunks that a chunk sees, best as long as in training")
     parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.1], help="of noise on the model's history")
-    parser.add_argument("--output", type=Path, default=Path("docs/drift"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/drift"))
     options = parser.parse_args(arguments)
     folders = dict(entry.partition("=")[::2] for entry in options.release)
     dialogues = [d for d in read_dialogues(options.data) if d.split == options.split][: options.answers]
