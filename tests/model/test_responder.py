@@ -221,11 +221,11 @@ def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_
     torch.testing.assert_close(some, whole, rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("spatial", [True, False])
+@pytest.mark.parametrize("change", [{}, {"spatial": None}, {"masked_keys": False}], ids=str)
 @pytest.mark.parametrize("sound", [True, False])
-def test_every_ablation_trains_and_writes(make_responder, make_batch, spatial, sound):
+def test_every_ablation_trains_and_writes(make_responder, make_batch, change, sound):
     parts = {} if sound else {"codes": None, "depth": None}
-    model = make_responder(**parts, **({} if spatial else {"spatial": None}))
+    model = make_responder(**parts, **change)
     batch = make_batch()
     model.loss(batch)["loss"].backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}

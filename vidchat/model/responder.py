@@ -71,6 +71,7 @@ class Responder(nn.Module):
         ratio: r, the backbone's visual patch over the spatial transformer's, per side.
         noise: sigma_max of the noise injection; `None` is none.
         objective: How the losses are weighed, and on what.
+        masked_keys: Of the spatial transformer.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Responder(nn.Module):
         ratio: int = 1,
         noise: float | None = 0.3,
         objective: Objective | None = None,
+        masked_keys: bool = True,
     ) -> None:
         super().__init__()
         latent, codes = tokens.latent, tokens.codes
@@ -98,7 +100,7 @@ class Responder(nn.Module):
         self.backbone = Transformer(backbone)
         self.noise = NoiseInjection(backbone.width, noise) if noise else None
         self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
-        self.spatial = SpatialTransformer(spatial, backbone.width, token_dim, ratio) if spatial else None
+        self.spatial = SpatialTransformer(spatial, backbone.width, token_dim, ratio, masked_keys) if spatial else None
         self.direct = None if spatial else Children(backbone.width, backbone.width, ratio)
         self.flow = FlowHead(token_dim, (spatial or backbone).width, flow)
 
