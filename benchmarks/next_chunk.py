@@ -85,7 +85,7 @@ def measure(release: Release, batch: ChunkBatch, sets: Sequence[int]) -> dict[st
         torch.manual_seed(seed)
         losses.append(float(model.loss(batch)["video"]))
     row = {"loss": sum(losses) / len(losses)}
-    with patch("vidchat.model.responder.draw_masked_count", lambda tokens: round(tokens / 4)):
+    with patch("vidchat.model.picture.draw_masked_count", lambda tokens: round(tokens / 4)):
         torch.manual_seed(0)
         row["late"] = float(model.loss(batch)["video"])
     for count in sets:

@@ -30,8 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import vidchat.model.responder as responder_module
 from vidchat.batch import ChunkBatch
+from vidchat.model import picture
 from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.flow import FlowShape
@@ -93,7 +93,7 @@ class Ours:
 
     def training_step(self) -> Callable[[], None]:
         self.model.train()
-        responder_module.draw_masked_count = lambda tokens: math.ceil(tokens * MASKED)
+        picture.draw_masked_count = lambda tokens: math.ceil(tokens * MASKED)
         return optimise(self.model, lambda: self.model.loss(self.batch)["loss"])
 
     def frame(self, sets: int, steps: int) -> Callable[[], None]:

@@ -12,16 +12,16 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-import vidchat.model.responder as responder_module
 from tests.model.conftest import shape
 from vidchat.batch import ChunkBatch
 from vidchat.cli import app
-from vidchat.model import cost
+from vidchat.model import cost, picture
 from vidchat.model.attention import BlockCausal
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowShape
 from vidchat.model.reading import ChunkSampling
+from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape
 
 WORK = cost.Workload(grid=(8, 8), chunks=4, turns=3, text=5, batch=2, window=6, sets=3, flow_steps=2)
@@ -42,7 +42,7 @@ def a_batch() -> ChunkBatch:
 
 @pytest.fixture(params=[True, False], ids=["masked_keys", "masked_tokens_only_read"])
 def model(make_responder, monkeypatch, request):
-    monkeypatch.setattr(responder_module, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
+    monkeypatch.setattr(picture, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
     conditions = ConditionSwitches(text=True, turns=True, drop=0.0)
     flow = FlowShape(width=24, blocks=2, draws=3)
     # Two layers to each half, of which the second computes what is wanted alone.
@@ -97,7 +97,7 @@ def test_generation_operations(model):
     attention += attention_flops(model.depth.transformer.shape, 36, 36)
     filled = 0
     everything = CHUNK + FINE
-    for size in responder_module.set_sizes(FINE, 3):
+    for size in set_sizes(FINE, 3):
         known = CHUNK + filled
         attention += attention_flops(model.spatial.encoder.shape, known**2, known**2)
         tokens, keys = (everything, everything) if model.spatial.masked_keys else (known + size, known)
@@ -116,7 +116,7 @@ def test_pairs_are_those_of_the_mask():
 @pytest.mark.parametrize(("recompute", "masked_keys"), [(False, True), (True, True), (False, False), (True, False)])
 def test_peak_memory(make_responder, monkeypatch, recompute, masked_keys):
     """Within a sixth of what a training step is measured to allocate at its peak."""
-    monkeypatch.setattr(responder_module, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
+    monkeypatch.setattr(picture, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
     wide = Shape(64, 4, 4, 2, 16, 192, recompute=recompute)
     model = make_responder(
         backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3),

@@ -6,8 +6,8 @@ import torch
 from tests.model.conftest import CODES, shape
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.noise import draw_hidden_chunks
+from vidchat.model.objective import Objective
 from vidchat.model.reading import ChunkSampling
-from vidchat.model.responder import Objective
 
 
 @pytest.mark.parametrize("chunk", range(1, 5))
@@ -175,7 +175,7 @@ def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
     """Outputs at t-1 must meet chunk t: a model whose head copies the target finds it there and nowhere else."""
     model, batch = make_responder(codes=None, depth=None, spatial=None).eval(), make_batch(padded=False)
     seen = {}
-    model._video_loss = lambda hidden, seen_, targets, codes, weight: seen.update(targets=targets) or targets.sum()
+    model._picture_loss = lambda given, targets, weight: seen.update(targets=targets) or targets.sum()
     model.loss(batch)
     targets = seen["targets"].unflatten(0, (2, 5))
     assert torch.equal(targets[:, 0], batch.latents[:, 1])
