@@ -244,7 +244,11 @@ class _GaussianVelocity(torch.nn.Module):
     def embed_times(self, times):
         return times[:, None]
 
-    def guided(self, x, time, condition, guidance):
+    def modulate(self, time, condition):
+        return [time.expand(len(time), len(condition), 1)]
+
+    def guided(self, x, modulations, guidance):
+        time = modulations[0]
         data, mixed = (1 - time) * self.std**2, ((1 - time) * self.std) ** 2 + time**2
         return -self.mean + (time - data) / mixed * (x - (1 - time) * self.mean)
 

@@ -8,12 +8,13 @@ formulas to what a small model is measured to do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from vidchat.model.flow import LEVELS
+from vidchat.model.flow import LEVELS, steps_at_once
 from vidchat.model.responder import Responder
 from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape
@@ -200,7 +201,10 @@ def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[st
     each = linear_flops(denoiser) - once - time
     steps = work.flow_steps * len(sets)
     flops = sizes.fine * (once + work.flow_steps * each) * copies + steps * time
-    result["flow"] = Work(flops, width * count["flow"] * steps)
+    # Modulations of several steps are one product, which reads its weights once.
+    modulations = sum(layer.weight.numel() for name, layer in denoiser.named_modules() if name.endswith("modulation"))
+    products = sum(math.ceil(work.flow_steps / steps_at_once(copies * size)) for size in sets)
+    result["flow"] = Work(flops, width * ((count["flow"] - modulations) * steps + modulations * products))
     return result
 
 
