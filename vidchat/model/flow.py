@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -85,7 +85,7 @@ class TokenDenoiser(nn.Module):
         Two thirds of the head's operations, and none knows the token, so those of several steps can be one product.
         """
         context = nn.functional.silu(time + condition)
-        return [*(block.modulation(context) for block in self.blocks), self.modulation(context)]
+        return [*(cast(FlowBlock, block).modulation(context) for block in self.blocks), self.modulation(context)]
 
     def predict(self, x: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """From embedded tokens (N, width) and what `modulate` gives."""
