@@ -24,7 +24,7 @@ from vidchat.data.media import length_of
 from vidchat.errors import plain_message
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.responder import ChunkSampling
+from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release
 
 log = logging.getLogger("infer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,16 +12,16 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-import vidchat.model.responder as responder_module
 from tests.model.conftest import shape
 from vidchat.batch import ChunkBatch
 from vidchat.cli import app
-from vidchat.model import cost
+from vidchat.model import cost, picture
 from vidchat.model.attention import BlockCausal
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowShape
 from vidchat.model.reading import ChunkSampling
+from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape
 
 WORK = cost.Workload(grid=(8, 8), chunks=4, turns=3, text=5, batch=2, window=6, sets=3, flow_steps=2)
@@ -39,11 +40,13 @@ def a_batch() -> ChunkBatch:
     )  # fmt: skip
 
 
-@pytest.fixture
-def model(make_responder, monkeypatch):
-    monkeypatch.setattr(responder_module, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
+@pytest.fixture(params=[True, False], ids=["masked_keys", "masked_tokens_only_read"])
+def model(make_responder, monkeypatch, request):
+    monkeypatch.setattr(picture, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
     conditions = ConditionSwitches(text=True, turns=True, drop=0.0)
-    return make_responder(conditions=conditions, flow=FlowShape(width=24, blocks=2, draws=3))
+    flow = FlowShape(width=24, blocks=2, draws=3)
+    # Two layers to each half, of which the second computes what is wanted alone.
+    return make_responder(conditions=conditions, flow=flow, spatial=shape(4), masked_keys=request.param)
 
 
 def count(function) -> float:
@@ -71,7 +74,8 @@ def test_training_operations(model):
     encoder, decoder = model.spatial.encoder.shape, model.spatial.decoder.shape
     known, everything = CHUNK + FINE - masked, CHUNK + FINE
     attention += 4 * attention_flops(encoder, known**2, known**2)
-    attention += 4 * attention_flops(decoder, everything**2, masked * everything)
+    keys = everything if model.spatial.masked_keys else known
+    attention += 4 * attention_flops(decoder, everything * keys, masked * keys)
     assert measured == pytest.approx(sum(forward.values()) - 2 * attention, rel=0.01)
 
 
@@ -93,10 +97,11 @@ def test_generation_operations(model):
     attention += attention_flops(model.depth.transformer.shape, 36, 36)
     filled = 0
     everything = CHUNK + FINE
-    for size in responder_module.set_sizes(FINE, 3):
-        known = (CHUNK + filled) ** 2
-        attention += attention_flops(model.spatial.encoder.shape, known, known)
-        attention += attention_flops(model.spatial.decoder.shape, everything**2, size * everything)
+    for size in set_sizes(FINE, 3):
+        known = CHUNK + filled
+        attention += attention_flops(model.spatial.encoder.shape, known**2, known**2)
+        tokens, keys = (everything, everything) if model.spatial.masked_keys else (known + size, known)
+        attention += attention_flops(model.spatial.decoder.shape, tokens * keys, size * keys)
         filled += size
     embed = 2 * model.embed.visual.weight.numel() * 16 + cost.linear_flops(model.noise.embed)
     assert measured == pytest.approx(sum(part.flops for part in formula.values()) - attention + embed, rel=0.01)
@@ -108,14 +113,14 @@ def test_pairs_are_those_of_the_mask():
     assert cost.causal_pairs(blocks) == int(mask.dense().sum())
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_peak_memory(make_responder, monkeypatch, recompute):
+@pytest.mark.parametrize(("recompute", "masked_keys"), [(False, True), (True, True), (False, False), (True, False)])
+def test_peak_memory(make_responder, monkeypatch, recompute, masked_keys):
     """Within a sixth of what a training step is measured to allocate at its peak."""
-    monkeypatch.setattr(responder_module, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
+    monkeypatch.setattr(picture, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
     wide = Shape(64, 4, 4, 2, 16, 192, recompute=recompute)
     model = make_responder(
         backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3),
-        conditions=ConditionSwitches(text=True, turns=True, drop=0.0),
+        conditions=ConditionSwitches(text=True, turns=True, drop=0.0), masked_keys=masked_keys,
     ).train()  # fmt: skip
     batch = a_batch()
     batch.latents, batch.chunk_mask = torch.randn(2, 21, 3, 8, 8), torch.ones(2, 20, dtype=torch.bool)
@@ -132,6 +137,19 @@ def test_peak_memory(make_responder, monkeypatch, recompute):
     work = cost.Workload(grid=(8, 8), chunks=20, turns=3, text=5, batch=2)
     expected = cost.peak_training_bytes(model, work, average=False)
     assert expected == pytest.approx(measured, rel=1 / 6), expected / measured
+
+
+def test_masked_tokens_that_only_read_cost_less(make_responder):
+    """In the decoder alone: of training, masked tokens' keys and columns; of generation, all that is not wanted."""
+    keys, none = (make_responder(spatial=shape(4), masked_keys=keys) for keys in (True, False))
+    assert cost.training_flops(none, WORK)["spatial"] < cost.training_flops(keys, WORK)["spatial"]
+    assert cost.activation_bytes(none, WORK) < cost.activation_bytes(keys, WORK)
+    many = replace(WORK, sets=16)
+    ours, theirs = (cost.generation_work(model, many) for model in (none, keys))
+    assert ours["spatial"].flops < 0.8 * theirs["spatial"].flops
+    assert {name: ours[name] for name in ("backbone", "depth", "flow")} == {
+        name: theirs[name] for name in ("backbone", "depth", "flow")
+    }
 
 
 def test_recomputing_changes_no_gradient(make_responder, make_batch):

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.conftest import CODES
+from vidchat.model import flow
 from vidchat.model.attention import BlockCausal
 from vidchat.model.chunks import INITIATOR
 from vidchat.model.depth import CodeSampling
@@ -187,8 +188,25 @@ def test_sampling_conditions_once_is_sampling_as_trained():
         torch.nn.init.normal_(parameter, std=0.3)
     x, condition = torch.randn(5, 3), torch.randn(10, 4)
     with torch.no_grad():
-        shared = head.denoiser.guided(
-            x, head.denoiser.embed_times(torch.tensor([0.7])), head.denoiser.condition(condition), 2.0
-        )
+        time = head.denoiser.embed_times(torch.tensor([0.7]))
+        shared = head.denoiser.guided(x, head.denoiser.modulate(time, head.denoiser.condition(condition)), 2.0)
         conditioned, free = (head.denoiser(x, torch.full((5,), 0.7), half) for half in condition.chunk(2))
     torch.testing.assert_close(shared, free + 2.0 * (conditioned - free))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("rows", [1, 12, 1000])
+def test_steps_computed_at_once_are_single_steps(monkeypatch, guidance, rows):
+    """Whether one, two or all seven steps share a product, and by hand."""
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=2)).eval()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, condition = torch.randn(5, 3), torch.randn(5 if guidance == 1 else 10, 4)
+    monkeypatch.setattr(flow, "ROWS", rows)
+    with torch.no_grad():
+        drawn, expected = head.integrate(x, condition, 7, guidance), x
+        for step in range(7, 0, -1):
+            halves = [head.denoiser(expected, torch.full((5,), step / 7), half) for half in condition.split(5)]
+            velocity = halves[0] if guidance == 1 else halves[1] + guidance * (halves[0] - halves[1])
+            expected = expected - velocity / 7
+    torch.testing.assert_close(drawn, expected, atol=1e-5, rtol=1e-5)

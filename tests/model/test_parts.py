@@ -113,6 +113,75 @@ def test_spatial_does_not_see_masked_tokens():
     assert set(seen.nonzero().flatten().tolist()) == set(order[0, :4].tolist())
 
 
+def only_read(layers: int = 4) -> tuple[SpatialTransformer, tuple[torch.Tensor, ...], torch.Tensor]:
+    """One whose masked tokens are queries only, with what it reads and an order of its 9 tokens."""
+    spatial = SpatialTransformer(shape(layers), 16, 5, ratio=1, masked_keys=False).eval()
+    inputs = torch.randn(2, 3, 16), torch.randn(2, 9, 16), torch.randn(1, 12, 3), torch.randn(2, 9, 5)
+    return spatial, inputs, draw_order(2, 9, inputs[0].device)
+
+
+@torch.no_grad()
+def test_masked_tokens_that_only_read_are_attention_with_a_mask():
+    """Nobody sees a masked token, not even itself: the decoder over everything, with these columns hidden."""
+    spatial, (context, places, positions, tokens), order = only_read()
+    full = SpatialTransformer(shape(4), 16, 5, ratio=1)
+    spatial.load_state_dict(full.state_dict())  # the same parameters under the same names
+    known, missing = order[:, :4], order[:, 4:]
+    index = torch.cat([torch.arange(3).expand(2, -1), 3 + order], dim=1)
+    turned = positions.expand(2, -1, -1).gather(1, index[..., None].expand(-1, -1, 3))
+    at = [places.gather(1, part[..., None].expand(-1, -1, 16)) for part in (known, missing)]
+    visible = spatial.token(tokens.gather(1, known[..., None].expand(-1, -1, 5))) + at[0]
+    encoded = spatial.encoder(torch.cat([context, visible], dim=1), turned[:, :7])
+    everything = torch.cat([encoded, spatial.mask_token + at[1]], dim=1)
+    seen = (torch.arange(12) < 7)[None, None, None]
+    expected = spatial.decoder(everything, turned, seen)[:, 7:]
+    result = spatial(context, places, positions, tokens, order, 4)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(result, full.eval()(context, places, positions, tokens, order, 4), atol=1e-3)
+
+
+@torch.no_grad()
+def test_masked_tokens_that_only_read_do_not_change_each_other():
+    """Other places, another order, or none of the others at all: the first masked token's prediction stays."""
+    spatial, (context, places, positions, tokens), order = only_read()
+    before = spatial(context, places, positions, tokens, order, 4)
+    shuffled = torch.cat([order[:, :5], order[:, 5:].flip(1)], dim=1)
+    after = spatial(context, places, positions, tokens, shuffled, 4)
+    torch.testing.assert_close(after[:, 0], before[:, 0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(after[:, 1:], before[:, 1:].flip(1), atol=1e-6, rtol=1e-5)
+    elsewhere = places.scatter(1, order[:, 5:, None].expand(-1, -1, 16), 7.0)
+    moved = spatial(context, elsewhere, positions, tokens, order, 4)
+    torch.testing.assert_close(moved[:, 0], before[:, 0], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(moved[:, 1:], before[:, 1:], atol=1e-3), "their own predictions know their places"
+    spatial.masked_keys = True
+    assert not torch.allclose(
+        spatial(context, elsewhere, positions, tokens, order, 4)[:, 0],
+        spatial(context, places, positions, tokens, order, 4)[:, 0],
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("visible", [0, 4, 8])
+@torch.no_grad()
+def test_the_next_set_alone_is_the_next_set_among_all(visible):
+    spatial, inputs, order = only_read()
+    every = spatial(*inputs, order, visible)
+    assert every.shape == (2, 9 - visible, 16)
+    for wanted in range(1, 10 - visible):
+        some = spatial(*inputs, order, visible, wanted)
+        torch.testing.assert_close(some, every[:, :wanted], atol=1e-5, rtol=1e-5)
+
+
+def test_generation_does_not_compute_masked_tokens_that_are_not_wanted():
+    spatial, inputs, order = only_read()
+    seen = []
+    for layer in spatial.decoder.layers:
+        layer.mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape[1]))
+    with torch.no_grad():
+        spatial(*inputs, order, 4, wanted=2)
+    assert seen == [3 + 4 + 2, 2]
+
+
 def test_spatial_positions_put_a_coarse_token_amid_its_children():
     positions = spatial_positions((1, 1), 2, 4, 2, torch.device("cpu"))[0]
     assert positions[0].tolist() == [4, 0.5, 0.5]
@@ -175,7 +244,11 @@ class _GaussianVelocity(torch.nn.Module):
     def embed_times(self, times):
         return times[:, None]
 
-    def guided(self, x, time, condition, guidance):
+    def modulate(self, time, condition):
+        return [time.expand(len(time), len(condition), 1)]
+
+    def guided(self, x, modulations, guidance):
+        time = modulations[0]
         data, mixed = (1 - time) * self.std**2, ((1 - time) * self.std) ** 2 + time**2
         return -self.mean + (time - data) / mixed * (x - (1 - time) * self.mean)
 

@@ -6,8 +6,8 @@ import torch
 from tests.model.conftest import CODES, shape
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.noise import draw_hidden_chunks
+from vidchat.model.objective import Objective
 from vidchat.model.reading import ChunkSampling
-from vidchat.model.responder import Objective
 
 
 @pytest.mark.parametrize("chunk", range(1, 5))
@@ -175,7 +175,7 @@ def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
     """Outputs at t-1 must meet chunk t: a model whose head copies the target finds it there and nowhere else."""
     model, batch = make_responder(codes=None, depth=None, spatial=None).eval(), make_batch(padded=False)
     seen = {}
-    model._video_loss = lambda hidden, seen_, targets, codes, weight: seen.update(targets=targets) or targets.sum()
+    model._picture_loss = lambda given, targets, weight: seen.update(targets=targets) or targets.sum()
     model.loss(batch)
     targets = seen["targets"].unflatten(0, (2, 5))
     assert torch.equal(targets[:, 0], batch.latents[:, 1])
@@ -221,11 +221,11 @@ def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_
     torch.testing.assert_close(some, whole, rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("spatial", [True, False])
+@pytest.mark.parametrize("change", [{}, {"spatial": None}, {"masked_keys": False}], ids=str)
 @pytest.mark.parametrize("sound", [True, False])
-def test_every_ablation_trains_and_writes(make_responder, make_batch, spatial, sound):
+def test_every_ablation_trains_and_writes(make_responder, make_batch, change, sound):
     parts = {} if sound else {"codes": None, "depth": None}
-    model = make_responder(**parts, **({} if spatial else {"spatial": None}))
+    model = make_responder(**parts, **change)
     batch = make_batch()
     model.loss(batch)["loss"].backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}

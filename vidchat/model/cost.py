@@ -8,12 +8,13 @@ formulas to what a small model is measured to do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from vidchat.model.flow import LEVELS
+from vidchat.model.flow import LEVELS, steps_at_once
 from vidchat.model.responder import Responder
 from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape
@@ -200,7 +201,10 @@ def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[st
     each = linear_flops(denoiser) - once - time
     steps = work.flow_steps * len(sets)
     flops = sizes.fine * (once + work.flow_steps * each) * copies + steps * time
-    result["flow"] = Work(flops, width * count["flow"] * steps)
+    # Modulations of several steps are one product, which reads its weights once.
+    modulations = sum(layer.weight.numel() for name, layer in denoiser.named_modules() if name.endswith("modulation"))
+    products = sum(math.ceil(work.flow_steps / steps_at_once(copies * size)) for size in sets)
+    result["flow"] = Work(flops, width * ((count["flow"] - modulations) * steps + modulations * products))
     return result
 
 
@@ -215,9 +219,11 @@ def _context_flops(model: Responder, sizes: Sizes) -> float:
 def _spatial_flops(model: Responder, sizes: Sizes, visible: int, wanted: int) -> float:
     """One pass of the spatial transformer."""
     assert model.spatial is not None
-    known, everything = sizes.chunk + visible, sizes.chunk + sizes.fine
+    known = sizes.chunk + visible
+    # Where nobody reads masked tokens, those that are not wanted are not there.
+    tokens, keys = (sizes.chunk + sizes.fine,) * 2 if model.spatial.masked_keys else (known + wanted, known)
     encoder = stack_flops(model.spatial.encoder.shape, known, known**2)
-    decoder = stack_flops(model.spatial.decoder.shape, everything, everything**2, wanted, wanted * everything)
+    decoder = stack_flops(model.spatial.decoder.shape, tokens, tokens * keys, wanted, wanted * keys, keys)
     return encoder + decoder + linear_flops(model.spatial.token) * visible
 
 
@@ -232,40 +238,46 @@ def training_bytes(model: Responder, work: Workload) -> float:
 def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute: bool = False) -> float:
     """What autograd keeps between forward and backward.
 
-    Of a block, for each token: 4 D + 4 mlp_width + 3 (heads + kv_heads) head_dim values, and where heads share keys,
-    their copies; of the flow head, for each token and draw: (10 blocks + 8) width; of the depth transformer's logits,
-    two values each. A stack that recomputes keeps D values for each block, and all of one block at a time.
+    Of a block, for each token: 4 D + 4 mlp_width + 3 heads head_dim values, and 3 kv_heads head_dim for each that is a
+    key, and where heads share keys, their copies; of the flow head, for each token and draw: (10 blocks + 8) width; of
+    the depth transformer's logits, two values each. A stack that recomputes keeps D values for each block, and all of
+    one block at a time.
     """
     sizes, clip = Sizes.of(model, work), work.chunks
     kept = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
-    stacks = [(model.backbone.shape, work.batch * (work.text + sizes.chunk * (work.turns + clip)))]
+    tokens = work.batch * (work.text + sizes.chunk * (work.turns + clip))
+    stacks = [(model.backbone.shape, tokens, tokens)]  # with the tokens that come in and those that are keys
     values, masked = 0, sizes.fine
     if model.depth is not None and model.code_shape is not None:
         steps = work.batch * clip * sizes.frames * sizes.books
-        stacks.append((model.depth.transformer.shape, steps))
+        stacks.append((model.depth.transformer.shape, steps, steps))
         values += steps * 2 * model.code_shape.vocabulary
     if model.spatial is not None:
         masked = round(sizes.fine * MASKED)
-        stacks.append((model.spatial.encoder.shape, kept * (sizes.chunk + sizes.fine - masked)))
-        stacks.append((model.spatial.decoder.shape, kept * (sizes.chunk + sizes.fine)))
+        known, everything = kept * (sizes.chunk + sizes.fine - masked), kept * (sizes.chunk + sizes.fine)
+        stacks.append((model.spatial.encoder.shape, known, known))
+        stacks.append((model.spatial.decoder.shape, everything, everything if model.spatial.masked_keys else known))
     flow = model.flow.shape
     values += kept * masked * flow.draws * ((10 * flow.blocks + 8) * flow.width + 256 + 4 * model.flow.token_dim)
     if recompute:
-        stacks = [(replace(shape, recompute=True), tokens) for shape, tokens in stacks]
-    values += sum(tokens * shape.layers * _kept_values(shape) for shape, tokens in stacks)
-    again = [tokens * _block_values(shape) for shape, tokens in stacks if shape.recompute]
+        stacks = [(replace(shape, recompute=True), tokens, keys) for shape, tokens, keys in stacks]
+    values += sum(shape.layers * _kept_values(shape, tokens, keys) for shape, tokens, keys in stacks)
+    again = [_block_values(shape, tokens, keys) for shape, tokens, keys in stacks if shape.recompute]
     return width * (values + max(again, default=0))
 
 
-def _kept_values(shape: Shape) -> int:
-    """For each token and block, until the backward pass."""
-    return shape.width if shape.recompute else _block_values(shape)
+def _kept_values(shape: Shape, tokens: int, readable: int) -> int:
+    """Of one block, until the backward pass."""
+    return tokens * shape.width if shape.recompute else _block_values(shape, tokens, readable)
 
 
-def _block_values(shape: Shape) -> int:
+def _block_values(shape: Shape, tokens: int, readable: int) -> int:
     copies = 2 * (shape.heads - shape.kv_heads) if shape.heads > shape.kv_heads else 0
-    heads = (3 * shape.heads + 3 * shape.kv_heads + copies) * shape.head_dim
-    return 4 * shape.width + 4 * shape.mlp_width + heads
+    of_key = (3 * shape.kv_heads + copies) * shape.head_dim
+    if readable < tokens:
+        of_key += shape.width  # the keys' part of the input, on its own
+    of_token = 4 * shape.width + 4 * shape.mlp_width + 3 * shape.heads * shape.head_dim
+    return tokens * of_token + readable * of_key
 
 
 def peak_training_bytes(
@@ -287,7 +299,12 @@ def peak_training_bytes(
 
 
 def stack_flops(
-    shape: Shape, tokens: int, pairs: int, wanted: int | None = None, wanted_pairs: int | None = None
+    shape: Shape,
+    tokens: int,
+    pairs: int,
+    wanted: int | None = None,
+    wanted_pairs: int | None = None,
+    readable: int | None = None,
 ) -> float:
     """Forward operations of a stack of blocks.
 
@@ -297,12 +314,14 @@ def stack_flops(
         pairs: Of a query and a key that it sees.
         wanted: Tokens that come out of the last block; `None` is all.
         wanted_pairs: Pairs of these.
+        readable: Tokens that are keys; `None` is all.
     """
+    readable = tokens if readable is None else readable
     wanted, wanted_pairs = tokens if wanted is None else wanted, pairs if wanted_pairs is None else wanted_pairs
     of_keys = 2 * shape.width * shape.kv_heads * shape.head_dim
     others = 2 * shape.width * shape.heads * shape.head_dim + 3 * shape.width * shape.mlp_width
     full = shape.layers - 1
-    products = full * tokens * (of_keys + others) + tokens * of_keys + wanted * others
+    products = shape.layers * readable * of_keys + (full * tokens + wanted) * others
     return 2 * products + 4 * shape.heads * shape.head_dim * (full * pairs + wanted_pairs)
 
 

@@ -7,8 +7,9 @@ have two verbs, `loss` and `sample`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.transformer import sinusoid
 
+ROWS = 1024  # of a product at most, where steps are computed together
 LEVELS = 1000  # noise levels of training: DDPM's steps, and as many times of the flow, so fine that nothing is lost
 
 
@@ -48,8 +50,8 @@ class FlowBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        shift, scale, gate = modulation.chunk(3, dim=-1)
         return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.norm(x), 1 + scale)))
 
 
@@ -71,36 +73,41 @@ class TokenDenoiser(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """(N, D_v) from noisy tokens (N, D_v), times (N,) in [0, 1] and conditions (N, W)."""
-        return self.predict(self.token(x), self.embed_times(time), self.condition(condition))
+        return self.predict(self.token(x), self.modulate(self.embed_times(time), self.condition(condition)))
 
     def embed_times(self, times: Tensor) -> Tensor:
         """(n, width) from times (n,)."""
         return self.time(sinusoid(times * 1000, 256))
 
-    def predict(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """From embedded tokens, times and conditions (N, width); (1, width) is a time that all have."""
+    def modulate(self, time: Tensor, condition: Tensor) -> list[Tensor]:
+        """What every block, and the output, is shifted and scaled by, from embedded times and conditions.
+
+        Two thirds of the head's operations, and none knows the token, so those of several steps can be one product.
+        """
         context = nn.functional.silu(time + condition)
-        for block in self.blocks:
-            x = block(x, context)
-        shift, scale = self.modulation(context).chunk(2, dim=-1)
+        return [*(cast(FlowBlock, block).modulation(context) for block in self.blocks), self.modulation(context)]
+
+    def predict(self, x: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        """From embedded tokens (N, width) and what `modulate` gives."""
+        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
+            x = block(x, modulation)
+        shift, scale = modulations[-1].chunk(2, dim=-1)
         return self.output(torch.addcmul(shift, self.norm(x), 1 + scale))
 
-    def guided(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
+    def guided(self, x: Tensor, modulations: Sequence[Tensor], guidance: float) -> Tensor:
         """The prediction for (N, D_v) tokens at one time: f(free) + guidance * (f(conditioned) - f(free)).
 
         Both halves see the same noisy token. At scale 1 there is no second half and nothing is mixed.
 
         Args:
             x: (N, D_v).
-            time: (1, width), from `embed_times`.
-            condition: `self.condition` of the conditions, (N, width), which is the same at all times; with guidance
-                (2N, width), conditioned ones first.
+            modulations: Of N conditions, with guidance of 2N, conditioned ones first.
             guidance: Scale; 1 is none.
         """
         token = self.token(x)
         if guidance == 1:
-            return self.predict(token, time, condition)
-        conditioned, free = self.predict(token.repeat(2, 1), time, condition).chunk(2)
+            return self.predict(token, modulations)
+        conditioned, free = self.predict(token.repeat(2, 1), modulations).chunk(2)
         return free + guidance * (conditioned - free)
 
 
@@ -148,7 +155,7 @@ class FlowHead(nn.Module):
             else denoiser.embed_times(times[level])
         )
         projected = denoiser.condition(condition).repeat(draws, 1)
-        predicted = denoiser.predict(denoiser.token(mixed), embedded, projected).float()
+        predicted = denoiser.predict(denoiser.token(mixed), denoiser.modulate(embedded, projected)).float()
         return (predicted - wanted).square().mean(-1).view(draws, -1).mean(0)
 
     def sample(
@@ -176,13 +183,14 @@ class FlowHead(nn.Module):
             if graphs is not None and x.is_cuda:
                 return graphs.run(self.integrate, x, condition, steps, guidance)
             return self.integrate(x, condition, steps, guidance)
-        condition = self.denoiser.condition(condition)
         scheduler = DDPMScheduler(**self._ddpm)
         scheduler.set_timesteps(steps)
-        every = scheduler.timesteps.tolist()
-        times = self.denoiser.embed_times(scheduler.timesteps.to(x.device) / LEVELS)
-        for step, time in zip(every, times.unsqueeze(1), strict=True):
-            predicted = self.denoiser.guided(x, time, condition, guidance).float()
+        for step, modulations in zip(
+            scheduler.timesteps.tolist(),
+            self._each_step(scheduler.timesteps.to(x.device) / LEVELS, condition),
+            strict=True,
+        ):
+            predicted = self.denoiser.guided(x, modulations, guidance).float()
             x = scheduler.step(predicted, step, x, generator=generator).prev_sample
         return x
 
@@ -191,8 +199,18 @@ class FlowHead(nn.Module):
 
         Draws nothing and waits for nothing.
         """
-        x, condition = noise, self.denoiser.condition(condition)
-        times = self.denoiser.embed_times(torch.arange(steps, 0, -1, device=x.device) / steps)
-        for time in times.unsqueeze(1):
-            x = x - self.denoiser.guided(x, time, condition, guidance).float() / steps
+        x = noise
+        for modulations in self._each_step(torch.arange(steps, 0, -1, device=x.device) / steps, condition):
+            x = x - self.denoiser.guided(x, modulations, guidance).float() / steps
         return x
+
+    def _each_step(self, times: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Modulations of conditions (N, W) at each of the times, those of a few steps computed at once."""
+        condition = self.denoiser.condition(condition)
+        for some in self.denoiser.embed_times(times).split(steps_at_once(len(condition))):
+            yield from zip(*self.denoiser.modulate(some.unsqueeze(1), condition), strict=True)
+
+
+def steps_at_once(conditions: int) -> int:
+    """Steps whose modulations are one product: as many as keep it small. Few rows are slow; many gain nothing."""
+    return max(1, ROWS // conditions)

@@ -8,7 +8,7 @@ fed back is the finished chunk: its latents and its codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -24,37 +24,17 @@ from vidchat.model.chunks import (
     TokenShapes,
     chunk_positions,
     patchify,
-    unpatchify,
 )
 from vidchat.model.conditions import ConditionEncoder, ConditionSwitches, ConditionTokens
 from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
+from vidchat.model.objective import Objective
+from vidchat.model.picture import Given, Picture
 from vidchat.model.reading import ChunkSampling, Reading
-from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
+from vidchat.model.spatial import SpatialTransformer
 from vidchat.model.transformer import Shape, Transformer
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What training minimises: L = video * flow loss + audio * cross-entropy; generation does not read it.
-
-    Attributes:
-        video: w_v.
-        audio: w_a.
-        first_codebook: How many times the first codebook counts in the cross-entropy, the others once: it says what is
-            said, they say how it sounds (moshi's fine-tuning counts its first 100 times).
-        spatial_chunks: Chunks of a batch, drawn at random, that the spatial transformer and the flow head train on in
-            one step; `None` is all. The backbone and the depth transformer always train on all.
-        code_dropout: Of an answer's own history, the largest share of chunks whose codes are hidden.
-    """
-
-    video: float = 1.0
-    audio: float = 1.0
-    first_codebook: float = 1.0
-    spatial_chunks: int | None = None
-    code_dropout: float = 0.0
 
 
 class Responder(nn.Module):
@@ -71,6 +51,7 @@ class Responder(nn.Module):
         ratio: r, the backbone's visual patch over the spatial transformer's, per side.
         noise: sigma_max of the noise injection; `None` is none.
         objective: How the losses are weighed, and on what.
+        masked_keys: Of the spatial transformer.
     """
 
     def __init__(
@@ -85,6 +66,7 @@ class Responder(nn.Module):
         ratio: int = 1,
         noise: float | None = 0.3,
         objective: Objective | None = None,
+        masked_keys: bool = True,
     ) -> None:
         super().__init__()
         latent, codes = tokens.latent, tokens.codes
@@ -98,9 +80,11 @@ class Responder(nn.Module):
         self.backbone = Transformer(backbone)
         self.noise = NoiseInjection(backbone.width, noise) if noise else None
         self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
-        self.spatial = SpatialTransformer(spatial, backbone.width, token_dim, ratio) if spatial else None
+        self.spatial = SpatialTransformer(spatial, backbone.width, token_dim, ratio, masked_keys) if spatial else None
         self.direct = None if spatial else Children(backbone.width, backbone.width, ratio)
         self.flow = FlowHead(token_dim, (spatial or backbone).width, flow)
+        embed_codes = self.embed.codes if codes else None
+        self.picture = Picture(self.spatial, self.direct, self.flow, embed_codes, patch, ratio, latent.steps)
 
     @property
     def frames(self) -> int:
@@ -120,22 +104,26 @@ class Responder(nn.Module):
         """
         history, levels = self._history(batch)
         hidden = self.read(batch, history, levels).flatten(0, 1)
-        weight = batch.chunk_mask.flatten().float()
-        seen = torch.cat([batch.latents[:, :1].expand_as(history), history], dim=2).flatten(0, 1)
-        targets = batch.latents[:, 1:].flatten(0, 1)
         codes = batch.codes.flatten(0, 1) if self.depth and batch.codes is not None else None
-        video = self._video_loss(hidden, seen, targets, codes, weight)
-        losses = {"loss": self.objective.video * video, "video": video.detach()}
-        if self.depth is not None:
-            if codes is None:
-                raise ValueError("the model has sound but the batch has no codes; check that the data has audio tracks")
-            entropy, right = self.depth.loss(hidden[:, -self.frames :], codes, weight)
-            first = self.objective.first_codebook
-            audio = (first * entropy[0] + entropy[1:].sum()) / (first + len(entropy) - 1)
-            losses["loss"] = losses["loss"] + self.objective.audio * audio
-            losses["audio"] = entropy.detach().mean()
-            losses |= {f"accuracy_{k}": share for k, share in enumerate(right)}
-        return losses
+        if self.depth is not None and codes is None:
+            raise ValueError("the model has sound but the batch has no codes; check that the data has audio tracks")
+        weight = batch.chunk_mask.flatten().float()
+        reference = batch.latents[:, :1].expand_as(history).flatten(0, 1)
+        given, targets = Given(hidden, reference, history.flatten(0, 1), codes), batch.latents[:, 1:].flatten(0, 1)
+        video = self._picture_loss(given, targets, weight)
+        if self.depth is None or codes is None:
+            return {"loss": self.objective.total(video, None), "video": video.detach()}
+        entropy, right = self.depth.loss(hidden[:, -self.frames :], codes, weight)
+        losses = {"loss": self.objective.total(video, entropy), "video": video.detach()}
+        losses["audio"] = entropy.detach().mean()
+        return losses | {f"accuracy_{k}": share for k, share in enumerate(right)}
+
+    def _picture_loss(self, given: Given, targets: Tensor, weight: Tensor) -> Tensor:
+        """Of all N = B x T chunks, or of some."""
+        grid, chosen = self._grid(targets), self.objective.draw_chunks(weight)
+        if chosen is None:
+            return self.picture.loss(given, targets, grid, weight)
+        return self.picture.loss(given.of(chosen), targets[chosen], grid, weight[chosen])
 
     def _history(self, batch: ChunkBatch) -> tuple[Tensor, Tensor]:
         """Latents (B, T, C, h, w) of chunks 0..T-1 as they are read, in training with noise, and its levels (B, T)."""
@@ -172,28 +160,6 @@ class Responder(nn.Module):
         positions = torch.cat([condition.positions, positions.flatten(1, 2)], dim=1)
         outputs = self.backbone(x, positions, mask, wanted=slice(condition.tokens.shape[1], None))
         return outputs.unflatten(1, (chunks, tokens))
-
-    def _video_loss(
-        self, hidden: Tensor, seen: Tensor, targets: Tensor, codes: Tensor | None, weight: Tensor
-    ) -> Tensor:
-        """Flow loss over masked tokens, of some of the N = B x T chunks. `seen`: their reference and last chunk."""
-        rows, cols = self._grid(targets)
-        kept = self.objective.spatial_chunks
-        if kept and kept < len(hidden):
-            chosen = (torch.rand_like(weight) + weight).topk(kept).indices  # real chunks before padding
-            hidden, seen, targets, weight = hidden[chosen], seen[chosen], targets[chosen], weight[chosen]
-            codes = None if codes is None else codes[chosen]
-        tokens = patchify(targets, self.patch)
-        count, places = tokens.shape[:2]
-        if self.spatial is None:
-            condition, wanted = self._direct(hidden, (rows, cols)), tokens
-        else:
-            order = draw_order(count, places, tokens.device)
-            visible = places - draw_masked_count(places)
-            condition = self.spatial(*self._spatial_inputs(hidden, seen, codes, (rows, cols)), tokens, order, visible)
-            wanted = tokens.gather(1, order[:, visible:, None].expand(-1, -1, tokens.shape[-1]))
-        each = self.flow.loss(wanted.flatten(0, 1), condition.flatten(0, 1)).view(count, -1).mean(1)
-        return (each * weight).sum() / weight.sum().clamp(min=1)
 
     # Generation
 
@@ -308,34 +274,16 @@ class Responder(nn.Module):
         Returns:
             Latents (B, C, h, w) and codes (B, F, K), or `None` without sound.
         """
-        hidden, grid, copies = reading.hidden, reading.grid, 1 if sampling.guidance == 1 else 2
         codes = None
         if self.depth is not None:
-            codes = self.depth.sample(hidden[:, -self.frames :], sampling.codes, sampling.guidance, generator)
-        count = len(hidden) // copies
-        rows, cols = (side * self.ratio for side in grid)
-        tokens = hidden.new_zeros(count, rows * cols, self.flow.token_dim, dtype=torch.float32)
-        if self.spatial is None:
-            order = torch.arange(rows * cols, device=hidden.device).expand(count, -1)
-            sizes, condition = [rows * cols], self._direct(hidden, grid)
-        else:
-            order = draw_order(count, rows * cols, hidden.device, generator)
-            sizes = set_sizes(rows * cols, sampling.sets)
-            known = codes.repeat(copies, 1, 1) if codes is not None and copies > 1 else codes
-            seen = torch.cat([reading.reference, reading.last], dim=1)
-            inputs = self._spatial_inputs(hidden, seen if copies == 1 else seen.repeat(2, 1, 1, 1), known, grid)
-        filled = 0
-        for size in sizes:
-            if self.spatial is not None:
-                both = (tokens, order) if copies == 1 else (tokens.repeat(copies, 1, 1), order.repeat(copies, 1))
-                condition = self.spatial(*inputs, *both, filled, size)
-            drawn = self.flow.sample(
-                condition.flatten(0, 1), sampling.flow_steps, sampling.guidance, sampling.temperature, generator, graphs
-            )
-            places = order[:, filled : filled + size, None].expand(-1, -1, tokens.shape[-1])
-            tokens.scatter_(1, places, drawn.view(count, size, -1))
-            filled += size
-        return unpatchify(tokens, self.patch, rows, cols), codes
+            sound = reading.hidden[:, -self.frames :]
+            codes = self.depth.sample(sound, sampling.codes, sampling.guidance, generator)
+        reference, last, known = reading.reference, reading.last, codes
+        if sampling.guidance != 1:  # both halves know the past and what is said
+            reference, last = reference.repeat(2, 1, 1, 1), last.repeat(2, 1, 1, 1)
+            known = None if codes is None else codes.repeat(2, 1, 1)
+        given = Given(reading.hidden, reference, last, known)
+        return self.picture.sample(given, reading.grid, sampling, generator, graphs), codes
 
     # Shared by both
 
@@ -385,22 +333,3 @@ class Responder(nn.Module):
         own = first + torch.arange(chunks).repeat_interleave(tokens)
         seen = torch.ones(len(condition.tokens), len(own), dtype=torch.bool, device=device)
         return torch.cat([condition.blocks, own]), torch.cat([condition.visible, seen], dim=1)
-
-    def _spatial_inputs(
-        self, hidden: Tensor, seen: Tensor, codes: Tensor | None, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Context, places and positions for the spatial transformer: from the backbone's outputs, what it has `seen`
-        (n, 2C, h, w), and the codes."""
-        assert self.spatial is not None
-        visual = hidden[:, : grid[0] * grid[1]]
-        context = hidden
-        if codes is not None:
-            sound = hidden[:, visual.shape[1] :] + self.embed.codes(codes)
-            context = torch.cat([visual, sound.to(visual.dtype)], dim=1)
-        positions = spatial_positions(grid, self.ratio, self.latent.steps, self.frames, hidden.device)
-        places = self.spatial.places(visual, grid) + self.spatial.seen(patchify(seen, self.patch))
-        return self.spatial.context(context), places, positions
-
-    def _direct(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
-        assert self.direct is not None
-        return self.direct(hidden[:, : grid[0] * grid[1]], grid)

@@ -83,10 +83,16 @@ class SpatialTransformer(nn.Module):
         condition_width: D of the backbone.
         token_dim: D_v of a visual token.
         ratio: Backbone patch over spatial patch, per side.
+        masked_keys: Whether masked tokens are read by the others in the second half, as in MAR and NOVA. Without, they
+            only read: one masked token's prediction is then the same whichever others are asked for, so generation
+            computes those of the next set and no others.
     """
 
-    def __init__(self, shape: Shape, condition_width: int, token_dim: int, ratio: int) -> None:
+    def __init__(
+        self, shape: Shape, condition_width: int, token_dim: int, ratio: int, masked_keys: bool = True
+    ) -> None:
         super().__init__()
+        self.masked_keys = masked_keys
         if shape.layers < 2:
             raise ValueError("the spatial transformer has two halves, so it needs at least 2 layers")
         self.context = nn.Linear(condition_width, shape.width)
@@ -123,14 +129,16 @@ class SpatialTransformer(nn.Module):
         Returns:
             (n, S - visible, W) for the masked tokens, in order, or (n, wanted, W) for the first of them.
         """
-        known, missing = order[:, :visible], order[:, visible:]
-        prefix = context.shape[1]
+        prefix, asked = context.shape[1], order.shape[1] if wanted is None else visible + wanted
         first = prefix + visible
+        if not self.masked_keys:
+            order = order[:, :asked]  # nobody reads the others
+        known, missing = order[:, :visible], order[:, visible:]
         index = torch.cat([torch.arange(prefix, device=order.device).expand(len(order), -1), prefix + order], dim=1)
         # Both halves turn by the same angles, of which one table serves all chunks.
         cos, sin = (table[0, 0][index].unsqueeze(1) for table in self.encoder.angles(positions))
         encoded = torch.cat([context, self.token(take(tokens, known)) + take(places, known)], dim=1)
         encoded = self.encoder.run(encoded, (cos[:, :, :first], sin[:, :, :first]))
         everything = torch.cat([encoded, self.mask_token + take(places, missing)], dim=1)
-        last = None if wanted is None else first + wanted
-        return self.decoder.run(everything, (cos, sin), wanted=slice(first, last))
+        readable = None if self.masked_keys else first
+        return self.decoder.run(everything, (cos, sin), wanted=slice(first, prefix + asked), readable=readable)

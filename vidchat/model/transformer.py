@@ -80,10 +80,13 @@ class Attention(nn.Module):
         cache: KeyValueCache | None,
         layer: int,
         wanted: slice,
+        readable: int | None,
     ) -> Tensor:
         own = angles[0][:, :, wanted], angles[1][:, :, wanted]
         queries = self.q_proj(x[:, wanted])
         queries = rotate(self.q_norm(self._split(queries, self.heads).to(self.q_norm.weight.dtype)), own)
+        if readable is not None:
+            x, angles = x[:, :readable].contiguous(), (angles[0][:, :, :readable], angles[1][:, :, :readable])
         keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads).to(self.k_norm.weight.dtype)), angles)
         values = self._split(self.v_proj(x), self.kv_heads)
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
@@ -125,8 +128,10 @@ class Block(nn.Module):
         cache: KeyValueCache | None = None,
         layer: int = 0,
         wanted: slice = ALL,
+        readable: int | None = None,
     ) -> Tensor:
-        x = x[:, wanted] + self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer, wanted)
+        attended = self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer, wanted, readable)
+        x = x[:, wanted] + attended
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -164,6 +169,7 @@ class Transformer(nn.Module):
         causal: bool = False,
         cache: KeyValueCache | None = None,
         wanted: slice = ALL,
+        readable: int | None = None,
     ) -> Tensor:
         """Run all blocks.
 
@@ -176,11 +182,13 @@ class Transformer(nn.Module):
             cache: Where keys and values are kept between calls, if they are.
             wanted: Tokens whose outputs are needed: the last block computes keys and values of all, but queries and
                 what follows of these alone. With `BlockCausal`, a tail.
+            readable: How many of the first tokens are keys and values; the others read these and nobody reads them,
+                not even they themselves. `None` is all. Without mask and cache.
 
         Returns:
             (B, N, D), or (B, wanted, D), normalised.
         """
-        return self.run(x, self.angles(positions), mask, causal, cache, wanted)
+        return self.run(x, self.angles(positions), mask, causal, cache, wanted, readable)
 
     def run(
         self,
@@ -190,6 +198,7 @@ class Transformer(nn.Module):
         causal: bool = False,
         cache: KeyValueCache | None = None,
         wanted: slice = ALL,
+        readable: int | None = None,
     ) -> Tensor:
         """`forward`, with the rotary angles of the positions already there."""
         x = x.to(self.norm.weight.dtype)  # under autocast the residual stream stays in full precision
@@ -197,7 +206,7 @@ class Transformer(nn.Module):
             mask = cache.key_mask(x.shape[1])
         tokens, last = x.shape[1], len(self.layers) - 1
         for index, block in enumerate(self.layers):
-            inputs = x, angles, mask, causal, cache, index, wanted if index == last else ALL
+            inputs = x, angles, mask, causal, cache, index, wanted if index == last else ALL, readable
             if self.shape.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # no dropout in a block
             else:

@@ -1,0 +1,138 @@
+"""How well releases draw the next chunk when the past is true: what a change of the spatial transformer costs.
+
+    python benchmarks/next_chunk.py --release masked_keys=outputs/a/release --release only_read=outputs/b/release \
+        --data outputs/data/dyads [--split test] [--answers 24] [--chunks 14] [--sets 6 16]
+
+In a free rollout two models soon answer differently, and how they differ says little about either. Here each chunk is
+drawn after the true ones, as in training:
+
+    loss        the flow loss of training over masked tokens, without noise on the history: 8 draws of masks and times
+    late        the same of a quarter of the tokens, when the others are there
+    psnr N      of the pictures of chunks drawn in N sets, to the tokenizer's round trip of the true ones, in dB
+    rollout N   the same when each chunk is drawn after the model's own ones
+
+Masks, times and noise are the same for all releases. Below each but the first stands its difference from the first,
+with the standard error over answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from vidchat.batch import ChunkBatch
+from vidchat.data.folder import read_dialogues
+from vidchat.data.media import read_clip
+from vidchat.dialogue import Dialogue
+from vidchat.generation.answer import Question, from_bytes, read_question, to_bytes
+from vidchat.model.depth import CodeSampling
+from vidchat.model.reading import ChunkSampling
+from vidchat.release import Release, load_release
+
+
+def read(release: Release, dialogue: Dialogue, chunks: int) -> ChunkBatch:
+    """The question with its true answer."""
+    switches = release.responder.conditions.switches
+    initiator = dialogue.question.path if switches.turns and dialogue.question else None
+    text = (dialogue.answer.text or "") if switches.text else None
+    batch = read_question(release, Question(dialogue.answer.path, initiator, text))
+    clock = release.clock
+    media = read_clip(dialogue.answer, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
+    count = min(clock.chunks(len(media.pictures)), chunks)
+    batch.latents = release.video_vae.encode(from_bytes(media.pictures[: clock.pictures(count)])).transpose(1, 2)
+    batch.chunk_mask = torch.ones(1, count, dtype=torch.bool)
+    if release.responder.depth is not None:
+        sound = media.waveform[None, : clock.samples(count)]
+        batch.codes = release.audio_codec.encode(sound).unflatten(1, (count, -1))
+    return batch
+
+
+def psnr(release: Release, drawn: Tensor, batch: ChunkBatch) -> float:
+    """Of drawn chunks (1, T, C, h, w), mean over pictures."""
+    first = batch.latents[:, :1]
+    pictures, true = (
+        to_bytes(release.video_vae.decode(torch.cat([first, rest], dim=1).transpose(1, 2))[0, :, 1:]).float()
+        for rest in (drawn, batch.latents[:, 1:])
+    )
+    errors = (pictures - true).square().mean(dim=(0, 2, 3)).clamp(min=1e-3)
+    return float((10 * torch.log10(255**2 / errors)).mean())
+
+
+def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
+    """Every chunk after the true ones, or after the model's `own`: (1, T, C, h, w)."""
+    model, generator = release.responder, torch.Generator().manual_seed(0)
+    sampling = ChunkSampling(sets=sets, flow_steps=8, temperature=0.5, codes=CodeSampling(temperature=0.6, top_k=30))
+    reading, drawn = model.begin(batch, batch.latents.shape[1]), []
+    for t in range(batch.chunk_mask.shape[1]):
+        latents, codes = model.write_chunk(reading, sampling, generator)
+        drawn.append(latents)
+        true = batch.latents[:, t + 1], None if batch.codes is None else batch.codes[:, t]
+        reading = model.read_chunk(reading, *((latents, codes) if own else true))
+    return torch.stack(drawn, dim=1)
+
+
+@torch.no_grad()
+def measure(release: Release, batch: ChunkBatch, sets: Sequence[int]) -> dict[str, float]:
+    """Of one answer."""
+    model, losses = release.responder, []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        losses.append(float(model.loss(batch)["video"]))
+    row = {"loss": sum(losses) / len(losses)}
+    with patch("vidchat.model.picture.draw_masked_count", lambda tokens: round(tokens / 4)):
+        torch.manual_seed(0)
+        row["late"] = float(model.loss(batch)["video"])
+    for count in sets:
+        row[f"psnr {count}"] = psnr(release, draw(release, batch, count, own=False), batch)
+        row[f"rollout {count}"] = psnr(release, draw(release, batch, count, own=True), batch)
+    return row
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Markdown."""
+    first = next(iter(results.values()))
+    lines = ["| | " + " | ".join(first[0]) + " |", "| --- " * (len(first[0]) + 1) + "|"]
+    for name, rows in results.items():
+        mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in mean.values()) + " |")
+        if rows is first:
+            continue
+        cells = []
+        for key in mean:
+            gaps = torch.tensor([row[key] - other[key] for row, other in zip(rows, first, strict=True)])
+            cells.append(f"{gaps.mean():+.3f} ± {gaps.std() / len(gaps) ** 0.5:.3f}")
+        lines.append("| difference | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--release", action="append", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--data", type=Path, required=True, help="a folder data set with its clips")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--answers", type=int, default=24)
+    parser.add_argument("--chunks", type=int, default=14, help="of an answer at most")
+    parser.add_argument("--sets", type=int, nargs="+", default=[6, 16])
+    options = parser.parse_args(arguments)
+    folders = dict(entry.partition("=")[::2] for entry in options.release)
+    dialogues = [d for d in read_dialogues(options.data) if d.split == options.split][: options.answers]
+    if not dialogues or "" in folders.values():
+        sys.exit(f"error: no dialogue of split {options.split} in {options.data}, or a release without NAME=FOLDER")
+    results: dict[str, list[dict[str, float]]] = {}
+    for name, folder in folders.items():
+        release = load_release(Path(folder))
+        with torch.no_grad():
+            batches = [read(release, dialogue, options.chunks) for dialogue in dialogues]
+        results[name] = [measure(release, batch, options.sets) for batch in batches]
+    print(f"{len(dialogues)} answers of {options.split}")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

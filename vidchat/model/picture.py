@@ -1,0 +1,144 @@
+"""The picture of a chunk, as the depth transformer is its sound: two verbs, `loss` and `sample`.
+
+The spatial transformer, knowing the backbone's outputs and the chunk's codes, fills in the visual tokens set by set;
+the flow head draws each token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vidchat.model.chunks import Children, CodeEmbedding, patchify, unpatchify
+from vidchat.model.flow import FlowHead
+from vidchat.model.graphs import CapturedLoops
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the pictures of n chunks are drawn from.
+
+    Attributes:
+        hidden: (n, N, D) the backbone's outputs at the chunk before, visual ones first.
+        reference: (n, C, h, w) latents of chunk 0.
+        last: (n, C, h, w) latents of the chunk before, as noisy as the backbone read them.
+        codes: (n, F, K) of the chunk itself; `None` without sound.
+    """
+
+    hidden: Tensor
+    reference: Tensor
+    last: Tensor
+    codes: Tensor | None
+
+    def of(self, chunks: Tensor) -> Given:
+        """Some of them, by index."""
+        codes = None if self.codes is None else self.codes[chunks]
+        return Given(self.hidden[chunks], self.reference[chunks], self.last[chunks], codes)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Not a module: its parts are the responder's own, under the names that they have there.
+
+    Attributes:
+        spatial: The spatial transformer; `None` lets the flow head read the backbone's output.
+        direct: What then leads from the backbone's places to visual tokens.
+        flow: The flow head.
+        codes: Embeds the chunk's codes; `None` without sound.
+        patch: Side of a visual token in latents.
+        ratio: r, the backbone's visual patch over that, per side.
+        steps: 40 ms steps in a chunk.
+    """
+
+    spatial: SpatialTransformer | None
+    direct: Children | None
+    flow: FlowHead
+    codes: CodeEmbedding | None
+    patch: int
+    ratio: int
+    steps: int
+
+    def loss(self, given: Given, targets: Tensor, grid: Grid, weight: Tensor) -> Tensor:
+        """Flow loss over masked tokens, the mean over chunks.
+
+        Args:
+            given: Of n chunks.
+            targets: (n, C, h, w) their latents.
+            grid: Rows and columns of the backbone's visual tokens.
+            weight: (n,) of each chunk, 0 for padding.
+        """
+        tokens = patchify(targets, self.patch)
+        count, places = tokens.shape[:2]
+        if self.spatial is None:
+            condition, wanted = self._direct(given.hidden, grid), tokens
+        else:
+            order = draw_order(count, places, tokens.device)
+            visible = places - draw_masked_count(places)
+            condition = self.spatial(*self._inputs(given, grid), tokens, order, visible)
+            wanted = tokens.gather(1, order[:, visible:, None].expand(-1, -1, tokens.shape[-1]))
+        each = self.flow.loss(wanted.flatten(0, 1), condition.flatten(0, 1)).view(count, -1).mean(1)
+        return (each * weight).sum() / weight.sum().clamp(min=1)
+
+    def sample(
+        self,
+        given: Given,
+        grid: Grid,
+        sampling: ChunkSampling,
+        generator: torch.Generator | None = None,
+        graphs: CapturedLoops | None = None,
+    ) -> Tensor:
+        """Draw the latents (n, C, h, w) of n chunks.
+
+        Args:
+            given: Of n chunks; with guidance of 2n, conditioned ones first.
+            grid: Rows and columns of the backbone's visual tokens.
+            sampling: How.
+            generator: Source of all randomness.
+            graphs: Of the flow head's loops, used on CUDA.
+        """
+        hidden, copies = given.hidden, 1 if sampling.guidance == 1 else 2
+        count = len(hidden) // copies
+        rows, cols = (side * self.ratio for side in grid)
+        tokens = hidden.new_zeros(count, rows * cols, self.flow.token_dim, dtype=torch.float32)
+        if self.spatial is None:
+            order = torch.arange(rows * cols, device=hidden.device).expand(count, -1)
+            sizes, condition = [rows * cols], self._direct(hidden, grid)
+        else:
+            order = draw_order(count, rows * cols, hidden.device, generator)
+            sizes, inputs = set_sizes(rows * cols, sampling.sets), self._inputs(given, grid)
+        filled = 0
+        for size in sizes:
+            if self.spatial is not None:
+                both = (tokens, order) if copies == 1 else (tokens.repeat(copies, 1, 1), order.repeat(copies, 1))
+                condition = self.spatial(*inputs, *both, filled, size)
+            drawn = self.flow.sample(
+                condition.flatten(0, 1), sampling.flow_steps, sampling.guidance, sampling.temperature, generator, graphs
+            )
+            places = order[:, filled : filled + size, None].expand(-1, -1, tokens.shape[-1])
+            tokens.scatter_(1, places, drawn.view(count, size, -1))
+            filled += size
+        return unpatchify(tokens, self.patch, rows, cols)
+
+    def _inputs(self, given: Given, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        """Context, places and positions for the spatial transformer."""
+        assert self.spatial is not None
+        hidden = context = given.hidden
+        visual = hidden[:, : grid[0] * grid[1]]
+        frames = hidden.shape[1] - visual.shape[1]
+        if given.codes is not None:
+            assert self.codes is not None
+            sound = hidden[:, visual.shape[1] :] + self.codes(given.codes)
+            context = torch.cat([visual, sound.to(visual.dtype)], dim=1)
+        positions = spatial_positions(grid, self.ratio, self.steps, frames, hidden.device)
+        seen = patchify(torch.cat([given.reference, given.last], dim=1), self.patch)
+        return self.spatial.context(context), self.spatial.places(visual, grid) + self.spatial.seen(seen), positions
+
+    def _direct(self, hidden: Tensor, grid: Grid) -> Tensor:
+        assert self.direct is not None
+        return self.direct(hidden[:, : grid[0] * grid[1]], grid)
