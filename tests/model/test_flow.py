@@ -82,7 +82,11 @@ class _GaussianNoise(torch.nn.Module):
     def embed_times(self, times):
         return times[:, None]
 
-    def guided(self, x, time, condition, guidance):
+    def modulate(self, time, condition):
+        return [time.expand(*time.shape[:-2], len(condition), 1)]
+
+    def guided(self, x, modulations, guidance):
+        (time,) = modulations
         signal = cosine(time + 1 / 1000)  # step t of 1,000 is the state after t + 1 of them
         return (1 - signal).sqrt() * (x - signal.sqrt() * self.mean) / (signal * self.std**2 + 1 - signal)
 
@@ -107,8 +111,11 @@ def test_ddpm_trains_on_the_schedule_it_samples_with():
         def embed_times(self, times):
             return times[:, None]
 
-        def predict(self, x, time, condition):
-            return perfect.guided(x, time, condition, 1.0)
+        def modulate(self, time, condition):
+            return [time]
+
+        def predict(self, x, modulations):
+            return perfect.guided(x, modulations, 1.0)
 
     head.denoiser = Told()
     target = perfect.mean + perfect.std * torch.randn(4000, 2)
