@@ -118,7 +118,7 @@ def test_noise_on_the_latents_costs_quality() -> None:
         torch.manual_seed(3)
         trained = module(noise=noise).eval()
         trained.network.start_from([to_pictures(squares(k)) for k in range(8)])  # type: ignore[operator]
-        return float(trained.losses({"pictures": squares(1)})["psnr"])
+        return float(trained.losses({"pictures": squares(1)})["psnr"].detach())
 
     assert measured(0.0) > measured(1.0) + 1
 
