@@ -64,25 +64,29 @@ class CutReport:
     """What became of the clips.
 
     Attributes:
-        counts: Of `cut`, `there already`, `left out`, `source missing`, `voices`.
+        counts: Of `cut`, `there already`, `left out`, `source missing`, `voices`, and of those cut `cut short`.
         missing: Source videos that are not on this disk.
         damage: (clip, why) of clips that could not be cut.
+        short: (clip, why) of clips that are shorter than the manifest says, since their source ends before they do.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
     damage: list[tuple[str, str]] = field(default_factory=list)
+    short: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, other: CutReport) -> None:
         self.counts.update(other.counts)
         self.missing += other.missing
         self.damage += other.damage
+        self.short += other.short
 
     def as_json(self) -> dict[str, Any]:
         return {
             "counts": dict(sorted(self.counts.items())),
             "missing_videos": sorted(set(self.missing)),
             "left_out": [list(one) for one in sorted(self.damage)],
+            "cut_short": [list(one) for one in sorted(self.short)],
         }
 
 
@@ -202,12 +206,20 @@ def _cut_video(
                 else:
                     if not dry_run:
                         _forget(output / name)
-                        (_write_voice if voice_only else _write_clip)(output / name, path, clip, settings)
+                        seconds = (_write_voice if voice_only else _write_clip)(output / name, path, clip, settings)
+                        _note_short(report, clip, seconds, settings)
                     report.counts["voices cut" if voice_only else "cut"] += 1
             except (MediaError, ManifestError, ValueError, OSError) as error:
                 report.counts["left out"] += 1
                 report.damage.append((clip["clip"], str(error)))
     return report
+
+
+def _note_short(report: CutReport, clip: Mapping[str, Any], seconds: float, settings: CutSettings) -> None:
+    start, end = _window(clip, settings)
+    if seconds < end - start - 0.5:
+        report.counts["cut short"] += 1
+        report.short.append((clip["clip"], f"{seconds:.2f} s of {end - start:.2f}; its source ends there"))
 
 
 def _inside(media: Path, name: str | None) -> Path | None:
@@ -228,29 +240,36 @@ def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _span(path: Path, clip: Mapping[str, Any], settings: CutSettings) -> tuple[Clip, float]:
-    """The clip in its source, and by how many seconds it begins later than the manifest's clip does."""
+def _window(clip: Mapping[str, Any], settings: CutSettings) -> tuple[float, float]:
+    """From when to when a clip is cut, in seconds of its source."""
     start, end = clip["start_s"], clip["end_s"]
     if settings.window == "track" and None not in (clip["track_start_s"], clip["track_end_s"]):
         start, end = max(start, clip["track_start_s"]), min(end, clip["track_end_s"])
+    return start, end
+
+
+def _span(path: Path, clip: Mapping[str, Any], settings: CutSettings) -> tuple[Clip, float]:
+    """The clip in its source, and by how many seconds it begins later than the manifest's clip does."""
+    start, end = _window(clip, settings)
     return Clip(path, "", start=start, end=end), start - clip["start_s"]
 
 
-def _write_clip(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> None:
+def _write_clip(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
+    """Returns how many seconds there were."""
     span, late = _span(path, clip, settings)
     box = tuple(clip[name] for name in ("x1", "y1", "x2", "y2"))
     whole = (0.0, 0.0, 1.0, 1.0) if None in box else (box[0], box[1], box[2], box[3])
     sound = _sound(span, late, clip, settings, clean=settings.clean)
     with closing(crop_pictures(span, whole, settings.fps, settings.longest_side)) as pictures:
-        _write(target, pictures, sound, settings)
+        return _write(target, pictures, sound, settings)
 
 
-def _write_voice(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> None:
+def _write_voice(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
     """What a silent person hears, under a black picture: whoever talks is not seen."""
     span, late = _span(path, clip, settings)
     sound = _sound(span, late, clip, settings, clean=False)
     count = max(1, round(((span.end or 0) - span.start) * settings.fps))
-    _write(target, iter([np.zeros((3, *UNSEEN), np.uint8)] * count), sound, settings)
+    return _write(target, iter([np.zeros((3, *UNSEEN), np.uint8)] * count), sound, settings)
 
 
 def _sound(span: Clip, late: float, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
@@ -265,14 +284,15 @@ def _sound(span: Clip, late: float, clip: Mapping[str, Any], settings: CutSettin
     return silence(sound, spans, rate)
 
 
-def _write(target: Path, pictures: Iterator[np.ndarray], sound: np.ndarray, settings: CutSettings) -> None:
-    """Second by second, so that a clip of any length and size fits into memory."""
+def _write(target: Path, pictures: Iterator[np.ndarray], sound: np.ndarray, settings: CutSettings) -> float:
+    """Second by second, so that a clip of any length and size fits into memory. Returns the seconds written."""
     each_picture = settings.sample_rate / settings.fps
     with ClipWriter(target, settings.fps, settings.sample_rate) as writer:
         for second in _seconds(pictures, settings.fps):
             begin = round(writer.pictures * each_picture)
             end = round((writer.pictures + len(second)) * each_picture)
             writer.write(torch.from_numpy(second), torch.from_numpy(sound[begin:end].copy()))
+    return writer.pictures / settings.fps
 
 
 def _seconds(pictures: Iterator[np.ndarray], fps: int) -> Iterator[np.ndarray]:
