@@ -25,7 +25,8 @@ from vidchat.data.made_with import MADE_WITH, CacheError, differences, ingredien
 from vidchat.data.media_shards import MediaShards
 from vidchat.data.shards import dumps
 from vidchat.data.tokens import ClipEncoder, Piece, Tokens, Track, WorkingPoint
-from vidchat.data.track import Stamp, TrackCache
+from vidchat.data.track import TrackCache
+from vidchat.data.track_index import Stamp
 from vidchat.dialogue import Clip
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class TokenCache:
         if self._folders[parent]:  # one look at a folder spares a look at each clip where all are gone
             try:
                 stat = clip.path.stat()
-                return stat.st_size, stat.st_mtime_ns
+                return stat.st_size, stat.st_mtime_ns % 2**64  # which is negative before 1970
             except OSError:
                 pass
         return self.media.stamp(self.name(clip))

@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -27,6 +29,7 @@ from vidchat.data.media import Media, MediaError
 from vidchat.data.report import Report
 from vidchat.data.shards import ShardError, dumps, is_summarised, summarise
 from vidchat.data.tokens import ClipEncoder, Piece, Track
+from vidchat.data.track_index import number_of
 from vidchat.data.workers import each
 
 WINDOW = 256 << 20  # bytes of pictures that are decoded before they are encoded
@@ -82,13 +85,10 @@ def fill(
         CacheError: There are only tokens that were made with something else, and no clips to make others from.
     """
     sharding = sharding or Sharding()
-    named: dict[str, Piece] = {}
-    for piece in pieces:
-        key = cache.key(piece)
-        named[key] = piece if piece.features else named.get(key, piece)
-    cache.refuse_stale(named.values())
     publish_finished(cache)
-    jobs = plan(cache, named, sharding)
+    count, lacking = survey(cache, pieces)
+    cache.refuse_stale(lacking.values())
+    jobs = plan(cache, lacking, sharding)
     if jobs:
         with hold(cache, "cache", wait=True):
             for track in cache.tracks.values():
@@ -107,25 +107,36 @@ def fill(
             for track in tracks:
                 summarise(track.folder)
         tidy(cache)
-    bad = [(piece.clip.path.name, why) for piece in named.values() if (why := cache.look(piece).bad) is not None]
-    return Report("clips", len(named) - len(bad), bad)
+    bad = [(piece.clip.path.name, why) for piece in lacking.values() if (why := cache.look(piece).bad) is not None]
+    return Report("clips", count - len(bad), bad)
 
 
-def plan(cache: TokenCache, named: dict[str, Piece], sharding: Sharding) -> list[Job]:
+def survey(cache: TokenCache, pieces: Iterable[Piece]) -> tuple[int, dict[str, Piece]]:
+    """How many different pieces there are, and by key those that lack something: only these need be kept in mind."""
+    every, lacking = array("Q"), dict[str, Piece]()
+    for piece in pieces:
+        found = cache.look(piece)
+        every.append(number_of(found.key))
+        if found.missing or found.bad is not None:
+            lacking[found.key] = piece if piece.features else lacking.get(found.key, piece)
+    return len(np.unique(np.frombuffer(every, np.uint64))), lacking
+
+
+def plan(cache: TokenCache, lacking: dict[str, Piece], sharding: Sharding) -> list[Job]:
     """The jobs that are left. Jobs that are done leave whole slices out, so that the others stay what they were."""
-    lacking: dict[tuple[Track, ...], list[str]] = {}
-    for key, piece in named.items():
+    by_tracks: dict[tuple[Track, ...], list[str]] = {}
+    for key, piece in lacking.items():
         found = cache.look(piece)
         if found.missing and found.bad is None:
-            lacking.setdefault(found.missing, []).append(key)
+            by_tracks.setdefault(found.missing, []).append(key)
     jobs = []
-    for tracks, keys in lacking.items():
+    for tracks, keys in by_tracks.items():
         for first in range(0, len(keys), sharding.pieces):
             some = keys[first : first + sharding.pieces]
             generation = max(cache.tracks[track].generation(key) for track in tracks for key in some)
             folders = [cache.tracks[track].folder.name for track in tracks]
             digest = hashlib.sha256(dumps([folders, some, generation, sharding.bytes]).encode()).hexdigest()
-            jobs.append(Job(f"shard-{digest[:12]}", generation, tracks, tuple(named[key] for key in some)))
+            jobs.append(Job(f"shard-{digest[:12]}", generation, tracks, tuple(lacking[key] for key in some)))
     return jobs
 
 

@@ -56,10 +56,10 @@ def encode(
     Stopped (or killed) and started again, it goes on where it was. The result can be trained on with
     `python train.py ... data=folder data.root=OUTPUT` and the same tokenizers and sizes.
     """
-    from vidchat.data.batches import Conditions
     from vidchat.data.cache import TOKENS, TokenCache
-    from vidchat.data.encode import Sharding, fill, plan
-    from vidchat.data.folder import read_folder
+    from vidchat.data.conditions import Conditions
+    from vidchat.data.encode import Sharding, fill, plan, survey
+    from vidchat.data.folder import open_folder
     from vidchat.data.media_shards import copy_manifest
 
     words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec), *(overrides or [])]
@@ -71,17 +71,17 @@ def encode(
         if engine not in ("processes", "ray"):
             raise ValueError(f"--engine must be processes or ray, not {engine}")
         encoder, point, features = _encoder(data, words, audio_codec != "none")
-        dialogues, report = read_folder(data, media=False)
+        dialogues, report = open_folder(data, media=False)
         turns, longest = not only_answers, point["max_chunks"]
         chosen = Conditions(initiator=turns, earlier_turns=turns, features=features, max_chunks=longest)
-        pieces = [piece for dialogue in dialogues for piece in chosen.pieces(dialogue)]
+        pieces = (piece for dialogue in dialogues for piece in chosen.pieces(dialogue))
         folder = None if output is None else output / TOKENS
         cache = TokenCache(data, encoder, longest, point["dtype"], folder)
         sharding = Sharding(shard_clips, shard_mb << 20)
         if dry_run:
-            jobs = plan(cache, {cache.key(piece): piece for piece in pieces}, sharding)
-            missing = sum(len(job.pieces) for job in jobs)
-            typer.echo(f"{len(pieces)} pieces of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
+            count, lacking = survey(cache, pieces)
+            missing = sum(len(job.pieces) for job in plan(cache, lacking, sharding))
+            typer.echo(f"{count} pieces of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
             return
         devices, run = _on_ray(_devices(device)) if engine == "ray" else (_devices(device), None)
         report.skipped += fill(cache, pieces, devices, workers, run, sharding).skipped
