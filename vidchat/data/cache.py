@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -68,7 +69,7 @@ class TokenCache:
         for track, ingredients in others:  # of one length with the latents, since spans follow each other
             self.tracks[track] = TrackCache(self.folder, track, ingredients | {"longest": self.longest})
         self.media = MediaShards(self.root)
-        self._folders: dict[Path, bool] = {}
+        self._folders: dict[str, bool] = {}
 
     @classmethod
     def of(
@@ -86,16 +87,18 @@ class TokenCache:
 
     def name(self, clip: Clip) -> str:
         """A clip's path inside the data set."""
-        return clip.path.relative_to(self.root).as_posix()
+        path, root = str(clip.path), f"{self.root}/"  # as pathlib does it, it takes most of a data set's start
+        return path[len(root) :] if path.startswith(root) else clip.path.relative_to(self.root).as_posix()
 
     def stamp(self, clip: Clip) -> Stamp:
         """What changes when a clip's bytes do; `None` where they are not there."""
-        parent = clip.path.parent
+        path = str(clip.path)
+        parent = os.path.dirname(path)
         if parent not in self._folders:
-            self._folders[parent] = parent.is_dir()
+            self._folders[parent] = os.path.isdir(parent or ".")
         if self._folders[parent]:  # one look at a folder spares a look at each clip where all are gone
             try:
-                stat = clip.path.stat()
+                stat = os.stat(path)
                 return stat.st_size, stat.st_mtime_ns % 2**64  # which is negative before 1970
             except OSError:
                 pass

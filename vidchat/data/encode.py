@@ -99,8 +99,8 @@ def fill(
             for first in range(0, len(jobs), ROUND):
                 some = jobs[first : first + ROUND]
                 run(Worker(cache, some, tuple(devices), workers, sharding.bytes), workers)
-    for track in cache.tracks.values():
-        track.forget()
+        for track in cache.tracks.values():
+            track.forget()
     tracks = [track for track in cache.tracks.values() if track.exists]
     if work_folder(cache).is_dir() or not all(is_summarised(track.folder) for track in tracks):
         with hold(cache, "cache", wait=True):
