@@ -80,10 +80,7 @@ class TokenCache:
 
     def key(self, piece: Piece) -> str:
         """Names a piece by its clip's path inside the data set, the clip's span in the file, and the part of it."""
-        name, clip = self.name(piece.clip), piece.clip
-        whole = dumps([name, clip.start, clip.end, piece.part])
-        stem = re.sub(r"[^A-Za-z0-9_-]", "_", clip.path.stem)[:40]
-        return f"{stem}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+        return piece_key(self.name(piece.clip), piece)
 
     def name(self, clip: Clip) -> str:
         """A clip's path inside the data set."""
@@ -190,3 +187,10 @@ class TokenCache:
                 )
             if told:
                 log.info("encoding %s anew: %s", track.track, told)
+
+
+def piece_key(name: str, piece: Piece) -> str:
+    """The key of a piece whose clip has this path inside the data set."""
+    whole = dumps([name, piece.clip.start, piece.clip.end, piece.part])
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", piece.clip.path.stem)[:40]
+    return f"{stem}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"

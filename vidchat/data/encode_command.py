@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidchat.data.plainly import plainly
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -67,7 +69,7 @@ def encode(
     words += [f"data.fps={fps}"] * (fps is not None) + [f"data.dtype={dtype}"] * (dtype is not None)
     words += [f"data.max_chunks={max_chunks}"] * (max_chunks is not None) + ["data.turn=true"] * turn
     words += [f"data.size=[{size.replace('x', ',')}]"] if size is not None else []
-    with _told_plainly():
+    with plainly():
         if engine not in ("processes", "ray"):
             raise ValueError(f"--engine must be processes or ray, not {engine}")
         encoder, point, features = _encoder(data, words, audio_codec != "none")
@@ -102,7 +104,7 @@ def pack(
     from vidchat.data.media_shards import MEDIA
     from vidchat.data.media_shards import pack as pack_shards
 
-    with _told_plainly():
+    with plainly():
         report, _ = pack_shards(data, output, shard_mb << 20)
         typer.echo(_told(output / MEDIA))
         for where, why in report.skipped:
@@ -145,6 +147,17 @@ def _encoder(data: Path, words: list[str], sound: bool) -> tuple[ClipEncoder, di
     return ClipEncoder(vae, codec, point["fps"], size, point["turn"], thinker), point, config.condition.features
 
 
+def tokenizers(video_vae: str, audio_codec: str) -> tuple[Any, Any]:
+    """A video tokenizer and an audio codec (or `None` for "none") by their configs' names or their folders."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec)]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["stage=pretrain_av", "data=folder", "data.root=.", *words])
+    return instantiate(config.video_vae), None if audio_codec == "none" else instantiate(config.audio_codec)
+
+
 def _devices(told: str) -> list[str]:
     import torch
 
@@ -168,23 +181,3 @@ def _told(folder: Path) -> str:
 
     whole = json.loads((folder / "index.json").read_text())
     return f"{folder}: {whole['samples']} samples in {whole['shards']} shards, {whole['bytes'] / 2**20:.1f} MiB"
-
-
-def _told_plainly() -> Any:
-    """Tells an error that a person can put right in one sentence."""
-    from contextlib import contextmanager
-
-    from vidchat.errors import plain_message
-
-    @contextmanager
-    def told() -> Any:
-        try:
-            yield
-        except Exception as error:
-            message = plain_message(error)
-            if message is None:
-                raise
-            typer.echo(f"error: {message}", err=True)
-            raise typer.Exit(1) from None
-
-    return told()
