@@ -21,9 +21,9 @@ from vidchat.data.dialogue_table import DialogueTable
 from vidchat.data.encode import fill
 from vidchat.data.endless import EndlessDataModule, Fixed, in_order
 from vidchat.data.folder import FolderError, open_folder
-from vidchat.data.items import Item, Items, TurnKey
-from vidchat.data.made_with import CacheError
-from vidchat.data.order import Order, Stream, padding
+from vidchat.data.gather import Stock, gather, order_of, standardisation
+from vidchat.data.items import Items
+from vidchat.data.order import padding
 from vidchat.data.report import Report
 from vidchat.data.tokens import AudioEncoder, ClipEncoder, FeatureEncoder, VideoEncoder, WorkingPoint
 from vidchat.dialogue import Branch, Dialogue, Split, Tier
@@ -214,7 +214,7 @@ class DialogueDataModule(EndlessDataModule):
             if not (train.sources == number).any():
                 raise FolderError(f"{source}: no usable clip is left for training: {self.report}")
         self.statistics = [standardisation(values) for values in train.scores(slice(None)).T]
-        self.train = (self._batches(train), self.order(train))
+        self.train = (self._batches(train), order_of(train, [source.weight for source in self.sources], self.seed))
         self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if len(val) else None
         if self.trainer is None or self.trainer.is_global_zero:
             log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
@@ -249,55 +249,10 @@ class DialogueDataModule(EndlessDataModule):
         Raises:
             CacheError: A clip was never encoded.
         """
-        tables = [self.folders[source.root].dialogues for source in self.sources]
-        items = Items(tables, self.conditions.scores, people=self.conditions.voice)
-        for number, source in enumerate(self.sources):
-            root, cache = source.root, self.folders[source.root].cache
-            for row in self.rows(source, split).tolist():
-                dialogue = tables[number][row]
-                looks = [cache.look(piece) for piece in self.conditions.pieces(dialogue)]
-                why = next((look.bad for look in looks if look.bad is not None), None)
-                if why is None and any(look.missing for look in looks):
-                    raise CacheError(f"dialogue {dialogue.id} of {root} is not encoded; call prepare_data() first")
-                keys = [look.key for look in looks]
-                found = [] if why is not None else self._items(tables[number], row, dialogue, number, keys)
-                if not found:
-                    why = why or "its turns and its answer are not of one shape; give them the same orientation"
-                    self.report.skipped.append((f"dialogue {dialogue.id}", why))
-                for item in found:
-                    items.add(item, dialogue)
-        self.report.read += len(items)
-        return items.finish()
-
-    def _items(self, table: DialogueTable, row: int, dialogue: Dialogue, source: int, keys: list[str]) -> list[Item]:
-        """The answers of one dialogue, whose pieces have these keys: none if shapes differ, several if it is single."""
-        chosen, told = self.conditions, self.conditions.turns(dialogue)
-        cache = self.folders[self.sources[source].root].cache
-        answer, question = keys[0], keys[-1] if chosen.features else None
-        turns = tuple(TurnKey(piece.part, key, role) for (piece, role), key in zip(told, keys[1:], strict=False))
-        shapes = [cache.shapes(turn.key)[0] for turn in turns]
-        length = sum(min(shape[0] - 1, chosen.turn_chunks) for shape in shapes)
-        found = []
-        for span, shape in enumerate(cache.shapes(answer)):
-            grid = shape[-2], shape[-1]
-            if any((one[-2], one[-1]) != grid for one in shapes):
-                continue
-            lengths = min(shape[0] - 1, chosen.max_chunks), length
-            found.append(Item(table, row, source, answer, span, turns, question, lengths, grid))
-        return found
-
-    def order(self, items: Items) -> Order:
-        """The endless order of items: sources by weight, those of one shape in a batch, of like length together."""
-        streams: list[list[Stream]] = []
-        for shape, grid in enumerate(sorted(items.grids)):
-            group = []
-            for source in np.unique(items.sources[items.shapes == shape]).tolist():
-                mine = np.flatnonzero((items.shapes == shape) & (items.sources == source))
-                name = "" if len(mine) == len(items) else f"source {source} of {grid[0]}x{grid[1]}"
-                weight = self.sources[source].weight * len(mine) / int((items.sources == source).sum())
-                group.append(Stream(name, mine, weight))
-            streams.append(group)
-        return Order(self.seed, streams, items.lengths)
+        folders = [self.folders[source.root] for source in self.sources]
+        rows = [self.rows(source, split) for source in self.sources]
+        stocks = [Stock(f.root, f.dialogues, r, f.cache) for f, r in zip(folders, rows, strict=True)]
+        return gather(stocks, self.conditions, self.report)
 
     def padding(self, batches: int = 200) -> float:
         """The share of the chunks of the first training batches that is padding, answers and turns together."""
@@ -350,16 +305,3 @@ class DialogueDataModule(EndlessDataModule):
             value = getattr(moved, name)
             setattr(moved, name, None if value is None else value.float())
         return moved
-
-
-def standardisation(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of a score over the items that have it; (0, 1) where it says nothing.
-
-    Args:
-        values: (n,) of each item, NaN where it has none.
-    """
-    known = torch.from_numpy(values[~np.isnan(values)]).float()
-    if not len(known):
-        return 0.0, 1.0
-    mean, std = float(known.mean()), float(known.std(correction=0))
-    return mean, std if std > 0 else 1.0
