@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.cache import TokenCache
 from vidchat.data.conditions import Conditions
 from vidchat.data.endless import Draw
 from vidchat.data.items import Item, Items, TurnKey
+from vidchat.data.lending import Lender
 from vidchat.data.shards import ShardError
 from vidchat.data.tokens import Tokens
 from vidchat.dialogue import Dialogue, Role
@@ -77,6 +76,7 @@ class DialogueBatches:
         self.alike = np.lexsort((turns, answers, items.shapes)).astype(np.int32)
         self._place = np.empty_like(self.alike)
         self._place[self.alike] = np.arange(len(items))
+        self.lender = Lender()
         for cache in caches:
             cache.share_damage()  # now, before there are other processes
 
@@ -86,11 +86,11 @@ class DialogueBatches:
         with ExitStack() as stack:
             for cache in dict.fromkeys(self.caches):
                 stack.enter_context(cache.borrowing())
-            return self._collate([self._load_or_next(*draw) for draw in draws])
+            return self.lender.hand_over(self._collate([self._load_or_next(*draw) for draw in draws]))
 
     def _collate(self, loaded: list[Loaded]) -> ChunkBatch:
         codes = [one.answer.codes for one in loaded if one.answer.codes is not None]
-        latents, mask = pad([one.answer.latents for one in loaded], self.dtype)
+        latents, mask = self._pad([one.answer.latents for one in loaded])
         batch = ChunkBatch(latents, mask[:, 1:], pad(codes, torch.long)[0] if codes else None)
         chosen = self.conditions
         if chosen.text is not None:
@@ -104,8 +104,11 @@ class DialogueBatches:
             batch.scores, batch.score_mask = self._scores([one.number for one in loaded])
         if chosen.features:
             features = [one.features for one in loaded if one.features is not None]
-            batch.features, batch.feature_mask = pad(features, self.dtype)
+            batch.features, batch.feature_mask = self._pad(features)
         return batch
+
+    def _pad(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return pad(parts, self.dtype, self.lender)
 
     def _ahead(self, item: Item) -> None:
         """Begins to fetch an item's tokens: a disk that is asked for a whole batch at once is several times faster."""
@@ -169,7 +172,7 @@ class DialogueBatches:
             roles.append(torch.tensor([ROLES[role] for turn, _, role in one.turns for _ in turn]).long())
             if one.answer.codes is not None:
                 codes.append(torch.cat([one.answer.codes[:0], *(c for _, c, _ in one.turns if c is not None)]))
-        batch.turn_latents, batch.turn_mask = pad(latents, self.dtype)
+        batch.turn_latents, batch.turn_mask = self._pad(latents)
         batch.turn_roles = pad(roles)[0]
         batch.turn_codes = pad(codes, torch.long)[0] if codes else None
 
@@ -181,22 +184,18 @@ class DialogueBatches:
         return torch.from_numpy(scores).float(), torch.from_numpy(~np.isnan(values))
 
 
-def pad(parts: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+def pad(
+    parts: Sequence[Tensor], dtype: torch.dtype | None = None, lender: Lender | None = None
+) -> tuple[Tensor, Tensor]:
     """B tensors (n_i, ...) to (B, max n_i, ...) filled up with zeros, and the mask (B, max n_i) of what is there.
 
     Nothing at all still takes one place, masked, so that no dimension is 0. The result has `dtype`, or the parts'.
     """
     longest = max(1, *(len(part) for part in parts))
     lengths = torch.tensor([len(part) for part in parts])
-    padded = _zeros((len(parts), longest, *parts[0].shape[1:]), dtype or parts[0].dtype)
+    shape, dtype = (len(parts), longest, *parts[0].shape[1:]), dtype or parts[0].dtype
+    padded = torch.empty(shape, dtype=dtype) if lender is None else lender.empty(shape, dtype)
     for row, part in zip(padded, parts, strict=True):
         row[: len(part)] = part
+        row[len(part) :] = 0
     return padded, torch.arange(longest)[None] < lengths[:, None]
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros; in a loader's process, in the memory that it shares with the training process, which spares a copy."""
-    if get_worker_info() is None:
-        return torch.zeros(shape, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage).view(shape)  # fresh shared memory is zero
