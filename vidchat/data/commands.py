@@ -126,6 +126,8 @@ def cut(
             print(f"missing source videos: {', '.join(missing[:10])}{more}")
         for clip, why in report.damage[:10]:
             print(f"left out: {clip}: {why}")
+        for clip, why in report.short[:10]:
+            print(f"cut short: {clip}: {why}")
         if download and missing and not dry_run:
             _download(missing, media)
 
