@@ -213,7 +213,8 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
 
     def batches(workers: int) -> Callable[[], int]:
         stream = iter(datamodule(work, batch_size, workers).train_dataloader())
-        next(stream)  # a loader process has started
+        for _ in islice(stream, 8):  # a loader process has started, and has memory that it uses again
+            pass
 
         def run() -> int:
             number = max(1, count // batch_size)
