@@ -21,9 +21,10 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import torch
@@ -31,8 +32,9 @@ import webdataset
 from safetensors.torch import load
 from torch import Tensor
 
-from vidchat.data.batches import Conditions
+from vidchat.data.batches import DialogueBatches
 from vidchat.data.cache import TOKENS, TokenCache
+from vidchat.data.conditions import Conditions
 from vidchat.data.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.encode import fill
 from vidchat.data.media import Media, read_clip, write_clip
@@ -74,9 +76,7 @@ class RandomEncoder(ClipEncoder):
 
     def encode_tracks(self, spans: Any, tracks: Any, device: Any = "cpu") -> list[dict[Track, Tensor]]:
         frames = CODEC_RATE * 4 // 25 // HOP
-        return [
-            {"latents": torch.randn(LATENTS), "codes": torch.randint(1024, (CHUNKS, frames, BOOKS))} for _ in spans
-        ]
+        return [{"latents": torch.randn(LATENTS), "codes": torch.randint(1024, (CHUNKS, frames, BOOKS))} for _ in spans]
 
 
 class Table:
@@ -213,7 +213,8 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
 
     def batches(workers: int) -> Callable[[], int]:
         stream = iter(datamodule(work, batch_size, workers).train_dataloader())
-        next(stream)  # a loader process has started
+        for _ in islice(stream, 8):  # a loader process has started, and has memory that it uses again
+            pass
 
         def run() -> int:
             number = max(1, count // batch_size)
@@ -268,52 +269,85 @@ def datamodule(root: Path, batch_size: int, workers: int = 0) -> DialogueDataMod
     return data
 
 
-def scale(work: Path, count: int) -> dict[str, float]:
-    """What a data set of many dialogues costs before the first batch: an index without tars, and its manifest."""
-    encoder = RandomEncoder()
-    cache = TokenCache(work, encoder, CHUNKS, "float16")
+def imitate(work: Path, count: int) -> None:
+    """A data set of so many dialogues of two turns, as `branches` writes them, and the indexes of absent shards."""
+    done = work / "imitated.json"
+    if done.is_file() and json.loads(done.read_text()) == count:
+        return
+    cache = TokenCache(work, RandomEncoder(), CHUNKS, "float16")
+    shapes: dict[Track, Any] = {"latents": LATENTS, "codes": (CHUNKS, 12, BOOKS)}
     with (work / "dialogues.jsonl").open("w") as file:
-        for k in range(count):
-            turn = {"role": "responder", "speaker": f"s{k % 1000}", "clip": f"clips/{k}.mp4", "text": "so it is said"}
-            file.write(dumps({"id": str(k), "turns": [turn]}) + "\n")
-    for track in cache.tracks.values():
-        track.claim()
-        shape = LATENTS if track.track == "latents" else (CHUNKS, 12, BOOKS)
-        for first in range(0, count, 64):
-            some = range(first, min(first + 64, count))
-            told = [
-                {
-                    "key": cache.key(Piece(Clip(work / f"clips/{k}.mp4", "s"), "first", CHUNKS)),
-                    "stamp": [1, 1],
-                    "samples": [[512 * k, 7_000_000, f"{k:016x}", shape]],
-                }
-                for k in some
-            ]
-            index = {"generation": 0, "bytes": 1, "samples": len(told), "sha256": "", "pieces": told, "bad": []}
-            write_whole(track.folder / f"shard-{first:09d}-000.json", dumps(index))
-    before, start = memory(), time.perf_counter()
-    data = datamodule(work, 8)
-    ready = time.perf_counter() - start
-    assert data.train is not None
-    start = time.perf_counter()
-    data.train[1].batch(0, 8)
-    first_batch = time.perf_counter() - start
-    cost = {
-        "dialogues": count,
-        "seconds": ready,
-        "order_seconds": first_batch,
-        "bytes_each": (memory() - before) / count,
-    }
+        for first in range(0, count, 32):
+            some = range(first, min(first + 32, count))
+            keys = []
+            for k in some:
+                turns = [imitated_turn(k, role) for role in ("initiator", "responder")]
+                told = {"branch": "dialogue", "tier": "pretrain", "split": "train", "turns": turns}
+                file.write(json.dumps({"id": f"dialogue/{k:011d}_1920x1080_full_video_003_B_01"} | told) + "\n")
+                clips = (Clip(work / turn["clip"], "", start=turn["start"], end=turn["end"]) for turn in turns)
+                pieces = (Piece(clip, part, CHUNKS) for clip, part in zip(clips, ("last", "first"), strict=True))
+                keys += [cache.key(piece) for piece in pieces]
+            for track in cache.tracks.values():
+                track.claim()
+                shape = shapes[track.track]
+                pieces_told = [
+                    {"key": key, "stamp": [1, 1], "samples": [[512 + 7_000_000 * n, 7_000_000, key[-16:], shape]]}
+                    for n, key in enumerate(keys)
+                ]
+                index = {"generation": 0, "bytes": 1, "samples": len(keys), "sha256": "", "pieces": pieces_told}
+                (track.folder / f"shard-{first:09d}-000.json").write_text(dumps(index | {"bad": []}))
+    done.write_text(json.dumps(count))
+
+
+def imitated_turn(k: int, role: str) -> dict[str, Any]:
+    """A turn with the words and scores that a clip of SpeakerVid-5M has."""
+    clip = f"clips/{k % 1000:03d}/{k:011d}_1920x1080_full_video_003_{role[0]}_01.mp4"
+    scores = {"dover": k % 997 / 1000, "motion": 3.0, "face_blur": 0.71, "hand_blur": 0.52, "asr_confidence": -0.23}
+    words = "I think that what they said about it last week was right, and so do you"
+    speaker = f"{k // 8:011d}_{'AB'[role == 'responder']}"
+    return {"role": role, "speaker": speaker, "clip": clip, "start": 0.0, "end": 6.32, "text": words, "scores": scores}
+
+
+def scale(work: Path, count: int) -> dict[str, float]:
+    """What a data set of many dialogues costs a rank before the first batch; measured in a process of its own."""
+    imitate(work, count)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        cost = pool.apply(started, (work, count))
     print(
-        f"{count} dialogues: ready after {ready:.1f} s, the order of a new epoch {first_batch:.2f} s, "
-        f"{cost['bytes_each']:.0f} bytes of memory each"
+        f"{count} dialogues: ready after {cost['seconds']:.1f} s ({cost['cpu_seconds']:.1f} CPU s), the order of a new "
+        f"epoch {cost['order_seconds']:.2f} s, an item {1e6 * cost['item_seconds']:.0f} us, "
+        f"{cost['bytes_each']:.0f} bytes of memory each, {cost['peak_bytes_each']:.0f} at the most"
     )
     return cost
 
 
-def memory() -> int:
-    """Resident bytes of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def started(work: Path, count: int) -> dict[str, float]:
+    """Starts the data module on the imitated data set."""
+    point, conditions = WorkingPoint(25, BASE, dtype="float16"), Conditions("answer", initiator=True, max_chunks=CHUNKS)
+    conditions = replace(conditions, scores=("dover", "motion"))
+    before, start, cpu = memory(), time.perf_counter(), time.process_time()
+    data = DialogueDataModule([Source(work)], point, conditions, Batching(8), Tools(Stub(), Stub()))
+    data.prepare_data()
+    data.setup()
+    ready, worked = time.perf_counter() - start, time.process_time() - cpu
+    assert data.train is not None
+    make, order = cast(DialogueBatches, data.train[0]), data.train[1]
+    start = time.perf_counter()
+    order.batch(0, 8)
+    first_batch = time.perf_counter() - start
+    drawn = [place.item for k in range(1, 101) for place in order.batch(k, 8)]
+    start = time.perf_counter()
+    assert all(make.items[item].dialogue.answer.text for item in drawn)
+    each = (time.perf_counter() - start) / len(drawn)
+    told = {"dialogues": count, "seconds": ready, "cpu_seconds": worked, "order_seconds": first_batch}
+    peak = (memory("VmHWM") - before) / count
+    return told | {"item_seconds": each, "bytes_each": (memory() - before) / count, "peak_bytes_each": peak}
+
+
+def memory(which: str = "VmRSS") -> int:
+    """Resident bytes of this process: now, or the most so far (`VmHWM`)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(which))
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

@@ -18,12 +18,12 @@ import torch
 from folders import SIZE, Codec, Vae
 from torch import Tensor
 
-from vidchat.data import encode
+from vidchat.data import encode, windows
 from vidchat.data.cache import TokenCache
 from vidchat.data.tokens import ClipEncoder, Piece
 from vidchat.dialogue import Clip
 
-encode.WINDOW = 1  # a piece at a time
+windows.WINDOW = 1  # a piece at a time
 SHARDING = encode.Sharding(pieces=4, bytes=20_000)
 
 

@@ -109,6 +109,15 @@ def test_what_is_missing_is_told_and_skipped(manifest: Path, media: Path, tmp_pa
     assert (again.counts["cut"], again.counts["there already"]) == (0, 3)
 
 
+def test_a_source_that_ends_early_is_told(media: Path, tmp_path: Path) -> None:
+    rows = [row("whole", 5.0, 8.0), row("half", 6.0, 12.0)]
+    write_manifest(tmp_path / "clips.parquet", [as_table(rows)])
+    report = cut(tmp_path / "clips.parquet", media, tmp_path / "data", CutSettings(), workers=1)
+    assert (report.counts["cut"], report.counts["cut short"]) == (2, 1)
+    assert report.short == [("half", "2.00 s of 6.00; its source ends there")]
+    assert len(read(tmp_path / "data", "half").pictures) == 50
+
+
 def test_the_track_is_shorter_than_the_scene(media: Path, tmp_path: Path) -> None:
     rows = [row("one", 2.0, 5.0, speech=SPEECH, track_start_s=3.0, track_end_s=4.0)]
     write_manifest(tmp_path / "clips.parquet", [as_table(rows)])

@@ -11,7 +11,8 @@ from folders import SIZE, Bytes, Codec, Vae, film, make_folder, write_manifest
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.batches import Conditions, pad, voices_of
+from vidchat.data.batches import pad
+from vidchat.data.conditions import Conditions
 from vidchat.data.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.folder import FolderError
 from vidchat.data.made_with import CacheError
@@ -89,10 +90,9 @@ def test_the_voice_is_another_answer_of_the_same_speaker_and_split(root: Path) -
     data = module(root, voice=True, voice_chunks=3)
     for split in ("train", "val"):
         items = data.items(split)  # type: ignore[arg-type]
-        voices = voices_of(items)
-        for item in items:
+        for number, item in enumerate(items):
             told = {i.answer for i in items if i.dialogue.answer.speaker == item.dialogue.answer.speaker}
-            assert {name for name, _ in voices[item.speaker]} == told
+            assert {name for name, _ in items.voices().of(number)} == told
     first, second = list(data.val_dataloader())
     assert first.voice_codes.shape == (2, 3, 8, 2)
     assert first.voice_mask.tolist() == [[True] * 3, [False] * 3]  # r1 answers only once in this split
@@ -201,7 +201,7 @@ def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:
 
 
 def train_dialogues(data: DialogueDataModule) -> list[Dialogue]:
-    return data.dialogues(data.sources[0], "train")
+    return list(data.dialogues(data.sources[0], "train"))
 
 
 def make_bad(root: Path) -> Path:

@@ -181,7 +181,7 @@ def test_whenever_a_write_fails_resuming_gives_the_same_bytes(
     monkeypatch.setattr(os, "replace", counted(replace))
     monkeypatch.setattr(ShardWriter, "add", counted(add))
     monkeypatch.setattr(ShardWriter, "flush", counted(flush))
-    monkeypatch.setattr("vidchat.data.encode.WINDOW", 1)  # a piece at a time
+    monkeypatch.setattr("vidchat.data.windows.WINDOW", 1)  # a piece at a time
     stops = 0
     while True:
         left[0] = chance.randint(1, 25)

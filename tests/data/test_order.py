@@ -117,9 +117,7 @@ def test_buckets_keep_padding_under_a_tenth(shape: str) -> None:
     if shape == "answers":
         lengths[:, 1] = 0
     order, plain = Order(0, [[Stream("", range(5000))]], lengths), Order.shuffled(0, 5000)
-    share, without = (
-        padding(([p.item for p in o.batch(k, 8)] for k in range(600)), lengths) for o in (order, plain)
-    )
+    share, without = (padding(([p.item for p in o.batch(k, 8)] for k in range(600)), lengths) for o in (order, plain))
     assert share < 0.10
     assert without > 0.35
 

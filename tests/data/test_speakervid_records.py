@@ -96,6 +96,7 @@ def test_missing_and_unknown_keys_are_counted_not_refused() -> None:
         ({"num_frames": 10**400}, "out of range"),
         ({"sync": {"0": [["a", 1, 2]]}}, "wrong type"),
         ({"sync": {"0": 3}}, "wrong type"),
+        ({"sync": {"B": [[6.1, 7.3, -3.0]]}}, "wrong type"),
         ({"speaker": "B"}, "wrong type"),
         ({"is_talking": "yes"}, "wrong type"),
         ({"video_name": "AAAAAAAAAAA_1920x1080_full_video"}, "names another video"),
@@ -139,7 +140,8 @@ def test_names() -> None:
     none = parse_clip(NAME)
     assert none.speaker == none.clip, "whoever has no voice is a person of his own"
     assert parse_voiced(f"{VIDEO}_022_B_None.json") == parse_voiced(NAME) == none.voiced
-    for bad in ("x", "BK6_XIz6-ZE_1920x1080_full_video_22_B_01", "BK6_XIz6/ZE_1920x1080_full_video_022_B_01"):
+    sizeless = "BK6_XIz6-ZE_0x0_full_video_022_B_01"
+    for bad in ("x", sizeless, "BK6_XIz6-ZE_1920x1080_full_video_22_B_01", "BK6_XIz6/ZE_1920x1080_full_video_022_B_01"):
         with pytest.raises(Damage):
             parse_clip(bad)
 

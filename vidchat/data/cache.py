@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,8 @@ from vidchat.data.made_with import MADE_WITH, CacheError, differences, ingredien
 from vidchat.data.media_shards import MediaShards
 from vidchat.data.shards import dumps
 from vidchat.data.tokens import ClipEncoder, Piece, Tokens, Track, WorkingPoint
-from vidchat.data.track import Stamp, TrackCache
+from vidchat.data.track import TrackCache
+from vidchat.data.track_index import Stamp
 from vidchat.dialogue import Clip
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class TokenCache:
         for track, ingredients in others:  # of one length with the latents, since spans follow each other
             self.tracks[track] = TrackCache(self.folder, track, ingredients | {"longest": self.longest})
         self.media = MediaShards(self.root)
-        self._folders: dict[Path, bool] = {}
+        self._folders: dict[str, bool] = {}
 
     @classmethod
     def of(
@@ -78,24 +80,23 @@ class TokenCache:
 
     def key(self, piece: Piece) -> str:
         """Names a piece by its clip's path inside the data set, the clip's span in the file, and the part of it."""
-        name, clip = self.name(piece.clip), piece.clip
-        whole = dumps([name, clip.start, clip.end, piece.part])
-        stem = re.sub(r"[^A-Za-z0-9_-]", "_", clip.path.stem)[:40]
-        return f"{stem}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+        return piece_key(self.name(piece.clip), piece)
 
     def name(self, clip: Clip) -> str:
         """A clip's path inside the data set."""
-        return clip.path.relative_to(self.root).as_posix()
+        path, root = str(clip.path), f"{self.root}/"  # as pathlib does it, it takes most of a data set's start
+        return path[len(root) :] if path.startswith(root) else clip.path.relative_to(self.root).as_posix()
 
     def stamp(self, clip: Clip) -> Stamp:
         """What changes when a clip's bytes do; `None` where they are not there."""
-        parent = clip.path.parent
+        path = str(clip.path)
+        parent = os.path.dirname(path)
         if parent not in self._folders:
-            self._folders[parent] = parent.is_dir()
+            self._folders[parent] = os.path.isdir(parent or ".")
         if self._folders[parent]:  # one look at a folder spares a look at each clip where all are gone
             try:
-                stat = clip.path.stat()
-                return stat.st_size, stat.st_mtime_ns
+                stat = os.stat(path)
+                return stat.st_size, stat.st_mtime_ns % 2**64  # which is negative before 1970
             except OSError:
                 pass
         return self.media.stamp(self.name(clip))
@@ -186,3 +187,10 @@ class TokenCache:
                 )
             if told:
                 log.info("encoding %s anew: %s", track.track, told)
+
+
+def piece_key(name: str, piece: Piece) -> str:
+    """The key of a piece whose clip has this path inside the data set."""
+    whole = dumps([name, piece.clip.start, piece.clip.end, piece.part])
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", piece.clip.path.stem)[:40]
+    return f"{stem}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from vidchat.data import encode_command
+from vidchat.data import encode_command, look_commands
+from vidchat.data.look_commands import tell_table
+from vidchat.data.plainly import plainly
 from vidchat.dialogue import Branch
-from vidchat.errors import plain_message
 
 app = typer.Typer(
     help="Data: ingest annotations, cut clips, derive branches and tiers, count them, look at them.",
@@ -25,19 +23,6 @@ TERMS = """\
 SpeakerVid-5M is released for non-commercial research and education only. Its videos are not part of it: they belong to
 the people who published them on YouTube, whose terms of service apply, and must be removed where their owners ask for
 it. Whoever downloads them does so in their own name and must have the right to."""
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """An error that a person can put right is told in one sentence."""
-    try:
-        yield
-    except Exception as error:
-        message = plain_message(error)
-        if message is None:
-            raise
-        print(message, file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -53,7 +38,7 @@ def ingest(
     what was read, damaged and missing is summed up in <output>.report.json. The same command goes on where a killed one
     stopped.
     """
-    with _plainly():
+    with plainly():
         if source == "speakervid":
             from vidchat.data.speakervid.ingest import ingest_speakervid
 
@@ -117,7 +102,7 @@ def cut(
     Clips that are there are kept; the same command goes on where a killed one stopped. Source videos that are missing
     are listed in cut.report.json and skipped.
     """
-    with _plainly():
+    with plainly():
         from vidchat.data.cut import CutSettings, wanted_files
         from vidchat.data.cut import cut as run
 
@@ -141,6 +126,8 @@ def cut(
             print(f"missing source videos: {', '.join(missing[:10])}{more}")
         for clip, why in report.damage[:10]:
             print(f"left out: {clip}: {why}")
+        for clip, why in report.short[:10]:
+            print(f"cut short: {clip}: {why}")
         if download and missing and not dry_run:
             _download(missing, media)
 
@@ -201,7 +188,7 @@ def branches(
 
     No person and no source video is in two splits. The thresholds' defaults are the paper's, where it gives them.
     """
-    with _plainly():
+    with plainly():
         from vidchat.data.branches import BranchSettings
         from vidchat.data.dialogues import Derive, write_dialogues
         from vidchat.data.splits import SplitSettings
@@ -226,7 +213,7 @@ def branches(
         settings = Derive(cast(tuple[Branch, ...], chosen), found, tiers, splits)
         summary = write_dialogues(_manifest(manifest), output, settings, media, file_format, dry_run)
         told = summary.as_json()
-        _tell_table(told["dialogues"])
+        tell_table(told["dialogues"])
         for name, count in told["clips_without_score"].items():
             print(f"clips without {name}: {count:,}; --missing-score {missing_score} decides about them")
         for reason, count in told["left_out"].items():
@@ -239,79 +226,5 @@ def _manifest(path: Path) -> Path:
     return path / "clips.parquet" if path.is_dir() else path
 
 
-def _tell_table(table: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from vidchat.data.stats import by_branch_and_tier
-
-    grid = Table()
-    for name in ("branch", "tier"):
-        grid.add_column(name)
-    for name in ("dialogues", "hours", "hours of answers", "train", "val", "test"):
-        grid.add_column(name, justify="right")
-    for row in by_branch_and_tier(table):
-        name = row["branch"] + (f", {row['kind'].replace('_', '-')}" if row["kind"] else "")
-        hours = (f"{row[key]:,.{2 if row[key] < 100 else 0}f}" for key in ("hours", "answer_hours"))
-        counts = (f"{row[key]:,}" for key in ("train", "val", "test"))
-        grid.add_row(name, row["tier"], f"{row['dialogues']:,}", *hours, *counts)
-    Console(width=max(100, Console().width)).print(grid)
-
-
-@app.command()
-def stats(
-    data: Annotated[Path, typer.Argument(help="The data folder, or a manifest.")],
-    output: Annotated[Path | None, typer.Option(help="The picture; DATA/stats.png unless told.")] = None,
-) -> None:
-    """Count dialogues and hours by branch and tier, and draw how clips are distributed."""
-    with _plainly():
-        from vidchat.data.folder import MANIFESTS
-        from vidchat.data.stats import MANIFEST, dialogue_table, distributions, draw
-
-        folder = data if data.is_dir() else data.parent
-        manifest = data / MANIFEST if data.is_dir() else data
-        if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
-            _tell_table(dialogue_table(data))
-        else:
-            print("no dialogues yet; derive them with 'vidchat data branches'")
-        lacking = data.is_dir() and not manifest.is_file()
-        found = _distributions_of_folder(data) if lacking else distributions(manifest)
-        picture = output or folder / "stats.png"
-        draw(found, picture)
-        print(f"{found.clips:,} clips, {found.hours:,.2f} hours; distributions: {picture}")
-
-
-def _distributions_of_folder(root: Path) -> Any:
-    """Of a folder that has no manifest: one is made for the moment."""
-    import tempfile
-
-    from vidchat.data.sources import ingest_folder
-    from vidchat.data.stats import distributions
-
-    with tempfile.TemporaryDirectory() as place:
-        ingest_folder(root, Path(place) / "clips.parquet")
-        return distributions(Path(place) / "clips.parquet")
-
-
-@app.command()
-def show(
-    data: Annotated[Path, typer.Argument(help="The data folder.")],
-    count: Annotated[int, typer.Option(help="How many dialogues.")] = 5,
-    branch: Annotated[str | None, typer.Option(help="Only of this branch.")] = None,
-    tier: Annotated[str | None, typer.Option(help="Only of this tier.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only of this split.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed, other dialogues.")] = 0,
-    output: Annotated[
-        Path | None, typer.Option(help="A page (.html) or a contact sheet (.png); DATA/show.html unless told.")
-    ] = None,
-) -> None:
-    """Show some dialogues: a page with their clips, words and scores that needs no other file."""
-    with _plainly():
-        from vidchat.data.show import Choice
-        from vidchat.data.show import show as run
-
-        page = output or data / "show.html"
-        print(f"{run(data, page, Choice(branch, tier, split), count, seed)} dialogues: {page}")
-
-
+look_commands.register(app)
 encode_command.register(app)

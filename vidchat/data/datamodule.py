@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -15,15 +14,18 @@ import torch
 from torch.utils.data import DataLoader
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.batches import Conditions, DialogueBatches, Item, TextEncoder, TurnKey
+from vidchat.data.batches import DialogueBatches, TextEncoder
 from vidchat.data.cache import TokenCache
+from vidchat.data.conditions import Conditions
+from vidchat.data.dialogue_table import DialogueTable
 from vidchat.data.encode import fill
 from vidchat.data.endless import EndlessDataModule, Fixed, in_order
-from vidchat.data.folder import FolderError, read_folder
-from vidchat.data.made_with import CacheError
-from vidchat.data.order import Order, Stream, padding
+from vidchat.data.folder import FolderError, open_folder
+from vidchat.data.gather import Stock, gather, order_of, standardisation
+from vidchat.data.items import Items
+from vidchat.data.order import padding
 from vidchat.data.report import Report
-from vidchat.data.tokens import AudioEncoder, ClipEncoder, FeatureEncoder, Piece, VideoEncoder, WorkingPoint
+from vidchat.data.tokens import AudioEncoder, ClipEncoder, FeatureEncoder, VideoEncoder, WorkingPoint
 from vidchat.dialogue import Branch, Dialogue, Split, Tier
 
 log = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ class _Folder:
 
     root: Path
     cache: TokenCache
-    dialogues: list[Dialogue]
+    dialogues: DialogueTable
     report: Report
     sources: list[Source] = field(default_factory=list)
 
@@ -120,9 +122,7 @@ class DialogueDataModule(EndlessDataModule):
         super().__init__(batching.size, batching.seed, batching.num_workers)
         self.sources, self.point, self.tools = list(sources), point, tools
         self.conditions = conditions if tools.audio_codec is not None else replace(conditions, voice=False)
-        self.encoder = ClipEncoder(
-            tools.video_vae, tools.audio_codec, point.fps, point.size, point.turn, tools.thinker
-        )
+        self.encoder = ClipEncoder(tools.video_vae, tools.audio_codec, point.fps, point.size, point.turn, tools.thinker)
         self.report = Report("answers")
         self.statistics: list[tuple[float, float]] = []
 
@@ -174,20 +174,19 @@ class DialogueDataModule(EndlessDataModule):
         for source in self.sources:
             if source.root not in found:
                 cache = TokenCache(source.root, self.encoder, longest, self.point.dtype)
-                found[source.root] = _Folder(source.root, cache, *read_folder(source.root, media=False))
+                found[source.root] = _Folder(source.root, cache, *open_folder(source.root, media=False))
             found[source.root].sources.append(source)
         return found
 
-    def dialogues(self, source: Source, split: Split) -> list[Dialogue]:
-        """The dialogues of a source and a split."""
-        return [
-            dialogue
-            for dialogue in self.folders[source.root].dialogues
-            if dialogue.split == split
-            and source.tier in (None, dialogue.tier)
-            and source.branch in (None, dialogue.branch)
-            and not (self.conditions.asks and dialogue.question is None)
-        ]
+    def rows(self, source: Source, split: Split) -> np.ndarray:
+        """(n,) the numbers of a source's dialogues of a split, in its folder."""
+        question = True if self.conditions.asks else None
+        return self.folders[source.root].dialogues.rows(split, source.branch, source.tier, question)
+
+    def dialogues(self, source: Source, split: Split) -> Iterator[Dialogue]:
+        """The dialogues of a source and a split, one at a time."""
+        table = self.folders[source.root].dialogues
+        return (table[row] for row in self.rows(source, split).tolist())
 
     def prepare_data(self) -> None:
         """Encodes every clip that is not yet encoded, on the accelerator if there is one."""
@@ -198,13 +197,10 @@ class DialogueDataModule(EndlessDataModule):
         """Encodes the clips of these splits; a clip that cannot be is skipped and reported."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         for folder in self.folders.values():
-            dialogues = [d for source in folder.sources for split in splits for d in self.dialogues(source, split)]
-            report = fill(folder.cache, self._pieces(dialogues), [device])
+            dialogues = (d for source in folder.sources for split in splits for d in self.dialogues(source, split))
+            report = fill(folder.cache, (p for d in dialogues for p in self.conditions.pieces(d)), [device])
             if report.skipped:
                 log.warning("%s", report)
-
-    def _pieces(self, dialogues: Iterable[Dialogue]) -> list[Piece]:
-        return [piece for dialogue in dialogues for piece in self.conditions.pieces(dialogue)]
 
     def setup(self, stage: str | None = None) -> None:
         """Lists the items of both splits; `report`, and `report.txt` beside the tokens, name what was left out."""
@@ -214,12 +210,12 @@ class DialogueDataModule(EndlessDataModule):
         skipped = [told for folder in self.folders.values() for told in folder.report.skipped]
         self.report = Report("answers", 0, skipped)
         train, val = self.items("train"), self.items("val")
-        for source in range(len(self.sources)):
-            if not any(item.source == source for item in train):
-                raise FolderError(f"{self.sources[source]}: no usable clip is left for training: {self.report}")
-        self.statistics = [standardisation(name, train) for name in self.conditions.scores]
-        self.train = (self._batches(train), self.order(train))
-        self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if val else None
+        for number, source in enumerate(self.sources):
+            if not (train.sources == number).any():
+                raise FolderError(f"{source}: no usable clip is left for training: {self.report}")
+        self.statistics = [standardisation(values) for values in train.scores(slice(None)).T]
+        self.train = (self._batches(train), order_of(train, [source.weight for source in self.sources], self.seed))
+        self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if len(val) else None
         if self.trainer is None or self.trainer.is_global_zero:
             log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
             self._write_report()
@@ -247,61 +243,23 @@ class DialogueDataModule(EndlessDataModule):
         except OSError as error:  # a data set that may only be read
             log.info("no report.txt was written: %s", error)
 
-    def items(self, split: Split) -> list[Item]:
+    def items(self, split: Split) -> Items:
         """The answers of a split whose clips are all encoded, in the manifests' order; others go to the report.
 
         Raises:
             CacheError: A clip was never encoded.
         """
-        items = []
-        for number, source in enumerate(self.sources):
-            root, cache = source.root, self.folders[source.root].cache
-            for dialogue in self.dialogues(source, split):
-                looks = [cache.look(piece) for piece in self.conditions.pieces(dialogue)]
-                why = next((look.bad for look in looks if look.bad is not None), None)
-                if why is None and any(look.missing for look in looks):
-                    raise CacheError(f"dialogue {dialogue.id} of {root} is not encoded; call prepare_data() first")
-                found = [] if why is not None else self._items(number, cache, dialogue, [look.key for look in looks])
-                if not found:
-                    why = why or "its turns and its answer are not of one shape; give them the same orientation"
-                    self.report.skipped.append((f"dialogue {dialogue.id}", why))
-                items += found
-        self.report.read += len(items)
-        return items
-
-    def _items(self, source: int, cache: TokenCache, dialogue: Dialogue, keys: list[str]) -> list[Item]:
-        """The answers of one dialogue, whose pieces have these keys: none if shapes differ, several if it is single."""
-        chosen, told = self.conditions, self.conditions.turns(dialogue)
-        answer, question = keys[0], keys[-1] if chosen.features else None
-        turns = tuple(TurnKey(piece.part, key, role) for (piece, role), key in zip(told, keys[1:], strict=False))
-        shapes = [cache.shapes(turn.key)[0] for turn in turns]
-        length = sum(min(shape[0] - 1, chosen.turn_chunks) for shape in shapes)
-        found = []
-        for span, shape in enumerate(cache.shapes(answer)):
-            grid = shape[-2], shape[-1]
-            if any((one[-2], one[-1]) != grid for one in shapes):
-                continue
-            lengths = min(shape[0] - 1, chosen.max_chunks), length
-            found.append(Item(dialogue, source, answer, span, turns, question, lengths, grid))
-        return found
-
-    def order(self, items: list[Item]) -> Order:
-        """The endless order of items: sources by weight, those of one shape in a batch, of like length together."""
-        streams: dict[tuple[int, int], list[Stream]] = {}
-        for grid, source in sorted({(item.grid, item.source) for item in items}):
-            mine = [number for number, item in enumerate(items) if (item.grid, item.source) == (grid, source)]
-            all_of_source = sum(item.source == source for item in items)
-            name = "" if len(mine) == len(items) else f"source {source} of {grid[0]}x{grid[1]}"
-            weight = self.sources[source].weight * len(mine) / all_of_source
-            streams.setdefault(grid, []).append(Stream(name, mine, weight))
-        return Order(self.seed, list(streams.values()), np.array([item.lengths for item in items]))
+        folders = [self.folders[source.root] for source in self.sources]
+        rows = [self.rows(source, split) for source in self.sources]
+        stocks = [Stock(f.root, f.dialogues, r, f.cache) for f, r in zip(folders, rows, strict=True)]
+        return gather(stocks, self.conditions, self.report)
 
     def padding(self, batches: int = 200) -> float:
         """The share of the chunks of the first training batches that is padding, answers and turns together."""
         if self.train is None:
             raise FolderError("padding is known after setup(); call prepare_data() and setup() first")
         make, order = self.train
-        lengths = np.array([item.lengths for item in cast(DialogueBatches, make).items])
+        lengths = cast(DialogueBatches, make).items.lengths
         drawn = ([place.item for place in order.batch(k, self.batch_size)] for k in range(batches))
         return padding(drawn, lengths)
 
@@ -313,22 +271,22 @@ class DialogueDataModule(EndlessDataModule):
         return self._loader(Fixed(self._batches(items, torch.float32), batches, self.seed))
 
     @staticmethod
-    def _in_order(items: list[Item], size: int) -> list[Sequence[int]]:
+    def _in_order(items: Items, size: int) -> list[Sequence[int]]:
         """Batches of each item once, in order; of one shape each."""
-        by_grid = groupby(sorted(range(len(items)), key=lambda i: items[i].grid), key=lambda i: items[i].grid)
-        return [batch for _, some in by_grid for batch in in_order(list(some), size)]
+        shapes = (np.flatnonzero(items.shapes == shape).tolist() for shape in range(len(items.grids)))
+        return [batch for some in shapes for batch in in_order(some, size)]
 
-    def _batches(self, items: list[Item], dtype: torch.dtype | None = None) -> DialogueBatches:
+    def _batches(self, items: Items, dtype: torch.dtype | None = None) -> DialogueBatches:
         caches = [self.folders[source.root].cache for source in self.sources]
         return DialogueBatches(items, caches, self.conditions, self.tools.text_tokenizer, self.statistics, dtype)
 
     def _check_splits(self) -> None:
         """Before any long work: are there dialogues to train on, and to validate on if that is asked for?"""
         for source in self.sources:
-            if not self.dialogues(source, "train"):
+            if not self.rows(source, "train").size:
                 raise FolderError(self._nothing(source, "train"))
         wanted = self.trainer is not None and self.trainer.limit_val_batches != 0
-        if wanted and not any(self.dialogues(source, "val") for source in self.sources):
+        if wanted and not any(self.rows(source, "val").size for source in self.sources):
             raise FolderError(self._nothing(self.sources[0], "val"))
 
     def _nothing(self, source: Source, split: Split) -> str:
@@ -347,12 +305,3 @@ class DialogueDataModule(EndlessDataModule):
             value = getattr(moved, name)
             setattr(moved, name, None if value is None else value.float())
         return moved
-
-
-def standardisation(name: str, items: list[Item]) -> tuple[float, float]:
-    """Mean and standard deviation of a score over the items that have it; (0, 1) where it says nothing."""
-    values = [item.dialogue.answer.scores[name] for item in items if name in item.dialogue.answer.scores]
-    if not values:
-        return 0.0, 1.0
-    mean, std = float(torch.tensor(values).mean()), float(torch.tensor(values).std(correction=0))
-    return mean, std if std > 0 else 1.0

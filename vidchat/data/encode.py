@@ -12,25 +12,26 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from vidchat.data.cache import TokenCache
 from vidchat.data.journal import Journal, TrackWriter, hold, is_done, publish_finished, tidy, work_folder
-from vidchat.data.media import Media, MediaError
 from vidchat.data.report import Report
 from vidchat.data.shards import ShardError, dumps, is_summarised, summarise
-from vidchat.data.tokens import ClipEncoder, Piece, Track
+from vidchat.data.tokens import Piece, Track
+from vidchat.data.track_index import number_of
+from vidchat.data.windows import Decoded, encode, windows
 from vidchat.data.workers import each
 
-WINDOW = 256 << 20  # bytes of pictures that are decoded before they are encoded
-BATCH = 8  # spans of one shape that are encoded together
 ROUND = 2048  # jobs that workers are told of at a time
 Engine = Callable[[Callable[[int], None], int], None]  # runs function(0) .. function(n - 1), at the same time if it can
 
@@ -82,13 +83,10 @@ def fill(
         CacheError: There are only tokens that were made with something else, and no clips to make others from.
     """
     sharding = sharding or Sharding()
-    named: dict[str, Piece] = {}
-    for piece in pieces:
-        key = cache.key(piece)
-        named[key] = piece if piece.features else named.get(key, piece)
-    cache.refuse_stale(named.values())
     publish_finished(cache)
-    jobs = plan(cache, named, sharding)
+    count, lacking = survey(cache, pieces)
+    cache.refuse_stale(lacking.values())
+    jobs = plan(cache, lacking, sharding)
     if jobs:
         with hold(cache, "cache", wait=True):
             for track in cache.tracks.values():
@@ -99,33 +97,44 @@ def fill(
             for first in range(0, len(jobs), ROUND):
                 some = jobs[first : first + ROUND]
                 run(Worker(cache, some, tuple(devices), workers, sharding.bytes), workers)
-    for track in cache.tracks.values():
-        track.forget()
+        for track in cache.tracks.values():
+            track.forget()
     tracks = [track for track in cache.tracks.values() if track.exists]
     if work_folder(cache).is_dir() or not all(is_summarised(track.folder) for track in tracks):
         with hold(cache, "cache", wait=True):
             for track in tracks:
                 summarise(track.folder)
         tidy(cache)
-    bad = [(piece.clip.path.name, why) for piece in named.values() if (why := cache.look(piece).bad) is not None]
-    return Report("clips", len(named) - len(bad), bad)
+    bad = [(piece.clip.path.name, why) for piece in lacking.values() if (why := cache.look(piece).bad) is not None]
+    return Report("clips", count - len(bad), bad)
 
 
-def plan(cache: TokenCache, named: dict[str, Piece], sharding: Sharding) -> list[Job]:
+def survey(cache: TokenCache, pieces: Iterable[Piece]) -> tuple[int, dict[str, Piece]]:
+    """How many different pieces there are, and by key those that lack something: only these need be kept in mind."""
+    every, lacking = array("Q"), dict[str, Piece]()
+    for piece in pieces:
+        found = cache.look(piece)
+        every.append(number_of(found.key))
+        if found.missing or found.bad is not None:
+            lacking[found.key] = piece if piece.features else lacking.get(found.key, piece)
+    return len(np.unique(np.frombuffer(every, np.uint64))), lacking
+
+
+def plan(cache: TokenCache, lacking: dict[str, Piece], sharding: Sharding) -> list[Job]:
     """The jobs that are left. Jobs that are done leave whole slices out, so that the others stay what they were."""
-    lacking: dict[tuple[Track, ...], list[str]] = {}
-    for key, piece in named.items():
+    by_tracks: dict[tuple[Track, ...], list[str]] = {}
+    for key, piece in lacking.items():
         found = cache.look(piece)
         if found.missing and found.bad is None:
-            lacking.setdefault(found.missing, []).append(key)
+            by_tracks.setdefault(found.missing, []).append(key)
     jobs = []
-    for tracks, keys in lacking.items():
+    for tracks, keys in by_tracks.items():
         for first in range(0, len(keys), sharding.pieces):
             some = keys[first : first + sharding.pieces]
             generation = max(cache.tracks[track].generation(key) for track in tracks for key in some)
             folders = [cache.tracks[track].folder.name for track in tracks]
             digest = hashlib.sha256(dumps([folders, some, generation, sharding.bytes]).encode()).hexdigest()
-            jobs.append(Job(f"shard-{digest[:12]}", generation, tracks, tuple(named[key] for key in some)))
+            jobs.append(Job(f"shard-{digest[:12]}", generation, tracks, tuple(lacking[key] for key in some)))
     return jobs
 
 
@@ -160,8 +169,8 @@ class Worker:
         journal = Journal.read(self.cache, job.name)
         if not journal.finished:
             writers = {track: journal.writer(self.cache.tracks[track], job.generation) for track in job.tracks}
-            for window in _windows(self.cache, job.pieces[journal.done :]):
-                self._write(job, journal, writers, window, _encode(self.cache.encoder, window, job.tracks, device))
+            for window in windows(self.cache, job.pieces[journal.done :]):
+                self._write(job, journal, writers, window, encode(self.cache.encoder, window, job.tracks, device))
             journal.finish(writers)
         journal.publish(self.cache)
 
@@ -223,62 +232,6 @@ def on_ray(function: Callable[[int], None], count: int, gpus: float = 0) -> None
         one(number)
 
     ray.get([run.remote(shared, number) for number in range(count)])
-
-
-# One job: from clips to the bytes of its tars.
-
-
-@dataclass
-class Decoded:
-    """A piece's spans, or why there are none."""
-
-    piece: Piece
-    stamp: tuple[int, int] | None
-    spans: list[Media] = field(default_factory=list)
-    why: str | None = None
-
-
-def _windows(cache: TokenCache, pieces: Sequence[Piece]) -> Iterator[list[Decoded]]:
-    """Decoded pieces, a few at a time."""
-    window: list[Decoded] = []
-    held = 0
-    for piece in pieces:
-        window.append(_read(cache, piece))
-        held += sum(span.pictures.nbytes for span in window[-1].spans)
-        if held > WINDOW:
-            yield window
-            window, held = [], 0
-    if window:
-        yield window
-
-
-def _read(cache: TokenCache, piece: Piece) -> Decoded:
-    """Decodes a piece, in all the chunks that the cache has room for, from its file or from a media shard."""
-    stamp = cache.stamp(piece.clip)
-    try:
-        with cache.media.extracted(cache.name(piece.clip)) as path:
-            there = piece.clip if path is None or piece.clip.path.is_file() else replace(piece.clip, path=path)
-            return Decoded(piece, stamp, cache.encoder.read(replace(piece, clip=there, max_chunks=cache.longest)))
-    except (MediaError, ShardError) as error:
-        return Decoded(piece, stamp, why=str(error))
-
-
-def _encode(
-    encoder: ClipEncoder, window: list[Decoded], tracks: Sequence[Track], device: str
-) -> list[list[dict[Track, Tensor]]]:
-    """Encodes the spans of a window in batches of one shape; in the window's order."""
-    by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    for number, decoded in enumerate(window):
-        for k, span in enumerate(decoded.spans):
-            by_shape.setdefault(tuple(span.pictures.shape), []).append((number, k))
-    done: list[list[dict[Track, Tensor]]] = [[{} for _ in decoded.spans] for decoded in window]
-    for places in by_shape.values():
-        for first in range(0, len(places), BATCH):
-            some = places[first : first + BATCH]
-            spans = [window[number].spans[k] for number, k in some]
-            for (number, k), tokens in zip(some, encoder.encode_tracks(spans, tracks, device), strict=True):
-                done[number][k] = tokens
-    return done
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidchat.data.plainly import plainly
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -56,10 +58,10 @@ def encode(
     Stopped (or killed) and started again, it goes on where it was. The result can be trained on with
     `python train.py ... data=folder data.root=OUTPUT` and the same tokenizers and sizes.
     """
-    from vidchat.data.batches import Conditions
     from vidchat.data.cache import TOKENS, TokenCache
-    from vidchat.data.encode import Sharding, fill, plan
-    from vidchat.data.folder import read_folder
+    from vidchat.data.conditions import Conditions
+    from vidchat.data.encode import Sharding, fill, plan, survey
+    from vidchat.data.folder import open_folder
     from vidchat.data.media_shards import copy_manifest
 
     words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec), *(overrides or [])]
@@ -67,21 +69,21 @@ def encode(
     words += [f"data.fps={fps}"] * (fps is not None) + [f"data.dtype={dtype}"] * (dtype is not None)
     words += [f"data.max_chunks={max_chunks}"] * (max_chunks is not None) + ["data.turn=true"] * turn
     words += [f"data.size=[{size.replace('x', ',')}]"] if size is not None else []
-    with _told_plainly():
+    with plainly():
         if engine not in ("processes", "ray"):
             raise ValueError(f"--engine must be processes or ray, not {engine}")
         encoder, point, features = _encoder(data, words, audio_codec != "none")
-        dialogues, report = read_folder(data, media=False)
+        dialogues, report = open_folder(data, media=False)
         turns, longest = not only_answers, point["max_chunks"]
         chosen = Conditions(initiator=turns, earlier_turns=turns, features=features, max_chunks=longest)
-        pieces = [piece for dialogue in dialogues for piece in chosen.pieces(dialogue)]
+        pieces = (piece for dialogue in dialogues for piece in chosen.pieces(dialogue))
         folder = None if output is None else output / TOKENS
         cache = TokenCache(data, encoder, longest, point["dtype"], folder)
         sharding = Sharding(shard_clips, shard_mb << 20)
         if dry_run:
-            jobs = plan(cache, {cache.key(piece): piece for piece in pieces}, sharding)
-            missing = sum(len(job.pieces) for job in jobs)
-            typer.echo(f"{len(pieces)} pieces of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
+            count, lacking = survey(cache, pieces)
+            missing = sum(len(job.pieces) for job in plan(cache, lacking, sharding))
+            typer.echo(f"{count} pieces of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
             return
         devices, run = _on_ray(_devices(device)) if engine == "ray" else (_devices(device), None)
         report.skipped += fill(cache, pieces, devices, workers, run, sharding).skipped
@@ -102,7 +104,7 @@ def pack(
     from vidchat.data.media_shards import MEDIA
     from vidchat.data.media_shards import pack as pack_shards
 
-    with _told_plainly():
+    with plainly():
         report, _ = pack_shards(data, output, shard_mb << 20)
         typer.echo(_told(output / MEDIA))
         for where, why in report.skipped:
@@ -145,6 +147,17 @@ def _encoder(data: Path, words: list[str], sound: bool) -> tuple[ClipEncoder, di
     return ClipEncoder(vae, codec, point["fps"], size, point["turn"], thinker), point, config.condition.features
 
 
+def tokenizers(video_vae: str, audio_codec: str) -> tuple[Any, Any]:
+    """A video tokenizer and an audio codec (or `None` for "none") by their configs' names or their folders."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec)]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["stage=pretrain_av", "data=folder", "data.root=.", *words])
+    return instantiate(config.video_vae), None if audio_codec == "none" else instantiate(config.audio_codec)
+
+
 def _devices(told: str) -> list[str]:
     import torch
 
@@ -168,23 +181,3 @@ def _told(folder: Path) -> str:
 
     whole = json.loads((folder / "index.json").read_text())
     return f"{folder}: {whole['samples']} samples in {whole['shards']} shards, {whole['bytes'] / 2**20:.1f} MiB"
-
-
-def _told_plainly() -> Any:
-    """Tells an error that a person can put right in one sentence."""
-    from contextlib import contextmanager
-
-    from vidchat.errors import plain_message
-
-    @contextmanager
-    def told() -> Any:
-        try:
-            yield
-        except Exception as error:
-            message = plain_message(error)
-            if message is None:
-                raise
-            typer.echo(f"error: {message}", err=True)
-            raise typer.Exit(1) from None
-
-    return told()

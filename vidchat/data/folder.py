@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import xxhash
+
+from vidchat.data.dialogue_table import DialogueTable
 from vidchat.data.report import Report
 from vidchat.dialogue import Branch, Clip, Dialogue, Role, Split, Tier, Turn
 
@@ -33,8 +37,8 @@ def manifest_of(root: Path) -> Path:
     return manifest
 
 
-def read_folder(root: Path | str, media: bool = True) -> tuple[list[Dialogue], Report]:
-    """Reads a folder data set.
+def open_folder(root: Path | str, media: bool = True) -> tuple[DialogueTable, Report]:
+    """Reads a folder data set into a table, whose dialogues are made when they are asked for.
 
     A bad entry (not JSON, a word that does not exist, a file that is missing or lies outside the folder) is skipped
     and reported; the others are kept, in the manifest's order. A clip's path is relative to the folder and may not
@@ -50,21 +54,33 @@ def read_folder(root: Path | str, media: bool = True) -> tuple[list[Dialogue], R
     """
     root = Path(root)
     manifest = manifest_of(root)
-    dialogues: dict[str, Dialogue] = {}
-    report = Report("dialogues")
+    table, report = DialogueTable(partial(_made_again, root)), Report("dialogues")
+    taken: set[int] = set()  # digests of 64 bits, as there may be millions of ids
     for where, entry in entries(manifest):
         try:
             dialogue = make_dialogue(root, parse_entry(entry), media)
-            if dialogue.id in dialogues:
+            digest = xxhash.xxh3_64_intdigest(dialogue.id.encode("utf-8", "surrogatepass"))
+            if digest in taken:
                 raise ValueError(f"the id '{dialogue.id}' was used before; give every dialogue its own")
-            dialogues[dialogue.id] = dialogue
+            taken.add(digest)
+            table.add(entry if isinstance(entry, str) else json.dumps(entry), dialogue)
         except (ValueError, TypeError, OSError) as error:
             report.skipped.append((where, str(error)))
-    report.read = len(dialogues)
-    if not dialogues:
+    report.read = len(table)
+    if not len(table):
         why = f" (the first: {report.skipped[0][0]}: {report.skipped[0][1]})" if report.skipped else ""
         raise FolderError(f"{manifest}: holds no usable dialogue{why}; a line looks like {EXAMPLE}")
-    return list(dialogues.values()), report
+    return table, report
+
+
+def _made_again(root: Path, text: str) -> Dialogue:
+    return make_dialogue(root, json.loads(text), media=False)
+
+
+def read_folder(root: Path | str, media: bool = True) -> tuple[list[Dialogue], Report]:
+    """`open_folder`, with the dialogues in a list."""
+    table, report = open_folder(root, media)
+    return list(table), report
 
 
 def read_dialogues(root: Path | str) -> list[Dialogue]:
@@ -80,7 +96,7 @@ def inside(root: Path, name: str, media: bool = True) -> Path:
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"'clip' must be a path relative to the folder, not {name!r}")
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
+    if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         raise ValueError(f"the clip '{name}' lies outside the folder; use a path inside it")
     path = root / name
     if media and not path.is_file():
@@ -98,12 +114,13 @@ def entries(manifest: Path) -> Iterator[tuple[str, Any]]:
     if manifest.suffix == ".parquet":
         yield from _table_rows(manifest)
         return
-    text = manifest.read_text(encoding="utf-8", errors="replace")
     if manifest.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"{manifest.name} line {number}", line
+        with manifest.open(encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                if kept := line.strip():
+                    yield f"{manifest.name} line {number}", kept
         return
+    text = manifest.read_text(encoding="utf-8", errors="replace")
     try:
         elements = json.loads(text)
     except json.JSONDecodeError as error:

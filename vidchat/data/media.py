@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
-from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from vidchat.data.container import (
+    MediaError,
+    duration_of,
+    frames_of,
+    header_of,
+    is_wide,
+    length_of,
+    open_media,
+    origin_of,
+    picture_size,
+    pixel_aspect,
+    stream_of,
+)
 from vidchat.data.pictures import at_instants, crop, fill
 from vidchat.data.sound import edges, lay_out, mix_to_mono, resample, to_float
 from vidchat.data.writer import ClipWriter, write_clip
@@ -42,17 +52,6 @@ __all__ = [
     "read_sound",
     "write_clip",
 ]
-
-SEEK_MARGIN = 1.0  # seconds decoded and thrown away before a span, so that decoders are warmed up
-PLAYLISTS = {"hls", "concat", "dash", "imf"}  # files that name other files
-MISSING = {
-    "video": "has no picture track; give a video of the person",
-    "audio": "has no sound track; add one, or use a configuration without sound",
-}
-
-
-class MediaError(ValueError):
-    """A file that cannot be used, and what to do about it, in one sentence."""
 
 
 @dataclass
@@ -99,9 +98,9 @@ def read_clip(
             asks for it.
     """
     if audio:
-        with _open(clip.path) as container:
-            _stream(container, "audio", clip.path)  # before the pictures' long work
-    origin = _origin(clip.path)
+        with open_media(clip.path) as container:
+            stream_of(container, "audio", clip.path)  # before the pictures' long work
+    origin = origin_of(clip.path)
     pictures = _read_pictures(clip, origin, fps, size, max_seconds)
     length = round(len(pictures) * sample_rate / fps)
     sound = _read_sound(clip, origin, length, sample_rate) if audio else np.zeros(length, np.float32)
@@ -114,42 +113,9 @@ def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
     Raises:
         MediaError: The file is missing, empty, damaged, or holds no picture.
     """
-    with closing(_frames(Path(path), "video", None)) as frames:
+    with closing(frames_of(Path(path), "video", None)) as frames:
         for _, frame, stream in frames:
-            return torch.from_numpy(fill(frame, size, _pixel_aspect(stream), VideoReformatter()))
-    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
-
-
-def is_wide(path: Path) -> bool:
-    """Whether a video, upright, is wider than high; raises `MediaError`."""
-    with closing(_frames(path, "video", None)) as frames:
-        for _, frame, stream in frames:
-            wide = frame.width * _pixel_aspect(stream) > frame.height
-            return wide if round(frame.rotation / 90) % 2 == 0 else not wide
-    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
-
-
-def length_of(path: Path) -> float:
-    """How long a file's pictures last, in seconds, as its header tells; raises `MediaError`."""
-    return header_of(path)[0]
-
-
-def header_of(path: Path) -> tuple[float, int, int]:
-    """Seconds, height and width of a file's pictures, as its header tells; raises `MediaError`."""
-    with _open(path) as container:
-        stream = _stream(container, "video", path)
-        seconds = (container.duration or 0) / av.time_base
-        if stream.duration is not None:
-            seconds = float(stream.duration * stream.time_base)
-        return seconds, stream.height, stream.width
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a file's pictures, upright and with square pixels; raises `MediaError`."""
-    with closing(_frames(Path(path), "video", None)) as frames:
-        for _, frame, stream in frames:
-            height, width = frame.height, round(frame.width * _pixel_aspect(stream))
-            return (width, height) if round(frame.rotation / 90) % 2 else (height, width)
+            return torch.from_numpy(fill(frame, size, pixel_aspect(stream), VideoReformatter()))
     raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
 
 
@@ -159,7 +125,7 @@ def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], m
     with closing(_shown(clip, origin, fps, max_seconds)) as frames:
         for frame, stream in frames:
             if frame is not before:
-                picture = fill(frame, size, _pixel_aspect(stream), reformatter)
+                picture = fill(frame, size, pixel_aspect(stream), reformatter)
             pictures.append(picture)
             before = frame
     if not pictures:
@@ -172,8 +138,8 @@ def _shown(clip: Clip, origin: float, fps: int, max_seconds: float | None) -> Ge
     longest = [s for s in (max_seconds, None if clip.end is None else clip.end - clip.start) if s is not None]
     limit = max(1, round(min(longest) * fps)) if longest else None
     begin = origin + clip.start
-    with closing(_frames(clip.path, "video", begin)) as frames:
-        timed = ((time - begin, _duration(frame, stream), (frame, stream)) for time, frame, stream in frames)
+    with closing(frames_of(clip.path, "video", begin)) as frames:
+        timed = ((time - begin, duration_of(frame, stream), (frame, stream)) for time, frame, stream in frames)
         yield from islice(at_instants(timed, fps), limit)
 
 
@@ -192,10 +158,10 @@ def crop_pictures(
         MediaError: As `read_clip`.
     """
     reformatter, before, any_at_all = VideoReformatter(), None, False
-    with closing(_shown(clip, _origin(clip.path), fps, None)) as frames:
+    with closing(_shown(clip, origin_of(clip.path), fps, None)) as frames:
         for frame, stream in frames:
             if frame is not before:
-                picture = crop(frame, box, _pixel_aspect(stream), longest_side, reformatter)
+                picture = crop(frame, box, pixel_aspect(stream), longest_side, reformatter)
             yield picture
             before, any_at_all = frame, True
     if not any_at_all:
@@ -213,13 +179,13 @@ def read_sound(clip: Clip, length: int, sample_rate: int, beside: Path | None = 
     """
     if beside is not None:
         return _read_sound(replace(clip, path=beside), 0.0, length, sample_rate)
-    return _read_sound(clip, _origin(clip.path), length, sample_rate)
+    return _read_sound(clip, origin_of(clip.path), length, sample_rate)
 
 
 def _read_sound(clip: Clip, origin: float, length: int, sample_rate: int) -> np.ndarray:
     """(length,) float32 from the instant of picture 0 on."""
     begin = origin + clip.start
-    with closing(_frames(clip.path, "audio", begin)) as frames:
+    with closing(frames_of(clip.path, "audio", begin)) as frames:
         first = next(frames, None)
         if first is None:
             raise MediaError(f"{clip.path}: its sound track is empty; add sound, or use a configuration without")
@@ -237,77 +203,3 @@ def _mono(frames: Iterable[tuple[float, Any, Any]]) -> Iterator[tuple[float, np.
         if not frame.format.is_planar:
             samples = samples.reshape(-1, len(names)).T
         yield time, mix_to_mono(to_float(samples), names)
-
-
-def _origin(path: Path) -> float:
-    """When picture 0 is shown, in seconds of the container's clock."""
-    with closing(_frames(path, "video", None)) as frames:
-        for time, _, _ in frames:
-            return time
-    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
-
-
-def _frames(path: Path, kind: str, begin: float | None) -> Generator[tuple[float, Any, Any], None, None]:
-    """(time, frame, stream) from at or before `begin`; from the file's start where its index misleads the seek."""
-    for seek in (begin is not None and begin > SEEK_MARGIN, False):
-        with _open(path) as container:
-            stream = _stream(container, kind, path)
-            if seek and begin is not None:
-                container.seek(math.floor((begin - SEEK_MARGIN) * av.time_base))
-            late = seek
-            for time, frame in _timed(container, stream):
-                if late and begin is not None and time > begin:
-                    break
-                late = False
-                yield time, frame, stream
-            if not late:
-                return
-
-
-def _timed(container: InputContainer, stream: Any) -> Iterator[tuple[float, Any]]:
-    """Decoded frames with their times in seconds; one without a timestamp follows the one before."""
-    expected = 0.0
-    for frame in container.decode(stream):
-        time = expected if frame.time is None else frame.time
-        expected = time + _duration(frame, stream)
-        yield time, frame
-
-
-def _duration(frame: Any, stream: Any) -> float:
-    if stream.type == "audio":
-        return frame.samples / frame.sample_rate
-    if frame.duration:
-        return float(frame.duration * frame.time_base)
-    return float(1 / (stream.average_rate or stream.guessed_rate or 25))
-
-
-def _pixel_aspect(stream: Any) -> Fraction:
-    return stream.sample_aspect_ratio or Fraction(1)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[InputContainer]:
-    """Opens a local media file, and turns whatever goes wrong in reading it into one sentence."""
-    if not path.is_file():
-        raise MediaError(f"{path}: there is no such file; check the path")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path}: the file is empty; copy or record it again")
-    try:
-        # Only local files: a crafted playlist must not fetch anything.
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            if PLAYLISTS & set(container.format.name.split(",")):
-                raise MediaError(f"{path}: this is a playlist, not media; give the media file itself")
-            yield container
-    except av.error.FFmpegError as error:
-        raise MediaError(
-            f"{path}: cannot be decoded ({error.strerror}); check that it plays, re-encode or replace it"
-        ) from error
-
-
-def _stream(container: InputContainer, kind: str, path: Path) -> Any:
-    streams = container.streams.video if kind == "video" else container.streams.audio
-    if not streams:
-        raise MediaError(f"{path}: {MISSING[kind]}")
-    # Frame threads of a container that a fork inherits hang the child, and at these sizes they gain nothing.
-    streams[0].codec_context.thread_count = 1
-    return streams[0]

@@ -150,5 +150,3 @@ def _write(root: Path, path: Path, clips: dict[Path, list[Clip]]) -> None:
         files.append({"name": name, **member._asdict()})
     size, sha256 = writer.finish()
     publish(path, {"samples": len(files), "bytes": size, "sha256": sha256, "files": files})
-
-

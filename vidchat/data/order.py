@@ -39,7 +39,7 @@ class Stream:
     """
 
     name: str
-    items: Sequence[int]
+    items: Sequence[int] | np.ndarray
     weight: float = 1.0
 
 
@@ -122,7 +122,7 @@ class Order:
         epoch, within = divmod(j, len(stream.items))
         where = ("epoch", epoch) if not stream.name else (stream.name, "epoch", epoch)
         row = int(self._permutation(where, len(stream.items))[within])
-        return Place(stream.items[row], f"{stream.name}/{j}" if stream.name else str(j))
+        return Place(int(stream.items[row]), f"{stream.name}/{j}" if stream.name else str(j))
 
     def _permutation(self, where: tuple[int | str, ...], count: int) -> np.ndarray:
         key = (*where, count)

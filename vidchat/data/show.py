@@ -8,14 +8,18 @@ import heapq
 import html
 import io
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
+from vidchat.data.kept_tokens import AudioDecoder, KeptTokens, VideoDecoder
 from vidchat.data.media import Media, MediaError, header_of, read_clip, write_clip
+from vidchat.data.shards import ShardError
 from vidchat.dialogue import Clip, Dialogue
 
 HEIGHT = 160  # pixels of a shown picture
@@ -40,8 +44,17 @@ class Choice:
     split: str | None = None
 
 
-def choose(root: Path, choice: Choice, count: int, seed: int) -> list[Dialogue]:
-    """Some dialogues whose files are there, the same for the same seed.
+@dataclass(frozen=True)
+class Decoders:
+    """What shows a folder's tokens where its clips are not there."""
+
+    tokens: KeptTokens
+    video: VideoDecoder
+    audio: AudioDecoder | None
+
+
+def choose(root: Path, choice: Choice, count: int, seed: int, tokens: KeptTokens | None = None) -> list[Dialogue]:
+    """Some dialogues whose files are there, or tokens of every turn; the same for the same seed.
 
     Raises:
         FolderError: There is no data set, or none of its dialogues can be shown.
@@ -64,34 +77,50 @@ def choose(root: Path, choice: Choice, count: int, seed: int) -> list[Dialogue]:
     found: list[Dialogue] = []
     for _, _, parsed in sorted(drawn, key=lambda one: one[0], reverse=True):
         try:
-            found.append(make_dialogue(root, parsed))
+            found.append(_there(root, parsed, tokens))
         except (ValueError, TypeError, OSError):
             continue
         if len(found) == count:
             break
     if not found:
         told = ", ".join(f"{key} {value}" for key, value in wanted.items()) or "any kind"
-        why = (
-            "none of those looked at has its files here; cut them with 'vidchat data cut'"
-            if matching
-            else "there is none"
-        )
+        lacking = "none of those looked at has its files here; cut them with 'vidchat data cut'"
+        if tokens is not None:
+            lacking = "none of those looked at has its files here, or tokens of all its turns"
+        why = lacking if matching else "there is none"
         raise FolderError(f"{root}: no dialogue of {told} can be shown: {why}")
     return found
 
 
-def show(root: Path, output: Path, choice: Choice, count: int = 5, seed: int = 0) -> int:
+def _there(root: Path, entry: object, tokens: KeptTokens | None) -> Dialogue:
+    """Raises `ValueError` where a turn can be shown from neither a file nor tokens."""
+    dialogue = make_dialogue(root, entry, media=tokens is None)
+    for clip in (turn.clip for turn in dialogue.turns):
+        if tokens is not None and not clip.path.is_file() and tokens.seconds(dialogue, clip) is None:
+            raise ValueError(f"{clip.path}: is not there, and has no tokens")
+    return dialogue
+
+
+def show(
+    root: Path, output: Path, choice: Choice, count: int = 5, seed: int = 0, decoders: Decoders | None = None
+) -> int:
     """Writes a page (`.html`) or a contact sheet (`.png`); returns the number of dialogues on it."""
-    dialogues = choose(root, choice, count, seed)
+    dialogues = choose(root, choice, count, seed, None if decoders is None else decoders.tokens)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() in (".png", ".jpg"):
-        _sheet(dialogues).save(output)
+        _sheet(dialogues, decoders).save(output)
     else:
-        output.write_text(_page(root, dialogues), encoding="utf-8")
+        output.write_text(_page(root, dialogues, decoders), encoding="utf-8")
     return len(dialogues)
 
 
-def _read(clip: Clip) -> Media | None:
+def _read(dialogue: Dialogue, clip: Clip, decoders: Decoders | None) -> Media | None:
+    if decoders is not None and not clip.path.is_file():
+        try:
+            media = decoders.tokens.media(dialogue, clip, decoders.video, decoders.audio)
+        except ShardError:
+            return None
+        return None if media is None else replace(media, pictures=_shown_size(media.pictures))
     try:
         _, height, width = header_of(clip.path)
         size = (HEIGHT, min(WIDEST, max(2, round(HEIGHT * width / height / 2) * 2)))
@@ -101,6 +130,12 @@ def _read(clip: Clip) -> Media | None:
             return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS, audio=False)
     except MediaError:
         return None
+
+
+def _shown_size(pictures: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 at the height of a shown picture."""
+    width = max(2, round(HEIGHT * pictures.shape[3] / pictures.shape[2] / 2) * 2)
+    return interpolate(pictures.float(), (HEIGHT, width), mode="bilinear", antialias=True).round().byte()
 
 
 def _strip(media: Media) -> Image.Image:
@@ -119,18 +154,19 @@ def _told(clip: Clip) -> str:
     return "  ".join(part for part in (end, scores) if part)
 
 
-def _page(root: Path, dialogues: list[Dialogue]) -> str:
-    sections = "\n".join(_section(dialogue) for dialogue in dialogues)
-    title = html.escape(f"{len(dialogues)} dialogues of {root.name or root}")
+def _page(root: Path, dialogues: list[Dialogue], decoders: Decoders | None) -> str:
+    sections = "\n".join(_section(dialogue, decoders) for dialogue in dialogues)
+    how = "" if decoders is None else ", decoded from tokens where clips are not there"
+    title = html.escape(f"{len(dialogues)} dialogues of {root.name or root}{how}")
     return (
         f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>\n{sections}\n"
     )
 
 
-def _section(dialogue: Dialogue) -> str:
+def _section(dialogue: Dialogue, decoders: Decoders | None) -> str:
     turns = []
     for turn in dialogue.turns:
-        clip, media = turn.clip, _read(turn.clip)
+        clip, media = turn.clip, _read(dialogue, turn.clip, decoders)
         said = f"<blockquote>{html.escape(clip.text)}</blockquote>" if clip.text else ""
         shown = "<p class=note>cannot be decoded</p>" if media is None else _video(media) + _image(_strip(media))
         turns.append(
@@ -154,13 +190,13 @@ def _image(picture: Image.Image) -> str:
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _sheet(dialogues: list[Dialogue]) -> Image.Image:
+def _sheet(dialogues: list[Dialogue], decoders: Decoders | None) -> Image.Image:
     """A row of pictures for each turn, under its words."""
     rows: list[tuple[str, Image.Image | None]] = []
     for dialogue in dialogues:
         rows.append((_title(dialogue), None))
         for turn in dialogue.turns:
-            media = _read(turn.clip)
+            media = _read(dialogue, turn.clip, decoders)
             words = f"{turn.role} {turn.clip.speaker}: {turn.clip.text or ''}   {_told(turn.clip)}"
             rows.append((words, None if media is None else _strip(media)))
     line = 24

@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from vidchat.data.dialogues import SUMMARY
-from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
-from vidchat.data.manifest import ROWS, ManifestError, open_manifest
+from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
+from vidchat.data.kept_tokens import KeptTokens
+from vidchat.data.manifest import COLUMNS, ROWS, ManifestError, as_table, open_manifest
+from vidchat.dialogue import Dialogue
 
 MANIFEST = "clips.parquet"
 MEASURES: dict[str, tuple[float, float, int, str]] = {
@@ -96,45 +98,78 @@ def distributions(manifest: Path) -> Distributions:
     return found
 
 
-def dialogue_table(root: Path) -> list[dict[str, Any]]:
+def dialogue_table(root: Path, tokens: KeptTokens | None = None) -> list[dict[str, Any]]:
     """Rows of branch, kind, tier, split, dialogues, answer_hours and hours, of a folder data set.
 
     What `vidchat data branches` wrote is taken from its summary, unless it was changed since; of another folder every
-    file's header is read.
+    file's header is read, and for files that are not there the tokens' lengths.
+
+    Args:
+        root: The folder.
+        tokens: Its tokens, if it has any.
 
     Raises:
-        FolderError: There is no data set in the folder.
+        FolderError: There is no data set in the folder, or neither files nor tokens of any dialogue.
     """
     summary, dialogues = root / SUMMARY, manifest_of(root)
     if summary.is_file() and summary.stat().st_mtime_ns >= dialogues.stat().st_mtime_ns:
         told = json.loads(summary.read_text())
         if told.get("dialogues"):
             return list(told["dialogues"])
-    return list(_counted(root))
-
-
-def _counted(root: Path) -> Iterator[dict[str, Any]]:
-    from vidchat.data.media import length_of
-
     sums: dict[tuple[str, str, str], list[float]] = {}
-    lengths: dict[Path, float] = {}
-    for _, entry in entries(manifest_of(root)):
-        try:
-            dialogue = make_dialogue(root, parse_entry(entry))
-            seconds = []
-            for turn in dialogue.turns:
-                clip = turn.clip
-                if clip.end is None and clip.path not in lengths:
-                    lengths[clip.path] = length_of(clip.path)
-                seconds.append((lengths[clip.path] if clip.end is None else clip.end) - clip.start)
-        except (ValueError, TypeError, OSError):
-            continue
+    for dialogue, seconds in lengths(root, tokens):
         row = sums.setdefault((dialogue.branch, dialogue.tier, dialogue.split), [0.0, 0.0, 0.0])
-        for place, value in enumerate((1, seconds[-1], sum(seconds))):
+        answer = next(k for k, turn in enumerate(dialogue.turns) if turn.clip is dialogue.answer)
+        for place, value in enumerate((1, seconds[answer], sum(seconds))):
             row[place] += value
+    if not sums:
+        raise FolderError(f"{root}: neither clips nor tokens of any of its dialogues are there; cut or encode them")
+    table = []
     for (branch, tier, split), (count, answers, everything) in sorted(sums.items()):
         told = {"branch": branch, "kind": "", "tier": tier, "split": split, "dialogues": int(count)}
-        yield {**told, "answer_hours": answers / 3600, "hours": everything / 3600}
+        table.append({**told, "answer_hours": answers / 3600, "hours": everything / 3600})
+    return table
+
+
+def lengths(root: Path, tokens: KeptTokens | None) -> Iterator[tuple[Dialogue, list[float]]]:
+    """Each dialogue whose answer is there, as files or as tokens, and how many seconds of each of its turns are."""
+    from vidchat.data.media import length_of
+
+    headers: dict[Path, float] = {}
+    for _, entry in entries(manifest_of(root)):
+        try:
+            dialogue = make_dialogue(root, parse_entry(entry), media=False)
+            seconds: list[float | None] = []
+            for clip in (turn.clip for turn in dialogue.turns):
+                if not clip.path.is_file():
+                    seconds.append(None if tokens is None else tokens.seconds(dialogue, clip))
+                    continue
+                if clip.end is None and clip.path not in headers:
+                    headers[clip.path] = length_of(clip.path)
+                seconds.append((headers[clip.path] if clip.end is None else clip.end) - clip.start)
+        except (ValueError, TypeError, OSError):
+            continue
+        answered = any(turn.clip is dialogue.answer and s for turn, s in zip(dialogue.turns, seconds, strict=True))
+        if answered and (tokens is not None or None not in seconds):
+            yield dialogue, [second or 0.0 for second in seconds]
+
+
+def distributions_of_tokens(root: Path, tokens: KeptTokens) -> Distributions:
+    """Of the clips that a folder has as tokens, as far as its dialogues tell of them; their resolution is not known."""
+    found, seen, rows = Distributions(), set[tuple[str, float]](), list[dict[str, Any]]()
+    for dialogue, seconds in lengths(root, tokens):
+        for turn, length in zip(dialogue.turns, seconds, strict=True):
+            place = str(turn.clip.path), turn.clip.start
+            if length and place not in seen:
+                seen.add(place)
+                words = None if turn.clip.text is None else len(turn.clip.text.split())
+                scores = {name: value for name, value in turn.clip.scores.items() if name in COLUMNS}
+                rows.append({**scores, "duration_s": length, "words": words, "source": "tokens"})
+        if len(rows) >= ROWS:
+            found.add(as_table(rows))
+            rows = []
+    found.add(as_table(rows))
+    return found
 
 
 def by_branch_and_tier(table: list[dict[str, Any]]) -> list[dict[str, Any]]:

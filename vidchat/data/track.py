@@ -7,57 +7,18 @@ Latents, codes and features are a track each, in a folder whose name fingerprint
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from vidchat.data.made_with import MADE_WITH, folder_name, identity, read_made_with
-from vidchat.data.shards import Member, ShardError, ShardReader, indexes, write_whole, zeros_shared
+from vidchat.data.shards import ShardError, ShardReader, indexes, write_whole, zeros_shared
 from vidchat.data.tokens import Track
-
-Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
-
-
-class Sample(NamedTuple):
-    """One span's tokens: where they are, and the shape they have."""
-
-    member: Member
-    shape: tuple[int, ...]
-
-
-class Entry(NamedTuple):
-    """An encoded piece: its shard, its spans, the stamp of the clip it was made of, and its first span's number."""
-
-    shard: int
-    samples: tuple[Sample, ...]
-    stamp: Stamp
-    number: int
-
-
-class _Index:
-    """What the indexes of a track's shards tell, the later made last: of two entries of a piece that one counts."""
-
-    def __init__(self) -> None:
-        self.shards: list[Path] = []
-        self.generations: list[int] = []
-        self.entries: dict[str, Entry] = {}
-        self.bad: dict[str, tuple[Stamp, str, int]] = {}
-        self.count = 0  # samples
-
-    def add(self, path: Path, shard: dict[str, Any]) -> None:
-        """Takes in the index of one shard."""
-        number = len(self.shards)
-        for piece in shard["pieces"]:
-            samples = tuple(Sample(Member(o, s, c), tuple(shape)) for o, s, c, shape in piece["samples"])
-            self.entries[piece["key"]] = Entry(number, samples, _stamp(piece["stamp"]), self.count)
-            self.bad.pop(piece["key"], None)
-            self.count += len(samples)
-        for piece in shard["bad"]:
-            self.bad[piece["key"]] = (_stamp(piece["stamp"]), piece["why"], number)
-        self.shards.append(path.with_suffix(".tar"))
-        self.generations.append(shard["generation"])
+from vidchat.data.track_index import Entry, Stamp, TrackIndex
 
 
 class TrackCache:
@@ -99,19 +60,14 @@ class TrackCache:
             self.exists = True
 
     @cached_property
-    def _index(self) -> _Index:
-        read = [(path, json.loads(path.read_text())) for path in indexes(self.folder)]
-        found = _Index()
-        for path, shard in sorted(read, key=lambda one: (one[1]["generation"], one[0])):
-            found.add(path, shard)
-        return found
+    def _index(self) -> TrackIndex:
+        return TrackIndex(indexes(self.folder))
 
     def generation(self, key: str) -> int:
         """One more than that of the shard that tells of a piece, 0 if none does."""
-        index = self._index
-        shards = [index.entries[key].shard] if key in index.entries else []
-        shards += [index.bad[key][2]] if key in index.bad else []
-        return max((index.generations[shard] + 1 for shard in shards), default=0)
+        entry, bad = self._index.entry(key), self._index.bad(key)
+        shards = ([] if entry is None else [entry.shard]) + ([] if bad is None else [bad[2]])
+        return max((self._index.generations[shard] + 1 for shard in shards), default=0)
 
     @property
     def shards(self) -> list[Path]:
@@ -119,11 +75,11 @@ class TrackCache:
 
     def entry(self, key: str) -> Entry | None:
         """An encoded piece, or `None`."""
-        return self._index.entries.get(key)
+        return self._index.entry(key)
 
     def bad(self, key: str) -> tuple[Stamp, str] | None:
         """Why a piece could not be encoded, and the stamp its clip had."""
-        found = self._index.bad.get(key)
+        found = self._index.bad(key)
         return None if found is None else found[:2]
 
     def forget(self) -> None:
@@ -138,7 +94,7 @@ class TrackCache:
 
     def ahead(self, key: str, span: int) -> None:
         """Begins to fetch what `load` will read."""
-        entry = self._index.entries[key]
+        entry = self._known(key)
         self.reader.ahead(self.shards[entry.shard], entry.samples[span].member)
 
     def load(self, key: str, span: int) -> Tensor:
@@ -147,24 +103,22 @@ class TrackCache:
         Raises:
             ShardError: They cannot be read; the sample is marked in `damaged`.
         """
-        entry = self._index.entries[key]
+        entry = self._known(key)
         try:
             return self.reader.tensor(self.shards[entry.shard], entry.samples[span].member, self.track)
         except ShardError:
             self.damaged[entry.number + span] = 1
             raise
 
+    def _known(self, key: str) -> Entry:
+        entry = self.entry(key)
+        if entry is None:
+            raise KeyError(f"{self.folder} holds no piece {key}")
+        return entry
+
     def damage(self) -> dict[str, int]:
         """How many samples of each shard turned out to be unreadable."""
-        counts: dict[str, int] = {}
-        if "damaged" in self.__dict__ and bool(self.damaged.any()):
-            for entry in self._index.entries.values():
-                found = int(self.damaged[entry.number : entry.number + len(entry.samples)].sum())
-                if found:
-                    name = f"{self.folder.name}/{self.shards[entry.shard].name}"
-                    counts[name] = counts.get(name, 0) + found
-        return counts
-
-
-def _stamp(told: list[int] | None) -> Stamp:
-    return None if told is None else (told[0], told[1])
+        if "damaged" not in self.__dict__ or not bool(self.damaged.any()):
+            return {}
+        shards = Counter(self._index.shards_of(np.flatnonzero(self.damaged.numpy())).tolist())
+        return {f"{self.folder.name}/{self.shards[shard].name}": count for shard, count in sorted(shards.items())}

@@ -65,8 +65,8 @@ def _read(kind: str, bucket: int, units: Sequence[Unit], parts: Path, found: _Fo
     for row, key in enumerate(table[KEYS.get(kind, "clip")].to_pylist()):
         kept = first.setdefault(key, row)
         if kept != row and kind in KEYS and _file(members[kept]) == _file(members[row]):
-            same = "same" if digests[kept] == digests[row] else "other"
-            damage = Damage("name comes twice", f"with the {same} content as in {origin[kept]}, which counts")
+            content = "the same content as" if digests[kept] == digests[row] else "other content than"
+            damage = Damage("name comes twice", f"with {content} in {origin[kept]}, which counts")
             found.damage.append(damaged(kind, origin[row], members[row], damage, kept=False))
     return table.take(pa.array(list(first.values()), pa.int64()))
 

@@ -117,6 +117,8 @@ def _sync(record: Record, clip: ClipName) -> dict[str, float | None]:
         raise Damage("wrong type", "'sync' is not an object")
     best: dict[str, list[float]] = {}
     for person, segments in sync.items():
+        if not person.isdecimal():  # whose score it is would be unknown, and this person's would seem to be missing
+            raise Damage("wrong type", f"'sync' has scores of {person[:20]!r}, not of a person's number")
         if not isinstance(segments, list):
             raise Damage("wrong type", f"'sync' of person {person[:20]!r} is not a list")
         scores = [numbers("sync", segment, 3) for segment in segments]

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
-_VIDEO = r"(?P<youtube>[A-Za-z0-9_-]{11})_(?P<width>[0-9]{1,5})x(?P<height>[0-9]{1,5})_full_video"
+_VIDEO = r"(?P<youtube>[A-Za-z0-9_-]{11})_(?P<width>[1-9][0-9]{0,4})x(?P<height>[1-9][0-9]{0,4})_full_video"
 _VOICED = _VIDEO + r"_(?P<scene>[0-9]{3,9})_(?P<voice>(?:[A-Z]_)?None|[A-Z])"
 _PERSON = r"_(?P<person>[0-9]{2,9})"
 _ENDING = r"(?:\.(?:json|mp4|wav))?"

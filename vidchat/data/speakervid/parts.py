@@ -37,7 +37,7 @@ from vidchat.data.speakervid.merged import read_merged
 from vidchat.data.speakervid.names import Damage, base_name
 from vidchat.data.speakervid.values import parse
 
-VERSION = 1  # of what is read from a record; parts of another are made again
+VERSION = 2  # of what is read from a record; parts of another are made again
 BUCKETS = 64
 ROWS = 10_000  # held before they are written down
 

@@ -24,9 +24,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None, help="processes; one per CPU unless told")
     given = parser.parse_args()
     height, width = given.size
-    settings = RenderSettings(
-        given.dialogues, given.pairings, given.seed, height, width, given.fps, given.sample_rate
-    )
+    settings = RenderSettings(given.dialogues, given.pairings, given.seed, height, width, given.fps, given.sample_rate)
     begun = time.monotonic()
     try:
         manifest = render(given.output, settings, given.workers)
