@@ -6,9 +6,12 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from vidchat.bench.sheet import LABEL
 from vidchat.cli import app
 
 
@@ -48,6 +51,11 @@ def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
     assert table.exit_code == 0, table.output
     assert "| dyadic none → dyadic audio | FID | better | equal | not told apart |" in table.output
     assert (tmp_path / "dyadic" / "audio").is_dir()
+    with Image.open(tmp_path / "ablation.png") as sheet:
+        sheet = np.asarray(sheet.convert("RGB")).astype(int)
+    lines = sheet.reshape(4, -1, *sheet.shape[1:])[:, LABEL:]  # the truth and three rows, which are copies of it
+    third = lines.shape[2] // 3
+    assert np.array_equal(lines[0][:, : 2 * third], lines[1][:, : 2 * third])
     written = json.loads((tmp_path / "ablation.json").read_text())
     assert [(row["protocol"], row["switches"]) for row in written] == [
         ("dyadic", []), ("dyadic", ["audio"]), ("conditioned", [])

@@ -52,9 +52,7 @@ class Losses(L.Callback):
         self.seen.append(float(outputs["loss"]))
 
 
-def fit(
-    trained: AudioCodecModule, steps: int, folder: Path, ckpt: Path | None = None
-) -> tuple[L.Trainer, list[float]]:
+def fit(trained: AudioCodecModule, steps: int, folder: Path, ckpt: Path | None = None) -> tuple[L.Trainer, list[float]]:
     losses = Losses()
 
     trainer = L.Trainer(

@@ -46,9 +46,7 @@ def module(steps: int = 60, **settings: object) -> VideoTokenizerModule:
     return VideoTokenizerModule(vae, optimizer, **(defaults | settings))  # type: ignore[arg-type]
 
 
-def fit(
-    trained: VideoTokenizerModule, steps: int, directory: Path, callbacks: list[L.Callback] | None = None
-) -> None:
+def fit(trained: VideoTokenizerModule, steps: int, directory: Path, callbacks: list[L.Callback] | None = None) -> None:
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,

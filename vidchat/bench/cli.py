@@ -141,7 +141,9 @@ def ablation(
     from vidchat.bench.ablation import ablation_table, as_json, read_place, rows_of
     from vidchat.bench.ablation import generate as run
     from vidchat.bench.orderings import orderings, orderings_text
+    from vidchat.bench.pairs import read_pairs
     from vidchat.bench.results import read_result
+    from vidchat.bench.sheet import draw_sheet
 
     with _plainly():
         places = [read_place(text) for text in row]
@@ -161,7 +163,10 @@ def ablation(
         table = ablation_table(rows) + "\n" + orderings_text(orderings(rows))
         (output / "ablation.md").write_text(table, encoding="utf-8")
         (output / "ablation.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
+        told = {f"{place.protocol}: {place.name}": path for place, path in clips.items()}
+        draw_sheet(read_pairs(pairs), told, output / "ablation.png")
         print(table)
+        console.print(f"also {output / 'ablation.md'}, ablation.json, ablation.png", highlight=False)
 
 
 @app.command()
