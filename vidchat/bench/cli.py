@@ -8,8 +8,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -19,8 +20,17 @@ app = typer.Typer(
 )
 console = Console()
 
+
+def _option(panel: str, text: str) -> Any:
+    """An option under a heading of the help."""
+    return typer.Option(help=text, rich_help_panel=panel)
+
+
 Pairs = Annotated[Path, typer.Option("--pairs", help="The benchmark folder, as `make` wrote it.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where it goes.")]
+_view = partial(_option, "How clips are looked at")
+_weights = partial(_option, "Published weights")
+_work = partial(_option, "The work and the report")
 
 
 @app.command()
@@ -56,32 +66,36 @@ def score(
     protocol: Annotated[
         str, typer.Option(help="conditioned (the systems were told the words) or dyadic (they heard the initiator).")
     ] = "dyadic",
-    size: Annotated[str | None, typer.Option(help="Working size, WIDTHxHEIGHT; else the first true answer's.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Pictures of a clip for PSNR and SSIM, evenly; else all.")] = None,
-    face: Annotated[
-        Path | None, typer.Option(help="RFB-320 face detector, ONNX; else faces are in the middle.")
-    ] = None,
-    inception: Annotated[Path | None, typer.Option(help="FID: inception-2015-12-05.pt (TorchScript).")] = None,
-    i3d: Annotated[Path | None, typer.Option(help="FVD: i3d_torchscript.pt of StyleGAN-V.")] = None,
-    arcface: Annotated[Path | None, typer.Option(help="Identity: w600k_r50.onnx; with --scrfd.")] = None,
-    scrfd: Annotated[Path | None, typer.Option(help="Landmarks for ArcFace: det_10g.onnx.")] = None,
-    syncnet: Annotated[Path | None, typer.Option(help="Sync: syncnet_v2.model.")] = None,
-    whisper: Annotated[str | None, typer.Option(help="Coherence: a Whisper model, folder or Hub name.")] = None,
-    clip: Annotated[str | None, typer.Option(help="Coherence: a CLIP model; with --whisper.")] = None,
-    sentence: Annotated[str | None, typer.Option(help="Coherence: a sentence encoder; with --whisper.")] = None,
+    size: Annotated[str | None, _view("Working size, WIDTHxHEIGHT; else the first true answer's.")] = None,
+    frames: Annotated[int | None, _view("Pictures of a clip for PSNR and SSIM, evenly; else all.")] = None,
+    face: Annotated[Path | None, _view("RFB-320 face detector, ONNX; else faces are in the middle.")] = None,
+    inception: Annotated[Path | None, _weights("FID: inception-2015-12-05.pt (TorchScript).")] = None,
+    i3d: Annotated[Path | None, _weights("FVD: i3d_torchscript.pt of StyleGAN-V.")] = None,
+    videomae: Annotated[Path | None, _weights("CD-FVD, an extra: vit_g_hybrid_pt_1200e_ssv2_ft.pth.")] = None,
+    arcface: Annotated[Path | None, _weights("Identity: w600k_r50.onnx; with --scrfd.")] = None,
+    scrfd: Annotated[Path | None, _weights("Landmarks for ArcFace: det_10g.onnx.")] = None,
+    whisper: Annotated[str | None, _weights("Coherence: a Whisper model, folder or Hub name.")] = None,
+    clip: Annotated[str | None, _weights("Coherence: a CLIP model; with --whisper.")] = None,
+    sentence: Annotated[str | None, _weights("Coherence: a sentence encoder; with --whisper.")] = None,
+    syncnet: Annotated[Path | None, _weights("Sync: syncnet_v2.model.")] = None,
     expression: Annotated[
-        str | None, typer.Option(help="Emotion: package.module:function that gives expression coefficients.")
+        str | None, _weights("Emotion: package.module:function that gives expression coefficients.")
     ] = None,
-    sim: Annotated[Path | None, typer.Option(help="Voice: UniSpeech's wavlm_large_finetune.pth.")] = None,
-    xvector: Annotated[str | None, typer.Option(help="Voice: a speaker model of transformers.")] = None,
-    dnsmos: Annotated[Path | None, typer.Option(help="Speech quality: sig_bak_ovr.onnx.")] = None,
-    device: Annotated[str, typer.Option(help="Where networks run.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
-    resamples: Annotated[int, typer.Option(help="For the intervals of Fréchet distances.")] = 100,
-    cache: Annotated[Path | None, typer.Option(help="Folder of features; else OUTPUT/features.")] = None,
-    embed: Annotated[int, typer.Option(help="Pairs whose clips are put into the page itself.")] = 12,
+    sim: Annotated[Path | None, _weights("Voice: UniSpeech's wavlm_large_finetune.pth.")] = None,
+    xvector: Annotated[str | None, _weights("Voice: a speaker model of transformers.")] = None,
+    dnsmos: Annotated[Path | None, _weights("Speech quality, an extra: sig_bak_ovr.onnx.")] = None,
+    utmos: Annotated[Path | None, _weights("Speech quality, an extra: utmos22_strong_step7459_v1.pt.")] = None,
+    device: Annotated[str, _work("Where networks run.")] = "cpu",
+    workers: Annotated[int, _work("Processes, which share the pairs.")] = 1,
+    resamples: Annotated[int, _work("For the intervals of Fréchet distances.")] = 100,
+    cache: Annotated[Path | None, _work("Folder of features; else OUTPUT/features.")] = None,
+    embed: Annotated[int, _work("Pairs whose clips are put into the page itself.")] = 12,
 ) -> None:
-    """Score systems beside the truth, a shuffled truth and a frozen picture; writes JSON and the report."""
+    """Score systems beside the truth, a shuffled truth and a frozen picture; writes JSON and the report.
+
+    Without weights it runs offline by proxies, which are marked in every table; published weights take a proxy's
+    place, or add a column. docs/bench.md says what each measures, and by which rule bad clips are scored.
+    """
     from vidchat.bench.clips import View
     from vidchat.bench.pairs import read_pairs
     from vidchat.bench.scoring import score as score_systems
@@ -90,8 +104,9 @@ def score(
 
     with _plainly():
         backends = Backends(
-            face, inception, i3d, arcface, scrfd, syncnet, whisper, clip, sentence, expression, sim, xvector, dnsmos,
-            frames, device,
+            face=face, inception=inception, i3d=i3d, videomae=videomae, arcface=arcface, scrfd=scrfd, syncnet=syncnet,
+            whisper=whisper, clip=clip, sentence=sentence, expression=expression, sim=sim, xvector=xvector,
+            dnsmos=dnsmos, utmos=utmos, frames=frames, device=device,
         )  # fmt: skip
         asked = read_pairs(pairs)
         view = View(_size(size) if size else picture_size(asked[0].truth.path))

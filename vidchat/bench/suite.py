@@ -19,6 +19,7 @@ class Backends:
         face: RFB-320 ONNX file; else the face is taken to be in the middle.
         inception: FID's TorchScript file.
         i3d: FVD's TorchScript file.
+        videomae: CD-FVD's checkpoint; an extra column.
         arcface: ArcFace ONNX file; needs `scrfd`.
         scrfd: SCRFD ONNX file.
         syncnet: `syncnet_v2.model`.
@@ -28,7 +29,8 @@ class Backends:
         expression: `package.module:function` of expression coefficients.
         sim: `wavlm_large_finetune.pth`.
         xvector: Speaker model of transformers.
-        dnsmos: `sig_bak_ovr.onnx`.
+        dnsmos: `sig_bak_ovr.onnx`; extra columns.
+        utmos: `utmos22_strong_step7459_v1.pt`; an extra column.
         frames: Of PSNR and SSIM, evenly; `None` for all.
         device: Where networks run.
     """
@@ -36,6 +38,7 @@ class Backends:
     face: Path | None = None
     inception: Path | None = None
     i3d: Path | None = None
+    videomae: Path | None = None
     arcface: Path | None = None
     scrfd: Path | None = None
     syncnet: Path | None = None
@@ -46,6 +49,7 @@ class Backends:
     sim: Path | None = None
     xvector: str | None = None
     dnsmos: Path | None = None
+    utmos: Path | None = None
     frames: int | None = None
     device: str = "cpu"
 
@@ -67,11 +71,13 @@ class Backends:
     def _quality(self) -> list[Measure]:
         from vidchat.bench.canonical.i3d import I3d
         from vidchat.bench.canonical.inception import Inception
+        from vidchat.bench.canonical.videomae import VideoMae
         from vidchat.bench.proxy.random_features import RandomMotion, RandomPictures
 
         return [
             Inception(self.inception, device=self.device) if self.inception else RandomPictures(),
             I3d(self.i3d, device=self.device) if self.i3d else RandomMotion(),
+            *([VideoMae(self.videomae, self.device)] if self.videomae else []),
             Fidelity(self.frames),
         ]
 
@@ -111,9 +117,12 @@ class Backends:
 
     def _voice(self) -> list[Measure]:
         from vidchat.bench.canonical.dnsmos import Dnsmos
+        from vidchat.bench.canonical.utmos import Utmos
         from vidchat.bench.canonical.voice import WavLmEcapa, XVector
         from vidchat.bench.proxy.voice import PitchAndTimbre
 
         measures: list[Measure] = [WavLmEcapa(self.sim, self.device)] if self.sim else []
         measures += [XVector(self.xvector, self.device)] if self.xvector else []
-        return (measures or [PitchAndTimbre()]) + ([Dnsmos(self.dnsmos)] if self.dnsmos else [])
+        quality: list[Measure] = [Dnsmos(self.dnsmos)] if self.dnsmos else []
+        quality += [Utmos(self.utmos, self.device)] if self.utmos else []
+        return (measures or [PitchAndTimbre()]) + quality

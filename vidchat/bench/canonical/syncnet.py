@@ -6,7 +6,6 @@ an offset within the lags, so two more numbers are given: `offset`, and `Sync-C0
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidchat.bench.canonical.mfcc import mfcc
+from vidchat.bench.canonical.weights import read_weights
 from vidchat.bench.faces import FaceFinder, Faces
 from vidchat.bench.measure import BackendError, Column, Features, Measure, need_file
 from vidchat.bench.pairs import Pair
@@ -182,8 +182,8 @@ def load_syncnet(path: Path) -> Network:
     """
     net = Network()
     try:
-        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError, AttributeError, TypeError, EOFError) as error:
+        net.load_state_dict(read_weights(path))
+    except (RuntimeError, BackendError) as error:
         raise BackendError(f"{path}: holds no weights of SyncNet; give syncnet_v2.model ({error})") from None
     return net.eval()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,30 +12,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.canonical.ecapa import Ecapa
+from vidchat.bench.canonical.weights import FAIRSEQ, read_weights, renamed
 from vidchat.bench.clips import is_silent
 from vidchat.bench.measure import BackendError, Column, Features, Measure, cosine, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions, weights_hash
 from vidchat.data.media import Media
 
-# The published checkpoint's names of WavLM's parts, and those of transformers' WavLMModel.
+# WavLM's parts that wav2vec 2.0 has not.
 RENAMED = (
-    (r"feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
-    (r"feature_extractor\.conv_layers\.(\d+)\.2\.1\.", r"feature_extractor.conv_layers.\1.layer_norm."),
-    (r"^layer_norm\.", "feature_projection.layer_norm."),
-    (r"^post_extract_proj\.", "feature_projection.projection."),
-    (r"^mask_emb$", "masked_spec_embed"),
-    (r"encoder\.pos_conv\.0\.weight_g$", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
-    (r"encoder\.pos_conv\.0\.weight_v$", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
-    (r"encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
     (r"self_attn\.grep_linear\.", "attention.gru_rel_pos_linear."),
     (r"self_attn\.grep_a$", "attention.gru_rel_pos_const"),
     (r"self_attn\.relative_attention_bias\.", "attention.rel_attn_embed."),
-    (r"self_attn_layer_norm\.", "layer_norm."),
-    (r"self_attn\.", "attention."),
-    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
-    (r"\.fc2\.", ".feed_forward.output_dense."),
-)  # fmt: skip
+    *FAIRSEQ,
+)
 INSIDE = "feature_extract.model."  # where the checkpoint keeps WavLM
 
 
@@ -82,8 +70,12 @@ class WavLmEcapa(SpeakerLikeness):
         super().__init__(device)
         self.path = need_file(path, "UniSpeech's wavlm_large_finetune.pth")
         wavlm: Any = WavLMModel(WavLMConfig.from_dict(LARGE) if config is None else config)
-        state = _state(self.path)
-        inner = {renamed(name.removeprefix(INSIDE)): value for name, value in state.items() if name.startswith(INSIDE)}
+        state = read_weights(self.path, "model")
+        inner = {
+            renamed(name.removeprefix(INSIDE), RENAMED): value
+            for name, value in state.items()
+            if name.startswith(INSIDE)
+        }
         outer = {name: value for name, value in state.items() if not name.startswith(("feature_extract.", "loss_"))}
         self.head = Ecapa(wavlm.config.num_hidden_layers + 1, wavlm.config.hidden_size)
         try:
@@ -148,18 +140,3 @@ LARGE = {
     "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
     "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": False,
 }  # fmt: skip
-
-
-def renamed(name: str) -> str:
-    """A parameter of the published WavLM by transformers' name."""
-    for pattern, replacement in RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise BackendError(f"{path}: cannot be read as weights ({error})") from None
-    return loaded.get("model", loaded)

@@ -1,0 +1,127 @@
+"""CD-FVD: FVD's distance over features of VideoMAE-v2, which weigh motion more than I3D's do (Ge et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidchat.bench.canonical.weights import read_weights, renamed
+from vidchat.bench.measure import BackendError, Column, Features, Measure, evenly, need_file
+from vidchat.bench.protocol import file_hash, versions
+from vidchat.data.media import Media
+
+EXPECTED = "vit_g_hybrid_pt_1200e_ssv2_ft.pth"
+SIDE, FRAMES, HEAD = 224, 16, 88  # what ViT-g was trained on, and the width of one of its attention heads
+EPSILON = 1e-6  # of its norms
+# What the published checkpoint calls a part, and what transformers' VideoMAEModel calls it.
+RENAMED = (
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^blocks\.", "encoder.layer."),
+    (r"\.attn\.q_bias$", ".attention.attention.query.bias"),
+    (r"\.attn\.v_bias$", ".attention.attention.value.bias"),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)  # fmt: skip
+TOGETHER = ".attn.qkv.weight"  # queries, keys and values in one matrix
+
+
+class VideoMae(Measure):
+    """Fréchet distance over `vit_g_hybrid_pt_1200e_ssv2_ft.pth`, as the package cd-fvd feeds it, one window a clip.
+
+    The features are the mean of the last tokens, normalised: 1408 numbers. The model has a billion parameters, 4 GB of
+    memory in every process, and wants a GPU.
+
+    Args:
+        path: The checkpoint.
+        device: Where it runs.
+    """
+
+    dimension = "video quality"
+    columns = (Column("CD-FVD", "lower", "frechet", digits=2),)
+    proxy = False
+
+    def __init__(self, path: Path | str, device: str = "cpu") -> None:
+        self.path = need_file(path, f"VideoMAE-v2's {EXPECTED}")
+        self.device = device
+        model, norm = load_videomae(self.path)
+        self.model, self.norm = model.to(device).eval(), norm.to(device).eval()
+
+    def spec(self) -> Mapping[str, object]:
+        return {
+            "backend": "VideoMAE-v2 ViT-g, normalised mean of tokens (cd-fvd)",
+            "weights": file_hash(self.path),
+            "frames": f"{FRAMES} evenly, one window a clip",
+            "input": f"[0, 1], bilinear without antialias to {SIDE}x{SIDE}",
+            "libraries": versions("transformers", "torch"),
+        }
+
+    @torch.no_grad()
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), FRAMES))]
+        film = F.interpolate(chosen.float() / 255, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        tokens = self.model(film[None].to(self.device)).last_hidden_state
+        return {"rows": self.norm(tokens.mean(1)).cpu().numpy()}
+
+
+def load_videomae(path: Path) -> tuple[Any, nn.LayerNorm]:
+    """The encoder and the norm behind it, of whatever width and depth the file has.
+
+    Raises:
+        BackendError: The file holds no such model.
+    """
+    from transformers import VideoMAEModel
+
+    state = read_weights(path, "model", "module")
+    try:
+        model = VideoMAEModel(_config(state))
+        norm = nn.LayerNorm(len(state["fc_norm.weight"]), EPSILON)
+        norm.load_state_dict({part: state.pop(f"fc_norm.{part}") for part in ("weight", "bias")})
+        model.load_state_dict(_by_transformers_names(state))
+    except KeyError as error:
+        raise BackendError(f"{path}: holds no VideoMAE-v2 (it lacks {error}); give {EXPECTED}") from None
+    except (RuntimeError, ValueError) as error:
+        raise BackendError(f"{path}: holds no VideoMAE-v2 ({str(error)[:200]}); give {EXPECTED}") from None
+    return model, norm
+
+
+def _config(state: Mapping[str, Tensor]) -> Any:
+    from transformers import VideoMAEConfig
+
+    width, _, tubelet, patch, _ = state["patch_embed.proj.weight"].shape
+    if width % HEAD:
+        raise ValueError(f"its width {width} is no multiple of {HEAD}, a head of ViT-g")
+    return VideoMAEConfig(
+        image_size=SIDE,
+        num_frames=FRAMES,
+        patch_size=patch,
+        tubelet_size=tubelet,
+        hidden_size=width,
+        num_attention_heads=width // HEAD,
+        num_hidden_layers=len([name for name in state if name.endswith(TOGETHER)]),
+        intermediate_size=len(state["blocks.0.mlp.fc1.weight"]),
+        layer_norm_eps=EPSILON,
+        use_mean_pooling=True,  # so that the encoder has no norm of its own behind it
+    )
+
+
+def _by_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's tensors; the classifier of actions is left out."""
+    found = {}
+    for name, value in state.items():
+        if name.startswith("head."):
+            continue
+        if name.endswith(TOGETHER):
+            place = renamed(name.removesuffix(TOGETHER), RENAMED) + ".attention.attention."
+            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                found[f"{place}{part}.weight"] = rows
+        else:
+            found[renamed(name, RENAMED)] = value
+    return found
