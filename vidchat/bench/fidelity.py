@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from vidchat.data.media import Media
 BEST_PSNR = 100.0
 """What equal pictures score, whose ratio is infinite."""
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # of Wang et al. 2004, as everywhere
+TOGETHER, PLANES, STRIP = 16, 16, 48  # pictures read at once; colour planes, and rows of them, worked on at once
 
 
 class Fidelity(Measure):
@@ -45,52 +47,92 @@ class Fidelity(Measure):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         assert truth is not None, "a measure that looks beside the clip is given the truth"
-        length = min(len(media.pictures), len(truth.pictures))
-        wanted = None if self.frames is None else min(self.frames, length)
         if media is truth:
             return {"psnr": np.array([BEST_PSNR]), "ssim": np.array([1.0])}
+        length = min(len(media.pictures), len(truth.pictures))
+        chosen = evenly(length, None if self.frames is None else min(self.frames, length))
         psnr, ssim = [], []
-        for i in evenly(length, wanted):
-            a, b = (clip.pictures[i][None].float() / 255 for clip in (media, truth))
-            ratio = peak_signal_noise_ratio(a, b, data_range=1.0)
-            psnr.append(min(BEST_PSNR, float(ratio)))
-            ssim.append(float(structural_similarity(a, b)))
+        for first in range(0, len(chosen), TOGETHER):
+            at = torch.from_numpy(chosen[first : first + TOGETHER])
+            a, b = media.pictures[at], truth.pictures[at]
+            psnr += [_psnr(one, other) for one, other in zip(a, b, strict=True)]
+            ssim += structural_similarity(a, b).tolist()
         return {"psnr": np.array(psnr), "ssim": np.array(ssim)}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
         return {"PSNR": float(made["psnr"].mean()), "SSIM": float(made["ssim"].mean())}
 
 
-def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Mean SSIM of two pictures (1, C, H, W) in [0, 1], reflected at their edges.
+def _psnr(a: Tensor, b: Tensor) -> float:
+    ratio = peak_signal_noise_ratio(a.float() / 255, b.float() / 255, data_range=1.0)
+    return min(BEST_PSNR, float(ratio))
 
-    Equal to torchmetrics' `structural_similarity_index_measure(a, b, data_range=1.0)`, whose window is a square of
-    121 numbers; the same window as a row and a column is six times faster on a CPU, and over the 75,000 pictures of
-    500 clips that is the difference between an hour and a night.
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Mean SSIM of each of two stacks of pictures, reflected at their edges.
+
+    Equal to torchmetrics' `structural_similarity_index_measure(a / 255, b / 255, data_range=1.0)`, whose window is a
+    square of 121 numbers. Here it is a row and a column, over strips that fit into a core's cache, 16 colour planes
+    side by side so that one instruction serves them all: some twenty times faster on a CPU, which over the 75,000
+    pictures of 500 clips is the difference between minutes and a night.
+
+    Args:
+        a: (N, C, H, W) uint8.
+        b: The same.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        ValueError: The pictures are smaller than the window.
     """
     if min(a.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs pictures of {WINDOW} x {WINDOW} or more, got {tuple(a.shape[-2:])}")
-    a, b = (F.pad(x, (WINDOW // 2,) * 4, mode="reflect") for x in (a, b))
-    mean_a, mean_b, square_a, square_b, product = (_blur(x) for x in (a, b, a * a, b * b, a * b))
-    c1, c2 = K1**2, K2**2
-    variance_a, variance_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
-    top = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    bottom = (mean_a**2 + mean_b**2 + c1) * (variance_a.clamp(min=0) + variance_b.clamp(min=0) + c2)
-    return (top / bottom).mean()
+    planes = zip(a.flatten(0, 1).split(PLANES), b.flatten(0, 1).split(PLANES), strict=True)
+    return torch.cat([_of_planes(*both) for both in planes]).view(a.shape[:2]).mean(1)
+
+
+def _of_planes(a: Tensor, b: Tensor) -> Tensor:
+    """(P,) float64 of planes (P, H, W) uint8."""
+    whole = [_reflected(torch.stack(list(planes), dim=2)) for planes in (a, b)]
+    height, width = a.shape[1:]
+    total = torch.zeros(len(a), dtype=torch.float64)
+    for top in range(0, height, STRIP):
+        x, y = (planes[top : top + STRIP + WINDOW - 1].float() / 255 for planes in whole)
+        mean_x, mean_y, squares, product = map(_blur, (x, y, torch.addcmul(x * x, y, y), x * y))
+        means = mean_x * mean_y
+        mean_squares = torch.addcmul(mean_x.mul_(mean_x), mean_y, mean_y)
+        covariance = product.sub_(means)
+        variances = squares.sub_(mean_squares).clamp_(min=0)
+        alike = means.mul_(2).add_(K1**2).mul_(covariance.mul_(2).add_(K2**2))
+        total += alike.div_(mean_squares.add_(K1**2).mul_(variances.add_(K2**2))).flatten(0, 1).sum(0)
+    return total / (height * width)
+
+
+def _reflected(planes: Tensor) -> Tensor:
+    """(H, W, P) with half a window of their mirror image around them."""
+    edge = WINDOW // 2
+    height, width, count = planes.shape
+    whole = planes.new_empty(height + 2 * edge, width + 2 * edge, count)
+    whole[edge:-edge, edge:-edge] = planes
+    whole[edge:-edge, :edge] = planes[:, 1 : edge + 1].flip(1)
+    whole[edge:-edge, -edge:] = planes[:, -edge - 1 : -1].flip(1)
+    whole[:edge] = whole[edge + 1 : 2 * edge + 1].flip(0)
+    whole[-edge:] = whole[-2 * edge - 1 : -edge - 1].flip(0)
+    return whole
 
 
 def _blur(x: Tensor) -> Tensor:
-    weights = _weights()
-    for axis in (-1, -2):
-        length = x.shape[axis] - WINDOW + 1
-        total = x.narrow(axis, 0, length) * weights[0]
-        for i, weight in enumerate(weights[1:], 1):
-            total.add_(x.narrow(axis, i, length), alpha=weight)
-        x = total
-    return x
+    """(h, w, P) to (h - 10, w - 10, P)."""
+    count = x.shape[2]
+    weights = _weights().expand(count, 1, WINDOW).contiguous()
+    images = x[None].permute(0, 3, 1, 2)  # to torch: one picture of P channels, the channels last in memory
+    columns = F.conv2d(images, weights[..., None], groups=count)
+    return F.conv2d(columns, weights[:, :, None], groups=count)[0].permute(1, 2, 0)
 
 
-def _weights() -> list[float]:
+@cache
+def _weights() -> Tensor:
     at = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     bell = torch.exp(-(at**2) / (2 * SIGMA**2))
-    return (bell / bell.sum()).tolist()
+    return (bell / bell.sum()).float()
