@@ -69,7 +69,7 @@ def respond_to_pairs(config: DictConfig) -> Timing:
         clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
         if clip.is_file() and written.is_file():
             continue
-        question = Question(reference=pair.reference, initiator=pair.initiator.path, text=pair.truth.text)
+        question = Question(reference=pair.reference, initiator=pair.initiator, text=pair.truth.text)
         check_question(release, question)
         batch = read_question(release, question, device)
         end = length_of(pair.truth.path) if pair.truth.end is None else pair.truth.end

@@ -110,6 +110,25 @@ def test_the_initiator_s_latents_and_codes_span_the_same_time(release, tmp_path)
     assert not heard[:3].any(), "the encoder looks one window ahead, not further"
 
 
+def test_a_span_of_a_file_is_heard_as_the_span_cut_out_would_be(release, files, tmp_path):
+    """One long file holds both turns of the initiator; only the second is asked."""
+    noise = torch.Generator().manual_seed(2)
+    pictures = torch.randint(256, (60, 3, 16, 16), generator=noise, dtype=torch.uint8).repeat_interleave(2, 0)
+    waveform = 0.1 * torch.randn(120 * 640, generator=noise)
+    write_clip(tmp_path / "long.mp4", pictures, waveform, 25, 16000)
+    turn = Clip(tmp_path / "long.mp4", "ann", start=2.0, end=3.16)
+    cut = read_clip(turn, fps=25, size=(16, 16), sample_rate=16000)
+    write_clip(tmp_path / "cut.mp4", cut.pictures, cut.waveform, 25, 16000)
+    whole, span, alone = (
+        read_question(release, Question(files["reference"], source, "x"))
+        for source in (tmp_path / "long.mp4", turn, tmp_path / "cut.mp4")
+    )  # fmt: skip
+    assert (whole.turn_latents.shape[1], span.turn_latents.shape[1]) == (29, 7)
+    assert span.turn_latents.shape == alone.turn_latents.shape
+    apart = [(span.turn_latents - other).abs().mean() for other in (alone.turn_latents, whole.turn_latents[:, :7])]
+    assert apart[0] < 0.5 * apart[1], "encoded twice it is not quite the same, but it is no other part of the file"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -148,15 +167,25 @@ def test_the_command_answers(release_folder, files, tmp_path):
     assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16
 
 
-def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files, tmp_path):
+def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files, tmp_path, monkeypatch):
+    asked = []
+
+    def spied(release, question, device):
+        asked.append(question)
+        return read_question(release, question, device)
+
+    monkeypatch.setattr(infer_script, "read_question", spied)
     truth = {"clip": "a.mp4", "speaker": "b", "text": "hello", "start": 1 / 30, "end": 1 / 30 + 0.32}
-    pair = {"reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a"}, "truth": truth}
+    pair = {"reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a", "start": 0.5, "end": 1.5}}
+    pair["truth"] = truth
     lines = [json.dumps({"id": name, **pair}) for name in ("one", "two")]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         words = [f"pairs={tmp_path}", f"checkpoint={release_folder}", f"output={tmp_path / 'out'}", "device=cpu"]
         config = compose("infer", words)
     infer_script.respond_to_pairs(config)
+    spans = {(one.initiator.path.name, one.initiator.start, one.initiator.end) for one in asked}
+    assert spans == {("a.mp4", 0.5, 1.5)}, "the span of the initiator's file that the pair names"
     clips = sorted((tmp_path / "out").glob("*.mp4"))
     assert [clip.name for clip in clips] == ["one.mp4", "two.mp4"]
     assert len(read_clip(Clip(clips[0], ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 8

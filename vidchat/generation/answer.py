@@ -18,7 +18,7 @@ from vidchat.dialogue import Clip
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release
 
-ANY_LENGTH = 1_000_000  # chunks; the clips that a question names are read whole
+ANY_LENGTH = 1_000_000  # chunks; what a question names is read whole
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Question:
 
     Attributes:
         reference: A picture of the responder, or a video whose first picture is taken.
-        initiator: The initiator's clip, for a model that listens (`dyadic`).
+        initiator: What the initiator says, for a model that listens (`dyadic`): a file, or a `Clip`, a span of one.
         text: What the responder shall say, for a model that is told (`conditioned`).
         voice: A clip of the responder's voice, for a model that takes one.
         scores: Quality scores to ask for, in standard deviations from the training data's mean, by name.
     """
 
     reference: Path
-    initiator: Path | None = None
+    initiator: Path | Clip | None = None
     text: str | None = None
     voice: Path | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -105,7 +105,8 @@ def check_question(release: Release, question: Question) -> None:
     unknown = set(question.scores) - set(names)
     if unknown:
         raise QuestionError(f"this model knows the scores {names or 'none'}, not {', '.join(sorted(unknown))}")
-    for path in (question.reference, question.initiator, question.voice):
+    for source in (question.reference, question.initiator, question.voice):
+        path = source.path if isinstance(source, Clip) else source
         if path is not None and not path.is_file():
             raise MediaError(f"{path} does not exist; give the path of a media file")
 
@@ -196,11 +197,12 @@ def _encoder(release: Release) -> ClipEncoder:
     return ClipEncoder(release.video_vae, codec, release.clock.fps, release.size)
 
 
-def _read(release: Release, path: Path | None, part: Part) -> Media | None:
-    """A whole clip, cut to chunks; `None` where there is none."""
-    if path is None:
+def _read(release: Release, source: Path | Clip | None, part: Part) -> Media | None:
+    """A file or a span of one, cut to chunks; `None` where there is none."""
+    if source is None:
         return None
-    return _encoder(release).read(Piece(Clip(path, speaker=""), part, max_chunks=ANY_LENGTH))[0]
+    clip = source if isinstance(source, Clip) else Clip(source, speaker="")
+    return _encoder(release).read(Piece(clip, part, max_chunks=ANY_LENGTH))[0]
 
 
 def _voice(release: Release, path: Path | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
