@@ -36,6 +36,8 @@ def test_a_log_that_contradicts_itself_or_is_broken_is_named(tmp_path):
         '{"first_chunk_s": "fast"}',
         "[1]",
         '{"chunks": []}',
+        '{"chunks": [{"ready_s": 0.1, "media_s": 0}]}',
+        '{"chunks": [{"ready_s": 0.1}]}',
     ):
         values, note = log(tmp_path, bad)
         assert values == {}

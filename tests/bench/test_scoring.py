@@ -17,7 +17,7 @@ from vidchat.bench.measure import Column, Measure
 from vidchat.bench.page import write_page
 from vidchat.bench.results import read_result
 from vidchat.bench.scoring import score
-from vidchat.bench.systems import Folder
+from vidchat.bench.systems import BUILT_IN, Folder
 from vidchat.bench.table import TableError, latex, make_table, markdown
 from vidchat.data.media import read_clip
 
@@ -91,6 +91,19 @@ def test_everybody_is_scored_and_nobody_is_dropped(pairs, system, tmp_path):
     assert fid.low <= fid.value <= fid.high
     assert number(result, "ours", "first chunk s").value == 0.25
     assert number(result, "ours", "first chunk s").count == 1
+
+
+def test_clips_by_wrong_names_and_broken_logs_of_good_clips_are_told(pairs, system, tmp_path):
+    shutil.copy(pairs[2].truth.path, system.folder / "p2_answer.mp4")
+    shutil.copy(pairs[2].truth.path, system.folder / "p2.MP4")
+    (system.folder / "p1.json").write_text('{"chunks": [{"ready_s": 1, "media_s": 0}]}')
+    result = run(pairs, [system], tmp_path)
+    assert result.warnings[0].startswith("'ours': 2 of its clips belong to no pair (p2.MP4, p2_answer.mp4)")
+    assert result.systems[-1].counts() == {"good": 2, "missing": 1, "unreadable": 1}
+    text = markdown([result])
+    assert "`p1`: good (its log cannot be read ('media_s' must be more than 0))" in text
+    assert "`p3`: unreadable (p3.mp4: cannot be decoded (Invalid data found when processing input))" in text
+    assert "of its clips" in text
 
 
 def test_a_set_distance_is_that_of_all_features_at_once(pairs, system, tmp_path):
@@ -192,6 +205,21 @@ def test_few_features_are_warned_of(pairs, tmp_path):
             return {}
 
     assert "20 features of 60 dimensions" in run(pairs, [], tmp_path, lambda: [Wide()]).warnings[0]
+
+
+def test_a_number_of_one_pair_is_not_the_best_of_all(pairs, system, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(system.folder, other)
+    for name in ("p0", "p1", "p2", "p3"):
+        (other / f"{name}.json").write_text('{"first_chunk_s": 0.9, "real_time_factor": 0.9}')
+    table = make_table([run(pairs, [system, Folder("theirs", other)], tmp_path)])
+    first = next(column for column in table.columns if column.column.name == "first chunk s")
+    assert table.cell("ours", first).value == 0.25
+    assert table.best(first, BUILT_IN) is None, "one told of one pair, the other of two"
+    for pair in pairs:
+        (system.folder / f"{pair.id}.json").write_text('{"first_chunk_s": 0.25, "real_time_factor": 0.5}')
+    table = make_table([run(pairs, [system, Folder("theirs", other)], tmp_path)])
+    assert table.best(next(c for c in table.columns if c.column.name == "first chunk s"), BUILT_IN) == "ours"
 
 
 def test_a_value_that_no_pair_has_is_no_column(pairs, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,13 @@ def find(folder: Path, name: str) -> Path | None:
     return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
+def strays(folder: Path, names: Iterable[str]) -> list[str]:
+    """The videos in a system's folder that `find` finds for no pair."""
+    known = set(names)
+    videos = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path.name for path in videos if path.stem not in known or path.suffix not in SUFFIXES)
+
+
 def read_truth(pair: Pair, view: View) -> Media:
     """The true answer.
 
@@ -96,7 +104,7 @@ def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
     try:
         media, note = _read(clip, view, (LONG * pictures + 2) / view.fps)
     except MediaError as error:
-        return Found(black(pictures, view), ("unreadable",), _without_folder(error, clip), 0.0)
+        return Found(black(pictures, view), ("unreadable",), _in_short(error, clip), 0.0)
     seconds, statuses, notes = len(media.pictures) / view.fps, [], [note] if note else []
     if is_silent(media.waveform) and not is_silent(truth.waveform):
         statuses.append("silent")
@@ -134,16 +142,16 @@ def _read(clip: Clip, view: View, longest: float | None) -> tuple[Media, str]:
         media = read_clip(clip, fps=view.fps, size=view.size, sample_rate=view.sample_rate, max_seconds=longest)
         return media, ""
     except MediaError as error:
-        note = _without_folder(error, clip)
+        note = _in_short(error, clip)
     media = read_clip(
         clip, fps=view.fps, size=view.size, sample_rate=view.sample_rate, audio=False, max_seconds=longest
     )
     return media, note
 
 
-def _without_folder(error: MediaError, clip: Clip) -> str:
-    """What went wrong, for reports that are sent to others: they need not know where the file lay."""
-    return str(error).replace(str(clip.path), clip.path.name)
+def _in_short(error: MediaError, clip: Clip) -> str:
+    """What went wrong, for reports that are sent to others: not where the file lay, nor advice for who trains on it."""
+    return str(error).replace(str(clip.path), clip.path.name).partition("; ")[0]
 
 
 def _filled(media: Media, pictures: int) -> Media:

@@ -34,8 +34,11 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
         if "chunks" not in log:
             return told, ""
         reckoned = _from_chunks([(_positive(c["ready_s"]), _positive(c["media_s"])) for c in log["chunks"]])
+    except json.JSONDecodeError as error:
+        return {}, f"its log cannot be read (it is not JSON: {error})"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return {}, f"its log cannot be read ({error!r})"
+        what = f"a chunk lacks {error}" if isinstance(error, KeyError) else error
+        return {}, f"its log cannot be read ({what})"
     wrong = [name for name, value in told.items() if not math.isclose(value, reckoned[name], rel_tol=0.1, abs_tol=0.01)]
     return reckoned, f"its log says another {wrong[0]} than its chunks' times" if wrong else ""
 
@@ -48,6 +51,8 @@ def _from_chunks(chunks: list[tuple[float, float]]) -> dict[str, float]:
     waits = [after - before for before, after in pairwise(ready)]
     if any(wait < 0 for wait in waits):
         raise ValueError("'ready_s' must not decrease")
+    if min(media) <= 0:
+        raise ValueError("'media_s' must be more than 0")
     slowest = max((wait / length for wait, length in zip(waits, media[1:], strict=True)), default=ready[0] / media[0])
     return {"first chunk s": ready[0], "real-time factor": ready[-1] / sum(media), "slowest chunk": slowest}
 

@@ -78,8 +78,8 @@ class SystemResult:
         return {status: every.count(status) for status in dict.fromkeys(every)}
 
     def bad(self) -> dict[str, PairScore]:
-        """The pairs whose clips were not good."""
-        return {name: score for name, score in self.scores.items() if score.statuses != ("good",)}
+        """The pairs whose clips or logs were not good."""
+        return {name: score for name, score in self.scores.items() if score.statuses != ("good",) or score.note}
 
 
 @dataclass(frozen=True)

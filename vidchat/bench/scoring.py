@@ -22,7 +22,7 @@ from vidchat.bench.responsiveness import log_path, read_log
 from vidchat.bench.results import PairScore, Result
 from vidchat.bench.store import Store, fingerprint
 from vidchat.bench.summary import Scored, Summary
-from vidchat.bench.systems import BUILT_IN, TRUTH, Source, System, built_in, clip_key
+from vidchat.bench.systems import BUILT_IN, TRUTH, Folder, Source, System, built_in, clip_key
 from vidchat.data.media import Media
 from vidchat.dialogue import Clip
 
@@ -86,6 +86,7 @@ def score(
     names = [system.name for system in systems]
     if len(set(names)) < len(names) or set(names) & set(BUILT_IN):
         raise ValueError(f"systems need names of their own, and not one of {', '.join(BUILT_IN)}; got {names}")
+    misnamed = [warning for system in systems if isinstance(system, Folder) for warning in system.warnings(pairs)]
     task = Task([*built_in(pairs), *systems], build, view, store)
     scored = _score_pairs(task, pairs, workers)
     summary = Summary(task.measures, task.specs, pairs, scored, Store(store), _prefix(protocol, pairs, view), resamples)
@@ -94,7 +95,7 @@ def score(
         pairs=[_told(pair) for pair in pairs],
         rule=RULE,
         systems=[summary.of(system.name) for system in task.systems],
-        warnings=summary.warnings,
+        warnings=[*misnamed, *summary.warnings],
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vidchat.bench.clips import Found, View, find, frozen, read_made
+from vidchat.bench.clips import Found, View, find, frozen, read_made, strays
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash
 from vidchat.data.media import Media, read_picture
@@ -54,6 +54,14 @@ class Folder:
 
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
         return read_made(source.clip, truth, view)
+
+    def warnings(self, pairs: Sequence[Pair]) -> list[str]:
+        """Of clips that belong to no pair, which is how wrong names come to light."""
+        names = strays(self.folder, (pair.id for pair in pairs))
+        if not names:
+            return []
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        return [f"'{self.name}': {len(names)} of its clips belong to no pair ({some}); clips are named ID.mp4"]
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,10 @@ class Table:
         return self.cells.get((system, column.protocol))
 
     def best(self, column: Number, leave_out: Sequence[str]) -> str | None:
-        """The system that is best in a column, of those not left out; `None` where there are not two."""
-        ranked = {
-            name: self.cells[name, column.protocol].value
-            for name in self.systems
-            if (name, column.protocol) in self.cells
-        }
-        rivals = {name: value for name, value in ranked.items() if name not in leave_out}
+        """The system that is best in a column, of those not left out that have it for the most pairs; `None` for one."""
+        numbers = {name: number for name in self.systems if (number := self.cell(name, column)) is not None}
+        most = max((number.count for name, number in numbers.items() if name not in leave_out), default=0)
+        rivals = {n: number.value for n, number in numbers.items() if n not in leave_out and number.count == most}
         if len(rivals) < 2 or column.column.better not in ("higher", "lower", "zero"):
             return None
         rank = {"higher": lambda v: -v, "lower": lambda v: v, "zero": abs}[column.column.better]

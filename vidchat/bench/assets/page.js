@@ -86,8 +86,17 @@ function play() {
       const both = make("button", "ask, then this");
       both.onclick = () => {
         const [first, second] = [players.querySelector("video"), box.querySelector("video")];
-        for (const video of players.querySelectorAll("video")) { video.pause(); video.onended = null; }
-        first.currentTime = open.initiator.start; first.onended = () => { second.currentTime = score.clip.start; second.play(); };
+        for (const video of players.querySelectorAll("video")) { video.pause(); video.onended = video.ontimeupdate = null; }
+        const next = () => {
+          first.onended = first.ontimeupdate = null;
+          first.pause();
+          second.currentTime = score.clip.start;
+          second.play();
+        };
+        // A span's end stops a player without saying that it ended.
+        first.ontimeupdate = () => { if (open.initiator.end && first.currentTime >= open.initiator.end - 0.05) next(); };
+        first.onended = next;
+        first.currentTime = open.initiator.start;
         first.play();
       };
       box.append(both);
