@@ -44,7 +44,7 @@ class Table:
         return self.cells.get((system, column.protocol))
 
     def best(self, column: Number, leave_out: Sequence[str]) -> str | None:
-        """The system that is best in a column, of those not left out that have it for the most pairs; `None` for one."""
+        """The best in a column of those that have it for the most pairs, less those left out; `None` without rivals."""
         numbers = {name: number for name in self.systems if (number := self.cell(name, column)) is not None}
         most = max((number.count for name, number in numbers.items() if name not in leave_out), default=0)
         rivals = {n: number.value for n, number in numbers.items() if n not in leave_out and number.count == most}
