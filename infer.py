@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from vidchat.bench.pairs import read_pairs
-from vidchat.data.media import length_of
+from vidchat.data.media.read import length_of
 from vidchat.errors import plain_message
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings

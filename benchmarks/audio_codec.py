@@ -22,7 +22,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from vidchat.data.folder import MANIFESTS, read_dialogues
-from vidchat.data.media import MediaError, read_clip
+from vidchat.data.media.read import MediaError, read_clip
 from vidchat.dialogue import Clip
 from vidchat.tokenizers.quantizer import code_use
 from vidchat.tokenizers.stft_codec import StftCodec

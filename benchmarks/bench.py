@@ -25,7 +25,7 @@ from vidchat.bench.clips import View, read_made, read_truth
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.pairs import Pair
 from vidchat.bench.suite import Backends
-from vidchat.data.media import write_clip
+from vidchat.data.media.read import write_clip
 from vidchat.dialogue import Clip
 
 

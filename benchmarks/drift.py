@@ -30,7 +30,7 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import read_dialogues
-from vidchat.data.media import read_clip, read_picture
+from vidchat.data.media.read import read_clip, read_picture
 from vidchat.demo.measure import nearest_face
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, from_bytes, read_question, to_bytes

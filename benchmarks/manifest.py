@@ -24,9 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vidchat.data.speakervid import ingest, parts
-from vidchat.data.speakervid.imitation import imitate
-from vidchat.data.speakervid.layout import KINDS, find_units
+from vidchat.data.manifest.speakervid import ingest, parts
+from vidchat.data.manifest.speakervid.imitation import imitate
+from vidchat.data.manifest.speakervid.layout import KINDS, find_units
 
 RELEASE_CLIPS, RELEASE_L_SCORE = 5_200_000, 52e9
 

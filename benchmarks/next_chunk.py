@@ -28,7 +28,7 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import read_dialogues
-from vidchat.data.media import read_clip
+from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, from_bytes, read_question, to_bytes
 from vidchat.model.depth import CodeSampling

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidchat.data.media import read_clip
+from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, answer, from_bytes, read_question, to_bytes
 from vidchat.generation.stream import GenerationSettings

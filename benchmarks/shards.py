@@ -32,14 +32,14 @@ import webdataset
 from safetensors.torch import load
 from torch import Tensor
 
-from vidchat.data.batches import DialogueBatches
-from vidchat.data.cache import TOKENS, TokenCache
-from vidchat.data.conditions import Conditions
-from vidchat.data.datamodule import Batching, DialogueDataModule, Source, Tools
-from vidchat.data.encode import fill
-from vidchat.data.media import Media, read_clip, write_clip
-from vidchat.data.shards import dumps, write_whole
-from vidchat.data.tokens import ClipEncoder, Piece, Track, WorkingPoint
+from vidchat.data.loading.batches import DialogueBatches
+from vidchat.data.loading.conditions import Conditions
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.media.read import Media, read_clip, write_clip
+from vidchat.data.tokens.cache import TOKENS, TokenCache
+from vidchat.data.tokens.encode import fill
+from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track, WorkingPoint
+from vidchat.data.tokens.shards import dumps, write_whole
 from vidchat.dialogue import Clip
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec

@@ -19,7 +19,7 @@ import torch
 from vidchat.bench.clips import is_silent
 from vidchat.bench.faces import Centred, Detected
 from vidchat.bench.proxy.sync import MouthAndLoudness
-from vidchat.data.media import Media, picture_size, read_clip
+from vidchat.data.media.read import Media, picture_size, read_clip
 from vidchat.dialogue import Clip
 
 SHIFTS = (-12, -8, -4, -2, 0, 2, 4, 8, 12)

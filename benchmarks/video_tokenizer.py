@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from vidchat.data.folder import read_dialogues
-from vidchat.data.media import read_clip
+from vidchat.data.media.read import read_clip
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.video import VideoTokenizer
 from vidchat.training.tokenizer_video import psnr, to_pictures

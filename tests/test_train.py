@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import train as train_script
-from vidchat.data.media import MediaError, read_clip
-from vidchat.data.writer import write_clip
+from vidchat.data.media.read import MediaError, read_clip
+from vidchat.data.media.write import write_clip
 from vidchat.dialogue import Clip
 from vidchat.errors import plain_message
 from vidchat.release import load_release

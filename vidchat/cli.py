@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from vidchat.bench.cli import app as bench
-from vidchat.data import commands as data
+from vidchat.data.commands import app as data
 from vidchat.model import describe
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vidchat.bench.pairs import CANDIDATES, PAIRS, Pair, read_pairs
-from vidchat.data.media import write_clip
+from vidchat.data.media.read import write_clip
 
 PICTURES = 40
 

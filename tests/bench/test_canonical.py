@@ -34,7 +34,7 @@ from vidchat.bench.faces import Centred, Faces
 from vidchat.bench.measure import BackendError
 from vidchat.bench.pairs import Candidate
 from vidchat.bench.suite import Backends
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 
 def media(pictures=30, side=40):
@@ -163,7 +163,7 @@ def test_alignment_finds_the_turn_the_scale_and_the_shift():
 
 def test_dnsmos_falls_with_noise(real_clips):
     from vidchat.bench.canonical.dnsmos import Dnsmos
-    from vidchat.data.media import read_clip
+    from vidchat.data.media.read import read_clip
     from vidchat.dialogue import Clip
 
     pytest.importorskip("onnxruntime")

@@ -7,7 +7,7 @@ import torch
 
 from tests.bench.conftest import film
 from vidchat.bench.clips import View, find, read_made, read_truth
-from vidchat.data.media import write_clip
+from vidchat.data.media.read import write_clip
 from vidchat.dialogue import Clip
 
 VIEW = View((48, 48))

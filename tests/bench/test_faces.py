@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vidchat.bench.faces import CENTRE, Centred, crops, part_of
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 
 def gradient(count, height, width):

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter1d
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vidchat.bench.fidelity import Fidelity, structural_similarity
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 
 def media(pictures):

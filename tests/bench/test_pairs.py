@@ -8,7 +8,7 @@ from tests.bench.conftest import film
 from vidchat.bench.make import MakeError, make_from_folder, write_bench
 from vidchat.bench.pairs import PAIRS, PairsError, read_pairs
 from vidchat.bench.testset import read_testset
-from vidchat.data.media import read_clip, read_picture, write_clip
+from vidchat.data.media.read import read_clip, read_picture, write_clip
 
 
 @pytest.fixture

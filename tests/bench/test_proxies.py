@@ -21,7 +21,7 @@ from vidchat.bench.proxy.random_features import RandomMotion, RandomPictures
 from vidchat.bench.proxy.sync import REACH, MouthAndLoudness
 from vidchat.bench.proxy.voice import PitchAndTimbre
 from vidchat.bench.rendered_candidates import rendered_candidates
-from vidchat.data.media import Media, picture_size, read_clip
+from vidchat.data.media.read import Media, picture_size, read_clip
 from vidchat.data.synthetic.cast import make_speaker
 from vidchat.data.synthetic.face import draw_face
 from vidchat.data.synthetic.performance import perform

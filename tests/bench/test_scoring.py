@@ -19,7 +19,7 @@ from vidchat.bench.results import read_result
 from vidchat.bench.scoring import score
 from vidchat.bench.systems import BUILT_IN, Folder
 from vidchat.bench.table import TableError, latex, make_table, markdown
-from vidchat.data.media import read_clip
+from vidchat.data.media.read import read_clip
 
 VIEW = View((48, 48))
 

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from torch import Tensor
 
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidchat.data.writer import write_clip
+from vidchat.data.media.write import write_clip
 
 SIZE = (16, 16)
 

@@ -18,9 +18,9 @@ import torch
 from folders import SIZE, Codec, Vae
 from torch import Tensor
 
-from vidchat.data import encode, windows
-from vidchat.data.cache import TokenCache
-from vidchat.data.tokens import ClipEncoder, Piece
+from vidchat.data.tokens import encode, windows
+from vidchat.data.tokens.cache import TokenCache
+from vidchat.data.tokens.encoder import ClipEncoder, Piece
 from vidchat.dialogue import Clip
 
 windows.WINDOW = 1  # a piece at a time

@@ -7,9 +7,9 @@ import pytest
 import torch
 from folders import film, make_folder, write_manifest
 
-from vidchat.data.clips import ClipDataModule
 from vidchat.data.folder import FolderError
-from vidchat.data.media import MediaError
+from vidchat.data.loading.crops import ClipDataModule
+from vidchat.data.media.read import MediaError
 
 
 def module(root: Path, pictures: int | None = 9, samples: int | None = 3200, **more: float) -> ClipDataModule:

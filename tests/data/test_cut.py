@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from vidchat.data.cut import CutSettings, cut, wanted_files
-from vidchat.data.dialogues import Derive, write_dialogues
-from vidchat.data.fetch import FetchError, command, fetch
 from vidchat.data.folder import read_folder
-from vidchat.data.manifest import ManifestError, as_table, clip_file, sorted_rows, write_manifest
-from vidchat.data.media import header_of, read_clip
-from vidchat.data.writer import write_clip
+from vidchat.data.manifest.cut import CutSettings, cut, wanted_files
+from vidchat.data.manifest.dialogues import Derive, write_dialogues
+from vidchat.data.manifest.fetch import FetchError, command, fetch
+from vidchat.data.manifest.table import ManifestError, as_table, clip_file, sorted_rows, write_manifest
+from vidchat.data.media.read import header_of, read_clip
+from vidchat.data.media.write import write_clip
 from vidchat.dialogue import Clip
 
 VIDEO, RATE = "-a_b_c-d_e1", 16000

@@ -11,12 +11,12 @@ from folders import SIZE, Bytes, Codec, Vae, film, make_folder, write_manifest
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.batches import pad
-from vidchat.data.conditions import Conditions
-from vidchat.data.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.folder import FolderError
-from vidchat.data.made_with import CacheError
-from vidchat.data.tokens import WorkingPoint
+from vidchat.data.loading.batches import pad
+from vidchat.data.loading.conditions import Conditions
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.tokens.encoder import WorkingPoint
+from vidchat.data.tokens.made_with import CacheError
 from vidchat.dialogue import Dialogue
 
 

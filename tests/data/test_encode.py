@@ -16,11 +16,11 @@ import webdataset
 from folders import SIZE, Codec, Vae, film
 from safetensors.torch import load
 
-from vidchat.data.cache import TokenCache
-from vidchat.data.encode import Sharding, fill, in_processes, on_ray
-from vidchat.data.made_with import CacheError
-from vidchat.data.shards import ShardWriter
-from vidchat.data.tokens import ClipEncoder, Piece
+from vidchat.data.tokens.cache import TokenCache
+from vidchat.data.tokens.encode import Sharding, fill, in_processes, on_ray
+from vidchat.data.tokens.encoder import ClipEncoder, Piece
+from vidchat.data.tokens.made_with import CacheError
+from vidchat.data.tokens.shards import ShardWriter
 from vidchat.dialogue import Clip
 
 SMALL = Sharding(pieces=3, bytes=16_000)
@@ -181,7 +181,7 @@ def test_whenever_a_write_fails_resuming_gives_the_same_bytes(
     monkeypatch.setattr(os, "replace", counted(replace))
     monkeypatch.setattr(ShardWriter, "add", counted(add))
     monkeypatch.setattr(ShardWriter, "flush", counted(flush))
-    monkeypatch.setattr("vidchat.data.windows.WINDOW", 1)  # a piece at a time
+    monkeypatch.setattr("vidchat.data.tokens.windows.WINDOW", 1)  # a piece at a time
     stops = 0
     while True:
         left[0] = chance.randint(1, 25)
@@ -266,7 +266,7 @@ def test_the_size_the_rate_and_the_version_are_part_of_the_fingerprint(
     larger = TokenCache(tmp_path / "set", ClipEncoder(Vae(), Codec(), 25, (32, 16)), 4)
     with pytest.raises(CacheError, match=r"size=\[16, 16\] \(here \[32, 16\]\)"):
         larger.refuse_stale([piece])
-    monkeypatch.setattr("vidchat.data.made_with.VERSION", 99)
+    monkeypatch.setattr("vidchat.data.tokens.made_with.VERSION", 99)
     with pytest.raises(CacheError, match=r"version=2 \(here 99\)"):
         cache(tmp_path / "set").refuse_stale([piece])
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vidchat.data.endless import Draw, Endless, EndlessDataModule, Fixed, in_order
 from vidchat.data.folder import FolderError
-from vidchat.data.order import Order, generator_for
+from vidchat.data.loading.endless import Draw, Endless, EndlessDataModule, Fixed, in_order
+from vidchat.data.loading.order import Order, generator_for
 
 
 def make(draws: list[Draw]) -> list[tuple[int, float]]:

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from vidchat.data.manifest import COLUMNS
-from vidchat.data.speakervid.imitation import imitate, video
-from vidchat.data.speakervid.ingest import ingest_speakervid
-from vidchat.data.speakervid.layout import LayoutError
+from vidchat.data.manifest.speakervid.imitation import imitate, video
+from vidchat.data.manifest.speakervid.ingest import ingest_speakervid
+from vidchat.data.manifest.speakervid.layout import LayoutError
+from vidchat.data.manifest.table import COLUMNS
 
 CLIPS, SEED = 400, 3
 
@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on_and_processes_do_not_matter(
 ) -> None:
     output = tmp_path / "clips.parquet"
     program = (
-        "import sys; from pathlib import Path; from vidchat.data.speakervid.ingest import ingest_speakervid\n"
+        "import sys; from pathlib import Path; from vidchat.data.manifest.speakervid.ingest import ingest_speakervid\n"
         "if __name__ == '__main__': ingest_speakervid(Path(sys.argv[1]), Path(sys.argv[2]), workers=2)"
     )
     script = tmp_path / "run.py"
@@ -164,7 +164,7 @@ def test_an_archive_that_comes_later_is_all_that_is_read(tmp_path: Path, monkeyp
     assert first["joining"]["in all_data_list.json without a record"] > 0
     (tmp_path / "late").rename(late)
     read: list[Path] = []
-    from vidchat.data.speakervid import parts
+    from vidchat.data.manifest.speakervid import parts
 
     original = parts.read_archive
     monkeypatch.setattr(parts, "read_archive", lambda path: read.append(path) or original(path))

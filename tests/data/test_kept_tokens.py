@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 
 from vidchat.cli import app
 from vidchat.data.folder import read_folder
-from vidchat.data.kept_tokens import KeptTokens
-from vidchat.data.made_with import CacheError
-from vidchat.data.tokens import ClipEncoder, Piece
+from vidchat.data.tokens.encoder import ClipEncoder, Piece
+from vidchat.data.tokens.kept_tokens import KeptTokens
+from vidchat.data.tokens.made_with import CacheError
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vidchat.data.lending import LEAST, SLOTS, Lender
+from vidchat.data.loading.lending import LEAST, SLOTS, Lender
 
 
 @dataclass

@@ -14,7 +14,8 @@ from filming import FLASHES, Film, offsets, shoot, shown_from
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vidchat.data.media import (
+from vidchat.data.media.pictures import at_instants
+from vidchat.data.media.read import (
     ClipWriter,
     Media,
     MediaError,
@@ -23,8 +24,7 @@ from vidchat.data.media import (
     read_picture,
     write_clip,
 )
-from vidchat.data.pictures import at_instants
-from vidchat.data.sound import lay_out, mix_to_mono, to_float
+from vidchat.data.media.sound import lay_out, mix_to_mono, to_float
 from vidchat.dialogue import Clip
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}

@@ -16,11 +16,11 @@ from test_datamodule import module, words
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.datamodule import DialogueDataModule, Source
-from vidchat.data.media import Media
-from vidchat.data.media_shards import copy_manifest, pack
-from vidchat.data.shards import problems
-from vidchat.data.writer import write_clip
+from vidchat.data.loading.datamodule import DialogueDataModule, Source
+from vidchat.data.media.read import Media
+from vidchat.data.media.write import write_clip
+from vidchat.data.tokens.media_shards import copy_manifest, pack
+from vidchat.data.tokens.shards import problems
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidchat.data.order import Order, Shares, Stream, apportion, padding, snake
+from vidchat.data.loading.order import Order, Shares, Stream, apportion, padding, snake
 
 
 def lengths_of(count: int, seed: int = 0) -> np.ndarray:

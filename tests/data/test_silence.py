@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidchat.data.silence import others, silence
+from vidchat.data.manifest.silence import others, silence
 
 RATE = 1000
 spans = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 30), st.sampled_from("AB")), max_size=8)

@@ -12,11 +12,11 @@ from folders import make_folder
 from typer.testing import CliRunner
 
 from vidchat.cli import app
-from vidchat.data.dialogues import Derive, write_dialogues
 from vidchat.data.folder import FolderError, read_folder
-from vidchat.data.seamless import ingest_seamless
-from vidchat.data.sources import ingest_folder
-from vidchat.data.speakervid.layout import LayoutError
+from vidchat.data.manifest.dialogues import Derive, write_dialogues
+from vidchat.data.manifest.seamless import ingest_seamless
+from vidchat.data.manifest.sources import ingest_folder
+from vidchat.data.manifest.speakervid.layout import LayoutError
 from vidchat.dialogue import Dialogue
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vidchat.data.speakervid import archives
-from vidchat.data.speakervid.archives import read_archive, read_folder_part
+from vidchat.data.manifest.speakervid import archives
+from vidchat.data.manifest.speakervid.archives import read_archive, read_folder_part
 
 CONTENTS = {f"batch/{k:03d}.json": random.Random(k).randbytes(100 + 37 * k) for k in range(60)}
 

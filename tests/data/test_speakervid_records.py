@@ -11,11 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidchat.data.speakervid.labels import read_anno, read_asr, read_l_score, read_list, read_scenes, read_speakers
-from vidchat.data.speakervid.merged import read_merged
-from vidchat.data.speakervid.names import Damage, base_name, parse_clip, parse_voiced
-from vidchat.data.speakervid.parts import READERS, part_schema
-from vidchat.data.speakervid.values import parse
+from vidchat.data.manifest.speakervid.labels import (
+    read_anno,
+    read_asr,
+    read_l_score,
+    read_list,
+    read_scenes,
+    read_speakers,
+)
+from vidchat.data.manifest.speakervid.merged import read_merged
+from vidchat.data.manifest.speakervid.names import Damage, base_name, parse_clip, parse_voiced
+from vidchat.data.manifest.speakervid.parts import READERS, part_schema
+from vidchat.data.manifest.speakervid.values import parse
 
 NAME = "BK6_XIz6-ZE_1920x1080_full_video_022_B_None_01.json"
 VIDEO = "BK6_XIz6-ZE_1920x1080_full_video"
@@ -205,7 +212,7 @@ def test_a_list_of_any_shape(content: Any) -> None:
 
 
 def test_a_long_list_and_a_cut_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidchat.data.speakervid.labels._PIECE", 37)
+    monkeypatch.setattr("vidchat.data.manifest.speakervid.labels._PIECE", 37)
     names = [f"{VIDEO}_{k:03d}_A_00" for k in range(200)]
     data = json.dumps({VIDEO: [f"{name}.json" for name in names]}).encode()
     assert list(read_list(io.BytesIO(data))) == names

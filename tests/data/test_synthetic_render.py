@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vidchat.data.folder import read_dialogues
-from vidchat.data.media import read_clip
+from vidchat.data.media.read import read_clip
 from vidchat.data.synthetic.cast import make_speaker, plan_dialogues
 from vidchat.data.synthetic.pairing import pair_again
 from vidchat.data.synthetic.performance import perform

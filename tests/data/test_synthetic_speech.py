@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vidchat.data.folder import read_dialogues
-from vidchat.data.media import read_clip
+from vidchat.data.media.read import read_clip
 from vidchat.data.synthetic.speech import TIMBRES, UNHEARD, SpeechSettings, render_speech
 
 pytest.importorskip("espeakng_loader", reason="espeak-ng is not installed (extra: demo)")

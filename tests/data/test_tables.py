@@ -12,8 +12,8 @@ import pytest
 
 from vidchat.data.dialogue_table import BLOCK, DialogueTable
 from vidchat.data.folder import make_dialogue
-from vidchat.data.items import Item, Items, TurnKey
-from vidchat.data.track_index import TrackIndex, key_of, number_of
+from vidchat.data.loading.items import Item, Items, TurnKey
+from vidchat.data.tokens.track_index import TrackIndex, key_of, number_of
 from vidchat.dialogue import Dialogue
 
 COUNT = 2 * BLOCK + 5

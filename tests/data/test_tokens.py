@@ -6,8 +6,8 @@ import pytest
 import torch
 from folders import SIZE, Codec, Vae, film
 
-from vidchat.data.media import MediaError
-from vidchat.data.tokens import ClipEncoder, Piece, Tokens
+from vidchat.data.media.read import MediaError
+from vidchat.data.tokens.encoder import ClipEncoder, Piece, Tokens
 from vidchat.dialogue import ClockError
 
 

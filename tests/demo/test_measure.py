@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidchat.bench.speech import cepstra
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 from vidchat.data.synthetic.cast import make_speaker
 from vidchat.data.synthetic.face import draw_face
 from vidchat.data.synthetic.performance import perform

@@ -13,7 +13,7 @@ from PIL import Image
 
 import infer as infer_script
 from vidchat.bench.responsiveness import read_log
-from vidchat.data.media import MediaError, read_clip, write_clip
+from vidchat.data.media.read import MediaError, read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import (
     Question,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidchat.data.media import write_clip
+from vidchat.data.media.read import write_clip
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "drift.py"
 

@@ -16,7 +16,7 @@ from PIL import Image
 import infer as infer_script
 from tests.generation.conftest import CONDITION, MODEL
 from tests.tiny_thinker import save_tiny_thinker
-from vidchat.data.media import read_clip, write_clip
+from vidchat.data.media.read import read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, QuestionError, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings

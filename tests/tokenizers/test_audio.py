@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidchat.data.media import read_clip
+from vidchat.data.media.read import read_clip
 from vidchat.data.synthetic.voice import Voice, speak
 from vidchat.dialogue import ChunkClock, Clip, ClockError
 from vidchat.tokenizers.quantizer import code_use

@@ -100,7 +100,7 @@ def score(
     from vidchat.bench.pairs import read_pairs
     from vidchat.bench.scoring import score as score_systems
     from vidchat.bench.suite import Backends
-    from vidchat.data.media import picture_size
+    from vidchat.data.media.read import picture_size
 
     with _plainly():
         backends = Backends(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.pairs import Pair
-from vidchat.data.media import Media, MediaError, read_clip, read_picture
+from vidchat.data.media.read import Media, MediaError, read_clip, read_picture
 from vidchat.dialogue import Clip
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vidchat.bench.measure import BackendError, evenly, need_file
 from vidchat.bench.protocol import file_hash
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from vidchat.bench.measure import Column, Features, Measure, evenly
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 BEST_PSNR = 100.0
 """What equal pictures score, whose ratio is infinite."""

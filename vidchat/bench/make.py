@@ -13,7 +13,7 @@ from rich.progress import track
 
 from vidchat.bench.pairs import PAIRS, check_id, write_lines
 from vidchat.data.folder import read_folder
-from vidchat.data.media import MediaError, picture_size, read_clip
+from vidchat.data.media.read import MediaError, picture_size, read_clip
 from vidchat.data.report import Report
 from vidchat.dialogue import Clip, Dialogue
 

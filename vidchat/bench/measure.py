@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.bench.pairs import Pair
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 Features = dict[str, NDArray]
 """Arrays by name, of one clip; small enough for a file."""

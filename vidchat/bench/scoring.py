@@ -23,7 +23,7 @@ from vidchat.bench.results import PairScore, Result
 from vidchat.bench.store import Store, fingerprint
 from vidchat.bench.summary import Scored, Summary
 from vidchat.bench.systems import BUILT_IN, TRUTH, Folder, Source, System, built_in, clip_key
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 from vidchat.dialogue import Clip
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vidchat.bench.pairs import Pair
-from vidchat.data.media import MediaError, picture_size, read_clip
+from vidchat.data.media.read import MediaError, picture_size, read_clip
 from vidchat.dialogue import Clip
 
 FPS = 25

@@ -10,7 +10,7 @@ from typing import Protocol
 from vidchat.bench.clips import Found, View, find, frozen, read_made, strays
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash
-from vidchat.data.media import Media, read_picture
+from vidchat.data.media.read import Media, read_picture
 from vidchat.dialogue import Clip
 
 TRUTH, SHUFFLED, FROZEN = "truth", "shuffled truth", "frozen reference"

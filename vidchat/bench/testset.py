@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vidchat.bench.make import MakeError
+from vidchat.data.manifest.speakervid.names import ClipName, Damage, is_voice, parse_clip
 from vidchat.data.report import Report
-from vidchat.data.speakervid.names import ClipName, Damage, is_voice, parse_clip
 from vidchat.dialogue import Clip, Dialogue, Turn
 
 SUFFIXES = (".mp4", ".mkv", ".webm")

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
-from vidchat.data.kept_tokens import AudioDecoder, KeptTokens, VideoDecoder
-from vidchat.data.media import Media, MediaError, header_of, read_clip, write_clip
-from vidchat.data.shards import ShardError
+from vidchat.data.media.read import Media, MediaError, header_of, read_clip, write_clip
+from vidchat.data.tokens.kept_tokens import AudioDecoder, KeptTokens, VideoDecoder
+from vidchat.data.tokens.shards import ShardError
 from vidchat.dialogue import Clip, Dialogue
 
 HEIGHT = 160  # pixels of a shown picture

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vidchat.data.dialogues import SUMMARY
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
-from vidchat.data.kept_tokens import KeptTokens
-from vidchat.data.manifest import COLUMNS, ROWS, ManifestError, as_table, open_manifest
+from vidchat.data.manifest.dialogues import SUMMARY
+from vidchat.data.manifest.table import COLUMNS, ROWS, ManifestError, as_table, open_manifest
+from vidchat.data.tokens.kept_tokens import KeptTokens
 from vidchat.dialogue import Dialogue
 
 MANIFEST = "clips.parquet"
@@ -133,7 +133,7 @@ def dialogue_table(root: Path, tokens: KeptTokens | None = None) -> list[dict[st
 
 def lengths(root: Path, tokens: KeptTokens | None) -> Iterator[tuple[Dialogue, list[float]]]:
     """Each dialogue whose answer is there, as files or as tokens, and how many seconds of each of its turns are."""
-    from vidchat.data.media import length_of
+    from vidchat.data.media.read import length_of
 
     headers: dict[Path, float] = {}
     for _, entry in entries(manifest_of(root)):

@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 
 from vidchat.bench.speech import Floats, cepstra
-from vidchat.data.media import Media, read_clip, write_clip
+from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.data.synthetic.render import candidate_waveforms
 from vidchat.data.synthetic.script import Case
 from vidchat.demo.measure import MouthReader, Scores, score

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.speech import nearest_sentence
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 from vidchat.data.synthetic.script import Case, cases
 
 Floats = NDArray[np.float64]

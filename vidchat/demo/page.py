@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from vidchat.data.media import read_clip
+from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip
 from vidchat.training.metrics import read_metrics
 

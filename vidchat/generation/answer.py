@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.media import ClipWriter, Media, MediaError, read_picture
-from vidchat.data.tokens import ClipEncoder, Part, Piece
+from vidchat.data.media.read import ClipWriter, Media, MediaError, read_picture
+from vidchat.data.tokens.encoder import ClipEncoder, Part, Piece
 from vidchat.dialogue import Clip
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release

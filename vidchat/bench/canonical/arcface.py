@@ -17,7 +17,7 @@ from vidchat.bench.measure import Column, Features, Measure, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.bench.proxy.identity import compare_faces
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 SIDE, STEP = 112, 5
 # Where ArcFace wants the eyes, the nose and the corners of the mouth in its 112 x 112 picture.

@@ -14,7 +14,7 @@ from vidchat.bench.clips import is_silent
 from vidchat.bench.measure import BackendError, Column, Features, Measure
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions, weights_hash
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 LONGEST = 224  # tokens that Whisper may say of one clip
 

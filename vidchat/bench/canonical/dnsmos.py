@@ -12,7 +12,7 @@ from vidchat.bench.faces import onnx_session
 from vidchat.bench.measure import Column, Features, Measure, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 RATE, LENGTH = 16000, int(9.01 * 16000)
 # From the network's raw scores to those of listeners, highest power first, as published with it.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.bench.measure import BackendError, Column, Features, Measure
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 Coefficients = Callable[[NDArray[np.uint8]], NDArray]
 STEP = 2

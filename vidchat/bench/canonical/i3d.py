@@ -9,7 +9,7 @@ import torch
 
 from vidchat.bench.measure import Column, Features, Measure, evenly, need_file
 from vidchat.bench.protocol import file_hash, versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 FEWEST = 10  # pictures that its pools can take
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidchat.bench.measure import BackendError, Column, Features, Measure, evenly, need_file
 from vidchat.bench.protocol import file_hash, versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 SIDE = 299
 

@@ -21,7 +21,7 @@ from vidchat.bench.faces import FaceFinder, Faces
 from vidchat.bench.measure import BackendError, Column, Features, Measure, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 SPAN, SHIFT, BATCH = 5, 15, 20  # pictures that it looks at together, lags either way, windows at once
 SIDE, MARGIN, GREY, SMOOTHING = 224, 0.40, 110, 13  # of the crop around the face

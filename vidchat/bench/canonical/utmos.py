@@ -15,7 +15,7 @@ from vidchat.bench.clips import is_silent
 from vidchat.bench.measure import BackendError, Column, Features, Measure, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 RATE, SHORTEST = 16000, 400  # samples that wav2vec 2.0 hears at least
 INSIDE = "wav2vec2."  # where the file keeps wav2vec 2.0

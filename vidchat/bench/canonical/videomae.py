@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vidchat.bench.canonical.weights import read_weights, renamed
 from vidchat.bench.measure import BackendError, Column, Features, Measure, evenly, need_file
 from vidchat.bench.protocol import file_hash, versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 EXPECTED = "vit_g_hybrid_pt_1200e_ssv2_ft.pth"
 SIDE, FRAMES, HEAD = 224, 16, 88  # what ViT-g was trained on, and the width of one of its attention heads

@@ -17,7 +17,7 @@ from vidchat.bench.clips import is_silent
 from vidchat.bench.measure import BackendError, Column, Features, Measure, cosine, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions, weights_hash
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 # WavLM's parts that wav2vec 2.0 has not.
 RENAMED = (

@@ -14,8 +14,8 @@ from vidchat.bench.measure import Column, Features, Measure
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.bench.speech import Floats, cepstra, warped_distance
-from vidchat.data.media import Media
-from vidchat.data.sound import resample, to_float
+from vidchat.data.media.read import Media
+from vidchat.data.media.sound import resample, to_float
 
 RATE = 16000
 

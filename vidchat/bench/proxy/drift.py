@@ -9,7 +9,7 @@ import numpy as np
 from vidchat.bench.measure import Column, Features, Measure
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 QUIETEST = -60.0  # dB; quieter counts as this
 SHARE = 4  # a window is a quarter of the clip

@@ -14,7 +14,7 @@ from vidchat.bench.faces import FaceFinder, crops, part_of
 from vidchat.bench.measure import Column, Features, Measure
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 PARTS = {"mouth": (0.10, 0.50, 0.90, 0.98), "eyes and brows": (0.08, 0.15, 0.92, 0.60)}  # as shares of the face
 SIZE, CELLS, DIRECTIONS = (32, 48), 2, 8

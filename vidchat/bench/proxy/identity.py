@@ -10,7 +10,7 @@ from vidchat.bench.faces import FaceFinder, crops
 from vidchat.bench.measure import Column, Features, Measure, cosine
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 SIDE = 12  # the face is averaged down to SIDE x SIDE, so that motion of the lips hardly counts
 STEP = 5

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vidchat.bench.measure import Column, Features, Measure, evenly
 from vidchat.bench.protocol import versions, weights_hash
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 SEED = 20250712
 WIDTHS = (24, 48, 64)

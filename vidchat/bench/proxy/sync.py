@@ -17,7 +17,7 @@ from vidchat.bench.faces import MOUTH, FaceFinder, crops, part_of
 from vidchat.bench.measure import Column, Features, Measure
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 Floats = NDArray[np.float64]
 

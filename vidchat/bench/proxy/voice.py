@@ -14,7 +14,7 @@ from vidchat.bench.clips import is_silent
 from vidchat.bench.measure import Column, Features, Measure
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
-from vidchat.data.media import Media
+from vidchat.data.media.read import Media
 
 Floats = NDArray[np.float64]
 

@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vidchat.data.media.write import write_clip
 from vidchat.data.synthetic.cast import Plan, plan_dialogues
 from vidchat.data.synthetic.face import draw_face
 from vidchat.data.synthetic.pairing import pair_again
 from vidchat.data.synthetic.performance import Performance, perform
 from vidchat.data.synthetic.script import cases
 from vidchat.data.synthetic.voice import Voice, speak
-from vidchat.data.writer import write_clip
 from vidchat.dialogue import Role
 
 VERSION = 2

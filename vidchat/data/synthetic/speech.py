@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from vidchat.data.media.write import write_clip
 from vidchat.data.synthetic.identity import BUILDS
 from vidchat.data.synthetic.script import cases
 from vidchat.data.synthetic.voice import PROSODY, Voice, random_voice, speak
-from vidchat.data.writer import write_clip
 from vidchat.dialogue import Split
 
 TIMBRES = ("m1", "m2", "m3", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5", "Lee", "linda", "john", "steph", "adam")

@@ -1,0 +1,1 @@
+"""`vidchat data`: the commands."""

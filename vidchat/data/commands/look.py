@@ -1,0 +1,146 @@
+"""`vidchat data stats | show`: how much there is, and what it looks like."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vidchat.data.commands.plainly import plainly
+
+if TYPE_CHECKING:
+    from vidchat.data.show import Decoders
+    from vidchat.data.tokens.kept_tokens import KeptTokens
+
+
+def register(group: typer.Typer) -> None:
+    """Adds the commands to a group."""
+    for command in (stats, show):
+        group.command()(command)
+
+
+def stats(
+    data: Annotated[Path, typer.Argument(help="The data folder, or a manifest.")],
+    output: Annotated[Path | None, typer.Option(help="The picture; DATA/stats.png unless told.")] = None,
+) -> None:
+    """Count dialogues and hours by branch and tier, and draw how clips are distributed.
+
+    Of a folder that holds tokens and no clips, the tokens are counted: what training reads.
+    """
+    with plainly():
+        from vidchat.data.folder import MANIFESTS
+        from vidchat.data.stats import MANIFEST, dialogue_table, distributions, distributions_of_tokens, draw
+
+        folder = data if data.is_dir() else data.parent
+        manifest = data / MANIFEST if data.is_dir() else data
+        tokens = tokens_alone(data) if data.is_dir() and not manifest.is_file() else None
+        if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
+            tell_table(dialogue_table(data, tokens))
+        else:
+            print("no dialogues yet; derive them with 'vidchat data branches'")
+        if tokens is not None:
+            print(
+                f"the clips are not here: hours are those of the tokens, at most {tokens.latents.made['longest']} "
+                "chunks of an answer or turn, and the pictures' resolution cannot be told"
+            )
+            found = distributions_of_tokens(data, tokens)
+        elif data.is_dir() and not manifest.is_file():
+            found = _distributions_of_folder(data)
+        else:
+            found = distributions(manifest)
+        picture = output or folder / "stats.png"
+        draw(found, picture)
+        print(f"{found.clips:,} clips, {found.hours:,.2f} hours; distributions: {picture}")
+
+
+def tokens_alone(data: Path) -> KeptTokens | None:
+    """The tokens of a folder that has some, and none of its dialogues' first clips."""
+    from itertools import islice
+
+    from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
+    from vidchat.data.tokens.cache import TOKENS
+    from vidchat.data.tokens.kept_tokens import KeptTokens
+
+    if not (data / TOKENS).is_dir():
+        return None
+    for _, entry in islice(entries(manifest_of(data)), 100):
+        try:
+            make_dialogue(data, parse_entry(entry))
+        except (ValueError, TypeError, OSError):
+            continue
+        return None
+    return KeptTokens(data)
+
+
+def tell_table(table: list[dict[str, Any]]) -> None:
+    """Prints dialogues and hours by branch and tier."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vidchat.data.stats import by_branch_and_tier
+
+    grid = Table()
+    for name in ("branch", "tier"):
+        grid.add_column(name)
+    for name in ("dialogues", "hours", "hours of answers", "train", "val", "test"):
+        grid.add_column(name, justify="right")
+    for row in by_branch_and_tier(table):
+        name = row["branch"] + (f", {row['kind'].replace('_', '-')}" if row["kind"] else "")
+        hours = (f"{row[key]:,.{2 if row[key] < 100 else 0}f}" for key in ("hours", "answer_hours"))
+        counts = (f"{row[key]:,}" for key in ("train", "val", "test"))
+        grid.add_row(name, row["tier"], f"{row['dialogues']:,}", *hours, *counts)
+    Console(width=max(100, Console().width)).print(grid)
+
+
+def _distributions_of_folder(root: Path) -> Any:
+    """Of a folder that has no manifest: one is made for the moment."""
+    from vidchat.data.manifest.sources import ingest_folder
+    from vidchat.data.stats import distributions
+
+    with tempfile.TemporaryDirectory() as place:
+        ingest_folder(root, Path(place) / "clips.parquet")
+        return distributions(Path(place) / "clips.parquet")
+
+
+def show(
+    data: Annotated[Path, typer.Argument(help="The data folder.")],
+    count: Annotated[int, typer.Option(help="How many dialogues.")] = 5,
+    branch: Annotated[str | None, typer.Option(help="Only of this branch.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Only of this tier.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only of this split.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other dialogues.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="A page (.html) or a contact sheet (.png); DATA/show.html unless told.")
+    ] = None,
+    video_vae: Annotated[str, typer.Option(help="What decodes tokens where clips are not there.")] = "demo",
+    audio_codec: Annotated[str, typer.Option(help="Likewise, of the sound; 'none' shows pictures alone.")] = "demo",
+) -> None:
+    """Show some dialogues: a page with their clips, words and scores that needs no other file.
+
+    Of a folder that holds tokens and no clips, the tokens are decoded again, by the tokenizers that made them.
+    """
+    with plainly():
+        from vidchat.data.show import Choice
+        from vidchat.data.show import show as run
+
+        page = output or data / "show.html"
+        decoders = _decoders(data, video_vae, audio_codec)
+        number = run(data, page, Choice(branch, tier, split), count, seed, decoders)
+        print(f"{number} dialogues: {page}")
+
+
+def _decoders(data: Path, video_vae: str, audio_codec: str) -> Decoders | None:
+    """For a folder without clips; checked to be the ones that made its tokens."""
+    from vidchat.data.commands.encode import tokenizers
+    from vidchat.data.show import Decoders
+
+    tokens = tokens_alone(data)
+    if tokens is None:
+        return None
+    video, audio = tokenizers(video_vae, "none" if tokens.codes is None else audio_codec)
+    tokens.check(video, "latents")
+    if audio is not None:
+        tokens.check(audio, "codes")
+    return Decoders(tokens, video, audio)

@@ -1,0 +1,1 @@
+"""From dialogues and tokens to batches."""

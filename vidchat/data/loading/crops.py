@@ -1,0 +1,190 @@
+"""Crops of decoded clips, to train tokenizers on: pictures, sound, or both of one span."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import track
+from torch import Tensor
+
+from vidchat.data.folder import read_folder
+from vidchat.data.loading.endless import Draw, EndlessDataModule, in_order
+from vidchat.data.loading.order import Order
+from vidchat.data.media.read import Media, MediaError, length_of, read_clip
+from vidchat.data.report import Report
+from vidchat.dialogue import Clip, Dialogue
+
+log = logging.getLogger(__name__)
+ATTEMPTS = 20  # clips tried for one draw before a data set counts as broken
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What is cut out of a clip.
+
+    Attributes:
+        fps: Pictures per second.
+        size: (height, width) of a picture.
+        sample_rate: Samples per second.
+        pictures: Pictures in a crop, or `None` for sound only.
+        samples: Samples in a crop, or `None` for pictures only; both begin at the same instant.
+    """
+
+    fps: int
+    size: tuple[int, int]
+    sample_rate: int
+    pictures: int | None
+    samples: int | None
+
+    @property
+    def span(self) -> int:
+        """Pictures that last as long as the crop."""
+        return max(self.pictures or 0, math.ceil((self.samples or 0) * self.fps / self.sample_rate))
+
+    def read(self, clip: Clip) -> Media:
+        """Decodes a clip; raises `MediaError` if it cannot be, or is shorter than a crop."""
+        media = read_clip(
+            clip, fps=self.fps, size=self.size, sample_rate=self.sample_rate, audio=self.samples is not None
+        )
+        if len(media.pictures) < self.span:
+            raise MediaError(
+                f"{clip.path}: has {len(media.pictures)} pictures at {self.fps} fps, a crop needs {self.span}; "
+                "remove the clip or shorten the crops"
+            )
+        return media
+
+    def cut(self, media: Media, first: int) -> dict[str, Tensor]:
+        """The crop that begins with picture `first`."""
+        cut: dict[str, Tensor] = {}
+        if self.pictures is not None:
+            cut["pictures"] = media.pictures[first : first + self.pictures]
+        if self.samples is not None:
+            begin = round(first * self.sample_rate / self.fps)
+            cut["waveform"] = media.waveform[begin : begin + self.samples]
+        return cut
+
+
+class Crops:
+    """Makes batches of crops from clips, of which some are kept decoded.
+
+    Args:
+        clips: Where crops are cut from.
+        crop: What is cut.
+        kept: Decoded clips, by index; the others are decoded when drawn.
+    """
+
+    def __init__(self, clips: list[Clip], crop: Crop, kept: dict[int, Media]) -> None:
+        self.clips, self.crop, self.kept = clips, crop, kept
+
+    def __call__(self, draws: list[Draw]) -> dict[str, Tensor]:
+        """`pictures` (B, n, 3, H, W) uint8 and `waveform` (B, s) float32 in [-1, 1], each where asked for."""
+        cuts = [self._draw(*draw) for draw in draws]
+        return {key: torch.stack([cut[key] for cut in cuts]) for key in cuts[0]}
+
+    def _draw(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        for _ in range(ATTEMPTS):
+            try:
+                return self._crop(index, float(torch.rand((), generator=generator, dtype=torch.float64)))
+            except MediaError as error:
+                # Which file is bad depends on the file alone, so the next choice is still a function of the draw.
+                log.warning("skipped: %s", error)
+                index = int(torch.randint(len(self.clips), (), generator=generator))
+        raise MediaError(
+            f"{ATTEMPTS} clips in a row could not be used, the last {self.clips[index].path}; check the data"
+        )
+
+    def _crop(self, index: int, where: float) -> dict[str, Tensor]:
+        """The crop at the fraction `where` of a clip."""
+        if index in self.kept:
+            media = self.kept[index]
+            return self.crop.cut(media, int(where * (len(media.pictures) - self.crop.span + 1)))
+        clip, fps = self.clips[index], self.crop.fps
+        end = length_of(clip.path) if clip.end is None else clip.end
+        last = math.floor((end - clip.start) * fps) - self.crop.span
+        start = clip.start + int(where * max(last + 1, 1)) / fps
+        return self.crop.cut(self.crop.read(replace(clip, start=start, end=start + self.crop.span / fps)), 0)
+
+
+class ClipDataModule(EndlessDataModule):
+    """Crops of every clip of a folder data set, whoever speaks in it.
+
+    Args:
+        root: The folder.
+        fps: Working pictures per second.
+        size: (height, width) of a picture.
+        sample_rate: Working samples per second.
+        pictures: Pictures in a crop (4k+1 for a causal video tokenizer), or `None` for sound only.
+        samples: Samples in a crop (a multiple of the codec's hop), or `None` for pictures only.
+        batch_size: Crops in a batch, per process.
+        seed: Of the order and the crops.
+        num_workers: Processes that make batches.
+        memory_gb: Decoded clips are kept up to this much; the rest are decoded when drawn.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        fps: int,
+        size: tuple[int, int],
+        sample_rate: int,
+        pictures: int | None,
+        samples: int | None,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        memory_gb: float = 4.0,
+    ) -> None:
+        super().__init__(batch_size, seed, num_workers)
+        if pictures is None and samples is None:
+            raise ValueError("a crop needs pictures or sound; set data.pictures or data.samples")
+        self.root, self.memory = Path(root), memory_gb * 2**30
+        self.crop = Crop(fps, (size[0], size[1]), sample_rate, pictures, samples)
+        self.report = Report("clips")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decodes what memory holds; what cannot be decoded is skipped and reported."""
+        if self.train is not None:
+            return
+        dialogues, folder = read_folder(self.root)
+        self.report.skipped += folder.skipped
+        train, val = (self._split(dialogues, split) for split in ("train", "val"))
+        self.train = (train, Order.shuffled(self.seed, len(train.clips))) if train else None
+        self.val = (val, in_order(range(len(val.clips)), self.batch_size)) if val else None
+        rank_zero_info(str(self.report))
+
+    def _split(self, dialogues: list[Dialogue], split: str) -> Crops | None:
+        clips = _distinct(turn.clip for dialogue in dialogues if dialogue.split == split for turn in dialogue.turns)
+        good: list[Clip] = []
+        kept: dict[int, Media] = {}
+        for clip in track(clips, f"decoding {split}", disable=not clips):
+            media = None
+            if self.memory > 0:
+                try:
+                    media = self._decode(clip)
+                except MediaError as error:
+                    self.report.skipped.append((clip.path.name, str(error)))
+                    continue
+                kept[len(good)] = media
+            good.append(clip)
+        self.report.read += len(good)
+        return Crops(good, self.crop, kept) if good else None
+
+    def _decode(self, clip: Clip) -> Media:
+        media = self.crop.read(clip)
+        if self.crop.pictures is None:
+            media.pictures = media.pictures[:, :0, :0, :0]  # only their number is needed
+        self.memory -= media.pictures.nbytes + media.waveform.nbytes
+        return media
+
+
+def _distinct(clips: Iterable[Clip]) -> list[Clip]:
+    found: dict[tuple[Path, float, float | None], Clip] = {}
+    for clip in clips:
+        found.setdefault((clip.path, clip.start, clip.end), clip)
+    return list(found.values())

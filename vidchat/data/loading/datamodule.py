@@ -1,0 +1,307 @@
+"""Data sets, mixed by weight, as endless batches of answers and what they answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from vidchat.batch import ChunkBatch
+from vidchat.data.dialogue_table import DialogueTable
+from vidchat.data.folder import FolderError, open_folder
+from vidchat.data.loading.batches import DialogueBatches, TextEncoder
+from vidchat.data.loading.conditions import Conditions
+from vidchat.data.loading.endless import EndlessDataModule, Fixed, in_order
+from vidchat.data.loading.gather import Stock, gather, order_of, standardisation
+from vidchat.data.loading.items import Items
+from vidchat.data.loading.order import padding
+from vidchat.data.report import Report
+from vidchat.data.tokens.cache import TokenCache
+from vidchat.data.tokens.encode import fill
+from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncoder, VideoEncoder, WorkingPoint
+from vidchat.dialogue import Branch, Dialogue, Split, Tier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Dialogues of one folder that are drawn with one weight.
+
+    Attributes:
+        root: The folder: a `dialogues.jsonl`, with the clips, media shards or tokens that it tells of.
+        branch: Only dialogues of this branch, or all.
+        tier: Only dialogues of this tier, or all.
+        weight: The share of all draws, compared with the other sources.
+    """
+
+    root: Path
+    branch: Branch | None = None
+    tier: Tier | None = None
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        filters = [f"{key}={value}" for key in ("branch", "tier") if (value := getattr(self, key)) is not None]
+        return f"{self.root}" + (f" ({', '.join(filters)})" if filters else "")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How items become batches.
+
+    Attributes:
+        size: Answers in a batch, per process.
+        seed: Of the order and of every random choice.
+        num_workers: Processes that make batches.
+    """
+
+    size: int
+    seed: int = 0
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What turns clips and texts into tokens.
+
+    Attributes:
+        video_vae: Pictures to latents.
+        audio_codec: Sound to codes, or `None`: answers then have no sound, and clips need none.
+        text_tokenizer: Transcripts to ids, or `None`: answers then have no text.
+        thinker: Clips to features, or `None`.
+    """
+
+    video_vae: VideoEncoder
+    audio_codec: AudioEncoder | None = None
+    text_tokenizer: TextEncoder | None = None
+    thinker: FeatureEncoder | None = None
+
+
+@dataclass
+class _Folder:
+    """One folder of those that are mixed."""
+
+    root: Path
+    cache: TokenCache
+    dialogues: DialogueTable
+    report: Report
+    sources: list[Source] = field(default_factory=list)
+
+
+class DialogueDataModule(EndlessDataModule):
+    """Batches of dialogues whose clips were encoded once, into `<root>/tokens`.
+
+    Args:
+        sources: What is mixed.
+        point: Working rates and size.
+        conditions: What answers are made from.
+        batching: How they become batches.
+        tools: What turns clips and texts into tokens.
+
+    Raises:
+        ClockError: The tokenizers' chunks do not span the same time.
+        FolderError: There is no data set in a folder, or no dialogue for training.
+        CacheError: There are tokens that were made with something else, and no clips to make others from.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        point: WorkingPoint,
+        conditions: Conditions,
+        batching: Batching,
+        tools: Tools,
+    ) -> None:
+        super().__init__(batching.size, batching.seed, batching.num_workers)
+        self.sources, self.point, self.tools = list(sources), point, tools
+        self.conditions = conditions if tools.audio_codec is not None else replace(conditions, voice=False)
+        self.encoder = ClipEncoder(tools.video_vae, tools.audio_codec, point.fps, point.size, point.turn, tools.thinker)
+        self.report = Report("answers")
+        self.statistics: list[tuple[float, float]] = []
+
+    @classmethod
+    def build(
+        cls,
+        data: Mapping[str, Any],
+        condition: Mapping[str, Any],
+        seed: int,
+        audio: bool,
+        branch: Branch | None,
+        tier: Tier | None,
+        video_vae: VideoEncoder,
+        audio_codec: AudioEncoder,
+        text_tokenizer: TextEncoder,
+        thinker: FeatureEncoder | None = None,
+    ) -> Self:
+        """The data module of a config.
+
+        Args:
+            data: Of the data set; each of `data.sources` may say `root`, `branch`, `tier` and `weight`.
+            condition: What answers are made from.
+            seed: Of everything random.
+            audio: Whether answers have sound.
+            branch: Of the sources that do not say their own.
+            tier: Likewise.
+            video_vae: See `Tools`.
+            audio_codec: See `Tools`.
+            text_tokenizer: See `Tools`.
+            thinker: See `Tools`.
+        """
+        told = [{"root": data["root"], "branch": branch, "tier": tier} | source for source in data["sources"] or [{}]]
+        names = {one.name for one in fields(Conditions)} & condition.keys()
+        chosen = {name: condition[name] for name in names} | {"scores": tuple(condition["scores"])}
+        tools = Tools(video_vae, audio_codec if audio else None, text_tokenizer, thinker)
+        return cls(
+            [Source(**source | {"root": Path(source["root"])}) for source in told],
+            WorkingPoint(data["fps"], tuple(data["size"]), data["turn"], data["dtype"]),
+            Conditions(**chosen, max_chunks=data["max_chunks"]),
+            Batching(data["batch_size"], seed, data["num_workers"]),
+            tools,
+        )
+
+    @cached_property
+    def folders(self) -> dict[Path, _Folder]:
+        """The folders, each read once."""
+        longest = max(self.conditions.max_chunks, self.conditions.turn_chunks)
+        found: dict[Path, _Folder] = {}
+        for source in self.sources:
+            if source.root not in found:
+                cache = TokenCache(source.root, self.encoder, longest, self.point.dtype)
+                found[source.root] = _Folder(source.root, cache, *open_folder(source.root, media=False))
+            found[source.root].sources.append(source)
+        return found
+
+    def rows(self, source: Source, split: Split) -> np.ndarray:
+        """(n,) the numbers of a source's dialogues of a split, in its folder."""
+        question = True if self.conditions.asks else None
+        return self.folders[source.root].dialogues.rows(split, source.branch, source.tier, question)
+
+    def dialogues(self, source: Source, split: Split) -> Iterator[Dialogue]:
+        """The dialogues of a source and a split, one at a time."""
+        table = self.folders[source.root].dialogues
+        return (table[row] for row in self.rows(source, split).tolist())
+
+    def prepare_data(self) -> None:
+        """Encodes every clip that is not yet encoded, on the accelerator if there is one."""
+        self._check_splits()
+        self.encode("train", "val")
+
+    def encode(self, *splits: Split) -> None:
+        """Encodes the clips of these splits; a clip that cannot be is skipped and reported."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        for folder in self.folders.values():
+            dialogues = (d for source in folder.sources for split in splits for d in self.dialogues(source, split))
+            report = fill(folder.cache, (p for d in dialogues for p in self.conditions.pieces(d)), [device])
+            if report.skipped:
+                log.warning("%s", report)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Lists the items of both splits; `report`, and `report.txt` beside the tokens, name what was left out."""
+        if self.train is not None:
+            return
+        self._check_splits()
+        skipped = [told for folder in self.folders.values() for told in folder.report.skipped]
+        self.report = Report("answers", 0, skipped)
+        train, val = self.items("train"), self.items("val")
+        for number, source in enumerate(self.sources):
+            if not (train.sources == number).any():
+                raise FolderError(f"{source}: no usable clip is left for training: {self.report}")
+        self.statistics = [standardisation(values) for values in train.scores(slice(None)).T]
+        self.train = (self._batches(train), order_of(train, [source.weight for source in self.sources], self.seed))
+        self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if len(val) else None
+        if self.trainer is None or self.trainer.is_global_zero:
+            log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
+            self._write_report()
+
+    def teardown(self, stage: str) -> None:
+        """Says which shards held samples that could not be read."""
+        damage = self.damage()
+        if damage:
+            told = ", ".join(f"{count} of {shard}" for shard, count in damage.items())
+            log.warning("samples that could not be read and were skipped: %s; `vidchat data verify` checks all", told)
+            self.report.skipped += [(shard, f"{count} samples could not be read") for shard, count in damage.items()]
+            self._write_report()
+
+    def damage(self) -> dict[str, int]:
+        """How many samples of each shard could not be read so far, in any process of this rank."""
+        found: dict[str, int] = {}
+        for folder in self.folders.values():
+            found |= {f"{folder.root}: {shard}": count for shard, count in folder.cache.damage().items()}
+        return found
+
+    def _write_report(self) -> None:
+        folder = self.folders[self.sources[0].root].cache.folder
+        try:
+            self.report.write(folder / "report.txt")
+        except OSError as error:  # a data set that may only be read
+            log.info("no report.txt was written: %s", error)
+
+    def items(self, split: Split) -> Items:
+        """The answers of a split whose clips are all encoded, in the manifests' order; others go to the report.
+
+        Raises:
+            CacheError: A clip was never encoded.
+        """
+        folders = [self.folders[source.root] for source in self.sources]
+        rows = [self.rows(source, split) for source in self.sources]
+        stocks = [Stock(f.root, f.dialogues, r, f.cache) for f, r in zip(folders, rows, strict=True)]
+        return gather(stocks, self.conditions, self.report)
+
+    def padding(self, batches: int = 200) -> float:
+        """The share of the chunks of the first training batches that is padding, answers and turns together."""
+        if self.train is None:
+            raise FolderError("padding is known after setup(); call prepare_data() and setup() first")
+        make, order = self.train
+        lengths = cast(DialogueBatches, make).items.lengths
+        drawn = ([place.item for place in order.batch(k, self.batch_size)] for k in range(batches))
+        return padding(drawn, lengths)
+
+    def split_dataloader(self, split: Split, batch_size: int | None = None) -> DataLoader:
+        """Each answer of any split once, in the manifests' order; encodes the split if need be."""
+        self.encode(split)
+        items = self.items(split)
+        batches = self._in_order(items, batch_size or self.batch_size)
+        return self._loader(Fixed(self._batches(items, torch.float32), batches, self.seed))
+
+    @staticmethod
+    def _in_order(items: Items, size: int) -> list[Sequence[int]]:
+        """Batches of each item once, in order; of one shape each."""
+        shapes = (np.flatnonzero(items.shapes == shape).tolist() for shape in range(len(items.grids)))
+        return [batch for some in shapes for batch in in_order(some, size)]
+
+    def _batches(self, items: Items, dtype: torch.dtype | None = None) -> DialogueBatches:
+        caches = [self.folders[source.root].cache for source in self.sources]
+        return DialogueBatches(items, caches, self.conditions, self.tools.text_tokenizer, self.statistics, dtype)
+
+    def _check_splits(self) -> None:
+        """Before any long work: are there dialogues to train on, and to validate on if that is asked for?"""
+        for source in self.sources:
+            if not self.rows(source, "train").size:
+                raise FolderError(self._nothing(source, "train"))
+        wanted = self.trainer is not None and self.trainer.limit_val_batches != 0
+        if wanted and not any(self.rows(source, "val").size for source in self.sources):
+            raise FolderError(self._nothing(self.sources[0], "val"))
+
+    def _nothing(self, source: Source, split: Split) -> str:
+        filters = {"tier": source.tier, "branch": source.branch, "question": self.conditions.asks or None}
+        told = ", ".join(f"{key}={value}" for key, value in filters.items() if value is not None)
+        remedy = " or set trainer.limit_val_batches=0" if split == "val" else ""
+        return (
+            f"{source.root}: no dialogue of the split '{split}'{f' with {told}' if told else ''}; "
+            f'give some dialogues "split": "{split}"{remedy}'
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a `ChunkBatch`; what is kept in half precision becomes float32 there, not on the way."""
+        moved: ChunkBatch = batch.to(device)
+        for name in ("latents", "turn_latents", "features"):
+            value = getattr(moved, name)
+            setattr(moved, name, None if value is None else value.float())
+        return moved

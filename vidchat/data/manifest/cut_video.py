@@ -1,0 +1,196 @@
+"""The clips of one source video: each cut by time and box, at the working rates, the others silenced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidchat.data.manifest.silence import others, silence
+from vidchat.data.manifest.table import ManifestError, clip_file
+from vidchat.data.manifest.tiers import is_silent
+from vidchat.data.media.read import MediaError, crop_pictures, read_sound
+from vidchat.data.media.write import ClipWriter
+from vidchat.dialogue import Clip
+
+UNSEEN = (64, 64)  # height and width of the black picture of a voice without a face
+
+
+@dataclass(frozen=True)
+class CutSettings:
+    """How clips are cut; a folder holds clips of one setting.
+
+    Attributes:
+        fps: Pictures per second.
+        sample_rate: Samples per second to which the sound is brought (the file's AAC runs at 48 kHz).
+        longest_side: A larger crop is made smaller, to so many pixels; `None` keeps the source's pixels.
+        window: `scene` cuts what the release's own script cuts; `track` only where the person is tracked.
+        clean: Whether others are silenced where only they talk.
+    """
+
+    fps: int = 25
+    sample_rate: int = 16000
+    longest_side: int | None = None
+    window: str = "scene"
+    clean: bool = True
+
+
+@dataclass
+class CutReport:
+    """What became of the clips.
+
+    Attributes:
+        counts: Of `cut`, `there already`, `left out`, `source missing`, `voices`, and of those cut `cut short`.
+        missing: Source videos that are not on this disk.
+        damage: (clip, why) of clips that could not be cut.
+        short: (clip, why) of clips that are shorter than the manifest says, since their source ends before they do.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    missing: list[str] = field(default_factory=list)
+    damage: list[tuple[str, str]] = field(default_factory=list)
+    short: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, other: CutReport) -> None:
+        self.counts.update(other.counts)
+        self.missing += other.missing
+        self.damage += other.damage
+        self.short += other.short
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "counts": dict(sorted(self.counts.items())),
+            "missing_videos": sorted(set(self.missing)),
+            "left_out": [list(one) for one in sorted(self.damage)],
+            "cut_short": [list(one) for one in sorted(self.short)],
+        }
+
+
+def cut_video(
+    job: tuple[list[dict[str, Any]], str | None],
+    media: Path,
+    output: Path,
+    settings: CutSettings,
+    wanted: set[str] | None,
+    dry_run: bool,
+) -> CutReport:
+    """Cuts the clips of one source video. One thread: the processes are as many as the CPUs."""
+    torch.set_num_threads(1)
+    clips, source = job
+    report = CutReport()
+    for clip in clips:
+        for voice_only in (False, True):
+            if voice_only and not (is_silent(clip) and (wanted is not None or clip["speech"])):
+                continue
+            try:
+                name = clip_file(clip["clip"], clip["video"], voice_only)
+                if wanted is not None and name not in wanted:
+                    continue
+                path = _inside(media, clip["media"] or source)
+                if path is None:
+                    report.counts["source missing"] += not voice_only
+                    report.missing.append(clip["media"] or clip["video"])
+                elif (output / name).is_file():
+                    report.counts["there already"] += not voice_only
+                else:
+                    if not dry_run:
+                        _forget(output / name)
+                        seconds = (_write_voice if voice_only else _write_clip)(output / name, path, clip, settings)
+                        _note_short(report, clip, seconds, settings)
+                    report.counts["voices cut" if voice_only else "cut"] += 1
+            except (MediaError, ManifestError, ValueError, OSError) as error:
+                report.counts["left out"] += 1
+                report.damage.append((clip["clip"], str(error)))
+    return report
+
+
+def _note_short(report: CutReport, clip: Mapping[str, Any], seconds: float, settings: CutSettings) -> None:
+    start, end = _window(clip, settings)
+    if seconds < end - start - 0.5:
+        report.counts["cut short"] += 1
+        report.short.append((clip["clip"], f"{seconds:.2f} s of {end - start:.2f}; its source ends there"))
+
+
+def _inside(media: Path, name: str | None) -> Path | None:
+    """A file of the media folder, if it is there; a manifest may come from a stranger."""
+    if name is None or Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
+        return None
+    path = media / name
+    return path if path.is_file() else None
+
+
+def _forget(path: Path) -> None:
+    """Removes what a killed run left of this clip."""
+    for leftover in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
+        leftover.unlink(missing_ok=True)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _window(clip: Mapping[str, Any], settings: CutSettings) -> tuple[float, float]:
+    """From when to when a clip is cut, in seconds of its source."""
+    start, end = clip["start_s"], clip["end_s"]
+    if settings.window == "track" and None not in (clip["track_start_s"], clip["track_end_s"]):
+        start, end = max(start, clip["track_start_s"]), min(end, clip["track_end_s"])
+    return start, end
+
+
+def _span(path: Path, clip: Mapping[str, Any], settings: CutSettings) -> tuple[Clip, float]:
+    """The clip in its source, and by how many seconds it begins later than the manifest's clip does."""
+    start, end = _window(clip, settings)
+    return Clip(path, "", start=start, end=end), start - clip["start_s"]
+
+
+def _write_clip(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
+    """Returns how many seconds there were."""
+    span, late = _span(path, clip, settings)
+    box = tuple(clip[name] for name in ("x1", "y1", "x2", "y2"))
+    whole = (0.0, 0.0, 1.0, 1.0) if None in box else (box[0], box[1], box[2], box[3])
+    sound = _sound(span, late, clip, settings, clean=settings.clean)
+    with closing(crop_pictures(span, whole, settings.fps, settings.longest_side)) as pictures:
+        return _write(target, pictures, sound, settings)
+
+
+def _write_voice(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
+    """What a silent person hears, under a black picture: whoever talks is not seen."""
+    span, late = _span(path, clip, settings)
+    sound = _sound(span, late, clip, settings, clean=False)
+    count = max(1, round(((span.end or 0) - span.start) * settings.fps))
+    return _write(target, iter([np.zeros((3, *UNSEEN), np.uint8)] * count), sound, settings)
+
+
+def _sound(span: Clip, late: float, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
+    rate = settings.sample_rate
+    beside = span.path.with_suffix(".wav")  # where seamless_interaction has its cleaned sound
+    own = clip["source"] == "seamless_interaction" and beside.is_file()
+    length = round(((span.end or 0) - span.start) * settings.fps) * rate // settings.fps
+    sound = read_sound(span, length, rate, beside if own else None)
+    if not clean or clip["speech"] is None:
+        return sound
+    spans = [(start - late, end - late) for start, end in others(clip["speech"], clip["voice"])]
+    return silence(sound, spans, rate)
+
+
+def _write(target: Path, pictures: Iterator[np.ndarray], sound: np.ndarray, settings: CutSettings) -> float:
+    """Second by second, so that a clip of any length and size fits into memory. Returns the seconds written."""
+    each_picture = settings.sample_rate / settings.fps
+    with ClipWriter(target, settings.fps, settings.sample_rate) as writer:
+        for second in _seconds(pictures, settings.fps):
+            begin = round(writer.pictures * each_picture)
+            end = round((writer.pictures + len(second)) * each_picture)
+            writer.write(torch.from_numpy(second), torch.from_numpy(sound[begin:end].copy()))
+    return writer.pictures / settings.fps
+
+
+def _seconds(pictures: Iterator[np.ndarray], fps: int) -> Iterator[np.ndarray]:
+    while second := list(islice(pictures, fps)):
+        yield np.stack(second)

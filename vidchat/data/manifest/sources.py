@@ -1,0 +1,158 @@
+"""Dialogues that somebody already has, as rows of the manifest: a folder data set, a table, or only clips."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from rich.progress import track
+
+from vidchat.data.folder import MANIFESTS, FolderError, entries, make_dialogue, manifest_of, parse_entry
+from vidchat.data.manifest.table import COLUMNS, SCORES, as_table, sorted_rows, write_manifest
+from vidchat.data.media.read import header_of
+from vidchat.data.workers import write_whole
+from vidchat.dialogue import Clip, Dialogue
+
+TABLE = "dialogues.csv"
+TEXTS = ("dialogue", "turn", "role", "speaker", "clip", "text", "start", "end", "split", "branch", "tier")
+Headers = dict[Path, tuple[float, int, int]]  # seconds, height and width of each file
+MEDIA = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+
+
+def ingest_folder(root: Path, output: Path) -> dict[str, Any]:
+    """Writes the manifest of a folder's clips, a row for each turn, and a report of what was left out.
+
+    The folder holds `dialogues.jsonl`, `.json`, `.parquet` or `.csv`, or else only media files, each of which is then a
+    clip of its own and its speaker the file's name.
+
+    Raises:
+        FolderError: There is no such folder, or nothing in it can be used.
+    """
+    clips: list[dict[str, Any]] = []
+    damage: list[dict[str, Any]] = []
+    headers: Headers = {}
+    seen: set[str] = set()
+    for where, entry in track(list(_entries(root)), "reading dialogues"):
+        try:
+            parsed = parse_entry(entry)
+            dialogue = make_dialogue(root, parsed)
+            if dialogue.id in seen:
+                raise ValueError(f"the id '{dialogue.id}' was used before; give every dialogue its own")
+            clips += _rows(root, dialogue, parsed, headers)
+            seen.add(dialogue.id)
+        except (ValueError, TypeError, OSError) as error:
+            damage.append({"kind": "dialogue", "file": where, "record": "", "reason": str(error)})
+    if not clips:
+        why = f" (the first: {damage[0]['file']}: {damage[0]['reason']})" if damage else ""
+        raise FolderError(f"{root}: holds no usable dialogue{why}")
+    write_whole_report(output, clips, damage)
+    write_manifest(output, [as_table(sorted_rows(clips))])
+    return dict(json.loads(output.with_suffix(".report.json").read_text()))
+
+
+def write_whole_report(output: Path, clips: list[dict[str, Any]], damage: list[dict[str, Any]]) -> None:
+    """The report and the list of damaged records beside a manifest that fits into memory."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(output.with_suffix(".damaged.jsonl"), "".join(json.dumps(line) + "\n" for line in damage))
+    reasons = Counter(line["reason"].split(":")[0] if len(line["reason"]) < 60 else line["kind"] for line in damage)
+    report = {
+        "clips": len(clips),
+        "hours": round(sum(clip["duration_s"] for clip in clips) / 3600, 3),
+        "left_out": dict(sorted(reasons.items())),
+        "clips_without_score": {name: sum(clip.get(name) is None for clip in clips) for name in SCORES},
+    }
+    write_whole(output.with_suffix(".report.json"), json.dumps(report, indent=1) + "\n")
+
+
+def _entries(root: Path) -> Iterator[tuple[str, Any]]:
+    if any((root / name).is_file() for name in MANIFESTS):
+        yield from entries(manifest_of(root))
+    elif (root / TABLE).is_file():
+        yield from _table(root / TABLE)
+    elif root.is_dir():
+        for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in MEDIA):
+            name = path.relative_to(root).as_posix()
+            turn = {"role": "responder", "speaker": name.rpartition(".")[0], "clip": name}
+            yield name, {"id": name, "branch": "single", "turns": [turn]}
+    else:
+        raise FolderError(f"{root}: there is no such folder; set --annotations to the folder with the dialogues")
+
+
+def _table(path: Path) -> Iterator[tuple[str, Any]]:
+    """Rows of a CSV as entries: a row is a turn, a further column a score."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file)
+        lacking = {"dialogue", "role", "speaker", "clip"} - set(reader.fieldnames or ())
+        if lacking:
+            raise FolderError(
+                f"{path}: has no column '{sorted(lacking)[0]}'; its columns are {', '.join(TEXTS)} and scores"
+            )
+        dialogues: dict[str, list[dict[str, str]]] = {}
+        for row in reader:
+            dialogues.setdefault(row["dialogue"], []).append({k: v for k, v in row.items() if k and isinstance(v, str)})
+    for name, turns in dialogues.items():
+        yield f"{path.name}, dialogue {name}", _entry(name, turns)
+
+
+def _entry(name: str, turns: list[dict[str, str]]) -> Any:
+    try:
+        turns.sort(key=lambda turn: float(turn.get("turn") or 0))
+        words = {key: turns[0][key] for key in ("split", "branch", "tier") if turns[0].get(key)}
+        return {"id": name, **words, "turns": [_turn(turn) for turn in turns]}
+    except ValueError as error:  # told when the entry is used
+        return f"a number is none: {error}"
+
+
+def _turn(turn: dict[str, str]) -> dict[str, Any]:
+    told: dict[str, Any] = {key: turn[key] for key in ("role", "speaker", "clip", "text") if turn.get(key)}
+    told |= {key: float(turn[key]) for key in ("start", "end") if turn.get(key)}
+    return {**told, "scores": {key: float(value) for key, value in turn.items() if key not in TEXTS and value.strip()}}
+
+
+def _rows(root: Path, dialogue: Dialogue, entry: Any, headers: Headers) -> list[dict[str, Any]]:
+    given = {f"given_{key}": entry.get(key) for key in ("branch", "tier", "split")}
+    clips = []
+    for number, turn in enumerate(dialogue.turns):
+        place = {"dialogue": dialogue.id, "turn": number, "role": turn.role}
+        name = {"clip": f"{_file_name(dialogue.id)}_{number}", "source": "folder", "video": dialogue.id}
+        clips.append({**name, **place, **given, **_clip(root, turn.clip, headers)})
+    return clips
+
+
+def _clip(root: Path, clip: Clip, headers: Headers) -> dict[str, Any]:
+    if clip.path not in headers:
+        headers[clip.path] = header_of(clip.path)
+    seconds, height, width = headers[clip.path]
+    end = seconds if clip.end is None else clip.end
+    if end <= clip.start:
+        raise ValueError(f"the clip '{clip.path.name}' lasts {seconds:g} s but should begin at {clip.start:g} s")
+    own = {name: value for name, value in clip.scores.items() if name in SCORES and name in COLUMNS}
+    more = {name: value for name, value in clip.scores.items() if name not in own}
+    return {
+        "media": clip.path.relative_to(root).as_posix(),
+        "speaker": clip.speaker,
+        "start_s": clip.start,
+        "end_s": end,
+        "duration_s": end - clip.start,
+        "width": width,
+        "height": height,
+        "text": clip.text,
+        "words": None if clip.text is None else len(clip.text.split()),
+        **own,
+        "more_scores": json.dumps(more) if more else None,
+        "truth": json.dumps(clip.truth) if clip.truth else None,
+    }
+
+
+def _file_name(name: str) -> str:
+    """A name for files that differs when the name does."""
+    quoted = quote(name, safe=" ,+=@~")
+    if len(quoted) > 180:
+        quoted = quoted[:120] + hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
+    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted

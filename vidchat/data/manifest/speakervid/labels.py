@@ -1,0 +1,238 @@
+"""`raw_labels/*` and the lists: transcripts, captions, blur, scenes, who talks when, and which clips a set has."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from vidchat.data.manifest.speakervid.names import Damage, is_video, parse_clip, parse_video, parse_voiced
+from vidchat.data.manifest.speakervid.values import Record, number, text
+
+Reader = Callable[[str, Any, "Counter[str]", "list[str]"], dict[str, Any]]
+
+
+def read_asr(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
+    """Whisper's result; its three scores are means over the segments, weighted by their durations."""
+    absent: Counter[str] = Counter()
+    record = Record(data, absent)
+    _, segments = record.value("segments")
+    if segments is not None and not isinstance(segments, list):
+        raise Damage("wrong type", "'segments' is not a list")
+    words = record.text("text")
+    row = {
+        "voiced": parse_voiced(name),
+        "text": None if words is None else words.strip(),
+        "language": record.text("language"),
+        **_weighted([Record(s, absent) for s in segments or []]),
+    }
+    tally.update({f"-{key}": count for key, count in absent.items()})
+    return row
+
+
+def _weighted(segments: list[Record]) -> dict[str, float | None]:
+    names = {"asr_confidence": "avg_logprob", "asr_no_speech": "no_speech_prob", "asr_compression": "compression_ratio"}
+    sums, weights = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for segment in segments:
+        start, end = (segment.number(key, low=0) for key in ("start", "end"))
+        if start is not None and end is not None and end < start:
+            raise Damage("ends before it starts", f"a segment, {start:g} to {end:g} s")
+        weight = max(1e-3, end - start) if start is not None and end is not None else 1e-3
+        for name, key in names.items():
+            limits = (0.0, 1.0) if key == "no_speech_prob" else (-math.inf, math.inf)
+            value = segment.number(key, low=limits[0], high=limits[1])
+            if value is not None:
+                sums[name] += weight * value
+                weights[name] += weight
+    return {name: sums[name] / weights[name] if weights[name] else None for name in names}
+
+
+# The caption's keys are not documented: the first of these that a record has, however it is capitalised or spaced.
+CAPTION_KEYS: dict[str, tuple[str, ...]] = {
+    "topic": ("topic", "topics"),
+    "caption": ("caption", "description", "movement_caption", "observed_actions", "overall_caption"),
+    "facing": ("facing_direction", "facing", "orientation"),
+    "body_view": ("body_view", "upper_body_only", "half_body", "body"),
+    "camera_motion": ("camera_motion", "camera_movement"),
+    "people": ("number_of_people", "people_number", "num_people"),
+    "motion": ("motion_score", "motion_intensity_level", "motion_intensity", "activity_level", "motion"),
+}
+
+
+def read_anno(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
+    """Qwen2.5-VL's description: what is known of its keys, and the whole of it as JSON in `annotation`."""
+    clip = parse_clip(name).clip
+    record = Record(data, Counter())
+    leaves = {_plain(key): value for key, value in _leaves(record.data)}
+    row: dict[str, Any] = {"clip": clip, "annotation": _as_json(record.data)}
+    for column, keys in CAPTION_KEYS.items():
+        value = next((leaves[key] for key in keys if leaves.get(key) not in (None, "")), None)
+        if value is None:
+            tally[f"-{keys[0]}"] += 1
+        row[column] = _first_number(column, value) if column in ("people", "motion") else _told(column, value)
+    if row["people"] is not None:
+        row["people"] = int(row["people"])
+    if row["motion"] is not None and not 0 <= row["motion"] <= 10:
+        raise Damage("out of range", f"motion is {row['motion']:g}, not within 1 to 5")
+    known = {key for keys in CAPTION_KEYS.values() for key in keys}
+    tally.update(f"+{key[:60]}" for key in leaves if key not in known)
+    return row
+
+
+def _as_json(data: dict[str, Any]) -> str:
+    try:
+        return json.dumps(data, allow_nan=False)
+    except ValueError:
+        raise Damage("not finite", "a number of the caption") from None
+
+
+def _leaves(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """(key, value) of everything in nested objects that is no object; a list of strings is one string."""
+    if isinstance(value, dict) and depth < 8:
+        for name, inner in value.items():
+            yield from _leaves(inner, name, depth + 1)
+    elif isinstance(value, list) and all(isinstance(v, str) for v in value):
+        yield key, ", ".join(value)
+    elif not isinstance(value, dict | list):
+        yield key, value
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_")
+
+
+def _told(column: str, value: Any) -> str | None:
+    return None if value is None else text(column, value if isinstance(value, str) else str(value))
+
+
+def _first_number(column: str, value: Any) -> float | None:
+    """`3`, `"3"` and `"Level 3 (moderate)"` are 3; words are none."""
+    if isinstance(value, str):
+        found = re.search(r"\d+(?:\.\d+)?", value)
+        return float(found[0]) if found and len(found[0]) < 10 else None
+    return None if value is None or isinstance(value, bool) else number(column, value, 0, 1_000_000)
+
+
+def read_l_score(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
+    """Mean sharpness of face and hands (variance of the Laplacian of crops of 128x128), however the keys are nested.
+
+    A frame without a face or hand has no score: null, a negative number or one that is not finite is left out.
+    """
+    if not isinstance(data, dict) and not (isinstance(data, list) and all(isinstance(v, dict) for v in data)):
+        raise Damage("not an object", "nor a list of frames")
+    found: dict[str, list[float]] = {"face": [], "hand": []}
+    dropped = _collect(data, None, found)
+    if dropped and not any(found.values()):
+        raise Damage("not finite", "every score")
+    if dropped:
+        notes.append("scores that are negative or not finite were left out")
+    means = {part: sum(values) / len(values) if values else None for part, values in found.items()}
+    tally.update(f"-{part}" for part, mean in means.items() if mean is None)
+    if isinstance(data, dict):
+        tally.update(f"+{key[:60]}" for key in data if _part(key) is None)
+    return {"clip": parse_clip(name).clip, "face_blur": means["face"], "hand_blur": means["hand"]}
+
+
+def _collect(value: Any, part: str | None, found: dict[str, list[float]], depth: int = 0) -> int:
+    """Gathers the numbers below a key that names a part; returns how many were none."""
+    if depth > 8:
+        return 0
+    if isinstance(value, dict):
+        inner = ((_part(str(key), part), v) for key, v in value.items())
+        return sum(_collect(v, p, found, depth + 1) for p, v in inner)
+    if isinstance(value, list):
+        return sum(_collect(v, part, found, depth + 1) for v in value)
+    if part is None or value is None or isinstance(value, bool):
+        return 0
+    if not isinstance(value, int | float):
+        raise Damage("wrong type", f"a score of the {part} is not a number")
+    if isinstance(value, int) and abs(value) > 1 << 53:
+        raise Damage("out of range", f"a score of the {part}")
+    if not math.isfinite(value) or value < 0:
+        return 1
+    found[part].append(float(value))
+    return 0
+
+
+def _part(key: str, above: str | None = None) -> str | None:
+    """Which part a key is about, if it does not say so that of the key above; a bare `score` is the face's."""
+    lower = key.lower()
+    named = "hand" if "hand" in lower else "face" if "face" in lower else above
+    return "face" if named is None and lower == "score" else named
+
+
+def read_scenes(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
+    """When each scene of a video begins and ends, in seconds, by its number."""
+    record = Record(data, Counter())
+    scenes = []
+    for key, value in record.data.items():
+        if found := re.fullmatch(r"scene_(\d{1,9})", key):
+            scene = Record(value, Counter())
+            start, end = (scene.number(k, low=0, needed=True) for k in ("start_seconds", "end_seconds"))
+            if start is None or end is None or end < start:
+                raise Damage("ends before it starts", f"{key}, {start} to {end} s")
+            scenes.append({"scene": int(found[1]), "start_s": start, "end_s": end})
+    if not scenes:
+        raise Damage("missing key", "scene_000")
+    return {"video_key": parse_video(name), "scenes": sorted(scenes, key=lambda s: s["scene"])}
+
+
+def read_speakers(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
+    """Who talks when in a video, in seconds. `A` in the record is *all* intervals; only `speaker_json` tells whose."""
+    record = Record(data, Counter())
+    _, intervals = record.value("speaker_json", "org_out", needed=True)
+    if not isinstance(intervals, dict):
+        raise Damage("wrong type", "'speaker_json' is not an object")
+    for key in ("spaeker", "A"):
+        if record.data.get(key) is None:
+            tally[f"-{key}"] += 1
+    speech = []
+    for value in intervals.values():
+        interval = Record(value, Counter())
+        start, end = (number(k[0], interval.value(*k, needed=True)[1], 0) for k in (("start",), ("stop", "end")))
+        if end < start:
+            raise Damage("ends before it starts", f"an interval, {start:g} to {end:g} s")
+        speaker = text("speaker", interval.value("speaker", needed=True)[1])
+        speech.append({"start_s": start, "end_s": end, "speaker": speaker})
+    return {
+        "video_key": parse_video(name),
+        "speech": sorted(speech, key=lambda s: (s["start_s"], s["end_s"], s["speaker"])),
+    }
+
+
+# Strings that are, or should be, names; whatever stands between the quotes of two others has no such thing in it.
+_STRING = re.compile(rb'"([^"]*_full_video[^"]*|[^"]*\.(?:json|mp4))"')
+_PIECE = 1 << 20
+_LONGEST = 1 << 16  # bytes of one string; a clip's name has fifty
+
+
+def read_list(file: BinaryIO) -> Iterator[str | Damage]:
+    """The clips that a list names, whatever its shape: a list, objects in a list, an object of lists.
+
+    Read piece by piece as strings: the list of all clips is a third of a gigabyte of JSON.
+    """
+    rest, last, clips = b"", b"", 0
+    while piece := file.read(_PIECE):
+        last = piece.rstrip()[-1:] or last
+        rest, end = rest + piece, 0
+        for found in _STRING.finditer(rest):
+            end = found.end()
+            name = found[1].decode("utf-8", "backslashreplace").rpartition("/")[2]
+            try:
+                yield parse_clip(name).clip
+                clips += 1
+            except Damage as damage:
+                if not is_video(name):  # which keys may be
+                    yield damage
+        rest = rest[end:][-_LONGEST:]
+    if not last:
+        yield Damage("empty file")
+    elif last not in b"]}":
+        yield Damage("the list is cut off")
+    if last and not clips:
+        yield Damage(
+            "no clips in the list", "it should hold names such as BK6_XIz6-ZE_1920x1080_full_video_000_A_00.json"
+        )

@@ -1,0 +1,223 @@
+"""From one unit to a part: its records as typed rows, ready to be joined with those of other units.
+
+The release's archives do not correspond, so rows are dealt by video into `BUCKETS` buckets, and a bucket of every part
+can then be joined without the others. A part is a folder that appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+
+from vidchat.data.manifest.speakervid.archives import Member, read_archive, read_folder_part
+from vidchat.data.manifest.speakervid.labels import (
+    Reader,
+    read_anno,
+    read_asr,
+    read_l_score,
+    read_list,
+    read_scenes,
+    read_speakers,
+)
+from vidchat.data.manifest.speakervid.layout import Unit
+from vidchat.data.manifest.speakervid.merged import read_merged
+from vidchat.data.manifest.speakervid.names import Damage, base_name
+from vidchat.data.manifest.speakervid.values import parse
+from vidchat.data.manifest.table import COLUMNS, SPEECH
+
+VERSION = 2  # of what is read from a record; parts of another are made again
+BUCKETS = 64
+ROWS = 10_000  # held before they are written down
+
+KEYS = {"merged_anno": "clip", "asr": "voiced", "anno": "clip", "l_score": "clip"}
+KEYS |= {"scene_json": "video_key", "speaker_json": "video_key"}
+READERS: dict[str, Reader] = {
+    "merged_anno": read_merged,
+    "asr": read_asr,
+    "anno": read_anno,
+    "l_score": read_l_score,
+    "scene_json": read_scenes,
+    "speaker_json": read_speakers,
+}
+FILLS = {
+    "merged_anno": (
+        *("clip", "video", "speaker", "voice", "person", "scene", "start_s", "end_s", "track_start_s", "track_end_s"),
+        *("frames", "x1", "y1", "x2", "y2", "width", "height", "crop_width", "crop_height", "sync_confidence"),
+        *("sync_distance", "sync_offset_frames", "other_sync_confidence", "matched_confidence", "voices_matched"),
+        *("dover", "clarity"),
+    ),
+    "asr": ("text", "language", "asr_confidence", "asr_no_speech", "asr_compression"),
+    "anno": ("topic", "caption", "people", "facing", "body_view", "camera_motion", "motion", "annotation"),
+    "l_score": ("face_blur", "hand_blur"),
+}
+"""Which columns of the manifest a kind of record fills."""
+EXTRA = {
+    "merged_anno": [("video_key", pa.string()), ("voiced", pa.string())],
+    "scene_json": [
+        ("scenes", pa.list_(pa.struct([("scene", pa.int64()), ("start_s", pa.float64()), ("end_s", pa.float64())])))
+    ],
+    "speaker_json": [("speech", SPEECH)],
+}
+
+
+def part_schema(kind: str) -> pa.Schema:
+    """Columns of a part: the record's key, what it fills, and where it came from."""
+    fields = {KEYS.get(kind, "clip"): pa.string()}
+    fields |= {name: COLUMNS[name][0] for name in FILLS.get(kind, ())} | dict(EXTRA.get(kind, []))
+    return pa.schema([*fields.items(), ("member", pa.string()), ("digest", pa.binary(8))])
+
+
+@dataclass
+class Tally:
+    """What was met in a unit.
+
+    Attributes:
+        unit: The unit.
+        file: Where damaged records are listed, a JSON object a line.
+        read: Records that became rows.
+        keys: How many records lacked a key (`-key`) or had one that is not known (`+key`).
+    """
+
+    unit: Unit
+    file: TextIO
+    read: int = 0
+    keys: Counter[str] = field(default_factory=Counter)
+
+    def add(self, member: str, damage: Damage, kept: bool = False) -> None:
+        """Lists a damaged record."""
+        line = damaged(self.unit.kind, self.unit.path, member, damage, kept)
+        self.file.write(json.dumps(line) + "\n")
+
+
+def damaged(kind: str, path: str, member: str, damage: Damage, kept: bool) -> dict[str, Any]:
+    """A line of the list: what is wrong with which record, and whether it is used all the same."""
+    told = {"kind": kind, "file": path, "record": member, "reason": damage.reason, "detail": damage.detail[:300]}
+    return {**told, "kept": kept}
+
+
+def make_part(unit: Unit, root: Path, parts: Path) -> str:
+    """Reads a unit into a part, unless it is there already; returns the unit's id."""
+    done = parts / unit.id / "done.json"
+    if done.is_file() and json.loads(done.read_text())["stamp"] == part_stamp(unit):
+        return unit.id
+    shutil.rmtree(parts / unit.id, ignore_errors=True)
+    work = parts / f".{unit.id}.{os.getpid()}"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with (work / "damage.jsonl").open("w", encoding="utf-8") as file:
+        tally = Tally(unit, file)
+        rows = _rows(unit, root, tally)
+        for number, waiting in enumerate(_batches(rows)):
+            _write(work / f"rows-{number:05d}.arrow", unit.kind, waiting)
+    keys = dict(sorted(tally.keys.items(), key=lambda item: (-item[1], item[0]))[:200])
+    summary = {"stamp": part_stamp(unit), "kind": unit.kind, "path": unit.path, "read": tally.read, "keys": keys}
+    (work / "done.json").write_text(json.dumps(summary))
+    os.replace(work, parts / unit.id)
+    return unit.id
+
+
+def part_stamp(unit: Unit) -> str:
+    """Changes when the unit or what is read from it does."""
+    return f"{VERSION}: {unit.part}/{unit.parts}, {unit.stamp}"
+
+
+def _rows(unit: Unit, root: Path, tally: Tally) -> Iterator[dict[str, Any]]:
+    if unit.kind not in READERS:
+        yield from _listed(unit, root, tally)
+        return
+    for member in _found(unit, root, tally):
+        name, notes = member.name, list[str]()
+        try:
+            if member.data is None:
+                raise Damage(member.reason)
+            if member.data.startswith(codecs.BOM_UTF8):
+                notes.append("begins with a byte order mark")
+            row = READERS[unit.kind](_checked(name), parse(member.data), tally.keys, notes)
+        except Damage as damage:
+            tally.add(name, damage)
+            continue
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
+            tally.add(name, Damage("unreadable", f"{type(error).__name__}: {error}"))
+            continue
+        for note in notes:
+            tally.add(name, Damage(note), kept=True)
+        tally.read += 1
+        yield {**row, "member": name, "digest": hashlib.blake2b(member.data, digest_size=8).digest()}
+
+
+def _found(unit: Unit, root: Path, tally: Tally) -> Iterator[Member]:
+    """A unit's members; an archive or folder that cannot be opened ends with a word in the list."""
+    path = root / unit.path
+    try:
+        if path.is_dir():
+            for member in read_folder_part(path, unit.part, unit.parts):
+                if not member.name.endswith((".tar.gz", ".tgz", ".tar")):
+                    yield member
+        else:
+            yield from read_archive(path)
+    except OSError as error:
+        tally.add("", Damage(f"cannot be read ({error.strerror})"))
+
+
+def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while batch := list(islice(rows, ROWS)):
+        yield batch
+
+
+def _checked(member: str) -> str:
+    """The file's name, which must be that of a JSON file."""
+    name = base_name(member)
+    if not name.endswith(".json"):
+        raise Damage("not a .json file", repr(name[-60:]))
+    return name
+
+
+def _listed(unit: Unit, root: Path, tally: Tally) -> Iterator[dict[str, Any]]:
+    try:
+        with (root / unit.path).open("rb") as file:
+            for name in read_list(file):
+                if isinstance(name, Damage):
+                    tally.add("", name)
+                else:
+                    tally.read += 1
+                    yield {"clip": name, "member": "", "digest": bytes(8)}
+    except OSError as error:
+        tally.add("", Damage(f"cannot be read ({error.strerror})"))
+
+
+def _write(path: Path, kind: str, found: list[dict[str, Any]]) -> None:
+    """A record batch for each bucket. What a name cannot hold as its columns' types was refused before."""
+    schema, key = part_schema(kind), KEYS.get(kind, "clip")
+    dealt: list[list[dict[str, Any]]] = [[] for _ in range(BUCKETS)]
+    for row in found:
+        dealt[bucket_of(row[key])].append(row)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(path, schema, options=options) as writer:
+        for batch in dealt:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+
+
+def bucket_of(key: str) -> int:
+    """All keys begin with the 11 characters of a YouTube id."""
+    return zlib.crc32(key[:11].encode()) % BUCKETS
+
+
+def read_bucket(folder: Path, kind: str, bucket: int) -> pa.Table:
+    """A bucket's rows of a part, in the order in which they were read."""
+    batches = []
+    for path in sorted(folder.glob("rows-*.arrow")):
+        with pa.memory_map(str(path)) as source:
+            batches.append(pa.ipc.open_file(source).get_batch(bucket))
+    return pa.Table.from_batches(batches, schema=part_schema(kind))

@@ -1,0 +1,1 @@
+"""Media files to tensors, and back."""

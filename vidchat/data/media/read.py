@@ -1,0 +1,205 @@
+"""Media files to tensors at the working rates, with picture and sound aligned by their timestamps.
+
+Containers disagree about where time begins: MPEG-TS starts late, AAC is preceded by priming samples (in a fragmented
+mp4, followed by a gap in time), recorders drop pictures. So nothing here counts frames: picture 0's timestamp is the
+origin, and every later picture and sample goes where its own timestamp says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+from torch import Tensor
+
+from vidchat.data.media.container import (
+    MediaError,
+    duration_of,
+    frames_of,
+    header_of,
+    is_wide,
+    length_of,
+    open_media,
+    origin_of,
+    picture_size,
+    pixel_aspect,
+    stream_of,
+)
+from vidchat.data.media.pictures import at_instants, crop, fill
+from vidchat.data.media.sound import edges, lay_out, mix_to_mono, resample, to_float
+from vidchat.data.media.write import ClipWriter, write_clip
+from vidchat.dialogue import Clip
+
+__all__ = [
+    "ClipWriter",
+    "Media",
+    "MediaError",
+    "crop_pictures",
+    "header_of",
+    "is_wide",
+    "length_of",
+    "picture_size",
+    "read_clip",
+    "read_picture",
+    "read_sound",
+    "write_clip",
+]
+
+
+@dataclass
+class Media:
+    """Decoded pictures and the sound of the same span; picture 0 and sample 0 are the same instant.
+
+    Attributes:
+        pictures: (N, 3, H, W) uint8.
+        waveform: (round(N / fps * sample_rate),) float32, mono, in [-1, 1]; all zero where there is no sound.
+        fps: Pictures per second.
+        sample_rate: Samples per second.
+    """
+
+    pictures: Tensor
+    waveform: Tensor
+    fps: int
+    sample_rate: int
+
+
+def read_clip(
+    clip: Clip,
+    *,
+    fps: int,
+    size: tuple[int, int],
+    sample_rate: int,
+    audio: bool = True,
+    max_seconds: float | None = None,
+) -> Media:
+    """Decodes a clip at the working rates.
+
+    Pictures are those shown at the instants 0, 1/fps, ... (`at_instants`), scaled to cover `size` and cropped at the
+    centre, upright. Sound is mixed to mono, resampled, and cut or padded with silence to the pictures' duration.
+
+    Args:
+        clip: The file and the span of it; its times count from the file's first picture.
+        fps: Working pictures per second.
+        size: (height, width) of the working picture.
+        sample_rate: Working samples per second.
+        audio: `False` leaves the sound track alone, and returns silence.
+        max_seconds: At most this much is decoded.
+
+    Raises:
+        MediaError: The file is missing, empty, damaged, has no pictures (in the span), or has no sound where `audio`
+            asks for it.
+    """
+    if audio:
+        with open_media(clip.path) as container:
+            stream_of(container, "audio", clip.path)  # before the pictures' long work
+    origin = origin_of(clip.path)
+    pictures = _read_pictures(clip, origin, fps, size, max_seconds)
+    length = round(len(pictures) * sample_rate / fps)
+    sound = _read_sound(clip, origin, length, sample_rate) if audio else np.zeros(length, np.float32)
+    return Media(torch.from_numpy(pictures), torch.from_numpy(sound), fps, sample_rate)
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
+    """A picture file, or the first picture of a video, covering `size` = (height, width): (3, H, W) uint8.
+
+    Raises:
+        MediaError: The file is missing, empty, damaged, or holds no picture.
+    """
+    with closing(frames_of(Path(path), "video", None)) as frames:
+        for _, frame, stream in frames:
+            return torch.from_numpy(fill(frame, size, pixel_aspect(stream), VideoReformatter()))
+    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+
+
+def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None) -> np.ndarray:
+    """(N, 3, H, W) uint8: for every instant i / fps of the span, the picture shown then."""
+    reformatter, before, pictures = VideoReformatter(), None, []
+    with closing(_shown(clip, origin, fps, max_seconds)) as frames:
+        for frame, stream in frames:
+            if frame is not before:
+                picture = fill(frame, size, pixel_aspect(stream), reformatter)
+            pictures.append(picture)
+            before = frame
+    if not pictures:
+        raise MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
+    return np.stack(pictures)
+
+
+def _shown(clip: Clip, origin: float, fps: int, max_seconds: float | None) -> Generator[tuple[Any, Any], None, None]:
+    """(frame, stream) for every instant i / fps of the span."""
+    longest = [s for s in (max_seconds, None if clip.end is None else clip.end - clip.start) if s is not None]
+    limit = max(1, round(min(longest) * fps)) if longest else None
+    begin = origin + clip.start
+    with closing(frames_of(clip.path, "video", begin)) as frames:
+        timed = ((time - begin, duration_of(frame, stream), (frame, stream)) for time, frame, stream in frames)
+        yield from islice(at_instants(timed, fps), limit)
+
+
+def crop_pictures(
+    clip: Clip, box: tuple[float, float, float, float], fps: int, longest_side: int | None
+) -> Generator[np.ndarray, None, None]:
+    """The pictures of a clip within a box, one by one: (3, H, W) uint8 of even height and width.
+
+    Args:
+        clip: The file and the span of it.
+        box: Left, upper, right and lower edge as shares of the upright picture.
+        fps: Pictures per second.
+        longest_side: A larger crop is made smaller, to so many pixels.
+
+    Raises:
+        MediaError: As `read_clip`.
+    """
+    reformatter, before, any_at_all = VideoReformatter(), None, False
+    with closing(_shown(clip, origin_of(clip.path), fps, None)) as frames:
+        for frame, stream in frames:
+            if frame is not before:
+                picture = crop(frame, box, pixel_aspect(stream), longest_side, reformatter)
+            yield picture
+            before, any_at_all = frame, True
+    if not any_at_all:
+        raise MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
+
+
+def read_sound(clip: Clip, length: int, sample_rate: int, beside: Path | None = None) -> np.ndarray:
+    """(length,) float32 of a clip's sound from the instant of its picture 0 on; raises `MediaError`.
+
+    Args:
+        clip: The file and the span of it.
+        length: Samples wanted; silence where there are no more.
+        sample_rate: Samples per second.
+        beside: A file that holds the sound instead, and begins when the pictures do.
+    """
+    if beside is not None:
+        return _read_sound(replace(clip, path=beside), 0.0, length, sample_rate)
+    return _read_sound(clip, origin_of(clip.path), length, sample_rate)
+
+
+def _read_sound(clip: Clip, origin: float, length: int, sample_rate: int) -> np.ndarray:
+    """(length,) float32 from the instant of picture 0 on."""
+    begin = origin + clip.start
+    with closing(frames_of(clip.path, "audio", begin)) as frames:
+        first = next(frames, None)
+        if first is None:
+            raise MediaError(f"{clip.path}: its sound track is empty; add sound, or use a configuration without")
+        rate = first[1].sample_rate
+        before, before_out = edges(rate, sample_rate)
+        mono = ((time - begin + before / rate, samples) for time, samples in _mono(chain([first], frames)))
+        line = lay_out(mono, rate, 2 * before + math.ceil(length * rate / sample_rate))
+    return resample(line, rate, sample_rate)[before_out : before_out + length].copy()
+
+
+def _mono(frames: Iterable[tuple[float, Any, Any]]) -> Iterator[tuple[float, np.ndarray]]:
+    """Decoded sound frames of any sample format and layout as float mono."""
+    for time, frame, _ in frames:
+        samples, names = frame.to_ndarray(), [channel.name for channel in frame.layout.channels]
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, len(names)).T
+        yield time, mix_to_mono(to_float(samples), names)

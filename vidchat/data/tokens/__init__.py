@@ -1,0 +1,1 @@
+"""From clips to tokens, in shards that training reads."""

@@ -1,0 +1,196 @@
+"""Token caches: every piece of a data set encoded once, and read from then on.
+
+    <root>/tokens/latents-<fingerprint>/made_with.json  shard-*.tar  shard-*.json  index.json
+    <root>/tokens/codes-<fingerprint>/...
+
+Latents, codes and features are tracks of their own, so that a stage without sound and one with it share latents, and a
+thinker's features can be added later. A fingerprint covers everything that decides the tokens; `made_with.json` says
+the same in words. A folder whose clips are not there (any more) is read all the same: tokens are all that training
+needs. `vidchat.data.tokens.encode` fills a cache; `tokens.track` reads one track, `tokens.made_with` names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vidchat.data.tokens.encoder import ClipEncoder, Piece, Tokens, Track, WorkingPoint
+from vidchat.data.tokens.made_with import MADE_WITH, CacheError, differences, ingredients_of
+from vidchat.data.tokens.media_shards import MediaShards
+from vidchat.data.tokens.shards import dumps
+from vidchat.data.tokens.track import TrackCache
+from vidchat.data.tokens.track_index import Stamp
+from vidchat.dialogue import Clip
+
+log = logging.getLogger(__name__)
+TOKENS = "tokens"  # the folder of a data set's tokens
+
+
+class Found(NamedTuple):
+    """How a piece stands: its key, the tracks that it lacks, and why it could not be encoded, if so."""
+
+    key: str
+    missing: tuple[Track, ...]
+    bad: str | None
+
+
+class TokenCache:
+    """The tokens of a data set, by one set of tokenizers at one working point.
+
+    Args:
+        root: The data set's folder; a clip's name is its path inside it.
+        encoder: What makes the tokens.
+        longest: Chunks of the longest piece that will be asked for; there may be more in `self.longest`.
+        dtype: Of latents and features on the disk.
+        folder: Where tokens are kept, by default `<root>/tokens`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        encoder: ClipEncoder,
+        longest: int,
+        dtype: str = "float32",
+        folder: Path | None = None,
+    ) -> None:
+        self.root, self.encoder, self.dtype = Path(root), encoder, dtype
+        self.folder = Path(folder) if folder is not None else self.root / TOKENS
+        latents, *others = ingredients_of(encoder, longest, dtype).items()
+        self.tracks: dict[Track, TrackCache] = {"latents": TrackCache(self.folder, *latents, longer=True)}
+        self.longest: int = self.tracks["latents"].ingredients["longest"]
+        for track, ingredients in others:  # of one length with the latents, since spans follow each other
+            self.tracks[track] = TrackCache(self.folder, track, ingredients | {"longest": self.longest})
+        self.media = MediaShards(self.root)
+        self._folders: dict[str, bool] = {}
+
+    @classmethod
+    def of(
+        cls, root: Path, encoder: ClipEncoder, point: WorkingPoint, longest: int, folder: Path | None = None
+    ) -> TokenCache:
+        """A cache at a working point."""
+        return cls(root, encoder, longest, point.dtype, folder)
+
+    def key(self, piece: Piece) -> str:
+        """Names a piece by its clip's path inside the data set, the clip's span in the file, and the part of it."""
+        return piece_key(self.name(piece.clip), piece)
+
+    def name(self, clip: Clip) -> str:
+        """A clip's path inside the data set."""
+        path, root = str(clip.path), f"{self.root}/"  # as pathlib does it, it takes most of a data set's start
+        return path[len(root) :] if path.startswith(root) else clip.path.relative_to(self.root).as_posix()
+
+    def stamp(self, clip: Clip) -> Stamp:
+        """What changes when a clip's bytes do; `None` where they are not there."""
+        path = str(clip.path)
+        parent = os.path.dirname(path)
+        if parent not in self._folders:
+            self._folders[parent] = os.path.isdir(parent or ".")
+        if self._folders[parent]:  # one look at a folder spares a look at each clip where all are gone
+            try:
+                stat = os.stat(path)
+                return stat.st_size, stat.st_mtime_ns % 2**64  # which is negative before 1970
+            except OSError:
+                pass
+        return self.media.stamp(self.name(clip))
+
+    def tracks_of(self, piece: Piece) -> list[Track]:
+        """The tracks that a piece has: features only where it asks for them."""
+        return [track for track in self.tracks if track != "features" or piece.features]
+
+    def look(self, piece: Piece) -> Found:
+        """How a piece stands, its clip being what it is now. A clip that is gone counts as unchanged."""
+        key, stamp = self.key(piece), self.stamp(piece.clip)
+        missing, why = [], None
+        for name in self.tracks_of(piece):
+            track = self.tracks[name]
+            entry = track.entry(key)
+            if entry is None or stamp not in (None, entry.stamp):
+                missing.append(name)
+            bad = track.bad(key)
+            if bad is not None and bad[0] == stamp:
+                why = bad[1]
+        return Found(key, tuple(missing), why)
+
+    def shapes(self, key: str) -> list[tuple[int, ...]]:
+        """Of each span of an encoded piece, its latents' (T+1, C, h, w)."""
+        entry = self.tracks["latents"].entry(key)
+        assert entry is not None
+        return [sample.shape for sample in entry.samples]
+
+    def ahead(self, key: str, span: int = 0) -> None:
+        """Begins to fetch what `load` will read."""
+        for name in ("latents", "codes"):
+            if name in self.tracks:
+                self.tracks[name].ahead(key, span)
+
+    def load(self, key: str, span: int = 0) -> Tokens:
+        """The latents and codes of one span of a piece.
+
+        Raises:
+            ShardError: They cannot be read.
+        """
+        latents = self.tracks["latents"].load(key, span)
+        codes = self.tracks["codes"].load(key, span) if "codes" in self.tracks else None
+        return Tokens(latents, codes)
+
+    def load_codes(self, key: str, span: int = 0) -> Tensor:
+        """The codes alone; raises `ShardError`."""
+        return self.tracks["codes"].load(key, span)
+
+    def load_features(self, key: str) -> Tensor:
+        """What a thinker made of a piece, (P, D); raises `ShardError`."""
+        return self.tracks["features"].load(key, 0)
+
+    @contextmanager
+    def borrowing(self) -> Iterator[None]:
+        """What is loaded in the block is overwritten after it; see `ShardReader`."""
+        with ExitStack() as stack:
+            for track in self.tracks.values():
+                stack.enter_context(track.reader.borrowing())
+            yield
+
+    def share_damage(self) -> None:
+        """Makes the place where every process that is started from now on marks what it cannot read."""
+        for track in self.tracks.values():
+            _ = track.damaged
+
+    def damage(self) -> dict[str, int]:
+        """How many samples of each shard turned out to be unreadable, in any process."""
+        return {name: count for track in self.tracks.values() for name, count in track.damage().items()}
+
+    def refuse_stale(self, pieces: Iterable[Piece]) -> None:
+        """Says so where there are only tokens that were made with something else.
+
+        Raises:
+            CacheError: And the clips to make others from are not there.
+        """
+        stale = [track for track in self.tracks.values() if not track.exists]
+        if not stale or not any(self.folder.glob(f"*/{MADE_WITH}")):
+            return
+        there = any(self.stamp(piece.clip) is not None for piece in pieces)
+        for track in stale:
+            others = differences(track.ingredients, track.others)
+            told = "; ".join(f"{folder} was made with {told}" for folder, told in others)
+            if not there:
+                raise CacheError(
+                    f"{self.folder} holds no {track.track} of this run's tokenizers and settings, and the clips to "
+                    f"make them from are not in {self.root}: {told or f'it has no {track.track} at all'}; set these "
+                    "keys to what the tokens were made with, or encode again with `vidchat data encode`"
+                )
+            if told:
+                log.info("encoding %s anew: %s", track.track, told)
+
+
+def piece_key(name: str, piece: Piece) -> str:
+    """The key of a piece whose clip has this path inside the data set."""
+    whole = dumps([name, piece.clip.start, piece.clip.end, piece.part])
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", piece.clip.path.stem)[:40]
+    return f"{stem}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"

@@ -1,0 +1,280 @@
+"""Filling a token cache: in one process or many, on one machine or many, stopped and gone on with at any moment.
+
+What is missing is cut into jobs, each of consecutive pieces. The jobs follow from the data set alone, whoever works on
+them and however often they were stopped. Who works takes any job that is not done and that nobody holds, and encodes it
+window after window into tars; after each it notes in the job's journal how far they are (`tokens.journal`).
+Whoever goes on with the job begins there, and the windows that follow are those of an undisturbed run, which makes the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from vidchat.data.report import Report
+from vidchat.data.tokens.cache import TokenCache
+from vidchat.data.tokens.encoder import Piece, Track
+from vidchat.data.tokens.journal import Journal, TrackWriter, hold, is_done, publish_finished, tidy, work_folder
+from vidchat.data.tokens.shards import ShardError, dumps, is_summarised, summarise
+from vidchat.data.tokens.track_index import number_of
+from vidchat.data.tokens.windows import Decoded, encode, windows
+from vidchat.data.workers import each
+
+ROUND = 2048  # jobs that workers are told of at a time
+Engine = Callable[[Callable[[int], None], int], None]  # runs function(0) .. function(n - 1), at the same time if it can
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How pieces become shards.
+
+    Attributes:
+        pieces: Most pieces of a job, whose tokens go into shards of their own.
+        bytes: Of the largest shard, unless one piece alone is larger.
+    """
+
+    pieces: int = 64
+    bytes: int = 512 << 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """Consecutive pieces that lack the same tracks."""
+
+    name: str
+    generation: int
+    tracks: tuple[Track, ...]
+    pieces: tuple[Piece, ...]
+
+
+def fill(
+    cache: TokenCache,
+    pieces: Iterable[Piece],
+    devices: Sequence[str] = ("cpu",),
+    workers: int = 1,
+    engine: Engine | None = None,
+    sharding: Sharding | None = None,
+) -> Report:
+    """Encodes what is not yet encoded; stopped and called again, it goes on.
+
+    A piece that cannot be encoded is skipped, and remembered until its clip changes.
+
+    Args:
+        cache: What is filled.
+        pieces: What is to be there.
+        devices: Where to encode; worker i takes the i-th, going round.
+        workers: How many work at the same time.
+        engine: What runs them; by default processes, or this one if it is the only one.
+        sharding: How pieces become shards.
+
+    Raises:
+        CacheError: There are only tokens that were made with something else, and no clips to make others from.
+    """
+    sharding = sharding or Sharding()
+    publish_finished(cache)
+    count, lacking = survey(cache, pieces)
+    cache.refuse_stale(lacking.values())
+    jobs = plan(cache, lacking, sharding)
+    if jobs:
+        with hold(cache, "cache", wait=True):
+            for track in cache.tracks.values():
+                track.claim()
+                track.forget()
+        run = engine or (in_this_process if workers == 1 else in_processes)
+        with _progress(cache, jobs):
+            for first in range(0, len(jobs), ROUND):
+                some = jobs[first : first + ROUND]
+                run(Worker(cache, some, tuple(devices), workers, sharding.bytes), workers)
+        for track in cache.tracks.values():
+            track.forget()
+    tracks = [track for track in cache.tracks.values() if track.exists]
+    if work_folder(cache).is_dir() or not all(is_summarised(track.folder) for track in tracks):
+        with hold(cache, "cache", wait=True):
+            for track in tracks:
+                summarise(track.folder)
+        tidy(cache)
+    bad = [(piece.clip.path.name, why) for piece in lacking.values() if (why := cache.look(piece).bad) is not None]
+    return Report("clips", count - len(bad), bad)
+
+
+def survey(cache: TokenCache, pieces: Iterable[Piece]) -> tuple[int, dict[str, Piece]]:
+    """How many different pieces there are, and by key those that lack something: only these need be kept in mind."""
+    every, lacking = array("Q"), dict[str, Piece]()
+    for piece in pieces:
+        found = cache.look(piece)
+        every.append(number_of(found.key))
+        if found.missing or found.bad is not None:
+            lacking[found.key] = piece if piece.features else lacking.get(found.key, piece)
+    return len(np.unique(np.frombuffer(every, np.uint64))), lacking
+
+
+def plan(cache: TokenCache, lacking: dict[str, Piece], sharding: Sharding) -> list[Job]:
+    """The jobs that are left. Jobs that are done leave whole slices out, so that the others stay what they were."""
+    by_tracks: dict[tuple[Track, ...], list[str]] = {}
+    for key, piece in lacking.items():
+        found = cache.look(piece)
+        if found.missing and found.bad is None:
+            by_tracks.setdefault(found.missing, []).append(key)
+    jobs = []
+    for tracks, keys in by_tracks.items():
+        for first in range(0, len(keys), sharding.pieces):
+            some = keys[first : first + sharding.pieces]
+            generation = max(cache.tracks[track].generation(key) for track in tracks for key in some)
+            folders = [cache.tracks[track].folder.name for track in tracks]
+            digest = hashlib.sha256(dumps([folders, some, generation, sharding.bytes]).encode()).hexdigest()
+            jobs.append(Job(f"shard-{digest[:12]}", generation, tracks, tuple(lacking[key] for key in some)))
+    return jobs
+
+
+# Who works.
+
+
+@dataclass
+class Worker:
+    """Takes jobs until none is left; called with its number."""
+
+    cache: TokenCache
+    jobs: list[Job]
+    devices: tuple[str, ...]
+    workers: int
+    shard_bytes: int
+
+    def __call__(self, number: int) -> None:
+        if self.workers > 1:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.workers))
+        device = self.devices[number % len(self.devices)]
+        first = number * len(self.jobs) // self.workers
+        encoder = self.cache.encoder
+        with _on(device, encoder.video_vae, encoder.audio_codec, encoder.thinker):
+            # At first only jobs that nobody holds; then those too whose holder may have been killed meanwhile.
+            for wait in (False, True):
+                for job in self.jobs[first:] + self.jobs[:first]:
+                    with hold(self.cache, job.name, wait) as mine:
+                        if mine and not is_done(self.cache, job.name, job.tracks):
+                            self._run(job, device)
+
+    def _run(self, job: Job, device: str) -> None:
+        journal = Journal.read(self.cache, job.name)
+        if not journal.finished:
+            writers = {track: journal.writer(self.cache.tracks[track], job.generation) for track in job.tracks}
+            for window in windows(self.cache, job.pieces[journal.done :]):
+                self._write(job, journal, writers, window, encode(self.cache.encoder, window, job.tracks, device))
+            journal.finish(writers)
+        journal.publish(self.cache)
+
+    def _write(
+        self,
+        job: Job,
+        journal: Journal,
+        writers: dict[Track, TrackWriter],
+        window: list[Decoded],
+        encoded: list[list[dict[Track, Tensor]]],
+    ) -> None:
+        for decoded, spans in zip(window, encoded, strict=True):
+            piece = decoded.piece
+            told: dict[str, Any] = {
+                "key": self.cache.key(piece),
+                "clip": self.cache.name(piece.clip),
+                "start": piece.clip.start,
+                "end": piece.clip.end,
+                "part": piece.part,
+                "stamp": decoded.stamp,
+            }
+            if decoded.why is not None:
+                # In the last of the tracks alone: what has no sound may still have a picture.
+                writers[job.tracks[-1]].shard["bad"].append(told | {"why": decoded.why})
+                continue
+            for track in job.tracks:
+                tensors = [self._stored(track, span[track]) for span in spans]
+                writers[track].add(told, tensors, self.shard_bytes)
+        journal.note(len(window), writers)
+
+    def _stored(self, track: Track, tensor: Tensor) -> Tensor:
+        return tensor.int() if track == "codes" else tensor.to(getattr(torch, self.cache.dtype))
+
+
+def in_this_process(function: Callable[[int], None], count: int) -> None:
+    """One worker after the other."""
+    for number in range(count):
+        function(number)
+
+
+def in_processes(function: Callable[[int], None], count: int) -> None:
+    """Every worker in a process of its own, which ends with this one."""
+    for _ in each(function, range(count), count):
+        pass
+
+
+def on_ray(function: Callable[[int], None], count: int, gpus: float = 0) -> None:
+    """Every worker as a task of a Ray cluster, whose nodes must all see the data set's folder and the cache's."""
+    try:
+        import ray
+    except ImportError:
+        raise ShardError("Ray is not installed; pip install 'vidchat[ray]', or use --engine processes") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    shared = ray.put(function)
+
+    @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)
+    def run(one: Callable[[int], None], number: int) -> None:
+        one(number)
+
+    ray.get([run.remote(shared, number) for number in range(count)])
+
+
+@contextmanager
+def _progress(cache: TokenCache, jobs: list[Job]) -> Iterator[None]:
+    """A bar of the pieces done, by whichever process."""
+    columns = (TextColumn("encoding clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    stop = threading.Event()
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=sum(len(job.pieces) for job in jobs))
+
+        def watch() -> None:
+            while not stop.wait(1):
+                progress.update(task, completed=sum(_done(cache, job) for job in jobs))
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+            progress.update(task, completed=sum(_done(cache, job) for job in jobs))
+
+
+def _done(cache: TokenCache, job: Job) -> int:
+    if is_done(cache, job.name, job.tracks):
+        return len(job.pieces)
+    try:
+        return Journal.read(cache, job.name).done
+    except (OSError, ValueError):
+        return 0
+
+
+@contextmanager
+def _on(device: str, *tokenizers: Any) -> Iterator[None]:
+    """Tokenizers on the device for as long as it takes, and back in the CPU's memory afterwards."""
+    present = [tokenizer for tokenizer in tokenizers if tokenizer is not None]
+    for tokenizer in present:
+        tokenizer.to(device)
+    try:
+        yield
+    finally:
+        for tokenizer in present:
+            tokenizer.to("cpu")
+            if hasattr(tokenizer, "unload"):  # a thinker is large
+                tokenizer.unload()

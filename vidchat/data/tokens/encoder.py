@@ -1,0 +1,188 @@
+"""Clips to tokens: latents and codes of the same chunks, to the frame, and a frozen thinker's features.
+
+A piece of a clip is 4T+1 pictures. Its latents are chunks 0..T, chunk 0 being picture 0 alone; its sound starts with
+picture 1, so codec frames F(t-1) .. Ft-1 belong to chunk t. Encoding therefore starts at a piece's own first picture:
+a chunk-0 latent cannot be cut out of the middle of a longer encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from vidchat.data.media.read import Media, MediaError, is_wide, read_clip
+from vidchat.dialogue import ChunkClock, Clip
+
+# Which chunks of a clip: its first ones (an answer), its last ones (a question, whose end the answer follows), or all
+# of them in consecutive spans, each with a reference of its own (the single branch).
+Part = Literal["first", "last", "spans"]
+Track = Literal["latents", "codes", "features"]
+VERSION = 2  # of what is computed here; another number makes old tokens void
+
+
+class VideoEncoder(Protocol):
+    """What is needed of a video tokenizer: pictures (B, 3, 4T+1, H, W) in [-1, 1] to latents (B, C, T+1, h, w)."""
+
+    temporal_stride: int
+
+    def encode(self, pictures: Tensor) -> Tensor: ...
+    def fingerprint(self) -> str: ...
+    def to(self, device: Any) -> Any: ...
+
+
+class AudioEncoder(Protocol):
+    """What is needed of an audio codec: waveform (B, n * hop) to codes (B, n, K)."""
+
+    sample_rate: int
+    hop: int
+
+    def encode(self, waveform: Tensor) -> Tensor: ...
+    def fingerprint(self) -> str: ...
+    def to(self, device: Any) -> Any: ...
+
+
+class FeatureEncoder(Protocol):
+    """What is needed of a frozen thinker: what it makes of a clip, (P, D)."""
+
+    def encode(self, media: Media) -> Tensor: ...
+    def fingerprint(self) -> str: ...
+    def to(self, device: Any) -> Any: ...
+    def unload(self) -> None: ...  # gives its memory back until it is asked again
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a clip, at most `max_chunks` chunks of it (of each span of it), and whether a thinker sees it."""
+
+    clip: Clip
+    part: Part
+    max_chunks: int
+    features: bool = False
+
+
+@dataclass
+class Tokens:
+    """One encoded piece.
+
+    Attributes:
+        latents: (T+1, C, h, w) floating point.
+        codes: (T, F, K) integers, or `None` without sound.
+    """
+
+    latents: Tensor
+    codes: Tensor | None
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """What clips are brought to before they are encoded, and how tokens are kept.
+
+    Attributes:
+        fps: Pictures per second.
+        size: (height, width) of a picture.
+        turn: Whether clips that lie the other way round than `size` are brought to (width, height): batches then hold
+            pictures of one shape each.
+        dtype: Of latents and features on the disk: `float32`, or `float16` or `bfloat16` for half the bytes.
+    """
+
+    fps: int
+    size: tuple[int, int]
+    turn: bool = False
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class ClipEncoder:
+    """Reads pieces of clips at the working rates and encodes them.
+
+    Args:
+        video_vae: Pictures to latents.
+        audio_codec: Sound to codes, or `None` to leave sound alone.
+        fps: Working pictures per second.
+        size: (height, width) of the working picture.
+        turn: Whether clips that lie the other way round are brought to (width, height).
+        thinker: Pictures and sound to features, or `None`.
+
+    Raises:
+        ClockError: The tokenizers' chunks do not span the same time.
+    """
+
+    def __init__(
+        self,
+        video_vae: VideoEncoder,
+        audio_codec: AudioEncoder | None,
+        fps: int,
+        size: tuple[int, int],
+        turn: bool = False,
+        thinker: FeatureEncoder | None = None,
+    ) -> None:
+        self.video_vae, self.audio_codec, self.thinker = video_vae, audio_codec, thinker
+        self.fps, self.size, self.turn = fps, (size[0], size[1]), turn
+        stride = video_vae.temporal_stride
+        # Without sound there is still a clock; its sample rate is one that divides.
+        rate, hop = (audio_codec.sample_rate, audio_codec.hop) if audio_codec is not None else (fps, stride)
+        self.clock = ChunkClock(fps, stride, rate, hop)
+
+    def read(self, piece: Piece) -> list[Media]:
+        """Decodes a piece: one span of 4T+1 pictures with T in 1 .. max_chunks, or all spans of them.
+
+        Raises:
+            MediaError: The clip cannot be decoded, or holds less than a chunk.
+        """
+        longest = self.clock.pictures(piece.max_chunks)
+        height, width = self.size
+        turned = self.turn and height != width and is_wide(piece.clip.path) != (width > height)
+        media = read_clip(
+            piece.clip,
+            fps=self.fps,
+            size=(width, height) if turned else self.size,
+            sample_rate=self.clock.sample_rate,
+            audio=self.audio_codec is not None,
+            max_seconds=longest / self.fps if piece.part == "first" else None,
+        )
+        count, least = len(media.pictures), self.clock.pictures(1)
+        if count < least:
+            raise MediaError(
+                f"{piece.clip.path}: too short, with {count} pictures at {self.fps} fps; at least {least} are needed, "
+                "so give a longer clip or remove it"
+            )
+        kept = min(longest, self.clock.pictures(self.clock.chunks(count)))
+        first = {"first": 0, "last": count - kept, "spans": 0}[piece.part]
+        starts = range(first, count - least + 1, longest) if piece.part == "spans" else [first]
+        return [self._cut(media, start, min(longest, count - start)) for start in starts]
+
+    def _cut(self, media: Media, first: int, count: int) -> Media:
+        """At most `count` pictures from `first` on, and the sound from picture `first` on, in whole chunks."""
+        chunks = self.clock.chunks(count)
+        begin = round((first + 1) * self.clock.sample_rate / self.fps)
+        waveform = media.waveform[begin : begin + self.clock.samples(chunks)]
+        pictures = media.pictures[first : first + self.clock.pictures(chunks)]
+        return Media(pictures, waveform, media.fps, media.sample_rate)
+
+    def encode(self, spans: Sequence[Media], device: torch.device | str = "cpu") -> list[Tokens]:
+        """Encodes spans from `read`, all of one shape, in one batch."""
+        tracks: list[Track] = ["latents"] if self.audio_codec is None else ["latents", "codes"]
+        return [Tokens(one["latents"], one.get("codes")) for one in self.encode_tracks(spans, tracks, device)]
+
+    @torch.inference_mode()
+    def encode_tracks(
+        self, spans: Sequence[Media], tracks: Sequence[Track], device: torch.device | str = "cpu"
+    ) -> list[dict[Track, Tensor]]:
+        """Of each span the tokens that are asked for; see `Tokens` for their shapes."""
+        done: list[dict[Track, Tensor]] = [{} for _ in spans]
+        if "latents" in tracks:
+            pictures = torch.stack([span.pictures for span in spans]).to(device).transpose(1, 2)
+            latents = self.video_vae.encode(pictures.float() / 127.5 - 1).transpose(1, 2).float().cpu()
+            for one, tokens in zip(done, latents, strict=True):
+                one["latents"] = tokens.clone()
+        if "codes" in tracks and self.audio_codec is not None:
+            codes = self.audio_codec.encode(torch.stack([span.waveform for span in spans]).to(device))
+            for one, tokens in zip(done, codes.unflatten(1, (-1, self.clock.frames_per_chunk)).cpu(), strict=True):
+                one["codes"] = tokens.clone()
+        if "features" in tracks and self.thinker is not None:
+            for one, span in zip(done, spans, strict=True):
+                one["features"] = self.thinker.encode(span).float().cpu()
+        return done

@@ -1,0 +1,100 @@
+"""What decides the tokens of a cache: put together, named by a fingerprint, written down, compared in words.
+
+A track's ingredients are everything that decides its tokens, in the clear. Their fingerprint is in the name of the
+folder that holds the tokens; its `made_with.json` holds the ingredients themselves, so that a cache that was made with
+something else can be refused by the names of the keys that differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vidchat.data.folder import FolderError
+from vidchat.data.tokens.encoder import VERSION, ClipEncoder, Track
+from vidchat.data.tokens.shards import dumps
+
+MADE_WITH = "made_with.json"
+
+
+class CacheError(FolderError):
+    """Tokens that do not belong to the tokenizers at hand, or that are not there yet."""
+
+
+def ingredients_of(encoder: ClipEncoder, longest: int, dtype: str) -> dict[Track, dict[str, Any]]:
+    """Everything that decides the tokens, by track, in the clear."""
+    common = {"version": VERSION, "fps": encoder.fps, "longest": longest}
+    pictures = {"size": list(encoder.size), "turn": encoder.turn, "dtype": dtype}
+    clock = encoder.clock
+    made: dict[Track, dict[str, Any]] = {"latents": common | pictures | {"tokenizer": describe(encoder.video_vae)}}
+    if encoder.audio_codec is not None:
+        made["codes"] = common | {
+            "tokenizer": describe(encoder.audio_codec),
+            "sample_rate": clock.sample_rate,
+            "frames_per_chunk": clock.frames_per_chunk,
+            "temporal_stride": clock.temporal_stride,
+        }
+    if encoder.thinker is not None:
+        thinker = {"tokenizer": describe(encoder.thinker), "sample_rate": clock.sample_rate}
+        made["features"] = common | pictures | thinker
+    return made
+
+
+def describe(tokenizer: Any) -> dict[str, Any]:
+    """A tokenizer's class, fingerprint and, if it has one, configuration, as JSON holds them."""
+    told: dict[str, Any] = {"class": type(tokenizer).__name__, "fingerprint": tokenizer.fingerprint()}
+    if hasattr(tokenizer, "config"):
+        told["config"] = tokenizer.config()
+    plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+    return plain
+
+
+def identity(ingredients: Mapping[str, Any]) -> dict[str, Any]:
+    """What must agree. A tokenizer's fingerprint covers its configuration, which is kept to name differences by."""
+    tokenizer = {key: value for key, value in ingredients["tokenizer"].items() if key != "config"}
+    return {**ingredients, "tokenizer": tokenizer}
+
+
+def folder_name(track: str, ingredients: Mapping[str, Any]) -> str:
+    """The name of the folder of a track's tokens that were made with these."""
+    return f"{track}-{hashlib.sha256(dumps(identity(ingredients)).encode()).hexdigest()[:16]}"
+
+
+def read_made_with(path: Path, track: str) -> dict[str, Any]:
+    """The ingredients that a folder's record names.
+
+    Raises:
+        CacheError: They are not those of the folder's name.
+    """
+    try:
+        made = json.loads(path.read_text())
+    except ValueError:
+        made = None
+    whole = isinstance(made, dict) and "longest" in made and isinstance(made.get("tokenizer"), dict)
+    if not whole or folder_name(track, made) != path.parent.name:
+        raise CacheError(f"{path}: was changed, so nobody knows what made these tokens; delete {path.parent}")
+    return dict(made)
+
+
+def differences(ours: Mapping[str, Any], others: Mapping[Path, Mapping[str, Any]]) -> Iterator[tuple[Path, str]]:
+    """Of each other cache, by its folder, the keys that differ from ours, the nearest cache first."""
+    here = dict(_leaves(ours))
+    found: list[tuple[int, Path, str]] = []
+    for folder, made in others.items():
+        theirs = dict(_leaves(made))
+        keys = sorted(key for key in here.keys() | theirs.keys() if here.get(key) != theirs.get(key))
+        told = ", ".join(f"{key}={theirs.get(key)} (here {here.get(key)})" for key in keys)
+        found.append((len(keys), folder, told))
+    for _, folder, told in sorted(found):
+        yield folder, told
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node

@@ -1,0 +1,152 @@
+"""Media shards: the clips of a data set in tars, `KEY.mp4` with `KEY.json`, where many small files are slow.
+
+    <output>/dialogues.jsonl  media/shard-*.tar  media/shard-*.json  media/index.json
+
+The folder is a data set like any other, of which the clips lie in tars: `vidchat data encode` reads them there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from vidchat.data.folder import FolderError, manifest_of, read_folder
+from vidchat.data.report import Report
+from vidchat.data.tokens.shards import (
+    Member,
+    ShardReader,
+    ShardWriter,
+    dumps,
+    indexes,
+    partial,
+    publish,
+    summarise,
+)
+from vidchat.dialogue import Clip
+
+MEDIA = "media"  # the folder of a data set's media shards
+
+
+class MediaShards:
+    """The media shards of a data set, if it has any.
+
+    Args:
+        root: The data set's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder, self.reader = Path(root) / MEDIA, ShardReader()
+
+    @cached_property
+    def _files(self) -> dict[str, tuple[Path, Member]]:
+        files = {}
+        for path in indexes(self.folder):
+            for file in json.loads(path.read_text())["files"]:
+                files[file["name"]] = (path.with_suffix(".tar"), Member(file["offset"], file["size"], file["check"]))
+        return files
+
+    def stamp(self, name: str) -> tuple[int, int] | None:
+        """What changes when a file's bytes do; `None` where it is not there."""
+        if name not in self._files:
+            return None
+        member = self._files[name][1]
+        return member.size, int(member.check, 16)
+
+    @contextmanager
+    def extracted(self, name: str) -> Iterator[Path | None]:
+        """A file as one of its own for as long as it takes; `None` where it is not there. Raises `ShardError`."""
+        if name not in self._files:
+            yield None
+            return
+        with tempfile.NamedTemporaryFile(suffix=Path(name).suffix) as file:
+            file.write(self.reader.read(*self._files[name]).numpy().tobytes())
+            file.flush()
+            yield Path(file.name)
+
+
+def pack(root: Path, output: Path, shard_bytes: int) -> tuple[Report, dict[str, Any]]:
+    """Writes the clips of a folder data set into media shards; stopped and called again, it goes on.
+
+    Args:
+        root: The folder.
+        output: Another folder; its manifest is the same.
+        shard_bytes: Of the largest shard, unless one clip alone is larger.
+
+    Returns:
+        What was left out of the manifest, and the shards' summary.
+
+    Raises:
+        FolderError: There is no data set, or `output` holds shards of something else.
+    """
+    dialogues, report = read_folder(root)
+    clips: dict[Path, list[Clip]] = {}
+    for clip in (turn.clip for dialogue in dialogues for turn in dialogue.turns):
+        clips.setdefault(clip.path, []).append(clip)
+    plan = dict(_plan(root, list(clips), shard_bytes))
+    folder = output / MEDIA
+    strange = [path.name for path in indexes(folder) if path.stem not in plan]
+    if strange:
+        raise FolderError(f"{folder}: holds shards of other clips ({strange[0]}); give another --output or delete it")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, paths in track(plan.items(), "packing shards"):
+        if not (folder / f"{name}.json").is_file():
+            _write(root, folder / f"{name}.tar", {path: clips[path] for path in paths})
+    copy_manifest(root, output)
+    return report, summarise(folder)
+
+
+def copy_manifest(root: Path, output: Path) -> None:
+    """Gives another folder the data set's manifest, whole or not at all."""
+    manifest = manifest_of(root)
+    output.mkdir(parents=True, exist_ok=True)
+    target = output / manifest.name
+    shutil.copyfile(manifest, partial(target))
+    partial(target).replace(target)
+
+
+def _plan(root: Path, paths: list[Path], shard_bytes: int) -> Iterator[tuple[str, list[Path]]]:
+    """The shards' names and what goes into each, in the manifest's order."""
+    held: list[Path] = []
+    size = 0
+    for path in paths:
+        more = path.stat().st_size
+        if held and size + more > shard_bytes:
+            yield _name(root, held), held
+            held, size = [], 0
+        held.append(path)
+        size += more
+    if held:
+        yield _name(root, held), held
+
+
+def _name(root: Path, paths: list[Path]) -> str:
+    files = [[path.relative_to(root).as_posix(), path.stat().st_size] for path in paths]
+    return f"shard-{hashlib.sha256(dumps(files).encode()).hexdigest()[:12]}"
+
+
+def _write(root: Path, path: Path, clips: dict[Path, list[Clip]]) -> None:
+    files: list[dict[str, Any]] = []
+    writer = ShardWriter(path)
+    for source, spans in clips.items():
+        name = source.relative_to(root).as_posix()
+        key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', source.stem)[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        suffix = re.sub(r"[^a-z0-9]", "", source.suffix.lower()) or "mp4"
+        member = writer.add(f"{key}.{suffix}", source.read_bytes())
+        told = [
+            {"speaker": c.speaker, "text": c.text, "start": c.start, "end": c.end, "scores": dict(c.scores)}
+            for c in spans
+        ]
+        writer.add(f"{key}.json", dumps({"name": name, "clips": told}).encode())
+        files.append({"name": name, **member._asdict()})
+    size, sha256 = writer.finish()
+    publish(path, {"samples": len(files), "bytes": size, "sha256": sha256, "files": files})

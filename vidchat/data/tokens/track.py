@@ -1,0 +1,124 @@
+"""One track of a token cache: the index of its shards, and its tokens read at known places.
+
+Latents, codes and features are a track each, in a folder whose name fingerprints what the tokens were made with
+(`vidchat.data.tokens.made_with`). Each shard's index tells of its pieces, and of those that could not be encoded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vidchat.data.tokens.encoder import Track
+from vidchat.data.tokens.made_with import MADE_WITH, folder_name, identity, read_made_with
+from vidchat.data.tokens.shards import ShardError, ShardReader, indexes, write_whole, zeros_shared
+from vidchat.data.tokens.track_index import Entry, Stamp, TrackIndex
+
+
+class TrackCache:
+    """The shards of one track, as far as they were made with the same as would be made now.
+
+    Args:
+        folder: The data set's folder of tokens.
+        track: Which track.
+        ingredients: Everything that decides its tokens.
+        longer: Whether a cache that differs only in having longer pieces serves too; the shortest such is read.
+
+    Attributes:
+        folder: Of this track.
+        exists: Whether there is anything.
+        others: What other caches of this track were made with, by folder.
+
+    Raises:
+        CacheError: A folder bears a fingerprint that is not of what it says it was made with.
+    """
+
+    def __init__(self, folder: Path, track: Track, ingredients: dict[str, Any], longer: bool = False) -> None:
+        self.track, self.reader = track, ShardReader()
+        self.others: dict[Path, dict[str, Any]] = {}
+        self.ingredients, self.folder, self.exists = ingredients, folder / folder_name(track, ingredients), False
+        for made in sorted(folder.glob(f"{track}-*/{MADE_WITH}")):
+            theirs = read_made_with(made, track)
+            more = theirs["longest"] - ingredients["longest"]
+            fits = identity(theirs | {"longest": 0}) == identity(ingredients | {"longest": 0})
+            if not fits or more < 0 or (more and not longer):
+                self.others[made.parent] = theirs
+            elif not self.exists or theirs["longest"] < self.ingredients["longest"]:
+                self.ingredients, self.folder, self.exists = theirs, made.parent, True
+
+    def claim(self) -> None:
+        """Makes the folder and says what it is made with."""
+        if not self.exists:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / MADE_WITH, json.dumps(self.ingredients, indent=1, sort_keys=True))
+            self.exists = True
+
+    @cached_property
+    def _index(self) -> TrackIndex:
+        return TrackIndex(indexes(self.folder))
+
+    def generation(self, key: str) -> int:
+        """One more than that of the shard that tells of a piece, 0 if none does."""
+        entry, bad = self._index.entry(key), self._index.bad(key)
+        shards = ([] if entry is None else [entry.shard]) + ([] if bad is None else [bad[2]])
+        return max((self._index.generations[shard] + 1 for shard in shards), default=0)
+
+    @property
+    def shards(self) -> list[Path]:
+        return self._index.shards
+
+    def entry(self, key: str) -> Entry | None:
+        """An encoded piece, or `None`."""
+        return self._index.entry(key)
+
+    def bad(self, key: str) -> tuple[Stamp, str] | None:
+        """Why a piece could not be encoded, and the stamp its clip had."""
+        found = self._index.bad(key)
+        return None if found is None else found[:2]
+
+    def forget(self) -> None:
+        """Reads the index again when it is needed."""
+        self.__dict__.pop("_index", None)
+        self.__dict__.pop("damaged", None)
+
+    @cached_property
+    def damaged(self) -> Tensor:
+        """(samples,) uint8 that every process shares: which samples turned out to be unreadable."""
+        return zeros_shared(self._index.count)
+
+    def ahead(self, key: str, span: int) -> None:
+        """Begins to fetch what `load` will read."""
+        entry = self._known(key)
+        self.reader.ahead(self.shards[entry.shard], entry.samples[span].member)
+
+    def load(self, key: str, span: int) -> Tensor:
+        """One span's tokens, as stored.
+
+        Raises:
+            ShardError: They cannot be read; the sample is marked in `damaged`.
+        """
+        entry = self._known(key)
+        try:
+            return self.reader.tensor(self.shards[entry.shard], entry.samples[span].member, self.track)
+        except ShardError:
+            self.damaged[entry.number + span] = 1
+            raise
+
+    def _known(self, key: str) -> Entry:
+        entry = self.entry(key)
+        if entry is None:
+            raise KeyError(f"{self.folder} holds no piece {key}")
+        return entry
+
+    def damage(self) -> dict[str, int]:
+        """How many samples of each shard turned out to be unreadable."""
+        if "damaged" not in self.__dict__ or not bool(self.damaged.any()):
+            return {}
+        shards = Counter(self._index.shards_of(np.flatnonzero(self.damaged.numpy())).tolist())
+        return {f"{self.folder.name}/{self.shards[shard].name}": count for shard, count in sorted(shards.items())}

@@ -1,0 +1,69 @@
+"""Clips to tokens, a window at a time: what memory holds is decoded, then encoded in batches of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from vidchat.data.media.read import Media, MediaError
+from vidchat.data.tokens.cache import TokenCache
+from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track
+from vidchat.data.tokens.shards import ShardError
+
+WINDOW = 256 << 20  # bytes of pictures that are decoded before they are encoded
+BATCH = 8  # spans of one shape that are encoded together
+
+
+@dataclass
+class Decoded:
+    """A piece's spans, or why there are none."""
+
+    piece: Piece
+    stamp: tuple[int, int] | None
+    spans: list[Media] = field(default_factory=list)
+    why: str | None = None
+
+
+def windows(cache: TokenCache, pieces: Sequence[Piece]) -> Iterator[list[Decoded]]:
+    """Decoded pieces, a few at a time."""
+    window: list[Decoded] = []
+    held = 0
+    for piece in pieces:
+        window.append(_decode(cache, piece))
+        held += sum(span.pictures.nbytes for span in window[-1].spans)
+        if held > WINDOW:
+            yield window
+            window, held = [], 0
+    if window:
+        yield window
+
+
+def _decode(cache: TokenCache, piece: Piece) -> Decoded:
+    """Decodes a piece, in all the chunks that the cache has room for, from its file or from a media shard."""
+    stamp = cache.stamp(piece.clip)
+    try:
+        with cache.media.extracted(cache.name(piece.clip)) as path:
+            there = piece.clip if path is None or piece.clip.path.is_file() else replace(piece.clip, path=path)
+            return Decoded(piece, stamp, cache.encoder.read(replace(piece, clip=there, max_chunks=cache.longest)))
+    except (MediaError, ShardError) as error:
+        return Decoded(piece, stamp, why=str(error))
+
+
+def encode(
+    encoder: ClipEncoder, window: list[Decoded], tracks: Sequence[Track], device: str
+) -> list[list[dict[Track, Tensor]]]:
+    """Encodes the spans of a window in batches of one shape; in the window's order."""
+    by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for number, decoded in enumerate(window):
+        for k, span in enumerate(decoded.spans):
+            by_shape.setdefault(tuple(span.pictures.shape), []).append((number, k))
+    done: list[list[dict[Track, Tensor]]] = [[{} for _ in decoded.spans] for decoded in window]
+    for places in by_shape.values():
+        for first in range(0, len(places), BATCH):
+            some = places[first : first + BATCH]
+            spans = [window[number].spans[k] for number, k in some]
+            for (number, k), tokens in zip(some, encoder.encode_tracks(spans, tracks, device), strict=True):
+                done[number][k] = tokens
+    return done
