@@ -33,7 +33,7 @@ class AblationError(ValueError):
     """A row that cannot be read or made, and what to do about it, in one sentence."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Place:
     """A row of the table.
 

@@ -161,7 +161,7 @@ def ablation(
     from vidchat.bench.sheet import draw_sheet
 
     with _plainly():
-        places = [read_place(text) for text in row]
+        places = sorted(read_place(text) for text in row)
         clips = {place: path if generate is None else output / place.protocol / place.name for place, path in places}
         if generate is not None:
             for place, path in places:
