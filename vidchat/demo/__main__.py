@@ -55,10 +55,10 @@ def _multiplies_bf16() -> bool:
 
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = ROOT / "outputs" / "demo",
-    dialogues: Annotated[int, typer.Option(help="Rendered dialogues.")] = 1600,
+    dialogues: Annotated[int, typer.Option(help="Rendered dialogues.")] = 1000,
     answers: Annotated[int, typer.Option(help="Test dialogues that are answered.")] = 24,
     seed: Annotated[int, typer.Option(help="Of the data set.")] = 0,
-    steps: Annotated[tuple[int, int, int], typer.Option(help="Training steps of the three stages.")] = (60, 120, 750),
+    steps: Annotated[tuple[int, int, int], typer.Option(help="Training steps of the three stages.")] = (60, 120, 1100),
     override: Annotated[list[str] | None, typer.Option(help="More settings for train.py.")] = None,
 ) -> None:
     """Render, train, answer, measure, show."""
