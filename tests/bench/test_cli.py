@@ -58,7 +58,7 @@ def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
     assert np.array_equal(lines[0][:, : 2 * third], lines[1][:, : 2 * third])
     written = json.loads((tmp_path / "ablation.json").read_text())
     assert [(row["protocol"], row["switches"]) for row in written] == [
-        ("dyadic", []), ("dyadic", ["audio"]), ("conditioned", [])
+        ("conditioned", []), ("dyadic", []), ("dyadic", ["audio"])
     ]  # fmt: skip
     assert "frames=4" in written[0]["numbers"]["PSNR"]["protocol"], "other options go to score"
 
