@@ -52,7 +52,8 @@ def stats(
             found = distributions(manifest)
         picture = output or folder / "stats.png"
         draw(found, picture)
-        print(f"{found.clips:,} clips, {found.hours:,.2f} hours; distributions: {picture}")
+        rows = "clips" if manifest.is_file() else "turns (a clip counts in every dialogue that it is part of)"
+        print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {picture}")
 
 
 def tokens_alone(data: Path) -> KeptTokens | None:
