@@ -156,7 +156,7 @@ def test_the_commands_one_after_another(tmp_path: Path) -> None:
 def test_a_folder_without_a_manifest_is_counted_too(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "own", ["train", "val"])
     counted = run("stats", root, "--output", tmp_path / "s.png")
-    assert "4 clips" in counted
+    assert "4 turns" in counted
     assert [line for line in counted.splitlines() if "dialogue" in line and "sft" in line and " 2 " in line]
     assert "2 dialogues" in run("show", root, "--output", tmp_path / "show.html")
 
