@@ -30,10 +30,11 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import read_dialogues
+from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import read_clip, read_picture
 from vidchat.demo.measure import nearest_face
 from vidchat.dialogue import Dialogue
-from vidchat.generation.answer import Question, from_bytes, read_question, to_bytes
+from vidchat.generation.answer import Question, read_question
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.model.depth import CodeSampling
 from vidchat.model.reading import ChunkSampling

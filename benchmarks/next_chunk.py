@@ -28,9 +28,10 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import read_dialogues
+from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Dialogue
-from vidchat.generation.answer import Question, from_bytes, read_question, to_bytes
+from vidchat.generation.answer import Question, read_question
 from vidchat.model.depth import CodeSampling
 from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip
-from vidchat.generation.answer import Question, answer, from_bytes, read_question, to_bytes
+from vidchat.generation.answer import Question, answer, read_question
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.depth import CodeSampling
 from vidchat.model.reading import ChunkSampling

@@ -13,6 +13,7 @@ from PIL import Image
 
 import infer as infer_script
 from vidchat.bench.responsiveness import read_log
+from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import MediaError, read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import (
@@ -21,9 +22,7 @@ from vidchat.generation.answer import (
     Timing,
     answer,
     check_question,
-    from_bytes,
     read_question,
-    to_bytes,
 )
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.reading import ChunkSampling

@@ -14,7 +14,7 @@ import vidchat.training.samples as samples_module
 from tests.generation.conftest import CONDITION, MODEL, SHAPE
 from tests.training.fakes import NoisyModule
 from vidchat.batch import ChunkBatch
-from vidchat.generation.answer import to_bytes
+from vidchat.data.media.pixels import to_bytes
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.reading import ChunkSampling
 from vidchat.release import load_release

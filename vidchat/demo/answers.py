@@ -11,12 +11,13 @@ import torch
 from rich.progress import track
 
 from vidchat.bench.speech import Floats, cepstra
+from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.data.synthetic.render import candidate_waveforms
 from vidchat.data.synthetic.script import Case
 from vidchat.demo.measure import MouthReader, Scores, score
 from vidchat.dialogue import Clip, Dialogue
-from vidchat.generation.answer import Question, Timing, answer, from_bytes, read_question, to_bytes
+from vidchat.generation.answer import Question, Timing, answer, read_question
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.depth import CodeSampling
 from vidchat.model.reading import ChunkSampling

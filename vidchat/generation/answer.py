@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
+from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import ClipWriter, Media, MediaError, read_picture
 from vidchat.data.tokens.encoder import ClipEncoder, Part, Piece
 from vidchat.dialogue import Clip
@@ -179,16 +180,6 @@ def answer(
             pictures = to_bytes(chunk.pictures[0].transpose(0, 1))
             writer.write(pictures, None if chunk.waveform is None else chunk.waveform[0])
             yield chunk
-
-
-def to_bytes(pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1], of any shape, to uint8 on the CPU."""
-    return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-
-
-def from_bytes(pictures: Tensor) -> Tensor:
-    """uint8 pictures (n, 3, H, W) to the tokenizers' (1, 3, n, H, W) in [-1, 1]."""
-    return (pictures.float() / 127.5 - 1).transpose(0, 1)[None]
 
 
 def _encoder(release: Release) -> ClipEncoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
+from vidchat.nested import differing_leaves
 from vidchat.release import read_config, read_weights
 from vidchat.training.checkpoint import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
@@ -109,9 +110,7 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], section: str | N
     """Dotted keys, of one section or of all, that two configs hold with different values, as `key (one -> other)`."""
     if section is not None:
         one, other = {section: one.get(section)}, {section: other.get(section)}
-    first, second = dict(_leaves(one)), dict(_leaves(other))
-    keys = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
-    return [f"{key} ({first.get(key)} -> {second.get(key)})" for key in keys]
+    return [f"{key} ({before} -> {after})" for key, before, after in differing_leaves(one, other)]
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
@@ -146,11 +145,3 @@ def _prefixes(name: str) -> list[str]:
     """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node

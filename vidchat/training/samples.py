@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
+from vidchat.data.media.pixels import to_bytes
 from vidchat.data.media.write import write_clip
-from vidchat.generation.answer import to_bytes
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.training.responder import ResponderModule
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vidchat.data.tokens.encoder import ClipEncoder, Piece, Tokens, Track, WorkingPoint
+from vidchat.data.tokens.encoder import ClipEncoder, Piece, Tokens, Track
 from vidchat.data.tokens.made_with import MADE_WITH, CacheError, differences, ingredients_of
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import dumps
@@ -70,13 +70,6 @@ class TokenCache:
             self.tracks[track] = TrackCache(self.folder, track, ingredients | {"longest": self.longest})
         self.media = MediaShards(self.root)
         self._folders: dict[str, bool] = {}
-
-    @classmethod
-    def of(
-        cls, root: Path, encoder: ClipEncoder, point: WorkingPoint, longest: int, folder: Path | None = None
-    ) -> TokenCache:
-        """A cache at a working point."""
-        return cls(root, encoder, longest, point.dtype, folder)
 
     def key(self, piece: Piece) -> str:
         """Names a piece by its clip's path inside the data set, the clip's span in the file, and the part of it."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from vidchat.data.media.pixels import to_bytes
 from vidchat.data.media.read import Media
 from vidchat.data.tokens.cache import TOKENS, piece_key
 from vidchat.data.tokens.encoder import Part, Piece
@@ -97,7 +98,7 @@ class KeptTokens:
         if latents is None:
             return None
         decoded = video.decode(latents[None].transpose(1, 2).float())[0].transpose(0, 1)
-        pictures = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        pictures = to_bytes(decoded)
         rate = 16000 if audio is None else audio.sample_rate
         waveform = torch.zeros(round(len(pictures) / fps * rate))
         codes = None if audio is None or self.codes is None else self._load(self.codes, "codes", dialogue, clip)

@@ -16,6 +16,7 @@ from typing import Any
 from vidchat.data.folder import FolderError
 from vidchat.data.tokens.encoder import VERSION, ClipEncoder, Track
 from vidchat.data.tokens.shards import dumps
+from vidchat.nested import differing_leaves
 
 MADE_WITH = "made_with.json"
 
@@ -81,20 +82,10 @@ def read_made_with(path: Path, track: str) -> dict[str, Any]:
 
 def differences(ours: Mapping[str, Any], others: Mapping[Path, Mapping[str, Any]]) -> Iterator[tuple[Path, str]]:
     """Of each other cache, by its folder, the keys that differ from ours, the nearest cache first."""
-    here = dict(_leaves(ours))
     found: list[tuple[int, Path, str]] = []
     for folder, made in others.items():
-        theirs = dict(_leaves(made))
-        keys = sorted(key for key in here.keys() | theirs.keys() if here.get(key) != theirs.get(key))
-        told = ", ".join(f"{key}={theirs.get(key)} (here {here.get(key)})" for key in keys)
+        keys = differing_leaves(ours, made)
+        told = ", ".join(f"{key}={theirs} (here {here})" for key, here, theirs in keys)
         found.append((len(keys), folder, told))
     for _, folder, told in sorted(found):
         yield folder, told
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
