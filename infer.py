@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +21,7 @@ from rich.progress import track
 
 from vidchat.bench.pairs import read_pairs
 from vidchat.data.media.read import length_of
-from vidchat.errors import plain_message
+from vidchat.errors import plainly
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.reading import ChunkSampling
@@ -116,13 +115,8 @@ def _chunks(release: Release, seconds: float | None, listened: int) -> int:
 
 @hydra.main(config_path="configs", config_name="infer", version_base="1.3")
 def main(config: DictConfig) -> None:
-    try:
+    with plainly():
         timings = [respond(config)] if config.pairs is None else respond_to_pairs(config)
-    except Exception as error:
-        message = plain_message(error)
-        if message is None:
-            raise
-        sys.exit(f"error: {message}")
     if not timings:
         log.info("%s: every pair was answered already", config.output)
         return

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from vidchat.data.folder import MANIFESTS
-from vidchat.errors import plain_message
+from vidchat.errors import plainly
 from vidchat.model.compiled import compile_blocks
 from vidchat.training.check import check_config
 from vidchat.training.checkpoint import Checkpoints, find_checkpoint
@@ -91,13 +91,8 @@ def main(config: DictConfig) -> Any:
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
+    with plainly():
         train(config)
-    except Exception as error:
-        message = plain_message(error)
-        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.exit(f"error: {message}")
 
 
 if __name__ == "__main__":

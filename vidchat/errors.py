@@ -1,17 +1,37 @@
-"""Which errors are told in one sentence, and which with a traceback."""
+"""Which errors are told in one sentence, and which with a traceback; and the telling."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Ends a command with code 1 and `error: ...` on stderr where a person can put the error right.
+
+    A bug keeps its traceback; with HYDRA_FULL_ERROR=1 in the environment every error does. `SystemExit` is what both
+    Hydra and Typer let pass: they have their own way with other exceptions.
+    """
+    try:
+        yield
+    except Exception as error:
+        message = plain_message(error)
+        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {message}")
 
 
 def plain_message(error: BaseException) -> str | None:
     """What to tell a person about an error that they can put right; `None` for one that is a bug.
 
     By house rule an error of this package's own kinds, and a `ValueError` raised by its own code (not by a library that
-    it calls), is a sentence that says what is wrong, where, and what to do. What an object raises while Hydra builds it
-    counts as raised by the object.
+    it calls), is a sentence that says what is wrong, where, and what to do. What the system says of a path (there is no
+    such folder, it may not be written) is one, too. What an object raises while Hydra builds it counts as raised by the
+    object.
     """
     built = False
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
@@ -20,6 +40,8 @@ def plain_message(error: BaseException) -> str | None:
         return f"a key of the config is wrong or lacking: {error}"
     if type(error).__module__.startswith("vidchat."):
         return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
     frames = list(_frames(error.__traceback__))
     raised_here = bool(frames) and str(frames[-1].tb_frame.f_globals.get("__name__", "")).startswith("vidchat.")
     return str(error) if isinstance(error, ValueError) and raised_here else None

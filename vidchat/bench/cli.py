@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+
+from vidchat.errors import plainly
 
 app = typer.Typer(
     help="VidChatBench: scores folders of generated clips, of any system, by seven dimensions.", no_args_is_help=True
@@ -33,6 +32,12 @@ _weights = partial(_option, "Published weights")
 _work = partial(_option, "The work and the report")
 
 
+@app.callback()
+def main() -> None:
+    """Commands about the benchmark."""
+    logging.getLogger("libav").setLevel(logging.CRITICAL)  # what it says of broken clips is told in the report
+
+
 @app.command()
 def make(
     output: Output,
@@ -46,7 +51,7 @@ def make(
     from vidchat.bench.make import MakeError, make_from_folder, write_bench
     from vidchat.bench.testset import read_testset
 
-    with _plainly():
+    with plainly():
         if data is not None and testset is None:
             report = make_from_folder(data, output, split, limit)
         elif testset is not None and clips is not None and data is None:
@@ -102,7 +107,7 @@ def score(
     from vidchat.bench.suite import Backends
     from vidchat.data.media.read import picture_size
 
-    with _plainly():
+    with plainly():
         backends = Backends(
             face=face, inception=inception, i3d=i3d, videomae=videomae, arcface=arcface, scrfd=scrfd, syncnet=syncnet,
             whisper=whisper, clip=clip, sentence=sentence, expression=expression, sim=sim, xvector=xvector,
@@ -131,7 +136,7 @@ def report(
     embed: Annotated[int, typer.Option(help="Pairs whose clips are put into the page itself.")] = 12,
 ) -> None:
     """Write report.md, report.tex and index.html from scores."""
-    with _plainly():
+    with plainly():
         _report(scores, output, embed)
 
 
@@ -160,7 +165,7 @@ def ablation(
     from vidchat.bench.results import read_result
     from vidchat.bench.sheet import draw_sheet
 
-    with _plainly():
+    with plainly():
         places = sorted(read_place(text) for text in row)
         clips = {place: path if generate is None else output / place.protocol / place.name for place, path in places}
         if generate is not None:
@@ -194,10 +199,10 @@ def candidates(
     """Give every pair five candidate replies of different worth, for the coherence measure."""
     from vidchat.bench.pairs import CANDIDATES, read_pairs, write_lines
 
-    with _plainly():
+    with plainly():
         asked = read_pairs(pairs)
         if rendered == (model is not None):
-            raise typer.BadParameter("give either --model NAME or --rendered")
+            raise ValueError("give either --model NAME or --rendered")
         if model is None:
             from vidchat.bench.rendered_candidates import rendered_candidates
 
@@ -232,9 +237,9 @@ def _systems(given: list[str]) -> list:
     for text in given:
         name, _, folder = text.partition("=")
         if not name or not folder:
-            raise typer.BadParameter(f"'{text}' must be NAME=FOLDER")
+            raise ValueError(f"'{text}' must be NAME=FOLDER")
         if not Path(folder).is_dir():
-            raise typer.BadParameter(f"'{name}': there is no folder {folder}")
+            raise ValueError(f"'{name}': there is no folder {folder}")
         systems.append(Folder(name, Path(folder)))
     return systems
 
@@ -242,7 +247,7 @@ def _systems(given: list[str]) -> list:
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if found is None:
-        raise typer.BadParameter(f"'{text}' must be WIDTHxHEIGHT, such as 480x768")
+        raise ValueError(f"'{text}' must be WIDTHxHEIGHT, such as 480x768")
     return int(found[2]), int(found[1])
 
 
@@ -251,19 +256,4 @@ def _protocol(text: str) -> Literal["conditioned", "dyadic"]:
         return "conditioned"
     if text == "dyadic":
         return "dyadic"
-    raise typer.BadParameter(f"--protocol is conditioned or dyadic, not '{text}'")
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """Errors that a person can put right are told in one sentence."""
-    from vidchat.errors import plain_message
-
-    logging.getLogger("libav").setLevel(logging.CRITICAL)  # what it says of broken clips is told in the report
-    try:
-        yield
-    except Exception as error:
-        message = None if isinstance(error, typer.BadParameter) else plain_message(error)
-        if message is None:
-            raise
-        sys.exit(f"error: {message}")
+    raise ValueError(f"--protocol is conditioned or dyadic, not '{text}'")

@@ -9,8 +9,8 @@ import typer
 
 from vidchat.data.commands import encode, look
 from vidchat.data.commands.look import tell_table
-from vidchat.data.commands.plainly import plainly
 from vidchat.dialogue import Branch
+from vidchat.errors import plainly
 
 app = typer.Typer(
     help="Data: ingest annotations, cut clips, derive branches and tiers, count them, look at them.",

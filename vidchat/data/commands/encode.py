@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidchat.data.commands.plainly import plainly
+from vidchat.errors import plainly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from omegaconf import DictConfig
 
     from vidchat.data.tokens.encoder import ClipEncoder
 
@@ -58,20 +60,21 @@ def encode(
     Stopped (or killed) and started again, it goes on where it was. The result can be trained on with
     `python train.py ... data=folder data.root=OUTPUT` and the same tokenizers and sizes.
     """
-    from vidchat.data.folder import open_folder
+    from vidchat.data.folder import manifest_of, open_folder
     from vidchat.data.loading.conditions import Conditions
     from vidchat.data.tokens.cache import TOKENS, TokenCache
     from vidchat.data.tokens.encode import Sharding, fill, plan, survey
     from vidchat.data.tokens.media_shards import copy_manifest
 
-    words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec), *(overrides or [])]
-    words += [f"thinker={thinker}"]
-    words += [f"data.fps={fps}"] * (fps is not None) + [f"data.dtype={dtype}"] * (dtype is not None)
-    words += [f"data.max_chunks={max_chunks}"] * (max_chunks is not None) + ["data.turn=true"] * turn
-    words += [f"data.size=[{size.replace('x', ',')}]"] if size is not None else []
     with plainly():
         if engine not in ("processes", "ray"):
             raise ValueError(f"--engine must be processes or ray, not {engine}")
+        manifest_of(data)  # before tokenizers are loaded
+        words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec), *(overrides or [])]
+        words += [f"thinker={thinker}"]
+        words += [f"data.fps={fps}"] * (fps is not None) + [f"data.dtype={dtype}"] * (dtype is not None)
+        words += [f"data.max_chunks={max_chunks}"] * (max_chunks is not None) + ["data.turn=true"] * turn
+        words += [f"data.size=[{size.replace('x', ',')}]"] if size is not None else []
         encoder, point, features = _encoder(data, words, audio_codec != "none")
         dialogues, report = open_folder(data, media=False)
         turns, longest = not only_answers, point["max_chunks"]
@@ -113,14 +116,17 @@ def pack(
 
 def verify(data: Annotated[Path, typer.Option(help="A data set with token or media shards.")]) -> None:
     """Reads every shard of a data set and compares it with its index: SHA-256, number of bytes."""
-    from vidchat.data.tokens.shards import problems
+    from vidchat.data.tokens.shards import ShardError, problems
 
-    folders = sorted(path.parent for pattern in ("*/index.json", "*/*/index.json") for path in data.glob(pattern))
-    found = [told for folder in folders for told in problems(folder)]
-    for told in found:
-        typer.echo(told)
-    typer.echo(f"{len(folders)} folders of shards, {len(found)} problems")
-    raise typer.Exit(1 if found or not folders else 0)
+    with plainly():
+        folders = sorted(path.parent for pattern in ("*/index.json", "*/*/index.json") for path in data.glob(pattern))
+        if not folders:
+            raise ShardError(f"{data}: holds no shards; make some with 'vidchat data encode' or 'vidchat data pack'")
+        found = [told for folder in folders for told in problems(folder)]
+        for told in found:
+            typer.echo(told)
+        typer.echo(f"{len(folders)} folders of shards, {len(found)} problems")
+        raise typer.Exit(1 if found else 0)
 
 
 def _tokenizer(group: str, told: str) -> list[str]:
@@ -130,16 +136,28 @@ def _tokenizer(group: str, told: str) -> list[str]:
     return [] if told == "none" else [f"{group}={told}"]
 
 
+def _config(data: Path, words: list[str]) -> DictConfig:
+    """train.py's config; raises `ValueError`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return compose("train", ["stage=pretrain_av", "data=folder", f"data.root={data}", *words])
+    except (HydraException, OmegaConfBaseException) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"{why}; tokenizers are named by their configs or folders, see {CONFIGS}") from None
+
+
 def _encoder(data: Path, words: list[str], sound: bool) -> tuple[ClipEncoder, dict[str, Any], int]:
     """What encodes, as train.py's config makes it; the config of the data; and the width of a thinker's features."""
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from vidchat.data.tokens.encoder import ClipEncoder
 
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", ["stage=pretrain_av", "data=folder", f"data.root={data}", *words])
+    config = _config(data, words)
     point: dict[str, Any] = OmegaConf.to_container(config.data, resolve=True)  # type: ignore[assignment]
     codec = instantiate(config.audio_codec) if sound else None
     thinker = instantiate(config.thinker)  # None where there is none
@@ -149,12 +167,9 @@ def _encoder(data: Path, words: list[str], sound: bool) -> tuple[ClipEncoder, di
 
 def tokenizers(video_vae: str, audio_codec: str) -> tuple[Any, Any]:
     """A video tokenizer and an audio codec (or `None` for "none") by their configs' names or their folders."""
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec)]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", ["stage=pretrain_av", "data=folder", "data.root=.", *words])
+    config = _config(Path("."), [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec)])
     return instantiate(config.video_vae), None if audio_codec == "none" else instantiate(config.audio_codec)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidchat.data.commands.plainly import plainly
+from vidchat.errors import plainly
 
 if TYPE_CHECKING:
     from vidchat.data.show import Decoders
@@ -30,9 +30,11 @@ def stats(
     Of a folder that holds tokens and no clips, the tokens are counted: what training reads.
     """
     with plainly():
-        from vidchat.data.folder import MANIFESTS
+        from vidchat.data.folder import MANIFESTS, FolderError
         from vidchat.data.stats import MANIFEST, dialogue_table, distributions, distributions_of_tokens, draw
 
+        if not data.exists():
+            raise FolderError(f"{data}: is not there; give a data folder, or a manifest")
         folder = data if data.is_dir() else data.parent
         manifest = data / MANIFEST if data.is_dir() else data
         tokens = tokens_alone(data) if data.is_dir() and not manifest.is_file() else None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
-from vidchat.data.synthetic.espeak import SpeechError
 from vidchat.data.synthetic.render import RenderSettings, render
+from vidchat.errors import plainly
 
 
 def main() -> None:
@@ -26,10 +25,8 @@ def main() -> None:
     height, width = given.size
     settings = RenderSettings(given.dialogues, given.pairings, given.seed, height, width, given.fps, given.sample_rate)
     begun = time.monotonic()
-    try:
+    with plainly():
         manifest = render(given.output, settings, given.workers)
-    except (ValueError, SpeechError) as error:
-        sys.exit(str(error))
     print(f"{given.dialogues} dialogues in {time.monotonic() - begun:.0f} s: {manifest}")
 
 

@@ -1,0 +1,96 @@
+"""What is told in one sentence, and what with a traceback, whichever command it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vidchat.cli import app
+from vidchat.data.folder import FolderError
+from vidchat.data.synthetic.espeak import SpeechError
+from vidchat.dialogue import Clip
+from vidchat.errors import plainly
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("error", [FolderError("x: is bad"), SpeechError("x: is bad")])
+def test_this_packages_own_errors_are_sentences(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^error: x: is bad$"), plainly():
+        raise error
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(type(error)), plainly():
+        raise error
+
+
+def test_so_is_what_the_system_says_of_a_path(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path}/a: No such file or directory$"), plainly():
+        (tmp_path / "a").read_text()
+
+
+def test_bugs_and_what_typer_raises_pass() -> None:
+    for error in (ValueError("not raised by this package"), KeyError("x"), OSError("without a path"), typer.Exit(3)):
+        with pytest.raises(type(error)) as caught, plainly():
+            raise error
+        assert caught.value is error
+    with pytest.raises(TypeError), plainly():
+        Clip()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("data ingest --annotations no --output x/clips.parquet", "no such annotation folder"),
+        ("data ingest --source seamless_interaction --annotations no --output x/clips.parquet", "holds no .tar"),
+        ("data ingest --source folder --annotations no --output x/clips.parquet", "no such folder"),
+        ("data cut no --media no --output x", "no such manifest"),
+        ("data branches no --output x", "no such manifest"),
+        ("data stats no", "is not there"),
+        ("data show no", "no such data folder"),
+        ("data encode --data no", "no such data folder"),
+        ("data encode --data . --video-vae no", "Could not find 'video_vae/no'"),
+        ("data encode --data . audio_codec.codeboks=4", "Could not override"),
+        ("data pack --data no --output x", "no such data folder"),
+        ("data verify --data no", "holds no shards"),
+        ("bench make --data no -o x", "no such data folder"),
+        ("bench make --testset no --clips no -o x", "cannot be read as JSON"),
+        ("bench score --pairs no --system a=no -o x", "has no pairs.jsonl"),
+        ("bench report no -o x", "holds no results"),
+        ("bench ablation --pairs no --row dyadic:none=no -o x", "there is no folder no"),
+        ("bench ablation --pairs no --row dyadic:none=. -o x", "has no pairs.jsonl"),
+        ("bench candidates --pairs no --rendered", "has no pairs.jsonl"),
+    ],
+)
+def test_a_wrong_path_is_told_in_one_sentence(
+    words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dialogues.jsonl").touch()
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == 1
+    assert done.output.startswith("error: ")
+    assert len(done.output.strip().splitlines()) == 1, done.output
+    assert told in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("-m vidchat.cli data stats no", "is not there"),  # Typer's way out, and below Hydra's
+        ("train.py stage=pretrain_visual data=folder data.root=no", "data.root=no is no folder"),
+        ("infer.py checkpoint=no reference=no output=no", "no does not exist"),
+    ],
+)
+def test_nothing_else_is_printed(words: str, told: str, tmp_path: Path) -> None:
+    more = [f"output_dir={tmp_path}"] if words.startswith("train") else []
+    done = subprocess.run([sys.executable, *words.split(), *more], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout
