@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.media.read import Media, MediaError, header_of, read_clip, write_clip
 from vidchat.data.tokens.kept_tokens import AudioDecoder, KeptTokens, VideoDecoder
+from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import ShardError
 from vidchat.dialogue import Clip, Dialogue
 
@@ -51,10 +52,47 @@ class Decoders:
     tokens: KeptTokens
     video: VideoDecoder
     audio: AudioDecoder | None
+    told = ", decoded from tokens where clips are not there"
+    lacking = "or tokens of all its turns"
+
+    def seconds(self, dialogue: Dialogue, clip: Clip) -> float | None:
+        """See `KeptTokens`."""
+        return self.tokens.seconds(dialogue, clip)
+
+    def read(self, dialogue: Dialogue, clip: Clip) -> Media | None:
+        """A clip at the size of a shown picture; `None` where it cannot be had."""
+        try:
+            media = self.tokens.media(dialogue, clip, self.video, self.audio)
+        except ShardError:
+            return None
+        return None if media is None else replace(media, pictures=_shown_size(media.pictures))
 
 
-def choose(root: Path, choice: Choice, count: int, seed: int, tokens: KeptTokens | None = None) -> list[Dialogue]:
-    """Some dialogues whose files are there, or tokens of every turn; the same for the same seed.
+@dataclass(frozen=True)
+class Packed:
+    """What shows a folder's clips that lie in media shards."""
+
+    shards: MediaShards
+    told = ""
+    lacking = "or in its media shards"
+
+    def seconds(self, dialogue: Dialogue, clip: Clip) -> float | None:
+        """See `MediaShards`."""
+        return self.shards.seconds(dialogue, clip)
+
+    def read(self, dialogue: Dialogue, clip: Clip) -> Media | None:
+        """A clip at the size of a shown picture; `None` where it cannot be had."""
+        try:
+            with self.shards.extracted(clip.path.relative_to(self.shards.root).as_posix()) as path:
+                return None if path is None else _read_file(replace(clip, path=path))
+        except ShardError:
+            return None
+
+
+def choose(
+    root: Path, choice: Choice, count: int, seed: int, elsewhere: Packed | Decoders | None = None
+) -> list[Dialogue]:
+    """Some dialogues of which every turn is there, as a file or elsewhere; the same for the same seed.
 
     Raises:
         FolderError: There is no data set, or none of its dialogues can be shown.
@@ -77,7 +115,7 @@ def choose(root: Path, choice: Choice, count: int, seed: int, tokens: KeptTokens
     found: list[Dialogue] = []
     for _, _, parsed in sorted(drawn, key=lambda one: one[0], reverse=True):
         try:
-            found.append(_there(root, parsed, tokens))
+            found.append(_there(root, parsed, elsewhere))
         except (ValueError, TypeError, OSError):
             continue
         if len(found) == count:
@@ -85,42 +123,47 @@ def choose(root: Path, choice: Choice, count: int, seed: int, tokens: KeptTokens
     if not found:
         told = ", ".join(f"{key} {value}" for key, value in wanted.items()) or "any kind"
         lacking = "none of those looked at has its files here; cut them with 'vidchat data cut'"
-        if tokens is not None:
-            lacking = "none of those looked at has its files here, or tokens of all its turns"
+        if elsewhere is not None:
+            lacking = f"none of those looked at has its files here, {elsewhere.lacking}"
         why = lacking if matching else "there is none"
         raise FolderError(f"{root}: no dialogue of {told} can be shown: {why}")
     return found
 
 
-def _there(root: Path, entry: object, tokens: KeptTokens | None) -> Dialogue:
-    """Raises `ValueError` where a turn can be shown from neither a file nor tokens."""
-    dialogue = make_dialogue(root, entry, media=tokens is None)
+def _there(root: Path, entry: object, elsewhere: Packed | Decoders | None) -> Dialogue:
+    """Raises `ValueError` where a turn can be shown neither from a file nor from elsewhere."""
+    dialogue = make_dialogue(root, entry, media=elsewhere is None)
     for clip in (turn.clip for turn in dialogue.turns):
-        if tokens is not None and not clip.path.is_file() and tokens.seconds(dialogue, clip) is None:
-            raise ValueError(f"{clip.path}: is not there, and has no tokens")
+        if elsewhere is not None and not clip.path.is_file() and elsewhere.seconds(dialogue, clip) is None:
+            raise ValueError(f"{clip.path}: is not there, {elsewhere.lacking}")
     return dialogue
 
 
 def show(
-    root: Path, output: Path, choice: Choice, count: int = 5, seed: int = 0, decoders: Decoders | None = None
+    root: Path,
+    output: Path,
+    choice: Choice,
+    count: int = 5,
+    seed: int = 0,
+    elsewhere: Packed | Decoders | None = None,
 ) -> int:
     """Writes a page (`.html`) or a contact sheet (`.png`); returns the number of dialogues on it."""
-    dialogues = choose(root, choice, count, seed, None if decoders is None else decoders.tokens)
+    dialogues = choose(root, choice, count, seed, elsewhere)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() in (".png", ".jpg"):
-        _sheet(dialogues, decoders).save(output)
+        _sheet(dialogues, elsewhere).save(output)
     else:
-        output.write_text(_page(root, dialogues, decoders), encoding="utf-8")
+        output.write_text(_page(root, dialogues, elsewhere), encoding="utf-8")
     return len(dialogues)
 
 
-def _read(dialogue: Dialogue, clip: Clip, decoders: Decoders | None) -> Media | None:
-    if decoders is not None and not clip.path.is_file():
-        try:
-            media = decoders.tokens.media(dialogue, clip, decoders.video, decoders.audio)
-        except ShardError:
-            return None
-        return None if media is None else replace(media, pictures=_shown_size(media.pictures))
+def _read(dialogue: Dialogue, clip: Clip, elsewhere: Packed | Decoders | None) -> Media | None:
+    if elsewhere is not None and not clip.path.is_file():
+        return elsewhere.read(dialogue, clip)
+    return _read_file(clip)
+
+
+def _read_file(clip: Clip) -> Media | None:
     try:
         _, height, width = header_of(clip.path)
         size = (HEIGHT, min(WIDEST, max(2, round(HEIGHT * width / height / 2) * 2)))
@@ -154,19 +197,19 @@ def _told(clip: Clip) -> str:
     return "  ".join(part for part in (end, scores) if part)
 
 
-def _page(root: Path, dialogues: list[Dialogue], decoders: Decoders | None) -> str:
-    sections = "\n".join(_section(dialogue, decoders) for dialogue in dialogues)
-    how = "" if decoders is None else ", decoded from tokens where clips are not there"
+def _page(root: Path, dialogues: list[Dialogue], elsewhere: Packed | Decoders | None) -> str:
+    sections = "\n".join(_section(dialogue, elsewhere) for dialogue in dialogues)
+    how = "" if elsewhere is None else elsewhere.told
     title = html.escape(f"{len(dialogues)} dialogues of {root.name or root}{how}")
     return (
         f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>\n{sections}\n"
     )
 
 
-def _section(dialogue: Dialogue, decoders: Decoders | None) -> str:
+def _section(dialogue: Dialogue, elsewhere: Packed | Decoders | None) -> str:
     turns = []
     for turn in dialogue.turns:
-        clip, media = turn.clip, _read(dialogue, turn.clip, decoders)
+        clip, media = turn.clip, _read(dialogue, turn.clip, elsewhere)
         said = f"<blockquote>{html.escape(clip.text)}</blockquote>" if clip.text else ""
         shown = "<p class=note>cannot be decoded</p>" if media is None else _video(media) + _image(_strip(media))
         turns.append(
@@ -190,13 +233,13 @@ def _image(picture: Image.Image) -> str:
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _sheet(dialogues: list[Dialogue], decoders: Decoders | None) -> Image.Image:
+def _sheet(dialogues: list[Dialogue], elsewhere: Packed | Decoders | None) -> Image.Image:
     """A row of pictures for each turn, under its words."""
     rows: list[tuple[str, Image.Image | None]] = []
     for dialogue in dialogues:
         rows.append((_title(dialogue), None))
         for turn in dialogue.turns:
-            media = _read(dialogue, turn.clip, decoders)
+            media = _read(dialogue, turn.clip, elsewhere)
             words = f"{turn.role} {turn.clip.speaker}: {turn.clip.text or ''}   {_told(turn.clip)}"
             rows.append((words, None if media is None else _strip(media)))
     line = 24

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,7 @@ import pyarrow as pa
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.dialogues import SUMMARY
 from vidchat.data.manifest.table import COLUMNS, ROWS, ManifestError, as_table, open_manifest
-from vidchat.data.tokens.kept_tokens import KeptTokens
-from vidchat.dialogue import Dialogue
+from vidchat.dialogue import Clip, Dialogue
 
 MANIFEST = "clips.parquet"
 MEASURES: dict[str, tuple[float, float, int, str]] = {
@@ -29,6 +28,13 @@ MEASURES: dict[str, tuple[float, float, int, str]] = {
 }
 """Column -> where its histogram begins and ends, its bins, and what to call it. What lies beyond is in the last bin."""
 HEIGHTS = (360, 480, 720, 1080, 1440, 2160)
+
+
+class Elsewhere(Protocol):
+    """Where clips are that do not lie there as files: media shards, or the tokens that are left of them."""
+
+    def seconds(self, dialogue: Dialogue, clip: Clip) -> float | None:
+        """How long a dialogue's clip lasts there; `None` where it is not there."""
 
 
 @dataclass
@@ -98,18 +104,18 @@ def distributions(manifest: Path) -> Distributions:
     return found
 
 
-def dialogue_table(root: Path, tokens: KeptTokens | None = None) -> list[dict[str, Any]]:
+def dialogue_table(root: Path, elsewhere: Elsewhere | None = None) -> list[dict[str, Any]]:
     """Rows of branch, kind, tier, split, dialogues, answer_hours and hours, of a folder data set.
 
     What `vidchat data branches` wrote is taken from its summary, unless it was changed since; of another folder every
-    file's header is read, and for files that are not there the tokens' lengths.
+    file's header is read; what is not there as a file is looked up elsewhere.
 
     Args:
         root: The folder.
-        tokens: Its tokens, if it has any.
+        elsewhere: Its media shards or tokens, if it has any.
 
     Raises:
-        FolderError: There is no data set in the folder, or neither files nor tokens of any dialogue.
+        FolderError: There is no data set in the folder, or neither files nor shards with any dialogue's clips.
     """
     summary, dialogues = root / SUMMARY, manifest_of(root)
     if summary.is_file() and summary.stat().st_mtime_ns >= dialogues.stat().st_mtime_ns:
@@ -117,13 +123,15 @@ def dialogue_table(root: Path, tokens: KeptTokens | None = None) -> list[dict[st
         if told.get("dialogues"):
             return list(told["dialogues"])
     sums: dict[tuple[str, str, str], list[float]] = {}
-    for dialogue, seconds in lengths(root, tokens):
+    for dialogue, seconds in lengths(root, elsewhere):
         row = sums.setdefault((dialogue.branch, dialogue.tier, dialogue.split), [0.0, 0.0, 0.0])
         answer = next(k for k, turn in enumerate(dialogue.turns) if turn.clip is dialogue.answer)
         for place, value in enumerate((1, seconds[answer], sum(seconds))):
             row[place] += value
     if not sums:
-        raise FolderError(f"{root}: neither clips nor tokens of any of its dialogues are there; cut or encode them")
+        raise FolderError(
+            f"{root}: neither clips nor tokens of any of its dialogues are there, as files or in shards; cut or encode"
+        )
     table = []
     for (branch, tier, split), (count, answers, everything) in sorted(sums.items()):
         told = {"branch": branch, "kind": "", "tier": tier, "split": split, "dialogues": int(count)}
@@ -131,8 +139,8 @@ def dialogue_table(root: Path, tokens: KeptTokens | None = None) -> list[dict[st
     return table
 
 
-def lengths(root: Path, tokens: KeptTokens | None) -> Iterator[tuple[Dialogue, list[float]]]:
-    """Each dialogue whose answer is there, as files or as tokens, and how many seconds of each of its turns are."""
+def lengths(root: Path, elsewhere: Elsewhere | None) -> Iterator[tuple[Dialogue, list[float]]]:
+    """Each dialogue whose answer is there, as a file or elsewhere, and how many seconds of each of its turns are."""
     from vidchat.data.media.read import length_of
 
     headers: dict[Path, float] = {}
@@ -142,7 +150,7 @@ def lengths(root: Path, tokens: KeptTokens | None) -> Iterator[tuple[Dialogue, l
             seconds: list[float | None] = []
             for clip in (turn.clip for turn in dialogue.turns):
                 if not clip.path.is_file():
-                    seconds.append(None if tokens is None else tokens.seconds(dialogue, clip))
+                    seconds.append(None if elsewhere is None else elsewhere.seconds(dialogue, clip))
                     continue
                 if clip.end is None and clip.path not in headers:
                     headers[clip.path] = length_of(clip.path)
@@ -150,21 +158,27 @@ def lengths(root: Path, tokens: KeptTokens | None) -> Iterator[tuple[Dialogue, l
         except (ValueError, TypeError, OSError):
             continue
         answered = any(turn.clip is dialogue.answer and s for turn, s in zip(dialogue.turns, seconds, strict=True))
-        if answered and (tokens is not None or None not in seconds):
+        if answered and (elsewhere is not None or None not in seconds):
             yield dialogue, [second or 0.0 for second in seconds]
 
 
-def distributions_of_tokens(root: Path, tokens: KeptTokens) -> Distributions:
-    """Of the clips that a folder has as tokens, as far as its dialogues tell of them; their resolution is not known."""
+def distributions_elsewhere(root: Path, elsewhere: Elsewhere, source: str) -> Distributions:
+    """Of the clips that a folder has elsewhere, as far as its dialogues tell of them; their resolution is not known.
+
+    Args:
+        root: The folder.
+        elsewhere: Its media shards or tokens.
+        source: What these are called.
+    """
     found, seen, rows = Distributions(), set[tuple[str, float]](), list[dict[str, Any]]()
-    for dialogue, seconds in lengths(root, tokens):
+    for dialogue, seconds in lengths(root, elsewhere):
         for turn, length in zip(dialogue.turns, seconds, strict=True):
             place = str(turn.clip.path), turn.clip.start
             if length and place not in seen:
                 seen.add(place)
                 words = None if turn.clip.text is None else len(turn.clip.text.split())
                 scores = {name: value for name, value in turn.clip.scores.items() if name in COLUMNS}
-                rows.append({**scores, "duration_s": length, "words": words, "source": "tokens"})
+                rows.append({**scores, "duration_s": length, "words": words, "source": source})
         if len(rows) >= ROWS:
             found.add(as_table(rows))
             rows = []

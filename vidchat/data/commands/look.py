@@ -11,8 +11,9 @@ import typer
 from vidchat.errors import plainly
 
 if TYPE_CHECKING:
-    from vidchat.data.show import Decoders
+    from vidchat.data.show import Decoders, Packed
     from vidchat.data.tokens.kept_tokens import KeptTokens
+    from vidchat.data.tokens.media_shards import MediaShards
 
 
 def register(group: typer.Typer) -> None:
@@ -27,46 +28,59 @@ def stats(
 ) -> None:
     """Count dialogues and hours by branch and tier, and draw how clips are distributed.
 
-    Of a folder that holds tokens and no clips, the tokens are counted: what training reads.
+    Of a folder whose clips lie in media shards, these are counted; of one that holds tokens alone, the tokens.
     """
     with plainly():
         from vidchat.data.folder import MANIFESTS, FolderError
-        from vidchat.data.stats import MANIFEST, dialogue_table, distributions, distributions_of_tokens, draw
+        from vidchat.data.stats import MANIFEST, dialogue_table, distributions, distributions_elsewhere, draw
+        from vidchat.data.tokens.kept_tokens import KeptTokens
 
         if not data.exists():
             raise FolderError(f"{data}: is not there; give a data folder, or a manifest")
         folder = data if data.is_dir() else data.parent
         manifest = data / MANIFEST if data.is_dir() else data
-        tokens = tokens_alone(data) if data.is_dir() and not manifest.is_file() else None
+        elsewhere = clips_elsewhere(data) if data.is_dir() and not manifest.is_file() else None
         if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
-            tell_table(dialogue_table(data, tokens))
+            tell_table(dialogue_table(data, elsewhere))
         else:
             print("no dialogues yet; derive them with 'vidchat data branches'")
-        if tokens is not None:
+        if isinstance(elsewhere, KeptTokens):
             print(
-                f"the clips are not here: hours are those of the tokens, at most {tokens.latents.made['longest']} "
+                f"the clips are not here: hours are those of the tokens, at most {elsewhere.latents.made['longest']} "
                 "chunks of an answer or turn, and the pictures' resolution cannot be told"
             )
-            found = distributions_of_tokens(data, tokens)
+            found = distributions_elsewhere(data, elsewhere, "tokens")
+        elif elsewhere is not None:
+            print(
+                f"the clips lie in media shards, {elsewhere.count:,} of them: hours are those that the dialogues or "
+                "the clips' headers tell; no picture was decoded, and their resolution is not counted"
+            )
+            found = distributions_elsewhere(data, elsewhere, "media shards")
         elif data.is_dir() and not manifest.is_file():
             found = _distributions_of_folder(data)
         else:
             found = distributions(manifest)
         picture = output or folder / "stats.png"
         draw(found, picture)
-        rows = "clips" if manifest.is_file() else "turns (a clip counts in every dialogue that it is part of)"
+        rows = (
+            "clips"
+            if manifest.is_file() or elsewhere is not None
+            else "turns (a clip counts in every dialogue that it is part of)"
+        )
         print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {picture}")
 
 
-def tokens_alone(data: Path) -> KeptTokens | None:
-    """The tokens of a folder that has some, and none of its dialogues' first clips."""
+def clips_elsewhere(data: Path) -> MediaShards | KeptTokens | None:
+    """The media shards of a folder, or else its tokens, if none of its dialogues' first clips is there as a file."""
     from itertools import islice
 
     from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
     from vidchat.data.tokens.cache import TOKENS
     from vidchat.data.tokens.kept_tokens import KeptTokens
+    from vidchat.data.tokens.media_shards import MediaShards
 
-    if not (data / TOKENS).is_dir():
+    packed = MediaShards(data)
+    if not packed.count and not (data / TOKENS).is_dir():
         return None
     for _, entry in islice(entries(manifest_of(data)), 100):
         try:
@@ -74,7 +88,7 @@ def tokens_alone(data: Path) -> KeptTokens | None:
         except (ValueError, TypeError, OSError):
             continue
         return None
-    return KeptTokens(data)
+    return packed if packed.count else KeptTokens(data)
 
 
 def tell_table(table: list[dict[str, Any]]) -> None:
@@ -122,26 +136,30 @@ def show(
 ) -> None:
     """Show some dialogues: a page with their clips, words and scores that needs no other file.
 
-    Of a folder that holds tokens and no clips, the tokens are decoded again, by the tokenizers that made them.
+    Of a folder whose clips lie in media shards, they are shown from there; where there are tokens alone, these are
+    decoded again, by the tokenizers that made them.
     """
     with plainly():
         from vidchat.data.show import Choice
         from vidchat.data.show import show as run
 
         page = output or data / "show.html"
-        decoders = _decoders(data, video_vae, audio_codec)
-        number = run(data, page, Choice(branch, tier, split), count, seed, decoders)
+        elsewhere = _shown_from(data, video_vae, audio_codec)
+        number = run(data, page, Choice(branch, tier, split), count, seed, elsewhere)
         print(f"{number} dialogues: {page}")
 
 
-def _decoders(data: Path, video_vae: str, audio_codec: str) -> Decoders | None:
-    """For a folder without clips; checked to be the ones that made its tokens."""
+def _shown_from(data: Path, video_vae: str, audio_codec: str) -> Packed | Decoders | None:
+    """Where clips are not there as files; decoders are checked to be those that made the tokens."""
     from vidchat.data.commands.encode import tokenizers
-    from vidchat.data.show import Decoders
+    from vidchat.data.show import Decoders, Packed
+    from vidchat.data.tokens.media_shards import MediaShards
 
-    tokens = tokens_alone(data)
+    tokens = clips_elsewhere(data)
     if tokens is None:
         return None
+    if isinstance(tokens, MediaShards):
+        return Packed(tokens)
     video, audio = tokenizers(video_vae, "none" if tokens.codes is None else audio_codec)
     tokens.check(video, "latents")
     if audio is not None:

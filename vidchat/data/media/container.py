@@ -36,14 +36,19 @@ def is_wide(path: Path) -> bool:
     raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
 
 
-def length_of(path: Path) -> float:
-    """How long a file's pictures last, in seconds, as its header tells; raises `MediaError`."""
-    return header_of(path)[0]
+def length_of(path: Path, within: tuple[int, int] | None = None) -> float:
+    """How long a file's pictures last, in seconds, as its header tells; see `header_of`."""
+    return header_of(path, within)[0]
 
 
-def header_of(path: Path) -> tuple[float, int, int]:
-    """Seconds, height and width of a file's pictures, as its header tells; raises `MediaError`."""
-    with open_media(path) as container:
+def header_of(path: Path, within: tuple[int, int] | None = None) -> tuple[float, int, int]:
+    """Seconds, height and width of a file's pictures, as its header tells; raises `MediaError`.
+
+    Args:
+        path: The file.
+        within: The first byte and the one after the last of media that lie inside it, as in a tar.
+    """
+    with open_media(path, within) as container:
         stream = stream_of(container, "video", path)
         seconds = (container.duration or 0) / av.time_base
         if stream.duration is not None:
@@ -107,7 +112,7 @@ def pixel_aspect(stream: Any) -> Fraction:
 
 
 @contextmanager
-def open_media(path: Path) -> Iterator[InputContainer]:
+def open_media(path: Path, within: tuple[int, int] | None = None) -> Iterator[InputContainer]:
     """Opens a local media file, and turns whatever goes wrong in reading it into one sentence."""
     if not path.is_file():
         raise MediaError(f"{path}: there is no such file; check the path")
@@ -115,7 +120,8 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         raise MediaError(f"{path}: the file is empty; copy or record it again")
     try:
         # Only local files: a crafted playlist must not fetch anything.
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
+        place = str(path) if within is None else f"subfile,,start,{within[0]},end,{within[1]},,:{path}"
+        with av.open(place, options={"protocol_whitelist": "file" if within is None else "file,subfile"}) as container:
             if PLAYLISTS & set(container.format.name.split(",")):
                 raise MediaError(f"{path}: this is a playlist, not media; give the media file itself")
             yield container

@@ -21,6 +21,7 @@ from typing import Any
 from rich.progress import track
 
 from vidchat.data.folder import FolderError, manifest_of, read_folder
+from vidchat.data.media.container import length_of
 from vidchat.data.report import Report
 from vidchat.data.tokens.shards import (
     Member,
@@ -32,7 +33,7 @@ from vidchat.data.tokens.shards import (
     publish,
     summarise,
 )
-from vidchat.dialogue import Clip
+from vidchat.dialogue import Clip, Dialogue
 
 MEDIA = "media"  # the folder of a data set's media shards
 
@@ -45,7 +46,7 @@ class MediaShards:
     """
 
     def __init__(self, root: Path) -> None:
-        self.folder, self.reader = Path(root) / MEDIA, ShardReader()
+        self.root, self.folder, self.reader = Path(root), Path(root) / MEDIA, ShardReader()
 
     @cached_property
     def _files(self) -> dict[str, tuple[Path, Member]]:
@@ -54,6 +55,24 @@ class MediaShards:
             for file in json.loads(path.read_text())["files"]:
                 files[file["name"]] = (path.with_suffix(".tar"), Member(file["offset"], file["size"], file["check"]))
         return files
+
+    @property
+    def count(self) -> int:
+        """Clips in all shards."""
+        return len(self._files)
+
+    def seconds(self, dialogue: Dialogue, clip: Clip) -> float | None:
+        """How long a dialogue's clip lasts, by the manifest or else its header; `None` where it is in no shard.
+
+        Raises `MediaError` or `ShardError`.
+        """
+        name = clip.path.relative_to(self.root).as_posix()
+        if name not in self._files:
+            return None
+        if clip.end is not None:
+            return clip.end - clip.start
+        tar, member = self._files[name]
+        return length_of(tar, (member.offset, member.offset + member.size)) - clip.start
 
     def stamp(self, name: str) -> tuple[int, int] | None:
         """What changes when a file's bytes do; `None` where it is not there."""
