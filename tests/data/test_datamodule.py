@@ -201,7 +201,9 @@ def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:
 
 
 def train_dialogues(data: DialogueDataModule) -> list[Dialogue]:
-    return list(data.dialogues(data.sources[0], "train"))
+    source = data.sources[0]
+    table = data.folders[source.root].dialogues
+    return [table[row] for row in data.rows(source, "train").tolist()]
 
 
 def make_bad(root: Path) -> Path:

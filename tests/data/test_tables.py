@@ -12,8 +12,8 @@ import pytest
 
 from vidchat.data.dialogue_table import BLOCK, DialogueTable
 from vidchat.data.folder import make_dialogue
-from vidchat.data.loading.items import Item, Items, TurnKey
-from vidchat.data.tokens.track_index import TrackIndex, key_of, number_of
+from vidchat.data.loading.items import PARTS, ROLE_NAMES, Answers, Item, Items, TurnKey
+from vidchat.data.tokens.track_index import ABSENT, TrackIndex, key_of, number_of
 from vidchat.dialogue import Dialogue
 
 COUNT = 2 * BLOCK + 5
@@ -91,21 +91,54 @@ def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp
     assert index.bad(d) == (None, "x", 1)
     numbers = np.array([found.number, kept.number, kept.number + 1])
     assert index.shards_of(numbers).tolist() == [0, 1, 1]
+    assert index.shapes(numbers).tolist() == [[2, 2], [3, 2], [2, 2]]
+    asked = [
+        (a, 5, 2**63 + 1),
+        (a, ABSENT, 0),
+        (a, 6, 2**63 + 1),
+        (a, 5, 2**63 + 2),
+        (b, ABSENT, 0),
+        (c, 5, 0),
+        (d, 5, 0),
+    ]
+    keys, sizes, times = zip(*asked, strict=True)
+    pieces = np.array([number_of(key) for key in keys], np.uint64)
+    good = index.good(pieces, np.array(sizes, np.int64), np.array(times, np.uint64))
+    assert good.tolist() == [True, True, False, False, False, False, False], "b is there, but known to be bad"
+    assert (index.rows(pieces) < 0).tolist() == [False] * 5 + [True] * 2
 
 
 def test_items_give_back_each_item_and_who_answers(table: DialogueTable) -> None:
-    items = Items([table, table], ["dover"], people=True)
-    added = []
-    for source, row, span in [(0, 1, 0), (1, 2, 1), (0, 4, 0), (0, 4, 1), (0, 7, 0), (0, 4, 0)]:
-        turns = tuple(TurnKey("last", f"{2**63 + k:016x}", "initiator") for k in range(row % 3))
-        question = f"{row:016x}" if row % 2 else None
-        added.append(Item(table, row, source, f"{row + 5:016x}", span, turns, question, (row, 2 * row), (row, 6)))
-        items.add(added[-1], table[row])
-    items.finish()
+    items = Items([table, table], ["dover"])
+    added: list[Item] = []
+    for source, rows, spans in ((0, [1], [0]), (1, [2], [1]), (0, [], []), (0, [4, 4, 7, 4], [0, 1, 0, 0])):
+        row = np.array(rows, np.int64)
+        turns = [[2**63 + k for k in range(row % 3)] for row in rows]
+        for one, span, keys in zip(rows, spans, turns, strict=True):
+            told = tuple(TurnKey("last", f"{key:016x}", "initiator") for key in keys)
+            question = f"{one:016x}" if source == 0 else None
+            added.append(Item(table, one, source, f"{one + 5:016x}", span, told, question, (one, 2 * one), (one, 6)))
+        items.extend(
+            Answers(
+                source,
+                row,
+                answer=row.astype(np.uint64) + np.uint64(5),
+                span=np.array(spans, np.int64),
+                question=row.astype(np.uint64) if source == 0 else None,
+                lengths=np.stack([row, 2 * row], axis=1),
+                grid=np.stack([row, np.full_like(row, 6)], axis=1),
+                person=np.full(len(rows), source),
+                scores=row[:, None] / 8,
+                turns=row % 3,
+                turn_key=np.array([key for some in turns for key in some], np.uint64),
+                turn_part=np.full(sum(map(len, turns)), PARTS.index("last")),
+                turn_role=np.full(sum(map(len, turns)), ROLE_NAMES.index("initiator")),
+            )
+        )
     assert list(items) == added
     assert items.lengths.tolist() == [[row, 2 * row] for row in (1, 2, 4, 4, 7, 4)]
     assert items.shapes.tolist() == [0, 1, 2, 2, 3, 2]
-    assert np.isnan(items.scores([0, 3])).all()
+    assert items.scores([0, 3]).tolist() == [[1 / 8], [4 / 8]]
     voices = items.voices()
     # 1, 4 and 7 are one speaker's in the first source; 2 is another's, in a source of its own.
     ours = {(f"{row + 5:016x}", span) for row, span in ((1, 0), (4, 0), (4, 1), (7, 0))}

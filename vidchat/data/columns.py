@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,15 @@ class Columns:
         """Appends a row."""
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(value)
+
+    def extend(self, **values: Iterable[float] | np.ndarray) -> None:
+        """Appends a row for each of n values of every column."""
+        for name, column in self._columns.items():
+            some = values[name]
+            if isinstance(some, np.ndarray):
+                column.frombytes(some.astype(column.typecode).tobytes())
+            else:
+                column.extend(some)
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))

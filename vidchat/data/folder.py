@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +20,7 @@ EXAMPLE = (
     '{"id": "d1", "split": "train", "turns": [{"role": "initiator", "speaker": "ann", "clip": "clips/1.mp4"}, '
     '{"role": "responder", "speaker": "bob", "clip": "clips/2.mp4"}]}'
 )
+ROLES = get_args(Role)
 WORDS = {"split": get_args(Split), "branch": get_args(Branch), "tier": get_args(Tier)}
 
 
@@ -37,7 +38,9 @@ def manifest_of(root: Path) -> Path:
     return manifest
 
 
-def open_folder(root: Path | str, media: bool = True) -> tuple[DialogueTable, Report]:
+def open_folder(
+    root: Path | str, media: bool = True, seen: Callable[[Dialogue], None] | None = None
+) -> tuple[DialogueTable, Report]:
     """Reads a folder data set into a table, whose dialogues are made when they are asked for.
 
     A bad entry (not JSON, a word that does not exist, a file that is missing or lies outside the folder) is skipped
@@ -48,6 +51,7 @@ def open_folder(root: Path | str, media: bool = True) -> tuple[DialogueTable, Re
     Args:
         root: The folder.
         media: Whether the clips' files must be there; tokens and media shards can stand for them.
+        seen: Called with each dialogue of the table, in order, while it is at hand; making all again takes minutes.
 
     Raises:
         FolderError: There is no folder, no manifest in it, or no usable dialogue in the manifest.
@@ -66,6 +70,9 @@ def open_folder(root: Path | str, media: bool = True) -> tuple[DialogueTable, Re
             table.add(entry if isinstance(entry, str) else json.dumps(entry), dialogue)
         except (ValueError, TypeError, OSError) as error:
             report.skipped.append((where, str(error)))
+            continue
+        if seen is not None:
+            seen(dialogue)
     report.read = len(table)
     if not len(table):
         why = f" (the first: {report.skipped[0][0]}: {report.skipped[0][1]})" if report.skipped else ""
@@ -183,7 +190,7 @@ def _turn(root: Path, turn: Any, media: bool) -> Turn:
         scores={name: float(value) for name, value in (scores or {}).items() if value is not None},
         truth=truth or {},
     )
-    return Turn(_word(turn, "role", get_args(Role)), clip)
+    return Turn(_word(turn, "role", ROLES), clip)
 
 
 def _seconds(value: Any) -> float:

@@ -54,10 +54,11 @@ class Conditions:
     def turns(self, dialogue: Dialogue) -> list[tuple[Piece, Role]]:
         """The turns that condition the answer, in order: earlier ones, then the question."""
         chosen: list[Turn] = []
+        question, answer = dialogue.question, dialogue.answer
         for turn in dialogue.turns:
-            if turn.clip is dialogue.question:
+            if turn.clip is question:
                 chosen += [turn] if self.initiator else []
-            elif turn.clip is not dialogue.answer and self.earlier_turns:
+            elif turn.clip is not answer and self.earlier_turns:
                 chosen.append(turn)
         return [(self._turn(dialogue, turn.clip), turn.role) for turn in chosen]
 

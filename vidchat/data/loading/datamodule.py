@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -22,6 +22,7 @@ from vidchat.data.loading.endless import EndlessDataModule, Fixed, in_order
 from vidchat.data.loading.gather import Stock, gather, order_of, standardisation
 from vidchat.data.loading.items import Items
 from vidchat.data.loading.order import padding
+from vidchat.data.loading.pieces import Pieces
 from vidchat.data.report import Report
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encode import fill
@@ -92,7 +93,8 @@ class _Folder:
     cache: TokenCache
     dialogues: DialogueTable
     report: Report
-    sources: list[Source] = field(default_factory=list)
+    pieces: Pieces
+    sources: list[Source]
 
 
 class DialogueDataModule(EndlessDataModule):
@@ -171,22 +173,23 @@ class DialogueDataModule(EndlessDataModule):
         """The folders, each read once."""
         longest = max(self.conditions.max_chunks, self.conditions.turn_chunks)
         found: dict[Path, _Folder] = {}
-        for source in self.sources:
-            if source.root not in found:
-                cache = TokenCache(source.root, self.encoder, longest, self.point.dtype)
-                found[source.root] = _Folder(source.root, cache, *open_folder(source.root, media=False))
-            found[source.root].sources.append(source)
+        for root in dict.fromkeys(source.root for source in self.sources):
+            sources = [source for source in self.sources if source.root == root]
+            cache = TokenCache(root, self.encoder, longest, self.point.dtype)
+            pieces = Pieces(cache, self.conditions, partial(self._takes, sources))
+            found[root] = _Folder(root, cache, *open_folder(root, media=False, seen=pieces.add), pieces, sources)
         return found
+
+    def _takes(self, sources: Sequence[Source], dialogue: Dialogue) -> bool:
+        """Whether any of these sources draws from a dialogue, in any split; see `rows`."""
+        if self.conditions.asks and dialogue.question is None:
+            return False
+        return any(s.branch in (None, dialogue.branch) and s.tier in (None, dialogue.tier) for s in sources)
 
     def rows(self, source: Source, split: Split) -> np.ndarray:
         """(n,) the numbers of a source's dialogues of a split, in its folder."""
         question = True if self.conditions.asks else None
         return self.folders[source.root].dialogues.rows(split, source.branch, source.tier, question)
-
-    def dialogues(self, source: Source, split: Split) -> Iterator[Dialogue]:
-        """The dialogues of a source and a split, one at a time."""
-        table = self.folders[source.root].dialogues
-        return (table[row] for row in self.rows(source, split).tolist())
 
     def prepare_data(self) -> None:
         """Encodes every clip that is not yet encoded, on the accelerator if there is one."""
@@ -197,9 +200,11 @@ class DialogueDataModule(EndlessDataModule):
         """Encodes the clips of these splits; a clip that cannot be is skipped and reported."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         for folder in self.folders.values():
-            dialogues = (d for source in folder.sources for split in splits for d in self.dialogues(source, split))
+            rows = np.concatenate([self.rows(source, split) for source in folder.sources for split in splits])
+            dialogues = (folder.dialogues[row] for row in rows[~folder.pieces.encoded(rows)].tolist())
             report = fill(folder.cache, (p for d in dialogues for p in self.conditions.pieces(d)), [device])
             if report.skipped:
+                report.read = folder.pieces.count(rows) - len(report.skipped)
                 log.warning("%s", report)
 
     def setup(self, stage: str | None = None) -> None:
@@ -251,7 +256,7 @@ class DialogueDataModule(EndlessDataModule):
         """
         folders = [self.folders[source.root] for source in self.sources]
         rows = [self.rows(source, split) for source in self.sources]
-        stocks = [Stock(f.root, f.dialogues, r, f.cache) for f, r in zip(folders, rows, strict=True)]
+        stocks = [Stock(f.root, f.dialogues, r, f.cache, f.pieces) for f, r in zip(folders, rows, strict=True)]
         return gather(stocks, self.conditions, self.report)
 
     def padding(self, batches: int = 200) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,15 @@ import torch
 
 from vidchat.data.dialogue_table import DialogueTable
 from vidchat.data.loading.conditions import Conditions
-from vidchat.data.loading.items import Item, Items, TurnKey
+from vidchat.data.loading.items import NOBODY, Answers, Items
 from vidchat.data.loading.order import Order, Stream
+from vidchat.data.loading.pieces import Pieces, ranges
 from vidchat.data.report import Report
-from vidchat.data.tokens.cache import Found, TokenCache
+from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.made_with import CacheError
-from vidchat.dialogue import Dialogue
+
+BLOCK = 65536  # dialogues at a time, which bounds the memory that this takes
+SHAPES = "its turns and its answer are not of one shape; give them the same orientation"
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class Stock:
         table: The folder's dialogues.
         rows: (n,) those that the source takes.
         cache: The folder's tokens.
+        pieces: What the dialogues are made of.
     """
 
     root: Path
     table: DialogueTable
     rows: np.ndarray
     cache: TokenCache
+    pieces: Pieces
 
 
 def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> Items:
@@ -47,38 +52,73 @@ def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> I
     Raises:
         CacheError: A clip was never encoded.
     """
-    items = Items([stock.table for stock in stocks], conditions.scores, people=conditions.voice)
+    items, people = Items([stock.table for stock in stocks], conditions.scores), 0
     for source, stock in enumerate(stocks):
-        for row in stock.rows.tolist():
-            dialogue = stock.table[row]
-            looks = [stock.cache.look(piece) for piece in conditions.pieces(dialogue)]
-            why = next((look.bad for look in looks if look.bad is not None), None)
-            if why is None and any(look.missing for look in looks):
-                raise CacheError(f"dialogue {dialogue.id} of {stock.root} is not encoded; call prepare_data() first")
-            before = len(items)
-            for item in () if why is not None else _answers(stock, source, row, dialogue, looks, conditions):
-                items.add(item, dialogue)
-            if len(items) == before:
-                why = why or "its turns and its answer are not of one shape; give them the same orientation"
-                report.skipped.append((f"dialogue {dialogue.id}", why))
+        person = np.full(len(stock.rows), NOBODY)
+        if conditions.voice:  # the same name in another set may be another person
+            person = people + np.unique(stock.pieces.people(stock.rows), return_inverse=True)[1]
+            people = person.max(initial=people - 1) + 1
+        for first in range(0, len(stock.rows), BLOCK):
+            rows = stock.rows[first : first + BLOCK]
+            doubtful = rows[~stock.pieces.encoded(rows)].tolist()
+            why = {row: told for row in doubtful if (told := _why_not(stock, row)) is not None}
+            kept = ~np.isin(rows, np.fromiter(why, np.int64, len(why)))
+            if kept.any():
+                answers = _answers(stock, source, rows[kept], person[first : first + BLOCK][kept])
+                items.extend(answers)
+                why |= dict.fromkeys(np.setdiff1d(rows[kept], answers.row).tolist(), SHAPES)
+            report.skipped += [(f"dialogue {stock.table[row].id}", why[row]) for row in sorted(why)]
     report.read += len(items)
-    return items.finish()
+    return items
 
 
-def _answers(
-    stock: Stock, source: int, row: int, dialogue: Dialogue, looks: list[Found], conditions: Conditions
-) -> Iterator[Item]:
-    """The answers of one dialogue: none if shapes differ, several if it is single."""
-    keys, told = [look.key for look in looks], conditions.turns(dialogue)
-    answer, question = keys[0], keys[-1] if conditions.features else None
-    turns = tuple(TurnKey(piece.part, key, role) for (piece, role), key in zip(told, keys[1:], strict=False))
-    shapes = [stock.cache.shapes(turn.key)[0] for turn in turns]
-    length = sum(min(shape[0] - 1, conditions.turn_chunks) for shape in shapes)
-    for span, shape in enumerate(stock.cache.shapes(answer)):
-        grid = shape[-2], shape[-1]
-        if all((one[-2], one[-1]) == grid for one in shapes):
-            lengths = min(shape[0] - 1, conditions.max_chunks), length
-            yield Item(stock.table, row, source, answer, span, turns, question, lengths, grid)
+def _why_not(stock: Stock, row: int) -> str | None:
+    """Why a dialogue cannot be used that did not seem to be encoded; `None` if it can, its clips having changed since.
+
+    Raises `CacheError`.
+    """
+    dialogue = stock.table[row]
+    looks = [stock.cache.look(piece) for piece in stock.pieces.conditions.pieces(dialogue)]
+    why = next((look.bad for look in looks if look.bad is not None), None)
+    if why is None and any(look.missing for look in looks):
+        raise CacheError(f"dialogue {dialogue.id} of {stock.root} is not encoded; call prepare_data() first")
+    return why
+
+
+def _answers(stock: Stock, source: int, rows: np.ndarray, person: np.ndarray) -> Answers:
+    """The answers of n dialogues that are encoded: of each none if shapes differ, several if it is single."""
+    pieces, index = stock.pieces, stock.cache.tracks["latents"].index
+    conditions, first, turns = pieces.conditions, pieces.first(rows), pieces.turns(rows)
+    sample, spans = index.spans(index.rows(pieces.column("key", first)))
+    shape = index.shapes(ranges(sample, spans))
+    owner, span = np.repeat(np.arange(len(rows)), spans), ranges(np.zeros_like(sample), spans)
+
+    turn, turn_owner = ranges(first + 1, turns), np.repeat(np.arange(len(rows)), turns)
+    turn_shape = index.shapes(index.spans(index.rows(pieces.column("key", turn)))[0])
+    chunks = np.minimum(turn_shape[:, 0] - 1, conditions.turn_chunks)
+    turn_length = np.bincount(turn_owner, chunks, len(rows)).astype(np.int64)
+    # Turns are of an answer's shape if the least and the greatest of them are, in height and in width.
+    least, most = np.full((len(rows), 2), np.iinfo(np.int64).max), np.full((len(rows), 2), -1)
+    np.minimum.at(least, turn_owner, turn_shape[:, -2:])
+    np.maximum.at(most, turn_owner, turn_shape[:, -2:])
+    grid = shape[:, -2:]
+    fits = (turns[owner] == 0) | ((least[owner] == grid) & (most[owner] == grid)).all(1)
+
+    owner, span, shape = owner[fits], span[fits], shape[fits]
+    told = ranges(first[owner] + 1, turns[owner])
+    return Answers(
+        source,
+        rows[owner],
+        pieces.column("key", first)[owner],
+        span,
+        pieces.column("key", first + 1 + turns)[owner] if conditions.features else None,
+        np.stack([np.minimum(shape[:, 0] - 1, conditions.max_chunks), turn_length[owner]], axis=1),
+        shape[:, -2:],
+        person[owner],
+        pieces.scores(rows)[owner],
+        turns[owner],
+        *(pieces.column(name, told) for name in ("key", "part", "role")),
+    )
 
 
 def order_of(items: Items, weights: Sequence[float], seed: int) -> Order:

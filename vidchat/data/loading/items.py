@@ -11,7 +11,7 @@ import numpy as np
 from vidchat.data.columns import Columns
 from vidchat.data.dialogue_table import DialogueTable
 from vidchat.data.tokens.encoder import Part
-from vidchat.data.tokens.track_index import key_of, number_of
+from vidchat.data.tokens.track_index import key_of
 from vidchat.dialogue import Dialogue, Role
 
 PARTS, ROLE_NAMES = get_args(Part), get_args(Role)
@@ -24,6 +24,41 @@ class TurnKey(NamedTuple):
     part: Part
     key: str
     role: Role
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Some answers of one source: n of them, t turns that condition them, S scores.
+
+    Attributes:
+        source: Which of the mixed sets they are from.
+        row: (n,) their dialogues.
+        answer: (n,) uint64, the numbers that stand for the answers' keys.
+        span: (n,) which span of its answer each is.
+        question: (n,) uint64, of what a thinker saw; or `None`.
+        lengths: (n, 2) chunks of each, and of its turns together.
+        grid: (n, 2) h and w of the latents.
+        person: (n,) who answers, `NOBODY` where that is not kept.
+        scores: (n, S) float64, NaN where there is none.
+        turns: (n,) how many turns condition each.
+        turn_key: (t,) uint64, the turns one after the other.
+        turn_part: (t,) the places of their parts in `PARTS`.
+        turn_role: (t,) the places of their roles in `ROLE_NAMES`.
+    """
+
+    source: int
+    row: np.ndarray
+    answer: np.ndarray
+    span: np.ndarray
+    question: np.ndarray | None
+    lengths: np.ndarray
+    grid: np.ndarray
+    person: np.ndarray
+    scores: np.ndarray
+    turns: np.ndarray
+    turn_key: np.ndarray
+    turn_part: np.ndarray
+    turn_role: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +99,9 @@ class Items(Sequence[Item]):
     Args:
         tables: Of each source, its folder's dialogues.
         scores: Names of scores that are kept of each answer.
-        people: Whether it is kept who answers.
     """
 
-    def __init__(self, tables: Sequence[DialogueTable], scores: Sequence[str] = (), people: bool = False) -> None:
+    def __init__(self, tables: Sequence[DialogueTable], scores: Sequence[str] = ()) -> None:
         self.tables, self.score_names = list(tables), tuple(scores)
         self._columns = Columns(
             source="h",
@@ -85,30 +119,31 @@ class Items(Sequence[Item]):
         )
         self._turns = Columns(key="Q", part="b", role="b")
         self._scores = Columns(**dict.fromkeys(self.score_names, "d")) if scores else None
-        self._people: dict[tuple[int, str], int] | None = {} if people else None
         self.grids: list[tuple[int, int]] = []
 
-    def add(self, item: Item, dialogue: Dialogue) -> None:
-        """Appends an item of a dialogue."""
-        if item.grid not in self.grids:
-            self.grids.append(item.grid)
-        person = NOBODY
-        if self._people is not None:  # the same name in another set may be another person
-            person = self._people.setdefault((item.source, dialogue.answer.speaker), len(self._people))
-        question = 0 if item.question is None else number_of(item.question)
-        self._columns.add(
-            *(item.source, item.row, number_of(item.answer), item.span, question, item.question is not None),
-            *(len(self._turns), len(item.turns), *item.lengths, self.grids.index(item.grid), person),
+    def extend(self, some: Answers) -> None:
+        """Appends answers."""
+        for grid in np.unique(some.grid, axis=0).tolist():
+            if tuple(grid) not in self.grids:
+                self.grids.append((grid[0], grid[1]))
+        grids = np.array(self.grids).reshape(-1, 2)
+        self._columns.extend(
+            source=np.full(len(some.row), some.source),
+            row=some.row,
+            answer=some.answer,
+            span=some.span,
+            question=np.zeros(len(some.row)) if some.question is None else some.question,
+            asked=np.full(len(some.row), some.question is not None),
+            first_turn=len(self._turns) + np.cumsum(some.turns) - some.turns,
+            turns=some.turns,
+            length=some.lengths[:, 0],
+            turn_length=some.lengths[:, 1],
+            grid=(some.grid[:, None] == grids).all(2).argmax(1) if len(grids) else some.row,
+            person=some.person,
         )
-        for turn in item.turns:
-            self._turns.add(number_of(turn.key), PARTS.index(turn.part), ROLE_NAMES.index(turn.role))
+        self._turns.extend(key=some.turn_key, part=some.turn_part, role=some.turn_role)
         if self._scores is not None:
-            self._scores.add(*(dialogue.answer.scores.get(name, float("nan")) for name in self.score_names))
-
-    def finish(self) -> Items:
-        """No more will come: forgets people's names, which are many."""
-        self._people = None
-        return self
+            self._scores.extend(**dict(zip(self.score_names, some.scores.T, strict=True)))
 
     def __len__(self) -> int:
         return len(self._columns)

@@ -27,7 +27,7 @@ from vidchat.data.tokens.made_with import MADE_WITH, CacheError, differences, in
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import dumps
 from vidchat.data.tokens.track import TrackCache
-from vidchat.data.tokens.track_index import Stamp
+from vidchat.data.tokens.track_index import Stamp, key_of
 from vidchat.dialogue import Clip
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,10 @@ class TokenCache:
     def key(self, piece: Piece) -> str:
         """Names a piece by its clip's path inside the data set, the clip's span in the file, and the part of it."""
         return piece_key(self.name(piece.clip), piece)
+
+    def number(self, piece: Piece) -> int:
+        """The number that stands for a piece's key, for a tenth of the time that the key takes."""
+        return piece_number(self.name(piece.clip), piece)
 
     def name(self, clip: Clip) -> str:
         """A clip's path inside the data set."""
@@ -184,6 +188,11 @@ class TokenCache:
 
 def piece_key(name: str, piece: Piece) -> str:
     """The key of a piece whose clip has this path inside the data set."""
-    whole = dumps([name, piece.clip.start, piece.clip.end, piece.part])
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", piece.clip.path.stem)[:40]
-    return f"{stem}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+    return f"{stem}-{key_of(piece_number(name, piece))}"
+
+
+def piece_number(name: str, piece: Piece) -> int:
+    """The number that stands for the key of a piece."""
+    whole = dumps([name, piece.clip.start, piece.clip.end, piece.part])
+    return int.from_bytes(hashlib.sha256(whole.encode()).digest()[:8], "big")

@@ -147,9 +147,12 @@ def indexes(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("shard-*.json"))
 
 
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))  # json.dumps would make it anew for every value
+
+
 def dumps(value: Any) -> str:
     """JSON, the same text for the same value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _JSON.encode(value)
 
 
 def write_whole(path: Path, text: str) -> None:

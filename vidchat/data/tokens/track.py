@@ -60,37 +60,38 @@ class TrackCache:
             self.exists = True
 
     @cached_property
-    def _index(self) -> TrackIndex:
+    def index(self) -> TrackIndex:
+        """What the shards' indexes tell; read when it is first needed."""
         return TrackIndex(indexes(self.folder))
 
     def generation(self, key: str) -> int:
         """One more than that of the shard that tells of a piece, 0 if none does."""
-        entry, bad = self._index.entry(key), self._index.bad(key)
+        entry, bad = self.index.entry(key), self.index.bad(key)
         shards = ([] if entry is None else [entry.shard]) + ([] if bad is None else [bad[2]])
-        return max((self._index.generations[shard] + 1 for shard in shards), default=0)
+        return max((self.index.generations[shard] + 1 for shard in shards), default=0)
 
     @property
     def shards(self) -> list[Path]:
-        return self._index.shards
+        return self.index.shards
 
     def entry(self, key: str) -> Entry | None:
         """An encoded piece, or `None`."""
-        return self._index.entry(key)
+        return self.index.entry(key)
 
     def bad(self, key: str) -> tuple[Stamp, str] | None:
         """Why a piece could not be encoded, and the stamp its clip had."""
-        found = self._index.bad(key)
+        found = self.index.bad(key)
         return None if found is None else found[:2]
 
     def forget(self) -> None:
         """Reads the index again when it is needed."""
-        self.__dict__.pop("_index", None)
+        self.__dict__.pop("index", None)
         self.__dict__.pop("damaged", None)
 
     @cached_property
     def damaged(self) -> Tensor:
         """(samples,) uint8 that every process shares: which samples turned out to be unreadable."""
-        return zeros_shared(self._index.count)
+        return zeros_shared(self.index.count)
 
     def ahead(self, key: str, span: int) -> None:
         """Begins to fetch what `load` will read."""
@@ -120,5 +121,5 @@ class TrackCache:
         """How many samples of each shard turned out to be unreadable."""
         if "damaged" not in self.__dict__ or not bool(self.damaged.any()):
             return {}
-        shards = Counter(self._index.shards_of(np.flatnonzero(self.damaged.numpy())).tolist())
+        shards = Counter(self.index.shards_of(np.flatnonzero(self.damaged.numpy())).tolist())
         return {f"{self.folder.name}/{self.shards[shard].name}": count for shard, count in sorted(shards.items())}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,12 +68,24 @@ class TrackIndex:
         self._shapes: dict[tuple[int, ...], int] = {}
         for path in indexes:
             told = json.loads(path.read_text())
-            for piece in told["pieces"]:
-                stamp = _stamp(piece["stamp"]) or (ABSENT, 0)
-                spans = piece["samples"]
-                pieces.add(number_of(piece["key"]), len(self.shards), len(samples), len(spans), *stamp)
-                for offset, size, check, shape in spans:
-                    samples.add(offset, size, int(check, 16), self._shape(tuple(shape)))
+            some = told["pieces"]
+            spans = [len(piece["samples"]) for piece in some]
+            stamps = [_stamp(piece["stamp"]) or (ABSENT, 0) for piece in some]
+            pieces.extend(
+                piece=[number_of(piece["key"]) for piece in some],
+                shard=[len(self.shards)] * len(some),
+                first=list(accumulate(spans, initial=len(samples)))[:-1],
+                spans=spans,
+                size=[size for size, _ in stamps],
+                time=[time for _, time in stamps],
+            )
+            every = [sample for piece in some for sample in piece["samples"]]
+            samples.extend(
+                offset=[sample[0] for sample in every],
+                size=[sample[1] for sample in every],
+                check=[int(sample[2], 16) for sample in every],
+                shape=[self._shape(tuple(sample[3])) for sample in every],
+            )
             bad += [(len(self.shards), piece["key"], _stamp(piece["stamp"]), piece["why"]) for piece in told["bad"]]
             self.shards.append(path.with_suffix(".tar"))
             self.generations.append(told["generation"])
@@ -107,6 +120,34 @@ class TrackIndex:
         wanted = number_of(key)
         row = bisect_left(self._pieces["piece"], wanted)
         return row if row < len(self._pieces) and self._pieces["piece"][row] == wanted else None
+
+    def rows(self, pieces: np.ndarray) -> np.ndarray:
+        """(n,) int64 the rows of n pieces (uint64, the numbers that stand for their keys); -1 where there is none."""
+        known = self._pieces.view("piece")
+        if not len(known):
+            return np.full(len(pieces), -1)
+        order = np.argsort(pieces)  # neighbours are looked for one after the other, which a processor's cache likes
+        rows = np.empty(len(pieces), np.int64)
+        rows[order] = np.minimum(np.searchsorted(known, pieces[order]), len(known) - 1)
+        return np.where(known[rows] == pieces, rows, -1)
+
+    def good(self, pieces: np.ndarray, sizes: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """(n,) whether n pieces are encoded, of clips that have these stamps or are gone (a size of `ABSENT`)."""
+        rows = self.rows(pieces)
+        found = rows >= 0
+        if not found.any():
+            return found
+        same = (self._pieces.view("size")[rows] == sizes) & (self._pieces.view("time")[rows] == times)
+        known_bad = np.isin(pieces, np.fromiter(self._bad, np.uint64, len(self._bad)))
+        return found & (same | (sizes == ABSENT)) & ~known_bad
+
+    def spans(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of n rows the first sample's number and how many samples there are, (n,) each."""
+        return self._pieces.view("first")[rows], self._pieces.view("spans")[rows]
+
+    def shapes(self, samples: np.ndarray) -> np.ndarray:
+        """(n, d) the shapes of n samples, by their numbers."""
+        return np.array(self._shape_list, np.int64)[self._samples.view("shape")[samples]]
 
     def entry(self, key: str) -> Entry | None:
         """An encoded piece, or `None`."""

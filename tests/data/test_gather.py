@@ -1,0 +1,196 @@
+"""The answers that are found by column are those that are found by looking at one dialogue after the other."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import Codec, Vae, write_manifest
+from test_mixing import Thinker
+
+from vidchat.data.folder import open_folder
+from vidchat.data.loading import gather as gathering
+from vidchat.data.loading.conditions import Conditions
+from vidchat.data.loading.gather import Stock, gather
+from vidchat.data.loading.items import Item, Items, TurnKey
+from vidchat.data.loading.pieces import Pieces
+from vidchat.data.report import Report
+from vidchat.data.tokens.cache import TokenCache
+from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track
+from vidchat.data.tokens.made_with import CacheError
+from vidchat.data.tokens.shards import dumps
+
+COUNT, CLIPS = 200, 300
+CONDITIONS = [
+    Conditions("answer", initiator=True, scores=("dover", "motion"), max_chunks=6),
+    Conditions("answer", initiator=True, earlier_turns=True, voice=True, max_chunks=9, max_turn_chunks=4),
+    Conditions(features=2, initiator=True, earlier_turns=True, max_chunks=9),
+    Conditions(features=2, voice=True, scores=("dover",), max_chunks=9),
+    Conditions(max_chunks=9),
+]
+
+
+def dialogues(rng: random.Random) -> list[dict[str, Any]]:
+    lines = []
+    for k in range(COUNT):
+        branch = rng.choice(["single", "dialogue", "listening", "multi_turn"])
+        roles = ["responder"]
+        if branch != "single":
+            roles = [
+                "initiator",
+                *(rng.choice(["initiator", "responder"]) for _ in range(rng.randrange(3))),
+                "responder",
+            ]
+        turns = []
+        for role in roles:
+            clip = rng.randrange(CLIPS)
+            span = {"start": 1.5, "end": 4.25} if clip % 5 == 0 else {}
+            scores = {"dover": clip / 8} | ({"motion": 2.0} if clip % 3 else {})
+            turn = {"role": role, "speaker": f"s{rng.randrange(9)}", "clip": f"{clip % 4}/{clip}.mp4", "scores": scores}
+            turns.append(turn | span)
+        lines.append({"id": f"d{k}", "branch": branch, "tier": rng.choice(["sft", "pretrain"]), "turns": turns})
+    return lines
+
+
+def stock(root: Path, conditions: Conditions, lacking: int = 0) -> Stock:
+    """A data set of which some clips are there, some are gone and some are bad, and whose tokens are of two shapes."""
+    rng = random.Random(0)
+    write_manifest(root, dialogues(rng))
+    for clip in range(0, CLIPS, 2):
+        if clip % 4 != 0:  # that folder is not there at all
+            (root / f"{clip % 4}").mkdir(exist_ok=True)
+            (root / f"{clip % 4}" / f"{clip}.mp4").write_bytes(b"x" * clip)
+    thinker = Thinker() if conditions.features else None
+    cache = TokenCache(root, ClipEncoder(Vae(), Codec(), 25, (16, 16), thinker=thinker), 9)
+    pieces = Pieces(cache, conditions, lambda dialogue: dialogue.branch != "multi_turn")
+    table, _ = open_folder(root, media=False, seen=pieces.add)
+    rows = np.array(
+        [k for k in range(COUNT) if table[k].branch != "multi_turn" and (table[k].question or not conditions.asks)]
+    )
+    every: dict[str, Piece] = {}
+    for row in rows.tolist():
+        for piece in conditions.pieces(table[row]):
+            if piece.features or cache.key(piece) not in every:
+                every[cache.key(piece)] = piece
+    encode(cache, list(every.items())[lacking:], rng)
+    return Stock(root, table, rows, cache, pieces)
+
+
+def encode(cache: TokenCache, pieces: list[tuple[str, Piece]], rng: random.Random) -> None:
+    """Writes the indexes of shards that hold pieces."""
+    told: dict[Track, list[Any]] = {track: [] for track in cache.tracks}
+    bad = []
+    for key, piece in pieces:
+        clip = int(piece.clip.path.stem)
+        stamp = cache.stamp(piece.clip) or (7, 8)
+        if clip % 25 == 0:
+            bad.append({"key": key, "stamp": cache.stamp(piece.clip), "why": f"clip {clip} is bad"})
+            continue
+        grid = {0: (8, 4), 1: (8, 8)}.get(clip % 7, (4, 8))
+        shapes = [[rng.randrange(2, 11), 3, *grid] for _ in range(rng.randrange(1, 4) if piece.part == "spans" else 1)]
+        samples = [[512 * n, 100, f"{rng.getrandbits(64):016x}", shape] for n, shape in enumerate(shapes)]
+        for track in cache.tracks_of(piece):
+            told[track].append({"key": key, "stamp": stamp, "samples": samples})
+    for name, some in told.items():
+        cache.tracks[name].claim()
+        for n in range(0, len(some), 16):
+            whole = {"generation": 0, "pieces": some[n : n + 16], "bad": bad if n == 0 and name == "codes" else []}
+            (cache.tracks[name].folder / f"shard-{n:05d}.json").write_text(dumps(whole))
+        cache.tracks[name].forget()
+
+
+def one_by_one(stocks: list[Stock], conditions: Conditions) -> tuple[list[Item], list[tuple[str, str]]]:
+    items, left_out = [], []
+    for source, some in enumerate(stocks):
+        for row in some.rows.tolist():
+            dialogue, cache = some.table[row], some.cache
+            looks = [cache.look(piece) for piece in conditions.pieces(dialogue)]
+            assert not any(look.missing for look in looks) or any(look.bad for look in looks)
+            why = next((look.bad for look in looks if look.bad is not None), None)
+            before = len(items)
+            if why is None:
+                keys, told = [look.key for look in looks], conditions.turns(dialogue)
+                turns = tuple(TurnKey(p.part, k[-16:], role) for (p, role), k in zip(told, keys[1:], strict=False))
+                shapes = [cache.shapes(turn.key)[0] for turn in turns]
+                length = sum(min(shape[0] - 1, conditions.turn_chunks) for shape in shapes)
+                question = keys[-1][-16:] if conditions.features else None
+                for span, shape in enumerate(cache.shapes(keys[0])):
+                    grid = shape[2], shape[3]
+                    if all(other[2:] == grid for other in shapes):
+                        lengths = min(shape[0] - 1, conditions.max_chunks), length
+                        answer = keys[0][-16:]
+                        items.append(Item(some.table, row, source, answer, span, turns, question, lengths, grid))
+            if len(items) == before:
+                left_out.append((f"dialogue {dialogue.id}", why or gathering.SHAPES))
+    return items, left_out
+
+
+def check(stocks: list[Stock], conditions: Conditions) -> Items:
+    report = Report("answers")
+    found = gather(stocks, conditions, report)
+    items, left_out = one_by_one(stocks, conditions)
+    assert len(items) > 30
+    assert list(found) == items
+    assert (report.read, report.skipped) == (len(items), left_out)
+    assert any("is bad" in why for _, why in left_out)
+    scores = [[item.dialogue.answer.scores.get(name, np.nan) for name in conditions.scores] for item in items]
+    np.testing.assert_array_equal(found.scores(slice(None)), np.array(scores).reshape(len(items), -1))
+    if conditions.voice:
+        voices, people = found.voices(), dict[tuple[int, str], set[tuple[str, int]]]()
+        for item in items:
+            people.setdefault((item.source, item.dialogue.answer.speaker), set()).add((item.answer, item.span))
+        for number, item in enumerate(items):
+            assert set(voices.of(number)) == people[item.source, item.dialogue.answer.speaker]
+    return found
+
+
+@pytest.mark.parametrize("conditions", CONDITIONS)
+@pytest.mark.parametrize("block", [7, 65536])
+def test_columns_find_what_dialogues_one_by_one_do(
+    conditions: Conditions, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "BLOCK", block)
+    one = stock(tmp_path, conditions)
+    sft = Stock(one.root, one.table, np.intersect1d(one.rows, one.table.rows(tier="sft")), one.cache, one.pieces)
+    found = check([one, sft], conditions)
+    assert len(found.grids) > 1
+    if conditions.earlier_turns or conditions.initiator:
+        assert any(why == gathering.SHAPES for _, why in one_by_one([one], conditions)[1])
+
+
+def test_what_was_never_encoded_is_an_error_and_nothing_is_left_of_what_is_bad(tmp_path: Path) -> None:
+    conditions = CONDITIONS[0]
+    one = stock(tmp_path, conditions, lacking=3)
+    assert (~one.pieces.encoded(one.rows)).sum() > 0
+    with pytest.raises(CacheError, match=r"dialogue d\d+ of .* is not encoded"):
+        gather([one], conditions, Report("answers"))
+    bad = [row for row in one.rows.tolist() if any(one.cache.look(p).bad for p in conditions.pieces(one.table[row]))]
+    assert len(gather([Stock(one.root, one.table, np.array(bad), one.cache, one.pieces)], conditions, Report(""))) == 0
+
+
+def test_clips_that_change_after_they_were_noted_are_looked_at_again(tmp_path: Path) -> None:
+    conditions = CONDITIONS[0]
+    one = stock(tmp_path, conditions)
+    before = one.pieces.encoded(one.rows)
+    changed = [path for path in tmp_path.glob("*/*.mp4") if int(path.stem) % 25][::2]
+    for path in changed:
+        path.write_bytes(b"another film")
+    encode(
+        one.cache,
+        list({one.cache.key(p): p for r in one.rows for p in conditions.pieces(one.table[r])}.items()),
+        random.Random(0),
+    )
+    assert one.pieces.encoded(one.rows).sum() < before.sum()
+    check([one], conditions)
+
+
+def test_a_dialogue_is_noted_when_it_is_wanted(tmp_path: Path) -> None:
+    one = stock(tmp_path, CONDITIONS[4])
+    others = np.setdiff1d(np.arange(len(one.table)), one.rows)
+    assert one.pieces.count(others) == 0
+    assert one.pieces.count(one.rows) == len({one.cache.key(CONDITIONS[4].answer(one.table[r])) for r in one.rows})
+    assert json.loads(one.table.text(0))["id"] == "d0"
