@@ -13,12 +13,11 @@ from vidchat.data.dialogue_table import DialogueTable
 from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.items import NOBODY, Answers, Items
 from vidchat.data.loading.order import Order, Stream
-from vidchat.data.loading.pieces import Pieces, ranges
+from vidchat.data.loading.pieces import BLOCK, Pieces, ranges
 from vidchat.data.report import Report
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.made_with import CacheError
 
-BLOCK = 65536  # dialogues at a time, which bounds the memory that this takes
 SHAPES = "its turns and its answer are not of one shape; give them the same orientation"
 
 

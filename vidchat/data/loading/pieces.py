@@ -18,6 +18,7 @@ from vidchat.data.tokens.encoder import Piece
 from vidchat.data.tokens.track_index import ABSENT
 from vidchat.dialogue import Dialogue, Role
 
+BLOCK = 65536  # dialogues at a time, which bounds the memory that this takes
 NAN = float("nan")
 
 
@@ -59,6 +60,10 @@ class Pieces:
 
     def encoded(self, rows: np.ndarray) -> np.ndarray:
         """(n,) of n dialogues, whether all of their pieces are encoded, from the clips as they were when noted."""
+        some = [self._encoded(rows[first : first + BLOCK]) for first in range(0, len(rows), BLOCK)]
+        return np.concatenate(some) if some else np.zeros(0, bool)
+
+    def _encoded(self, rows: np.ndarray) -> np.ndarray:
         count = self._dialogues.view("count")[rows]
         pieces = ranges(self.first(rows), count)
         keys, sizes, times = (self._columns.view(name)[pieces] for name in ("key", "size", "time"))

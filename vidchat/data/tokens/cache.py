@@ -76,7 +76,7 @@ class TokenCache:
         return piece_key(self.name(piece.clip), piece)
 
     def number(self, piece: Piece) -> int:
-        """The number that stands for a piece's key, for a tenth of the time that the key takes."""
+        """The number that stands for a piece's key, in half the time that the key takes."""
         return piece_number(self.name(piece.clip), piece)
 
     def name(self, clip: Clip) -> str:
