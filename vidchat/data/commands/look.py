@@ -79,16 +79,16 @@ def clips_elsewhere(data: Path) -> MediaShards | KeptTokens | None:
     from vidchat.data.tokens.kept_tokens import KeptTokens
     from vidchat.data.tokens.media_shards import MediaShards
 
-    packed = MediaShards(data)
-    if not packed.count and not (data / TOKENS).is_dir():
-        return None
     for _, entry in islice(entries(manifest_of(data)), 100):
         try:
             make_dialogue(data, parse_entry(entry))
         except (ValueError, TypeError, OSError):
             continue
         return None
-    return packed if packed.count else KeptTokens(data)
+    packed = MediaShards(data)
+    if packed.count:
+        return packed
+    return KeptTokens(data) if (data / TOKENS).is_dir() else None
 
 
 def tell_table(table: list[dict[str, Any]]) -> None:
