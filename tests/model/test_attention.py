@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from vidchat.model import attention
 from vidchat.model.attention import BlockCausal, attend
 
 
@@ -48,6 +51,39 @@ def test_flex_is_the_dense_mask(tokens, hidden):
     kept = mask.visible[:, None, :, None]
     ours, theirs = (attend(*inputs, mask, backend=backend) * kept for backend in ("flex", "dense"))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize(("tokens", "queries"), [(1, 1), (128, 91), (256, 256), (512, 475), (700, 700), (700, 350)])
+def test_tiles_are_those_of_the_mask_written_out(tokens, queries, hidden):
+    """Which tiles are read in part and which whole, forwards and transposed for the backward pass."""
+    ours = layout(tokens, hidden).flex(queries)
+    theirs = create_block_mask(ours.mask_mod, 3, None, queries, tokens, device="cpu")
+    assert ours.seq_lengths == theirs.seq_lengths
+    for part in ("kv", "full_kv", "q", "full_q"):
+        counts, order, expected = (
+            getattr(mask, name)
+            for mask, name in ((ours, f"{part}_num_blocks"), (ours, f"{part}_indices"), (theirs, f"{part}_num_blocks"))
+        )
+        assert torch.equal(counts, expected)
+        assert counts.dtype == order.dtype == torch.int32
+        used = torch.arange(order.shape[-1]) < counts[..., None]  # what stands behind is not read
+        assert torch.equal(order[used], getattr(theirs, f"{part}_indices")[used])
+
+
+def test_flex_is_compiled_once_for_all_lengths(monkeypatch):
+    """With lengths of which none is another's by chance; such get a compilation of their own."""
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(flex_attention, dynamic=True, backend=counter)
+    monkeypatch.setattr(attention, "_flex", lambda device: compiled)
+    for tokens, queries in [(513, 400), (412, 375), (640, 603), (1000, 700)]:
+        mask = layout(tokens, hidden=True)
+        heads, keys, values = (x.detach() for x in draw(3, tokens))
+        ours, theirs = (attend(heads[:, :, -queries:], keys, values, mask, backend=name) for name in ("flex", "dense"))
+        kept = mask.visible[:, None, -queries:, None]
+        torch.testing.assert_close(ours * kept, theirs * kept, atol=1e-5, rtol=1e-5)
+    assert counter.frame_count == 1
 
 
 def test_attention_equals_its_definition():

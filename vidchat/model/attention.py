@@ -18,11 +18,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 Backend = Literal["auto", "spans", "flex", "dense", "flash"]
 
 SPAN = 64  # tokens to a span at least: below, calls cost more than the work they save
+TILE = 128  # queries and keys to a tile of FlexAttention's block mask
+COMPILATIONS = 64  # of FlexAttention at most: short sequences, batch sizes and dtypes have their own
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +75,16 @@ class BlockCausal:
         """The block mask of the last queries, made once for all layers of a step that have as many."""
         if queries not in self._flex_masks:
             blocks, visible = self.blocks.to(self.visible.device), self.visible
-            size, tokens = visible.shape
+            tokens = len(blocks)
             first = tokens - queries
+            # Tensors, not numbers: a number that `sees` knows would be compiled in, and another one compiled anew.
+            own, places = blocks[first:], torch.arange(first, tokens, device=blocks.device)
 
             def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                return ((blocks[query + first] >= blocks[key]) & visible[batch, key]) | (query + first == key)
+                return ((own[query] >= blocks[key]) & visible[batch, key]) | (places[query] == key)
 
-            device = visible.device.type
-            self._flex_masks[queries] = create_block_mask(
-                sees, size, None, queries, tokens, device=device, _compile=device == "cuda"
+            self._flex_masks[queries] = BlockMask.from_kv_blocks(
+                *_tiles(own, blocks, visible), BLOCK_SIZE=TILE, mask_mod=sees, seq_lengths=(queries, tokens)
             )
         return self._flex_masks[queries]
 
@@ -153,11 +156,18 @@ def _block_causal(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCaus
     if backend == "flex":
         if device != "cuda" and any(x.requires_grad for x in (queries, keys, values)):
             raise ValueError(f"FlexAttention has no backward on {device}; set attention to spans, dense or auto")
-        return _flex(device)(queries, keys, values, block_mask=mask.flex(queries.shape[2]), enable_gqa=groups > 1)
+        return _in_tiles(queries, keys, values, mask)
     keys, values = _repeat(keys, groups), _repeat(values, groups)
     if backend == "dense":
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask.dense()[:, :, -queries.shape[2] :])
     return _in_spans(queries, keys, values, mask)
+
+
+@torch.compiler.disable  # inside a compiled block, another number of tokens would be another compilation of the block
+def _in_tiles(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal) -> Tensor:
+    flex, grouped = _flex(queries.device.type), queries.shape[1] > keys.shape[1]
+    attended: Tensor = flex(queries, keys, values, block_mask=mask.flex(queries.shape[2]), enable_gqa=grouped)
+    return attended
 
 
 @torch.compiler.disable  # how many spans there are is data, and their kernels are compiled already
@@ -222,6 +232,35 @@ class _Spans(torch.autograd.Function):
         return to_queries, to_keys, to_values, None
 
 
+def _tiles(own: Tensor, blocks: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which tiles of keys each tile of queries reads in part, and which as a whole, as `BlockMask` counts them.
+
+    From each tile's first and last block alone: `create_block_mask` writes the whole mask out, and is compiled anew for
+    other lengths. A tile that ends beyond the last token is never whole.
+
+    Args:
+        own: (n,) blocks of the queries, the last of the N tokens.
+        blocks: (N,) of the keys.
+        visible: (B, N).
+    """
+    tokens, queries = len(blocks), len(own)
+    starts = torch.arange(0, queries, TILE, device=own.device)
+    keys = torch.arange(0, tokens, TILE, device=own.device)
+    ends, key_ends = (starts + TILE).clamp(max=queries) - 1, (keys + TILE).clamp(max=tokens) - 1
+    seen = F.pad(visible, (0, -tokens % TILE)).unflatten(1, (-1, TILE))
+    inside, first = starts + TILE <= queries, tokens - queries
+    whole = (own[starts][:, None] >= blocks[key_ends]) & inside[:, None] & seen.all(-1)[:, None]
+    itself = (first + starts[:, None] <= key_ends) & (first + ends[:, None] >= keys)
+    some = (own[ends][:, None] >= blocks[keys]) & seen.any(-1)[:, None]
+    return (*_ordered((some | itself) & ~whole), *_ordered(whole))
+
+
+def _ordered(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Of bool (B, q, k): how many of each row are true (B, 1, q), and all, true ones first (B, 1, q, k), both int32."""
+    order = tiles.int().argsort(dim=-1, descending=True, stable=True)
+    return tiles.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None].contiguous()
+
+
 def _as(added: Tensor | None, like: Tensor) -> Tensor | None:
     return None if added is None else added.to(like.dtype)
 
@@ -248,4 +287,9 @@ def _has_flash() -> bool:
 
 @lru_cache(maxsize=2)
 def _flex(device: str) -> Any:
-    return torch.compile(flex_attention) if device == "cuda" else flex_attention
+    """Compiled once for all lengths, but for a few special ones."""
+    if device != "cuda":
+        return flex_attention
+    # Beyond the limit it would not run compiled, that is, as one N x N matrix.
+    torch._dynamo.config.recompile_limit = max(COMPILATIONS, torch._dynamo.config.recompile_limit)
+    return torch.compile(flex_attention, dynamic=True)
