@@ -10,7 +10,6 @@ from tests.model.conftest import CODES
 from vidchat.model import flow
 from vidchat.model.attention import BlockCausal
 from vidchat.model.chunks import INITIATOR
-from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops, bucket
 from vidchat.model.reading import ChunkSampling
@@ -103,24 +102,6 @@ def test_a_model_that_does_not_listen_says_so(make_responder, make_batch):
     model, batch = make_responder(conditions=ConditionSwitches(text=True)).eval(), make_batch()
     with torch.no_grad(), pytest.raises(ValueError, match="does not listen"):
         model.hear_chunk(model.begin(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
-
-
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_the_loop_never_waits_for_the_device(make_responder, make_batch, guidance):
-    """On the meta device nothing can be read back: a branch on a value, an index by a mask or `.item()` would raise."""
-    model, batch = make_responder().eval().to("meta"), make_batch(padded=False)
-    sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
-    with torch.no_grad():
-        reading = make_responder().eval().begin(batch, 2, guidance)
-        for name in ("hidden", "places", "reference", "last"):
-            setattr(reading, name, getattr(reading, name).to("meta"))
-        reading.cache._layers = [tuple(x.to("meta") for x in layer) for layer in reading.cache._layers]
-        if reading.cache._visible is not None:
-            reading.cache._visible = reading.cache._visible.to("meta")
-        for _ in range(4):
-            latents, codes = model.write_chunk(reading, sampling)
-            reading = model.read_chunk(reading, latents, codes, 0.1)
-    assert reading.hidden.is_meta
 
 
 class _Concatenated(TorchDispatchMode):

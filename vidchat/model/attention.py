@@ -24,6 +24,7 @@ Backend = Literal["auto", "spans", "flex", "dense", "flash"]
 
 SPAN = 64  # tokens to a span at least: below, calls cost more than the work they save
 TILE = 128  # queries and keys to a tile of FlexAttention's block mask
+HAS_FLASH = importlib.util.find_spec("flash_attn") is not None  # not asked in `attend`, which is compiled
 COMPILATIONS = 64  # of FlexAttention at most: short sequences, batch sizes and dtypes have their own
 
 
@@ -44,7 +45,7 @@ class BlockCausal:
 
     def dense(self) -> Tensor:
         """(B, 1, N, N) bool, True where a query (second to last axis) sees a key (last axis)."""
-        blocks = self.blocks.to(self.visible.device)
+        blocks = self.blocks.to(self.visible.device, non_blocking=True)
         earlier = blocks[:, None] >= blocks[None, :]
         itself = torch.eye(len(blocks), dtype=torch.bool, device=blocks.device)  # a hidden token must see something
         return ((earlier & self.visible[:, None, :]) | itself)[:, None]
@@ -74,7 +75,7 @@ class BlockCausal:
     def flex(self, queries: int) -> BlockMask:
         """The block mask of the last queries, made once for all layers of a step that have as many."""
         if queries not in self._flex_masks:
-            blocks, visible = self.blocks.to(self.visible.device), self.visible
+            blocks, visible = self.blocks.to(self.visible.device, non_blocking=True), self.visible
             tokens = len(blocks)
             first = tokens - queries
             # Tensors, not numbers: a number that `sees` knows would be compiled in, and another one compiled anew.
@@ -272,17 +273,12 @@ def _repeat(x: Tensor, groups: int) -> Tensor:
 def _uses_flash(queries: Tensor, backend: Backend) -> bool:
     """Whether flash-attn computes this; asked for by name, it must."""
     usable = queries.is_cuda and queries.dtype in (torch.float16, torch.bfloat16)
-    if backend == "flash" and not (usable and _has_flash()):
+    if backend == "flash" and not (usable and HAS_FLASH):
         raise ValueError(
             "attention=flash needs a CUDA device, half precision and flash-attn (pip install 'vidchat[flash]'); "
             "set it to auto"
         )
-    return backend in ("auto", "flash") and usable and _has_flash()
-
-
-@lru_cache(maxsize=1)
-def _has_flash() -> bool:
-    return importlib.util.find_spec("flash_attn") is not None
+    return backend in ("auto", "flash") and usable and HAS_FLASH
 
 
 @lru_cache(maxsize=2)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 INITIATOR, RESPONDER, VOICE = 0, 1, 2
 
@@ -85,12 +86,11 @@ def chunk_positions(start: Tensor, chunks: Tensor, grid: tuple[int, int], latent
     time = (chunks.float() * latent.steps)[..., None, None]  # (B, T, 1, 1)
     row, col = torch.meshgrid(torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij")
     place = torch.stack([torch.zeros_like(row), row, col], dim=-1).flatten(0, 1).float()  # (S, 3)
-    axis = torch.tensor([1.0, 0.0, 0.0], device=device)
-    visual = origin + place + time * axis
+    visual = origin + place + pad(time, (0, 2))
     if not frames:
         return visual
     ends = latent.steps * ((torch.arange(frames, device=device) + 1) / frames - 1)  # relative to the chunk's end
-    audio = origin + (time + ends[:, None]) * axis
+    audio = origin + pad(time + ends[:, None], (0, 2))
     return torch.cat([visual, audio], dim=2)
 
 

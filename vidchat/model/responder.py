@@ -153,7 +153,7 @@ class Responder(nn.Module):
         own = self._embed(history, codes, levels, starts=True, hidden_codes=hidden)
         condition = self._condition(batch)
         tokens = own.shape[2]
-        positions = self._positions(condition.end, torch.arange(chunks), grid)
+        positions = self._positions(condition.end, torch.arange(chunks, device=history.device), grid)
         x = torch.cat([condition.tokens, own.flatten(1, 2)], dim=1)
         blocks, visible = self._layout(condition, chunks, tokens)
         mask = BlockCausal(blocks, visible)
@@ -186,7 +186,7 @@ class Responder(nn.Module):
             window=window,
             key_mask=None if bool(visible.all()) else visible,
         )
-        places = self._positions(condition.end, torch.zeros(1), grid).flatten(1, 2)
+        places = self._positions(condition.end, torch.zeros(1, device=reference.device), grid).flatten(1, 2)
         hidden = self.backbone(
             torch.cat([condition.tokens, history.flatten(1, 2)], dim=1),
             torch.cat([condition.positions, places], dim=1),

@@ -28,8 +28,10 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
     half = head_dim // 2
     index = torch.arange(half, device=positions.device)
     frequencies = theta ** (-index.float() / half)
-    axis = torch.tensor(_AXES, device=positions.device)[index % len(_AXES)]
-    angles = (positions.float()[..., axis] * frequencies).unsqueeze(1)
+    # By stacking, not by an index: that would be copied to the device, and the copy waits for all work before it.
+    by_axis = torch.stack([positions.float()[..., axis] for axis in _AXES], dim=-1)
+    turned = by_axis.repeat(1, 1, -(-half // len(_AXES)))[..., :half]
+    angles = (turned * frequencies).unsqueeze(1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 

@@ -66,7 +66,8 @@ class TrainingModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         norm, skipped = clip_and_guard(optimizer, self.network, self.settings.clip)
         self.log("train/grad_norm", norm, batch_size=1)
-        self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
+        # A tensor here: Lightning would copy a number to the device, which waits for all work before it.
+        self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"]), batch_size=1)
         self._skips = (self._skips.to(skipped) + 1) * skipped
         # Waiting for the device once per logged line, not once per step.
         due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]

@@ -1,0 +1,107 @@
+"""What a GPU would be slowed down by, seen without one: on the meta device, which holds no values.
+
+A tensor made on the host and copied to a device waits for all that the device still has to do, unless the copy says
+`non_blocking`. Reading a value back, or branching on one, raises on the meta device by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vidchat.model.attention import BlockCausal
+from vidchat.model.depth import CodeSampling
+from vidchat.model.objective import Objective
+from vidchat.model.reading import ChunkSampling
+from vidchat.training.ema import EMA
+from vidchat.training.schedule import clip_and_guard
+
+
+class NoNumbers(TorchFunctionMode):
+    """Refuses `torch.tensor([...], device=...)`, which is made on the host first; on the meta device it is not."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if (
+            func in (torch.tensor, torch.as_tensor)
+            and torch.device((kwargs or {}).get("device") or "cpu").type != "cpu"
+        ):
+            raise AssertionError(f"{args[0]} is copied to the device")
+        return func(*args, **(kwargs or {}))
+
+
+class NoCopies(TorchDispatchMode):
+    """Refuses copies that wait, and operations on tensors of two devices; scalars may come from the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out, kwargs = func(*args, **(kwargs or {})), kwargs or {}
+        there = {x.device.type for x in tree_leaves(out) if isinstance(x, torch.Tensor)}
+        here = {x.device.type for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()}
+        copies = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+        if "meta" in there | here and "cpu" in there | here and not (copies and kwargs.get("non_blocking")):
+            raise AssertionError(f"{func} goes from {sorted(here)} to {sorted(there)}")
+        return out
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    with NoNumbers(), NoCopies():
+        yield
+
+
+def test_copies_that_wait_are_noticed():
+    with no_waiting():
+        torch.arange(3).to("meta", non_blocking=True)
+        with pytest.raises(AssertionError, match="is copied to the device"):
+            torch.tensor([1, 2], device="meta")
+        with pytest.raises(AssertionError, match="from \\['cpu'\\] to \\['meta'\\]"):
+            torch.arange(3).to("meta")
+        with pytest.raises(AssertionError, match="goes from"):
+            torch.zeros(3, device="meta")[torch.tensor([0, 1])]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_loop_never_waits(make_responder, make_batch, guidance):
+    """From a prefilled cache on, which costs one wait per answer."""
+    model, batch = make_responder().eval().to("meta"), make_batch(padded=False)
+    sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
+    with torch.no_grad():
+        began = make_responder().eval().begin(batch, 2, guidance)
+        names = ("hidden", "places", "reference", "last")
+        reading = replace(began, **{name: getattr(began, name).to("meta") for name in names})
+        reading.cache._layers = [tuple(x.to("meta") for x in layer) for layer in reading.cache._layers]
+        if reading.cache._visible is not None:
+            reading.cache._visible = reading.cache._visible.to("meta")
+        model.write_chunk(reading, sampling)  # positions inside a chunk are copied once and kept
+        with no_waiting():
+            for _ in range(4):
+                latents, codes = model.write_chunk(reading, sampling)
+                reading = model.read_chunk(reading, latents, codes, 0.1)
+            reading = model.begin_again(model.hear_chunk(reading, latents, codes), latents)
+    assert reading.hidden.is_meta
+
+
+def test_a_training_step_never_waits(make_responder, make_batch):
+    model = make_responder(objective=Objective(spatial_chunks=3, code_dropout=0.5)).train().to("meta")
+    batch, ema, optimizer = make_batch().to("meta"), EMA(model, 0.9), torch.optim.AdamW(model.parameters())
+    model.loss(batch)["loss"].backward()  # the first step makes what is kept
+    with no_waiting():
+        losses = model.loss(batch)
+        losses["loss"].backward()
+        norm, skipped = clip_and_guard(optimizer, model, 1.0)
+        ema.update()
+    assert all(value.is_meta for value in (*losses.values(), norm, skipped))
+    # Without a gradient, a parameter would stop distributed training.
+    assert [name for name, value in model.named_parameters() if value.grad is None] == []
+
+
+def test_flex_masks_never_wait():
+    mask = BlockCausal(torch.arange(700) // 17, torch.ones(2, 700, dtype=torch.bool, device="meta"))
+    with no_waiting():
+        assert mask.flex(500).kv_indices.is_meta
