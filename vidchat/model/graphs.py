@@ -83,6 +83,7 @@ def _capture(
             loop(noise, condition, steps, guidance)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph), torch.no_grad():
+    # Other threads may go on meanwhile: a training run's data loader pins memory in one while samples are drawn.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"), torch.no_grad():
         out = loop(noise, condition, steps, guidance)
     return graph, noise, condition, out
