@@ -26,6 +26,8 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> int:
         How many blocks will be compiled, when they are first used.
     """
     torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+    # Compiled whole, a model is split where DDP's gradients leave; a block is small, and would only fall to pieces.
+    torch._dynamo.config.optimize_ddp = False
     blocks = [module for module in network.modules() if isinstance(module, Block | FlowBlock)]
     for block in blocks:
         block.compile(dynamic=True, backend=backend)
