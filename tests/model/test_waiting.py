@@ -28,10 +28,8 @@ class NoNumbers(TorchFunctionMode):
     """Refuses `torch.tensor([...], device=...)`, which is made on the host first; on the meta device it is not."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if (
-            func in (torch.tensor, torch.as_tensor)
-            and torch.device((kwargs or {}).get("device") or "cpu").type != "cpu"
-        ):
+        device = torch.device((kwargs or {}).get("device") or "cpu")
+        if func in (torch.tensor, torch.as_tensor) and device.type != "cpu":
             raise AssertionError(f"{args[0]} is copied to the device")
         return func(*args, **(kwargs or {}))
 

@@ -150,8 +150,8 @@ def attend(
 def _block_causal(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal, backend: Backend) -> Tensor:
     device = queries.device.type
     if backend in ("auto", "flash"):  # flash is for where there is no mask
-        # What is computed once, as before an answer, is not worth a compilation.
-        on_cuda: Backend = "flex" if torch.is_grad_enabled() else "dense"
+        # What is computed once, as before an answer, is not worth a compilation; and flex has no heads this small.
+        on_cuda: Backend = "flex" if torch.is_grad_enabled() and queries.shape[-1] >= 16 else "dense"
         backend = "spans" if device == "cpu" else on_cuda if device == "cuda" else "dense"
     groups = queries.shape[1] // keys.shape[1]
     if backend == "flex":

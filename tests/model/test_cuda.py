@@ -1,0 +1,133 @@
+"""What only a GPU can show: kernels against the reference, captured and compiled against plain, and no waiting."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.model.conftest import shape
+from vidchat.model.attention import BlockCausal, attend
+from vidchat.model.compiled import compile_blocks
+from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.graphs import CapturedLoops
+from vidchat.model.reading import ChunkSampling
+from vidchat.training.ema import EMA
+from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
+
+DEVICE = "cuda"
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+WIDE = replace(shape(), head_dim=16)  # FlexAttention's least
+
+
+@pytest.fixture
+def model(make_responder):
+    return make_responder(backbone=WIDE, spatial=WIDE, depth=WIDE).to(DEVICE)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "queries"), [(700, 700), (700, 350), (650, 600), (300, 300), (100, 60)])
+def test_flex_is_the_dense_mask_forwards_and_backwards(tokens, queries, dtype):
+    visible = torch.ones(3, tokens, dtype=torch.bool, device=DEVICE)
+    visible[1, 5:8] = visible[1, 27:44] = visible[2, :61] = False
+    mask = BlockCausal(torch.arange(tokens) // 17, visible)
+    drawn = [torch.randn(3, n, tokens, 64, device=DEVICE, dtype=dtype) for n in (4, 2, 2)]
+    found = []
+    for backend in ("flex", "dense"):
+        inputs = [x.clone().requires_grad_() for x in drawn]
+        out = attend(inputs[0][:, :, -queries:], *inputs[1:], mask, backend=backend)
+        out = out * visible[:, None, -queries:, None]
+        out.float().square().sum().backward()
+        found.append([out, *(x.grad for x in inputs)])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).float().norm() < 2e-2 * theirs.float().norm()
+
+
+def test_a_captured_loop_is_the_loop():
+    """Also on later inputs, for a second number of tokens, and once the weights have been replaced where they lie."""
+    torch.manual_seed(0)
+    head, loops = FlowHead(6, 16, FlowShape(width=32, blocks=2)).to(DEVICE), CapturedLoops()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    with torch.no_grad():
+        for count in (5, 11, 5):
+            noise, condition = torch.randn(count, 6, device=DEVICE), torch.randn(2 * count, 16, device=DEVICE)
+            ours = loops.run(head.integrate, noise, condition, 4, 2.0)
+            torch.testing.assert_close(ours, head.integrate(noise, condition, 4, 2.0), atol=1e-3, rtol=1e-3)
+            for parameter in head.parameters():
+                parameter.mul_(1.1)
+    assert len(loops._graphs) == 2
+    assert not loops._refused
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_chunk_never_waits_and_is_the_same_with_graphs(model, make_batch, guidance):
+    model, batch, drawn = model.eval(), make_batch(padded=False).to(DEVICE), []
+    sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1)
+    for loops in (None, CapturedLoops()):
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        with torch.no_grad():
+            reading = model.begin(batch, 2, guidance)
+            for chunk in range(4):
+                with no_waiting() if chunk else torch.no_grad():  # a capture waits, once
+                    latents, codes = model.write_chunk(reading, sampling, generator, loops)
+                    reading = model.read_chunk(reading, latents, codes, 0.1, generator)
+        drawn.append((latents, codes))
+    torch.testing.assert_close(drawn[0][0], drawn[1][0], atol=2e-2, rtol=2e-2)
+    assert torch.equal(drawn[0][1], drawn[1][1])
+
+
+def step(model, batch, seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    model.zero_grad()
+    with torch.autocast(DEVICE, torch.bfloat16):
+        loss = model.loss(batch)["loss"]
+    loss.backward()
+    return loss.detach()
+
+
+def test_a_training_step_never_waits(model, make_batch):
+    model, batch = model.train(), make_batch().to(DEVICE)
+    optimizer, schedule = make_optimizer(model, OptimizerSettings())
+    ema = EMA(model, 0.9)
+    for update in range(4):
+        with no_waiting() if update > 1 else torch.enable_grad():  # what is kept is made first, and flex compiled
+            loss = step(model, batch, seed=0)
+            _, skipped = clip_and_guard(optimizer, model, 1.0)
+            optimizer.step()
+            schedule.step()
+            ema.update()
+        assert loss.isfinite()
+        assert skipped == 0
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_training_is_the_same_training(make_responder, make_batch, recompute):
+    """To half precision; `flex` on one side and `dense` on the other."""
+    wide = replace(WIDE, recompute=recompute)
+    dense = make_responder(backbone=replace(WIDE, attention="dense"), spatial=WIDE, depth=WIDE).to(DEVICE).train()
+    flex = make_responder(backbone=wide, spatial=wide, depth=wide).to(DEVICE).train()
+    compiled, batch = copy.deepcopy(flex), make_batch().to(DEVICE)
+    compile_blocks(compiled)
+    for seed in range(2):
+        expected = step(dense, batch, seed)
+        torch.testing.assert_close(step(flex, batch, seed), expected, atol=2e-2, rtol=2e-2)
+        torch.testing.assert_close(step(compiled, batch, seed), expected, atol=2e-2, rtol=2e-2)
+        norms = [
+            torch.nn.utils.get_total_norm([p.grad for p in m.parameters() if p.grad is not None])
+            for m in (dense, flex, compiled)
+        ]
+        torch.testing.assert_close(norms[1:], [norms[0]] * 2, atol=5e-2, rtol=5e-2)
