@@ -1,0 +1,175 @@
+"""A model's training step and generated chunk on a GPU: time, memory, and the least time that its formulas allow.
+
+    python benchmarks/gpu.py [--model base] [--size 480x768] [--chunks 25] [--turns 25] [--recompute] [--output FILE]
+
+Random weights and tokens; video tokens as wan21's, codes as encodec_24khz's (--video demo --audio demo for the demo's).
+The training step, forward, backward and fused AdamW in bf16-mixed, as it is and with compiled blocks; the chunk as it
+is and with the flow head's loop as a CUDA graph, in the weights' precision with TF32 products. Medians of --repeats
+runs after two, each until the device has finished; peak memory is the allocator's, the compiled step's own. The floors
+are `vidchat model describe`'s for --gpu. With --device cpu everything runs in fp32 as a check of this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidchat.batch import ChunkBatch
+from vidchat.model.compiled import compile_blocks
+from vidchat.model.cost import DEVICES, Workload
+from vidchat.model.depth import CodeSampling
+from vidchat.model.describe import AUDIO, VIDEO, build, measure
+from vidchat.model.graphs import CapturedLoops
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.responder import Responder
+from vidchat.model.transformer import Transformer
+from vidchat.training.ema import EMA
+from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
+
+
+def fill(model: Responder, device: str) -> Responder:
+    """Memory for a model that was built without, with small random weights; code offsets are counted again."""
+    model.to_empty(device=device)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else parameter.fill_(1)
+        codes = model.code_shape
+        if codes is not None:
+            model.embed.codes.offsets.copy_(torch.arange(codes.codebooks) * codes.vocabulary)
+    return model
+
+
+def tokens(model: Responder, work: Workload, device: str) -> ChunkBatch:
+    """Random answers to random questions."""
+
+    def latents(chunks: int) -> torch.Tensor:
+        return torch.randn(work.batch, chunks, model.latent.channels, *work.grid, device=device)
+
+    def codes(chunks: int) -> torch.Tensor | None:
+        shape = model.code_shape
+        if shape is None:
+            return None
+        size = work.batch, chunks, shape.frames, shape.codebooks
+        return torch.randint(shape.vocabulary, size, device=device)
+
+    def mask(chunks: int) -> torch.Tensor:
+        return torch.ones(work.batch, chunks, dtype=torch.bool, device=device)
+
+    roles = torch.zeros(work.batch, work.turns, dtype=torch.long, device=device)
+    return ChunkBatch(
+        latents(work.chunks + 1), mask(work.chunks), codes(work.chunks),
+        turn_latents=latents(work.turns), turn_codes=codes(work.turns), turn_roles=roles, turn_mask=mask(work.turns),
+    )  # fmt: skip
+
+
+def timed(function: Callable[[], Any], repeats: int, device: str) -> dict[str, float]:
+    """Seconds of the first run, median seconds of later ones, peak bytes of these."""
+
+    def once() -> float:
+        begun = time.perf_counter()
+        function()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    first, _ = once(), once()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    median = statistics.median(once() for _ in range(repeats))
+    peak = 0 if device == "cpu" else torch.cuda.max_memory_allocated()
+    return {"first_s": first, "median_s": median, "peak_bytes": peak}
+
+
+def training(model: Responder, batch: ChunkBatch, device: str) -> Callable[[], None]:
+    """What train.py does in a step."""
+    optimizer, schedule = make_optimizer(model.train(), OptimizerSettings())
+    ema = EMA(model, 0.999)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+            loss = model.loss(batch)["loss"]
+        loss.backward()
+        clip_and_guard(optimizer, model, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        ema.update()
+
+    return step
+
+
+def generation(
+    model: Responder, batch: ChunkBatch, work: Workload, loops: CapturedLoops | None, device: str
+) -> Callable[[], None]:
+    """One chunk: written, and read."""
+    generator = torch.Generator(device).manual_seed(0)
+    sampling = ChunkSampling(sets=work.sets, flow_steps=work.flow_steps, codes=CodeSampling())
+    with torch.no_grad():
+        reading = model.eval().begin(batch.first(1), work.window)
+
+    def chunk() -> None:
+        nonlocal reading
+        with torch.no_grad():
+            latents, codes = model.write_chunk(reading, sampling, generator, loops)
+            reading = model.read_chunk(reading, latents, codes, 0.0, generator)
+
+    return chunk
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="base", help="a file of configs/model")
+    parser.add_argument("--size", default="480x768", help="HEIGHTxWIDTH")
+    parser.add_argument("--video", choices=VIDEO, default="wan21")
+    parser.add_argument("--audio", choices=AUDIO, default="encodec_24khz")
+    parser.add_argument("--chunks", type=int, default=25)
+    parser.add_argument("--turns", type=int, default=25)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--sets", type=int, default=16)
+    parser.add_argument("--recompute", action="store_true", help="of all blocks")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--gpu", choices=DEVICES, default="H100", help="whose floors to print")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_float32_matmul_precision("high")
+    channels, stride, steps = VIDEO[options.video]
+    height, width = map(int, options.size.split("x"))
+    grid = height // stride, width // stride
+    work = Workload(grid, options.chunks, options.turns, batch=options.batch, sets=options.sets)
+    model = build(options.model, channels, steps, AUDIO[options.audio], listens=True, reads=False)
+    for stack in [module for module in model.modules() if isinstance(module, Transformer)]:
+        stack.shape = replace(stack.shape, recompute=options.recompute)
+    floors = measure(model, work, options.gpu)
+    name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name()
+    result: dict[str, Any] = {"torch": torch.__version__, "device": name, "floors": floors}
+    result["options"] = {key: value for key, value in vars(options).items() if key != "output"}
+    fill(model, options.device)
+    batch = tokens(model, work, options.device)
+
+    def row(what: str, function: Callable[[], None], floor: float) -> None:
+        numbers = result[what] = timed(function, options.repeats, options.device)
+        told = f"{1e3 * numbers['median_s']:9.1f} ms, floor {1e3 * floor:.1f} ms; first {numbers['first_s']:.1f} s"
+        print(f"{what:28}{told}; peak {numbers['peak_bytes'] / 1e9:.1f} GB", flush=True)
+        if options.output:  # what is there counts, should a later row fail
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+    chunk = sum(floors["generation_floor_s_per_chunk"].values())
+    row("chunk", generation(model, batch, work, None, options.device), chunk)
+    row("chunk, captured", generation(model, batch, work, CapturedLoops(), options.device), chunk)
+    row("training step", training(model, batch, options.device), floors["training_floor_s_per_step"])
+    compile_blocks(model)
+    row("training step, compiled", training(model, batch, options.device), floors["training_floor_s_per_step"])
+
+
+if __name__ == "__main__":
+    main()
