@@ -15,6 +15,7 @@ from typing import Any
 
 import hydra
 import lightning as L
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
@@ -39,6 +40,8 @@ def train(config: DictConfig) -> Path:
         SystemExit: it was stopped by a signal, with a checkpoint to go on from.
     """
     plain = check_config(config)
+    if plain["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32, for what is not in half precision, samples above all
     output = Path(plain["output_dir"])
     resume = find_checkpoint(plain["resume"], output / "checkpoints")
     wanted = [name for name in plain["stage"]["tokenizers"] if config[name] is not None]  # there may be no thinker
