@@ -6,12 +6,12 @@
 In a free rollout two models soon answer differently, and how they differ says little about either. Here each chunk is
 drawn after the true ones, as in training:
 
-    loss        the flow loss of training over masked tokens, without noise on the history: 8 draws of masks and times
-    late        the same of a quarter of the tokens, when the others are there
+    loss N      the flow loss of all tokens, each asked for as at generation: in N sets, the sets before it true,
+                without noise on the history (2 draws of orders, of 4 draws of times each)
     psnr N      of the pictures of chunks drawn in N sets, to the tokenizer's round trip of the true ones, in dB
     rollout N   the same when each chunk is drawn after the model's own ones
 
-Masks, times and noise are the same for all releases. Below each but the first stands its difference from the first,
+Orders, times and noise are the same for all releases. Below each but the first stands its difference from the first,
 with the standard error over answers.
 """
 
@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -34,6 +35,7 @@ from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, read_question
 from vidchat.model.depth import CodeSampling
 from vidchat.model.reading import ChunkSampling
+from vidchat.model.spatial import Page, SpatialTransformer, draw_order, set_sizes
 from vidchat.release import Release, load_release
 
 
@@ -78,17 +80,32 @@ def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
     return torch.stack(drawn, dim=1)
 
 
+def learn_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[[Page, Tensor], tuple[Tensor, Tensor]]:
+    """`spatial.learn`, but with every token asked for as at generation."""
+
+    def learn(page: Page, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        order, filled, conditions = draw_order(*tokens.shape[:2], tokens.device), 0, []
+        ask = spatial.begin(page, order)
+        for size in set_sizes(tokens.shape[1], sets):
+            conditions.append(ask(tokens, filled, size))
+            filled += size
+        return torch.cat(conditions, dim=1), order
+
+    return learn
+
+
 @torch.no_grad()
 def measure(release: Release, batch: ChunkBatch, sets: Sequence[int]) -> dict[str, float]:
     """Of one answer."""
-    model, losses = release.responder, []
-    for seed in range(8):
-        torch.manual_seed(seed)
-        losses.append(float(model.loss(batch)["video"]))
-    row = {"loss": sum(losses) / len(losses)}
-    with patch("vidchat.model.picture.draw_masked_count", lambda tokens: round(tokens / 4)):
-        torch.manual_seed(0)
-        row["late"] = float(model.loss(batch)["video"])
+    model, row = release.responder, {}
+    for count in sets:
+        losses = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            learn = learn_in_sets(model.spatial, count) if model.spatial else None
+            with patch.object(model.spatial, "learn", learn) if learn else nullcontext():
+                losses.append(float(model.loss(batch)["video"]))
+        row[f"loss {count}"] = sum(losses) / len(losses)
     for count in sets:
         row[f"psnr {count}"] = psnr(release, draw(release, batch, count, own=False), batch)
         row[f"rollout {count}"] = psnr(release, draw(release, batch, count, own=True), batch)

@@ -8,8 +8,8 @@ transformer of the same width and depth, a head of the same width and depth, 256
 latents, batch and dtype; none has sound. The share of masked tokens is held at its mean, 0.867, in all. A training
 step is forward, backward and AdamW; a generated frame is one reading of the frame before and one writing.
 
-`ours` is the same model as NOVA's in what attends to what. `ours, masked only read` is not: in the second half of the
-spatial transformer masked tokens are queries only (masked_keys=false), so that a pass computes those of the next set.
+`ours` is the same model as NOVA's in what attends to what. `ours, set-causal` is not: its spatial transformer reads
+each visual token once (set_causal=true), where NOVA's reads all anew for each set. Its step predicts all tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.model import picture
+from vidchat.model import masked
 from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.flow import FlowShape
@@ -71,8 +71,8 @@ def optimise(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[],
 class Ours:
     """The responder without sound, its text given as features."""
 
-    def __init__(self, options: argparse.Namespace, latents: Tensor, text: Tensor, masked_keys: bool) -> None:
-        width, (backbone, spatial) = options.width, options.layers
+    def __init__(self, options: argparse.Namespace, latents: Tensor, text: Tensor, set_causal: bool) -> None:
+        width, (backbone, refiner) = options.width, options.layers
 
         def shape(layers: int) -> Shape:
             heads = width // 64
@@ -80,8 +80,8 @@ class Ours:
             return Shape(width=width, layers=layers, heads=heads, kv_heads=heads, head_dim=64, mlp_width=mlp)
 
         self.model = Responder(
-            TokenShapes(LatentShape(latents.shape[2], 4)), shape(backbone), FlowShape(options.head, 3), shape(spatial),
-            conditions=ConditionSwitches(features=TEXT_WIDTH), patch=2, ratio=2, masked_keys=masked_keys,
+            TokenShapes(LatentShape(latents.shape[2], 4)), shape(backbone), FlowShape(options.head, 3), shape(refiner),
+            conditions=ConditionSwitches(features=TEXT_WIDTH), patch=2, ratio=2, set_causal=set_causal,
         )  # fmt: skip
         features = torch.cat([text, text[:, :2]], dim=1)  # NOVA adds two tokens, for motion
         self.batch = ChunkBatch(
@@ -93,7 +93,7 @@ class Ours:
 
     def training_step(self) -> Callable[[], None]:
         self.model.train()
-        picture.draw_masked_count = lambda tokens: math.ceil(tokens * MASKED)
+        masked.draw_masked_count = lambda tokens: math.ceil(tokens * MASKED)
         return optimise(self.model, lambda: self.model.loss(self.batch)["loss"])
 
     def frame(self, sets: int, steps: int) -> Callable[[], None]:
@@ -212,8 +212,8 @@ def main() -> None:
     text = torch.randn(options.batch, TEXT, TEXT_WIDTH)
     torch.set_num_threads(1)  # processor seconds of several threads are no measure of speed
     models: dict[str, Ours | Nova] = {
-        "ours": Ours(options, latents, text, masked_keys=True),
-        "ours, masked only read": Ours(options, latents, text, masked_keys=False),
+        "ours": Ours(options, latents, text, set_causal=False),
+        "ours, set-causal": Ours(options, latents, text, set_causal=True),
         "NOVA": Nova(options, latents, text),
     }
     sizes = {name: sum(p.numel() for p in each.model.parameters()) / 1e6 for name, each in models.items()}

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.model.conftest import shape
 from vidchat.batch import ChunkBatch
 from vidchat.cli import app
-from vidchat.model import cost, picture
+from vidchat.model import cost, masked, set_causal
 from vidchat.model.attention import BlockCausal
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.depth import CodeSampling
@@ -40,13 +40,18 @@ def a_batch() -> ChunkBatch:
     )  # fmt: skip
 
 
-@pytest.fixture(params=[True, False], ids=["masked_keys", "masked_tokens_only_read"])
-def model(make_responder, monkeypatch, request):
-    monkeypatch.setattr(picture, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
+@pytest.fixture
+def mean_draws(monkeypatch):
+    monkeypatch.setattr(masked, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
+    monkeypatch.setattr(set_causal, "draw_set_count", lambda tokens: cost.SETS)
+
+
+@pytest.fixture(params=[False, True], ids=["masked", "set_causal"])
+def model(make_responder, mean_draws, request):
     conditions = ConditionSwitches(text=True, turns=True, drop=0.0)
     flow = FlowShape(width=24, blocks=2, draws=3)
     # Two layers to each half, of which the second computes what is wanted alone.
-    return make_responder(conditions=conditions, flow=flow, spatial=shape(4), masked_keys=request.param)
+    return make_responder(conditions=conditions, flow=flow, spatial=shape(4), set_causal=request.param)
 
 
 def count(function) -> float:
@@ -60,6 +65,15 @@ def attention_flops(shape: Shape, pairs: int, last: int) -> float:
     return 4 * shape.heads * shape.head_dim * ((shape.layers - 1) * pairs + last)
 
 
+def set_causal_pairs(sets: list[int]) -> tuple[int, int]:
+    """Pairs of tokens that are read, and of those that are asked for with what they read."""
+    blocks = torch.tensor([0] * CHUNK + [i + 1 for i, size in enumerate(sets) for _ in range(size)])
+    known = blocks[: CHUNK + FINE - sets[-1]]
+    ones = torch.ones(1, len(known), dtype=torch.bool)
+    read, asked = (BlockCausal(known, ones, readers).dense().sum() for readers in (None, blocks[CHUNK:] - 1))
+    return int(read), int(asked)
+
+
 def test_training_operations(model):
     """Products alone; attention, whose kernel the counter does not know on a CPU, is tested by its pairs."""
     model.train()
@@ -68,14 +82,17 @@ def test_training_operations(model):
     forward = {name: flops / 3 for name, flops in cost.training_flops(model, WORK).items()}
     blocks = [1] * 5 + [CHUNK] * 7
     wanted = cost.causal_pairs(blocks) - cost.causal_pairs(blocks[:8])
-    masked, steps = round(FINE * cost.MASKED), 8
+    hidden, steps = round(FINE * cost.MASKED), 8
     attention = attention_flops(model.backbone.shape, cost.causal_pairs(blocks), wanted)
     attention += 4 * attention_flops(model.depth.transformer.shape, steps * (steps + 1) // 2, steps * (steps + 1) // 2)
     encoder, decoder = model.spatial.encoder.shape, model.spatial.decoder.shape
-    known, everything = CHUNK + FINE - masked, CHUNK + FINE
-    attention += 4 * attention_flops(encoder, known**2, known**2)
-    keys = everything if model.spatial.masked_keys else known
-    attention += 4 * attention_flops(decoder, everything * keys, masked * keys)
+    if isinstance(model.spatial, set_causal.SetCausalTransformer):
+        read, asked = set_causal_pairs(set_sizes(FINE, cost.SETS))
+        attention += 4 * (attention_flops(encoder, read, read) + attention_flops(decoder, asked, asked))
+    else:
+        known, everything = CHUNK + FINE - hidden, CHUNK + FINE
+        attention += 4 * attention_flops(encoder, known**2, known**2)
+        attention += 4 * attention_flops(decoder, everything**2, hidden * everything)
     assert measured == pytest.approx(sum(forward.values()) - 2 * attention, rel=0.01)
 
 
@@ -95,14 +112,16 @@ def test_generation_operations(model):
     seen = 5 + CHUNK * (3 + 1 + 6 + 1)
     attention = attention_flops(model.backbone.shape, CHUNK * seen, CHUNK * seen)
     attention += attention_flops(model.depth.transformer.shape, 36, 36)
-    filled = 0
-    everything = CHUNK + FINE
-    for size in set_sizes(FINE, 3):
-        known = CHUNK + filled
-        attention += attention_flops(model.spatial.encoder.shape, known**2, known**2)
-        tokens, keys = (everything, everything) if model.spatial.masked_keys else (known + size, known)
-        attention += attention_flops(model.spatial.decoder.shape, tokens * keys, size * keys)
-        filled += size
+    encoder, decoder, sets = model.spatial.encoder.shape, model.spatial.decoder.shape, set_sizes(FINE, 3)
+    if isinstance(model.spatial, set_causal.SetCausalTransformer):
+        read, asked = set_causal_pairs(sets)
+        attention += attention_flops(encoder, read, read) + attention_flops(decoder, asked, asked)
+    else:
+        known, everything = CHUNK, CHUNK + FINE
+        for size in sets:
+            attention += attention_flops(encoder, known**2, known**2)
+            attention += attention_flops(decoder, everything**2, size * everything)
+            known += size
     embed = 2 * model.embed.visual.weight.numel() * 16 + cost.linear_flops(model.noise.embed)
     assert measured == pytest.approx(sum(part.flops for part in formula.values()) - attention + embed, rel=0.01)
 
@@ -113,14 +132,15 @@ def test_pairs_are_those_of_the_mask():
     assert cost.causal_pairs(blocks) == int(mask.dense().sum())
 
 
-@pytest.mark.parametrize(("recompute", "masked_keys"), [(False, True), (True, True), (False, False), (True, False)])
-def test_peak_memory(make_responder, monkeypatch, recompute, masked_keys):
+@pytest.mark.parametrize("set_causal", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.usefixtures("mean_draws")
+def test_peak_memory(make_responder, recompute, set_causal):
     """Within a sixth of what a training step is measured to allocate at its peak."""
-    monkeypatch.setattr(picture, "draw_masked_count", lambda tokens: round(tokens * cost.MASKED))
     wide = Shape(64, 4, 4, 2, 16, 192, recompute=recompute)
     model = make_responder(
         backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3),
-        conditions=ConditionSwitches(text=True, turns=True, drop=0.0), masked_keys=masked_keys,
+        conditions=ConditionSwitches(text=True, turns=True, drop=0.0), set_causal=set_causal,
     ).train()  # fmt: skip
     batch = a_batch()
     batch.latents, batch.chunk_mask = torch.randn(2, 21, 3, 8, 8), torch.ones(2, 20, dtype=torch.bool)
@@ -139,17 +159,15 @@ def test_peak_memory(make_responder, monkeypatch, recompute, masked_keys):
     assert expected == pytest.approx(measured, rel=1 / 6), expected / measured
 
 
-def test_masked_tokens_that_only_read_cost_less(make_responder):
-    """In the decoder alone: of training, masked tokens' keys and columns; of generation, all that is not wanted."""
-    keys, none = (make_responder(spatial=shape(4), masked_keys=keys) for keys in (True, False))
-    assert cost.training_flops(none, WORK)["spatial"] < cost.training_flops(keys, WORK)["spatial"]
-    assert cost.activation_bytes(none, WORK) < cost.activation_bytes(keys, WORK)
-    many = replace(WORK, sets=16)
-    ours, theirs = (cost.generation_work(model, many) for model in (none, keys))
-    assert ours["spatial"].flops < 0.8 * theirs["spatial"].flops
-    assert {name: ours[name] for name in ("backbone", "depth", "flow")} == {
-        name: theirs[name] for name in ("backbone", "depth", "flow")
-    }
+def test_a_set_causal_chunk_costs_the_same_in_however_many_sets(make_responder):
+    """But for the last set, which nobody reads; the masked transformer computes all anew for each."""
+    masked, causal = (make_responder(spatial=shape(4), set_causal=kind) for kind in (False, True))
+    few, many = (
+        [cost.generation_work(model, replace(WORK, sets=sets))["spatial"].flops for model in (masked, causal)]
+        for sets in (4, 16)
+    )
+    assert many[0] > 3.5 * few[0]
+    assert many[1] < 1.25 * few[1]
 
 
 def test_recomputing_changes_no_gradient(make_responder, make_batch):

@@ -118,9 +118,10 @@ class _Concatenated(TorchDispatchMode):
         return out
 
 
-def test_nothing_grows_by_concatenation(make_responder, make_batch):
+@pytest.mark.parametrize("set_causal", [False, True])
+def test_nothing_grows_by_concatenation(make_responder, make_batch, set_causal):
     """What is put together for chunk 9 has the sizes of what is put together for chunk 2; the past is in the ring."""
-    model, batch = make_responder().eval(), make_batch(padded=False)
+    model, batch = make_responder(set_causal=set_causal).eval(), make_batch(padded=False)
     sampling = ChunkSampling(sets=3, flow_steps=2)
     seen = []
     with torch.no_grad():

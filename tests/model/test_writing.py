@@ -11,16 +11,17 @@ from torch import Tensor
 
 from vidchat.model.chunks import RESPONDER, patchify
 from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.masked import draw_masked_count
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Objective
-from vidchat.model.spatial import draw_masked_count, draw_order, set_sizes
+from vidchat.model.spatial import Page, draw_order, set_sizes
 
 
 @dataclass
 class Watched:
     """What the spatial transformer and the flow head were given, and what the head drew."""
 
-    given: list[tuple[Tensor, ...]] = field(default_factory=list)  # context, places, positions, tokens, order
+    given: list[tuple[Page, Tensor, Tensor]] = field(default_factory=list)  # with the order and the tokens
     visible: list[tuple[int, int | None]] = field(default_factory=list)
     conditions: list[Tensor] = field(default_factory=list)
     drawn: list[Tensor] = field(default_factory=list)
@@ -31,10 +32,10 @@ def watch(model) -> Watched:
     watched = Watched()
     forward, sample, loss = model.spatial.forward, model.flow.sample, model.flow.loss
 
-    def spatial(context, places, positions, tokens, order, visible, wanted=None):
-        watched.given.append((context, places, positions, tokens.clone(), order))
+    def spatial(page, order, tokens, visible, wanted=None):
+        watched.given.append((page, order, tokens.clone()))
         watched.visible.append((visible, wanted))
-        return forward(context, places, positions, tokens, order, visible, wanted)
+        return forward(page, order, tokens, visible, wanted)
 
     def head(condition, *rest):
         watched.conditions.append(condition)
@@ -62,16 +63,16 @@ def test_a_chunk_is_written_set_by_set(make_responder, make_batch, guidance):
         sizes = set_sizes(16, 4)
         assert [wanted for _, wanted in watched.visible] == sizes
         assert [visible for visible, _ in watched.visible] == [sum(sizes[:i]) for i in range(4)]
-        order = watched.given[0][4]
+        order = watched.given[0][1]
         assert torch.equal(order[:2].sort(-1).values, torch.arange(16).expand(2, -1))
         drawn = torch.cat([each.view(2, size, 3) for each, size in zip(watched.drawn, sizes, strict=True)], dim=1)
-        for (*inputs, tokens, same), (visible, size), condition in zip(
+        for (page, same, tokens), (visible, size), condition in zip(
             watched.given, watched.visible, watched.conditions, strict=True
         ):
             assert torch.equal(same, order[:2].repeat(copies, 1)), "one order for all sets, and for both halves"
             there = tokens.gather(1, same[:, :visible, None].expand(-1, -1, 3))
             assert torch.equal(there, drawn[:, :visible].repeat(copies, 1, 1)), "what is there is what was drawn"
-            full = type(model.spatial).forward(model.spatial, *inputs, tokens, same, visible)[:, :size].flatten(0, 1)
+            full = type(model.spatial).forward(model.spatial, page, same, tokens, visible)[:, :size].flatten(0, 1)
             torch.testing.assert_close(condition, full, msg="the head is told of the places of the next set")
     assert torch.equal(patchify(latents, 1).gather(1, order[:2, :, None].expand(-1, -1, 3)), drawn)
 
@@ -83,7 +84,7 @@ def test_the_head_learns_masked_tokens_at_their_own_places(make_responder, make_
     for _ in range(10):
         model.loss(batch)
     assert max(visible for visible, _ in watched.visible) > 0
-    for (*_, tokens, order), (visible, wanted), target in zip(
+    for (_, order, tokens), (visible, wanted), target in zip(
         watched.given, watched.visible, watched.targets, strict=True
     ):
         assert wanted is None
@@ -97,16 +98,16 @@ def test_the_picture_is_drawn_knowing_its_own_sound(make_responder, make_batch):
     watched = watch(model)
     with torch.no_grad():
         model.loss(batch)
-        trained = watched.given.pop()[0].unflatten(0, (2, 5))
+        trained = watched.given.pop()[0].context.unflatten(0, (2, 5))
         reading = model.begin(batch, window=10)
         for t in range(5):
             model.depth.sample = lambda *_, t=t: batch.codes[:, t]
             model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
-            torch.testing.assert_close(watched.given.pop()[0], trained[:, t], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(watched.given.pop()[0].context, trained[:, t], atol=1e-5, rtol=1e-5)
             reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
         batch.codes[:, -1] = (batch.codes[:, -1] + 1) % 16  # the last chunk's codes are read by nobody else
         model.loss(batch)
-        other = watched.given.pop()[0].unflatten(0, (2, 5))
+        other = watched.given.pop()[0].context.unflatten(0, (2, 5))
     assert torch.equal(other[:, :4], trained[:, :4])
     assert torch.equal(other[:, 4, :4], trained[:, 4, :4]), "visual places have no codes"
     assert (other[:, 4, 4:] - trained[:, 4, 4:]).abs().amax(-1).min() > 1e-3, "each audio place has its own"
@@ -124,7 +125,7 @@ def test_training_reads_noisy_history_and_predicts_clean_chunks(make_responder, 
     assert torch.equal(reference, patchify(batch.latents[:, :1], 1).expand_as(reference))
     assert torch.equal(last, patchify(mixed[0], 1))
     assert not torch.allclose(last, patchify(batch.latents[:, :-1], 1), atol=0.1)
-    assert torch.equal(watched.given[0][3], patchify(batch.latents[:, 1:].flatten(0, 1), 1))
+    assert torch.equal(watched.given[0][2], patchify(batch.latents[:, 1:].flatten(0, 1), 1))
 
 
 def test_generation_reads_and_remembers_the_same_noisy_chunk(make_responder, make_batch):
@@ -157,7 +158,7 @@ def test_the_picture_is_made_from_the_visual_places(make_responder, make_batch):
         reading = model.begin(batch, 4)
         _, codes = model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
         visual, sound = reading.hidden[:, :4], reading.hidden[:, 4:]
-        context, places = watched.given[0][:2]
+        context, places, _ = watched.given[0][0]
         expected = torch.cat([visual, sound + model.embed.codes(codes)], dim=1)
         torch.testing.assert_close(context, model.spatial.context(expected))
         known = patchify(torch.cat([batch.latents[:, 0], batch.latents[:, 0]], dim=1), 1)
@@ -218,15 +219,15 @@ def test_some_chunks_are_whole_real_and_not_always_the_same(make_responder, make
     torch.manual_seed(0)
     one = watch(every)
     every.loss(batch)
-    context, places, _, tokens, _ = one.given[0]
+    (context, places, _), _, tokens = one.given[0]
     watched, chosen = watch(model), set()
     for _ in range(20):
         model.loss(batch)
-        some = watched.given.pop()
-        rows = [int((tokens == each).flatten(1).all(1).nonzero()) for each in some[3]]
+        page, _, some = watched.given.pop()
+        rows = [int((tokens == each).flatten(1).all(1).nonzero()) for each in some]
         assert len(set(rows)) == 4
-        torch.testing.assert_close(some[0], context[rows])
-        torch.testing.assert_close(some[1], places[rows])
+        torch.testing.assert_close(page.context, context[rows])
+        torch.testing.assert_close(page.places, places[rows])
         chosen |= set(rows)
     assert chosen == {0, 1, 2, 3, 4, 5, 6, 7}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,54 +38,65 @@ class BlockCausal:
     Attributes:
         blocks: (N,) int64, nondecreasing, on the CPU: it depends on shapes alone, so nobody waits for a device.
         visible: (B, N) bool, False for padding and dropped conditions.
+        readers: (M,) int64, nondecreasing, on the CPU: the blocks of queries that are not themselves keys. `None`: the
+            queries are the tokens themselves.
     """
 
     blocks: Tensor
     visible: Tensor
+    readers: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """The block of each query."""
+        return self.blocks if self.readers is None else self.readers
 
     def dense(self) -> Tensor:
-        """(B, 1, N, N) bool, True where a query (second to last axis) sees a key (last axis)."""
-        blocks = self.blocks.to(self.visible.device, non_blocking=True)
-        earlier = blocks[:, None] >= blocks[None, :]
-        itself = torch.eye(len(blocks), dtype=torch.bool, device=blocks.device)  # a hidden token must see something
-        return ((earlier & self.visible[:, None, :]) | itself)[:, None]
+        """(B, 1, M, N) bool, True where a query (second to last axis) sees a key (last axis)."""
+        rows, blocks = (x.to(self.visible.device, non_blocking=True) for x in (self.rows, self.blocks))
+        sees = (rows[:, None] >= blocks[None, :]) & self.visible[:, None, :]
+        if self.readers is None:  # a hidden token must see something
+            sees = sees | torch.eye(len(blocks), dtype=torch.bool, device=blocks.device)
+        return sees[:, None]
 
     @cached_property
-    def spans(self) -> list[tuple[int, int, Tensor | None]]:
-        """Runs of whole blocks (start, end) with what is added to their scores on keys [0, end), if anything."""
-        ends = [*(self.blocks.diff().nonzero().flatten() + 1).tolist(), len(self.blocks)]
+    def spans(self) -> list[Span]:
+        """Runs of whole blocks of queries, each with the keys that any of them sees."""
+        rows = self.rows
+        ends = [*(rows.diff().nonzero().flatten() + 1).tolist(), len(rows)]
         hidden = None if bool(self.visible.all()) else ~self.visible
-        spans: list[tuple[int, int, Tensor | None]] = []
+        spans: list[Span] = []
         start, blocks = 0, 0
         for end in ends:
             blocks += 1
             if end - start < SPAN and end != ends[-1]:
                 continue
-            added = None
+            keys, added = int((self.blocks <= rows[end - 1]).sum()), None
             if blocks > 1 or hidden is not None:
-                rows = self.blocks[start:end] if blocks > 1 else self.blocks[end - 1 : end]  # one row serves one block
-                unseen = (rows[:, None] < self.blocks[None, :end]).to(self.visible.device)[None]
-                unseen = unseen if hidden is None else unseen | hidden[:, None, :end]
+                own = rows[start:end] if blocks > 1 else rows[end - 1 : end]  # one row serves one block
+                unseen = (own[:, None] < self.blocks[None, :keys]).to(self.visible.device)[None]
+                unseen = unseen if hidden is None else unseen | hidden[:, None, :keys]
                 # Finite, so that a hidden token that sees nothing at all gets numbers and not NaN.
                 added = torch.zeros(unseen.shape, device=unseen.device).masked_fill(unseen, -1e9)[:, None]
-            spans.append((start, end, added))
+            spans.append(Span(start, end, keys, added))
             start, blocks = end, 0
         return spans
 
     def flex(self, queries: int) -> BlockMask:
         """The block mask of the last queries, made once for all layers of a step that have as many."""
         if queries not in self._flex_masks:
-            blocks, visible = self.blocks.to(self.visible.device, non_blocking=True), self.visible
-            tokens = len(blocks)
-            first = tokens - queries
+            rows, blocks = (x.to(self.visible.device, non_blocking=True) for x in (self.rows, self.blocks))
+            visible, itself = self.visible, self.readers is None
+            first = len(rows) - queries
             # Tensors, not numbers: a number that `sees` knows would be compiled in, and another one compiled anew.
-            own, places = blocks[first:], torch.arange(first, tokens, device=blocks.device)
+            own, places = rows[first:], torch.arange(first, len(rows), device=blocks.device)
 
             def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                return ((own[query] >= blocks[key]) & visible[batch, key]) | (places[query] == key)
+                seen = (own[query] >= blocks[key]) & visible[batch, key]
+                return seen | (places[query] == key) if itself else seen
 
             self._flex_masks[queries] = BlockMask.from_kv_blocks(
-                *_tiles(own, blocks, visible), BLOCK_SIZE=TILE, mask_mod=sees, seq_lengths=(queries, tokens)
+                *_tiles(own, blocks, visible, itself), BLOCK_SIZE=TILE, mask_mod=sees, seq_lengths=(queries, len(blocks))
             )
         return self._flex_masks[queries]
 
@@ -93,17 +104,25 @@ class BlockCausal:
     def _flex_masks(self) -> dict[int, BlockMask]:
         return {}
 
-    def last_spans(self, queries: int) -> list[tuple[int, int, Tensor | None]]:
-        """The spans of the last queries, where `start` may lie inside a span."""
-        first = len(self.blocks) - queries
+    def last_spans(self, queries: int) -> list[Span]:
+        """The spans of the last queries, counted from the first of these, which may lie inside a span."""
+        first = len(self.rows) - queries
         result = []
-        for start, end, added in self.spans:
+        for start, end, keys, added in self.spans:
             if end > first:
                 skipped = max(0, first - start)
-                result.append(
-                    (start + skipped, end, added if added is None or added.shape[2] == 1 else added[:, :, skipped:])
-                )
+                added = added if added is None or added.shape[2] == 1 else added[:, :, skipped:]
+                result.append(Span(start + skipped - first, end - first, keys, added))
         return result
+
+
+class Span(NamedTuple):
+    """Queries start to end on the first `keys` keys, with what is added to their scores, if anything."""
+
+    start: int
+    end: int
+    keys: int
+    added: Tensor | None
 
 
 def attend(
@@ -117,7 +136,7 @@ def attend(
     """Scaled dot-product attention with grouped key and value heads.
 
     Args:
-        queries: (B, H, n, head_dim); with `BlockCausal`, of the last n of the N tokens.
+        queries: (B, H, n, head_dim); with `BlockCausal`, the last n of those that it knows.
         keys: (B, G, N, head_dim), G divides H.
         values: (B, G, N, head_dim).
         mask: `BlockCausal`, or bool broadcastable to (B, H, n, N), True where a query sees a key; `None` is everything.
@@ -173,17 +192,14 @@ def _in_tiles(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal) 
 
 @torch.compiler.disable  # how many spans there are is data, and their kernels are compiled already
 def _in_spans(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal) -> Tensor:
-    spans, first = mask.last_spans(queries.shape[2]), keys.shape[2] - queries.shape[2]
+    spans = mask.last_spans(queries.shape[2])
     if queries.device.type == "cpu":
         return _Spans.apply(queries, keys, values, spans)
     parts = [
         F.scaled_dot_product_attention(
-            queries[:, :, start - first : end - first],
-            keys[:, :, :end],
-            values[:, :, :end],
-            attn_mask=None if added is None else added.to(queries.dtype),
+            queries[:, :, start:end], keys[:, :, :seen], values[:, :, :seen], attn_mask=_as(added, queries)
         )
-        for start, end, added in spans
+        for start, end, seen, added in spans
     ]
     return torch.cat(parts, dim=2)
 
@@ -195,14 +211,13 @@ class _Spans(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, spans: list) -> Tensor:
-        attended, sums, first = torch.empty_like(queries), [], keys.shape[2] - queries.shape[2]
-        for start, end, added in spans:
-            own = slice(start - first, end - first)
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, spans: list[Span]) -> Tensor:
+        attended, sums = torch.empty_like(queries), []
+        for start, end, seen, added in spans:
             part, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                queries[:, :, own], keys[:, :, :end], values[:, :, :end], 0.0, False, attn_mask=_as(added, keys)
+                queries[:, :, start:end], keys[:, :, :seen], values[:, :, :seen], 0.0, False, attn_mask=_as(added, keys)
             )
-            attended[:, :, own] = part
+            attended[:, :, start:end] = part
             sums.append(log_sum)
         ctx.spans = spans
         ctx.save_for_backward(queries, keys, values, attended, *sums)
@@ -213,47 +228,48 @@ class _Spans(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         queries, keys, values, attended, *sums = ctx.saved_tensors
         to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-        first = keys.shape[2] - queries.shape[2]
-        for (start, end, added), log_sum in zip(ctx.spans, sums, strict=True):
-            own = slice(start - first, end - first)
+        for (start, end, seen, added), log_sum in zip(ctx.spans, sums, strict=True):
             part, own_keys, own_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                gradient[:, :, own],
-                queries[:, :, own],
-                keys[:, :, :end],
-                values[:, :, :end],
-                attended[:, :, own],
+                gradient[:, :, start:end],
+                queries[:, :, start:end],
+                keys[:, :, :seen],
+                values[:, :, :seen],
+                attended[:, :, start:end],
                 log_sum,
                 0.0,
                 False,
                 attn_mask=_as(added, keys),
             )
-            to_queries[:, :, own] = part
-            to_keys[:, :, :end] += own_keys
-            to_values[:, :, :end] += own_values
+            to_queries[:, :, start:end] = part
+            to_keys[:, :, :seen] += own_keys
+            to_values[:, :, :seen] += own_values
         return to_queries, to_keys, to_values, None
 
 
-def _tiles(own: Tensor, blocks: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tiles(own: Tensor, blocks: Tensor, visible: Tensor, itself: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Which tiles of keys each tile of queries reads in part, and which as a whole, as `BlockMask` counts them.
 
     From each tile's first and last block alone: `create_block_mask` writes the whole mask out, and is compiled anew for
     other lengths. A tile that ends beyond the last token is never whole.
 
     Args:
-        own: (n,) blocks of the queries, the last of the N tokens.
+        own: (n,) blocks of the queries.
         blocks: (N,) of the keys.
         visible: (B, N).
+        itself: Whether the queries are the last of the N tokens, each of which sees itself.
     """
     tokens, queries = len(blocks), len(own)
     starts = torch.arange(0, queries, TILE, device=own.device)
     keys = torch.arange(0, tokens, TILE, device=own.device)
     ends, key_ends = (starts + TILE).clamp(max=queries) - 1, (keys + TILE).clamp(max=tokens) - 1
     seen = F.pad(visible, (0, -tokens % TILE)).unflatten(1, (-1, TILE))
-    inside, first = starts + TILE <= queries, tokens - queries
+    inside = starts + TILE <= queries
     whole = (own[starts][:, None] >= blocks[key_ends]) & inside[:, None] & seen.all(-1)[:, None]
-    itself = (first + starts[:, None] <= key_ends) & (first + ends[:, None] >= keys)
     some = (own[ends][:, None] >= blocks[keys]) & seen.any(-1)[:, None]
-    return (*_ordered((some | itself) & ~whole), *_ordered(whole))
+    if itself:
+        first = tokens - queries
+        some = some | (first + starts[:, None] <= key_ends) & (first + ends[:, None] >= keys)
+    return (*_ordered(some & ~whole), *_ordered(whole))
 
 
 def _ordered(tiles: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The preallocated key/value cache of cached generation."""
+"""The preallocated key/value caches of cached generation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,48 @@ import torch
 from torch import Tensor
 
 
-class KeyValueCache:
+class Cache:
+    """Keys and values of all layers, one after another up to a capacity, each visible to all that come later.
+
+    Args:
+        layers: Number of layers.
+        capacity: Tokens that have room.
+    """
+
+    def __init__(self, layers: int, capacity: int) -> None:
+        self.capacity = capacity
+        self.written = 0  # tokens, the evicted ones included; on the host, so nothing here waits for a device
+        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def _span(self, tokens: int) -> slice:
+        """Where the next tokens go."""
+        if self.written + tokens > self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} tokens, not for {self.written + tokens}")
+        return slice(self.written, self.written + tokens)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's (B, heads, n, head_dim) keys and values; return all that the new tokens may see."""
+        span = self._span(keys.shape[2])
+        stored = self._layers[layer]
+        if stored is None:
+            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
+            stored = (keys.new_zeros(shape), values.new_zeros(shape))
+            self._layers[layer] = stored
+        stored[0][:, :, span] = keys
+        stored[1][:, :, span] = values
+        visible = min(self.written + keys.shape[2], self.capacity)
+        return stored[0][:, :, :visible], stored[1][:, :, :visible]
+
+    def key_mask(self, tokens: int) -> Tensor | None:
+        """(B, 1, 1, visible) bool for the next tokens, or `None` where everything cached is visible."""
+        return None
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens as written; called once after every layer has stored them."""
+        self.written += tokens
+
+
+class KeyValueCache(Cache):
     """Keys and values of all layers: a pinned head that stays for ever and a ring of chunks behind it.
 
     The pinned head holds the condition and the reference. Behind it lie `window + 1` slots of one chunk each, the
@@ -22,16 +63,11 @@ class KeyValueCache:
     """
 
     def __init__(self, layers: int, pinned: int, chunk: int, window: int, key_mask: Tensor | None = None) -> None:
+        super().__init__(layers, capacity=pinned + (window + 1) * chunk)
         self.pinned, self.chunk, self.slots = pinned, chunk, window + 1
-        self.written = 0  # tokens, the evicted ones included; on the host, so nothing here waits for a device
-        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._visible: Tensor | None = None  # (B, capacity), where anything is hidden at all
         if key_mask is not None:
             self._visible = torch.nn.functional.pad(key_mask, (0, self.capacity - pinned), value=True)
-
-    @property
-    def capacity(self) -> int:
-        return self.pinned + self.slots * self.chunk
 
     def _span(self, tokens: int) -> slice:
         """Where the next tokens go."""
@@ -43,19 +79,6 @@ class KeyValueCache:
             raise ValueError(f"the cache takes {self.chunk} tokens at a time, not {tokens}")
         start = self.pinned + (self.written - self.pinned) % (self.slots * self.chunk)
         return slice(start, start + tokens)
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's (B, heads, n, head_dim) keys and values; return all that the new tokens may see."""
-        span = self._span(keys.shape[2])
-        stored = self._layers[layer]
-        if stored is None:
-            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
-            stored = (keys.new_zeros(shape), values.new_zeros(shape))
-            self._layers[layer] = stored
-        stored[0][:, :, span] = keys
-        stored[1][:, :, span] = values
-        visible = min(self.written + keys.shape[2], self.capacity)
-        return stored[0][:, :, :visible], stored[1][:, :, :visible]
 
     def key_mask(self, tokens: int) -> Tensor | None:
         """(B, 1, 1, visible) bool for the next tokens, or `None` where everything cached is visible."""
@@ -73,7 +96,3 @@ class KeyValueCache:
             size = stored[0].shape[0]
             self._visible = torch.ones(size, self.capacity, dtype=torch.bool, device=stored[0].device)
         self._visible[samples, self.pinned :] = False
-
-    def advance(self, tokens: int) -> None:
-        """Count tokens as written; called once after every layer has stored them."""
-        self.written += tokens

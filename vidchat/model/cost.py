@@ -8,6 +8,7 @@ formulas to what a small model is measured to do.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,10 +17,12 @@ from torch import nn
 
 from vidchat.model.flow import LEVELS, steps_at_once
 from vidchat.model.responder import Responder
-from vidchat.model.spatial import set_sizes
+from vidchat.model.set_causal import SetCausalTransformer
+from vidchat.model.spatial import SpatialTransformer, set_sizes
 from vidchat.model.transformer import Shape
 
-MASKED = 0.867  # the mean share of masked tokens in training, see `spatial.draw_masked_count`
+MASKED = 0.867  # the mean share of masked tokens in training, see `masked.draw_masked_count`
+SETS = 16  # the median number of sets in training, see `set_causal.draw_set_count`
 
 
 @dataclass(frozen=True)
@@ -141,16 +144,18 @@ def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
         heads = 2 * model.depth.heads[0].numel() * steps
         flops["depth"] = clip * (stack + heads + 2 * model.depth.condition.weight.numel() * sizes.frames)
     kept = min(clip, (model.objective.spatial_chunks or clip * work.batch) / work.batch)
-    masked = sizes.fine if model.spatial is None else round(sizes.fine * MASKED)
+    predicted = _predicted(model, sizes)
     if model.spatial is None:
         assert model.direct is not None
         flops["direct"] = kept * linear_flops(model.direct) * sizes.coarse
+    elif isinstance(model.spatial, SetCausalTransformer):
+        filling = _set_causal_flops(model.spatial, sizes, set_sizes(sizes.fine, SETS))
+        flops["spatial"] = kept * (_context_flops(model.spatial, sizes) + filling)
     else:
-        flops["spatial"] = kept * (
-            _context_flops(model, sizes) + _spatial_flops(model, sizes, sizes.fine - masked, masked)
-        )
+        filling = _masked_flops(model.spatial, sizes, sizes.fine - predicted, predicted)
+        flops["spatial"] = kept * (_context_flops(model.spatial, sizes) + filling)
     # Conditions are projected once for all draws, and times once for all tokens.
-    denoiser, drawn = model.flow.denoiser, kept * masked
+    denoiser, drawn = model.flow.denoiser, kept * predicted
     once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
     each = model.flow.shape.draws * (linear_flops(denoiser) - once - time)
     times = min(drawn * model.flow.shape.draws, LEVELS / work.batch)
@@ -190,11 +195,16 @@ def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[st
         result["direct"] = Work(copies * linear_flops(model.direct) * sizes.coarse, width * count["direct"])
     else:
         sets = set_sizes(sizes.fine, work.sets)
-        flops, filled = _context_flops(model, sizes), 0
-        for size in sets:
-            flops += _spatial_flops(model, sizes, filled, size)
-            filled += size
-        result["spatial"] = Work(copies * flops, width * count["spatial"] * len(sets))
+        filled = [sum(sets[:index]) for index in range(len(sets))]
+        flops, moved = _context_flops(model.spatial, sizes), count["spatial"] * len(sets)
+        if isinstance(model.spatial, SetCausalTransformer):
+            flops += _set_causal_flops(model.spatial, sizes, sets)
+            halves = model.spatial.encoder.shape, model.spatial.decoder.shape
+            kept = sum(2 * half.layers * half.kv_heads * half.head_dim for half in halves)
+            moved += copies * kept * sum(sizes.chunk + before for before in filled)
+        else:
+            flops += sum(_masked_flops(model.spatial, sizes, *passed) for passed in zip(filled, sets, strict=True))
+        result["spatial"] = Work(copies * flops, width * moved)
     # The condition is projected once for each set; the time, the same for all tokens, once for each step.
     denoiser = model.flow.denoiser
     once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
@@ -208,23 +218,33 @@ def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[st
     return result
 
 
-def _context_flops(model: Responder, sizes: Sizes) -> float:
+def _predicted(model: Responder, sizes: Sizes) -> int:
+    """Visual tokens of a chunk that a training step predicts."""
+    every = model.spatial is None or isinstance(model.spatial, SetCausalTransformer)
+    return sizes.fine if every else round(sizes.fine * MASKED)
+
+
+def _context_flops(spatial: SpatialTransformer, sizes: Sizes) -> float:
     """What the spatial transformer is told about a chunk, once."""
-    assert model.spatial is not None
-    spatial = model.spatial
     context = linear_flops(spatial.context) * sizes.chunk + linear_flops(spatial.places) * sizes.coarse
     return context + linear_flops(spatial.seen) * sizes.fine
 
 
-def _spatial_flops(model: Responder, sizes: Sizes, visible: int, wanted: int) -> float:
-    """One pass of the spatial transformer."""
-    assert model.spatial is not None
-    known = sizes.chunk + visible
-    # Where nobody reads masked tokens, those that are not wanted are not there.
-    tokens, keys = (sizes.chunk + sizes.fine,) * 2 if model.spatial.masked_keys else (known + wanted, known)
-    encoder = stack_flops(model.spatial.encoder.shape, known, known**2)
-    decoder = stack_flops(model.spatial.decoder.shape, tokens, tokens * keys, wanted, wanted * keys, keys)
-    return encoder + decoder + linear_flops(model.spatial.token) * visible
+def _masked_flops(spatial: SpatialTransformer, sizes: Sizes, visible: int, wanted: int) -> float:
+    """One pass: a training step's, or that of one set."""
+    known, everything = sizes.chunk + visible, sizes.chunk + sizes.fine
+    encoder = stack_flops(spatial.encoder.shape, known, known**2)
+    decoder = stack_flops(spatial.decoder.shape, everything, everything**2, wanted, wanted * everything)
+    return encoder + decoder + linear_flops(spatial.token) * visible
+
+
+def _set_causal_flops(spatial: SpatialTransformer, sizes: Sizes, sets: list[int]) -> float:
+    """All sets, be it in a training step's one pass or one by one: nothing is computed twice."""
+    read = [sizes.chunk, *sets[:-1]]
+    asked = sum(size * seen for size, seen in zip(sets, itertools.accumulate(read), strict=True))
+    encoder = stack_flops(spatial.encoder.shape, sum(read), causal_pairs(read))
+    decoder = stack_flops(spatial.decoder.shape, sizes.fine, asked, readable=sum(read))
+    return encoder + decoder + linear_flops(spatial.token) * sum(sets[:-1])
 
 
 def training_bytes(model: Responder, work: Workload) -> float:
@@ -245,20 +265,25 @@ def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute
     """
     sizes, clip = Sizes.of(model, work), work.chunks
     kept = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
+    predicted = _predicted(model, sizes)
     tokens = work.batch * (work.text + sizes.chunk * (work.turns + clip))
     stacks = [(model.backbone.shape, tokens, tokens)]  # with the tokens that come in and those that are keys
-    values, masked = 0, sizes.fine
+    values = 0
     if model.depth is not None and model.code_shape is not None:
         steps = work.batch * clip * sizes.frames * sizes.books
         stacks.append((model.depth.transformer.shape, steps, steps))
         values += steps * 2 * model.code_shape.vocabulary
     if model.spatial is not None:
-        masked = round(sizes.fine * MASKED)
-        known, everything = kept * (sizes.chunk + sizes.fine - masked), kept * (sizes.chunk + sizes.fine)
+        if isinstance(model.spatial, SetCausalTransformer):
+            known = kept * (sizes.chunk + sizes.fine - set_sizes(sizes.fine, SETS)[-1])
+            asked = kept * sizes.fine, known
+        else:
+            known = kept * (sizes.chunk + sizes.fine - predicted)
+            asked = (kept * (sizes.chunk + sizes.fine),) * 2
         stacks.append((model.spatial.encoder.shape, known, known))
-        stacks.append((model.spatial.decoder.shape, everything, everything if model.spatial.masked_keys else known))
+        stacks.append((model.spatial.decoder.shape, *asked))
     flow = model.flow.shape
-    values += kept * masked * flow.draws * ((10 * flow.blocks + 8) * flow.width + 256 + 4 * model.flow.token_dim)
+    values += kept * predicted * flow.draws * ((10 * flow.blocks + 8) * flow.width + 256 + 4 * model.flow.token_dim)
     if recompute:
         stacks = [(replace(shape, recompute=True), tokens, keys) for shape, tokens, keys in stacks]
     values += sum(shape.layers * _kept_values(shape, tokens, keys) for shape, tokens, keys in stacks)
@@ -274,8 +299,6 @@ def _kept_values(shape: Shape, tokens: int, readable: int) -> int:
 def _block_values(shape: Shape, tokens: int, readable: int) -> int:
     copies = 2 * (shape.heads - shape.kv_heads) if shape.heads > shape.kv_heads else 0
     of_key = (3 * shape.kv_heads + copies) * shape.head_dim
-    if readable < tokens:
-        of_key += shape.width  # the keys' part of the input, on its own
     of_token = 4 * shape.width + 4 * shape.mlp_width + 3 * shape.heads * shape.head_dim
     return tokens * of_token + readable * of_key
 

@@ -15,7 +15,7 @@ from vidchat.model.chunks import Children, CodeEmbedding, patchify, unpatchify
 from vidchat.model.flow import FlowHead
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.reading import ChunkSampling
-from vidchat.model.spatial import SpatialTransformer, draw_masked_count, draw_order, set_sizes, spatial_positions
+from vidchat.model.spatial import Page, SpatialTransformer, draw_order, set_sizes, spatial_positions, take
 
 Grid = tuple[int, int]
 
@@ -74,14 +74,12 @@ class Picture:
             weight: (n,) of each chunk, 0 for padding.
         """
         tokens = patchify(targets, self.patch)
-        count, places = tokens.shape[:2]
+        count = len(tokens)
         if self.spatial is None:
             condition, wanted = self._direct(given.hidden, grid), tokens
         else:
-            order = draw_order(count, places, tokens.device)
-            visible = places - draw_masked_count(places)
-            condition = self.spatial(*self._inputs(given, grid), tokens, order, visible)
-            wanted = tokens.gather(1, order[:, visible:, None].expand(-1, -1, tokens.shape[-1]))
+            condition, index = self.spatial.learn(self._page(given, grid), tokens)
+            wanted = take(tokens, index)
         each = self.flow.loss(wanted.flatten(0, 1), condition.flatten(0, 1)).view(count, -1).mean(1)
         return (each * weight).sum() / weight.sum().clamp(min=1)
 
@@ -111,12 +109,12 @@ class Picture:
             sizes, condition = [rows * cols], self._direct(hidden, grid)
         else:
             order = draw_order(count, rows * cols, hidden.device, generator)
-            sizes, inputs = set_sizes(rows * cols, sampling.sets), self._inputs(given, grid)
+            sizes = set_sizes(rows * cols, sampling.sets)
+            ask = self.spatial.begin(self._page(given, grid), order.repeat(copies, 1))
         filled = 0
         for size in sizes:
             if self.spatial is not None:
-                both = (tokens, order) if copies == 1 else (tokens.repeat(copies, 1, 1), order.repeat(copies, 1))
-                condition = self.spatial(*inputs, *both, filled, size)
+                condition = ask(tokens.repeat(copies, 1, 1), filled, size)
             drawn = self.flow.sample(
                 condition.flatten(0, 1), sampling.flow_steps, sampling.guidance, sampling.temperature, generator, graphs
             )
@@ -125,8 +123,8 @@ class Picture:
             filled += size
         return unpatchify(tokens, self.patch, rows, cols)
 
-    def _inputs(self, given: Given, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-        """Context, places and positions for the spatial transformer."""
+    def _page(self, given: Given, grid: Grid) -> Page:
+        """What the spatial transformer starts from."""
         assert self.spatial is not None
         hidden = context = given.hidden
         visual = hidden[:, : grid[0] * grid[1]]
@@ -137,7 +135,8 @@ class Picture:
             context = torch.cat([visual, sound.to(visual.dtype)], dim=1)
         positions = spatial_positions(grid, self.ratio, self.steps, frames, hidden.device)
         seen = patchify(torch.cat([given.reference, given.last], dim=1), self.patch)
-        return self.spatial.context(context), self.spatial.places(visual, grid) + self.spatial.seen(seen), positions
+        places = self.spatial.places(visual, grid) + self.spatial.seen(seen)
+        return Page(self.spatial.context(context), places, positions)
 
     def _direct(self, hidden: Tensor, grid: Grid) -> Tensor:
         assert self.direct is not None

@@ -29,11 +29,12 @@ from vidchat.model.conditions import ConditionEncoder, ConditionSwitches, Condit
 from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops
+from vidchat.model.masked import MaskedTransformer
 from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
 from vidchat.model.objective import Objective
 from vidchat.model.picture import Given, Picture
 from vidchat.model.reading import ChunkSampling, Reading
-from vidchat.model.spatial import SpatialTransformer
+from vidchat.model.set_causal import SetCausalTransformer
 from vidchat.model.transformer import Shape, Transformer
 
 
@@ -51,7 +52,7 @@ class Responder(nn.Module):
         ratio: r, the backbone's visual patch over the spatial transformer's, per side.
         noise: sigma_max of the noise injection; `None` is none.
         objective: How the losses are weighed, and on what.
-        masked_keys: Of the spatial transformer.
+        set_causal: Whether the spatial transformer is set-causal: see `vidchat.model.set_causal`.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Responder(nn.Module):
         ratio: int = 1,
         noise: float | None = 0.3,
         objective: Objective | None = None,
-        masked_keys: bool = True,
+        set_causal: bool = False,
     ) -> None:
         super().__init__()
         latent, codes = tokens.latent, tokens.codes
@@ -80,7 +81,8 @@ class Responder(nn.Module):
         self.backbone = Transformer(backbone)
         self.noise = NoiseInjection(backbone.width, noise) if noise else None
         self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
-        self.spatial = SpatialTransformer(spatial, backbone.width, token_dim, ratio, masked_keys) if spatial else None
+        kind = SetCausalTransformer if set_causal else MaskedTransformer
+        self.spatial = kind(spatial, backbone.width, token_dim, ratio) if spatial else None
         self.direct = None if spatial else Children(backbone.width, backbone.width, ratio)
         self.flow = FlowHead(token_dim, (spatial or backbone).width, flow)
         embed_codes = self.embed.codes if codes else None

@@ -1,15 +1,17 @@
 """The spatial transformer: fills in the visual tokens of one chunk, set by set.
 
-After MAR (arXiv 2406.11838) and NOVA (arXiv 2412.14169): in training a random share of the tokens is masked; at
-generation N sets are drawn in a random order on a cosine schedule. The first half of the layers runs on the condition
-and the visible tokens only.
+What its two kinds share: N sets are drawn in a random order on a cosine schedule, as in MAR (arXiv 2406.11838) and NOVA
+(arXiv 2412.14169), each set knowing the chunk's context and the sets before it. `masked` is the one that these have,
+`set_causal` a faster one.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +47,6 @@ def spatial_positions(grid: tuple[int, int], ratio: int, steps: int, frames: int
     return torch.cat([coarse, sound, fine])[None].to(device)
 
 
-def draw_masked_count(tokens: int) -> int:
-    """How many of S tokens are masked in this training step: a share from TruncNormal(1, 0.25) on [0.7, 1].
-
-    One draw for the whole batch keeps the tensors rectangular (MAR's mask law).
-    """
-    share = torch.empty(())
-    nn.init.trunc_normal_(share, mean=1.0, std=0.25, a=0.7, b=1.0)
-    return max(1, math.ceil(tokens * share.item()))
-
-
 def set_sizes(tokens: int, sets: int) -> list[int]:
     """Sizes of the sets in which S tokens are drawn, small ones first; empty ones are left out.
 
@@ -75,24 +67,47 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-class SpatialTransformer(nn.Module):
-    """From a chunk's context and the tokens already there to the conditions of the flow head.
+class Page(NamedTuple):
+    """What is known of n chunks before any of their visual tokens is there.
+
+    Attributes:
+        context: (n, N, W) the backbone's outputs with the chunk's codes, projected.
+        places: (n, S, W) what is known of each token's own place.
+        positions: (1, N + S, 3) of the context, then of the places.
+    """
+
+    context: Tensor
+    places: Tensor
+    positions: Tensor
+
+
+class Filling(Protocol):
+    """The visual tokens of n chunks while they are filled in."""
+
+    def __call__(self, tokens: Tensor, filled: int, size: int) -> Tensor:
+        """Conditions (n, size, W) of the next `size` tokens in the order that was begun with.
+
+        Args:
+            tokens: (n, S, D_v); of these, the first `filled` in the order are there, and no others are read.
+            filled: The sizes of all sets before, together.
+            size: Of the next set.
+        """
+
+
+class SpatialTransformer(nn.Module, ABC):
+    """From a chunk's page and the tokens already there to the conditions of the flow head.
+
+    Both kinds have the same parameters, under the same names.
 
     Args:
         shape: Of the stack; its layers are split in two halves.
         condition_width: D of the backbone.
         token_dim: D_v of a visual token.
         ratio: Backbone patch over spatial patch, per side.
-        masked_keys: Whether masked tokens are read by the others in the second half, as in MAR and NOVA. Without, they
-            only read: one masked token's prediction is then the same whichever others are asked for, so generation
-            computes those of the next set and no others.
     """
 
-    def __init__(
-        self, shape: Shape, condition_width: int, token_dim: int, ratio: int, masked_keys: bool = True
-    ) -> None:
+    def __init__(self, shape: Shape, condition_width: int, token_dim: int, ratio: int) -> None:
         super().__init__()
-        self.masked_keys = masked_keys
         if shape.layers < 2:
             raise ValueError("the spatial transformer has two halves, so it needs at least 2 layers")
         self.context = nn.Linear(condition_width, shape.width)
@@ -105,40 +120,37 @@ class SpatialTransformer(nn.Module):
         halves = shape.layers // 2, shape.layers - shape.layers // 2
         self.encoder, self.decoder = (Transformer(Shape(**{**vars(shape), "layers": layers})) for layers in halves)
 
-    def forward(
-        self,
-        context: Tensor,
-        places: Tensor,
-        positions: Tensor,
-        tokens: Tensor,
-        order: Tensor,
-        visible: int,
-        wanted: int | None = None,
-    ) -> Tensor:
-        """Encode what is there, then predict what is not.
+    @abstractmethod
+    def learn(self, page: Page, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """One training pass, with an order and what is filled in by it drawn at random.
 
         Args:
-            context: (n, N, W) the chunk's backbone outputs with its codes, projected by `self.context`.
-            places: (n, S, W) what is known of each token's own place, from `self.places` and `self.seen`.
-            positions: (1, N + S, 3).
-            tokens: (n, S, D_v) clean visual tokens; only the visible ones are read.
-            order: (n, S) the order in which tokens are filled.
-            visible: How many of the first tokens in that order are there.
-            wanted: How many of the masked tokens are predicted; `None` is all.
+            page: Of n chunks.
+            tokens: (n, S, D_v) the true ones.
 
         Returns:
-            (n, S - visible, W) for the masked tokens, in order, or (n, wanted, W) for the first of them.
+            Conditions (n, m, W) of the tokens to be predicted, and their indices (n, m).
         """
-        prefix, asked = context.shape[1], order.shape[1] if wanted is None else visible + wanted
-        first = prefix + visible
-        if not self.masked_keys:
-            order = order[:, :asked]  # nobody reads the others
-        known, missing = order[:, :visible], order[:, visible:]
-        index = torch.cat([torch.arange(prefix, device=order.device).expand(len(order), -1), prefix + order], dim=1)
+
+    @abstractmethod
+    def begin(self, page: Page, order: Tensor) -> Filling:
+        """Begin to fill in n chunks.
+
+        Args:
+            page: Of n chunks.
+            order: (n, S) in which their tokens will be drawn.
+        """
+
+    def visible_tokens(self, page: Page, tokens: Tensor, order: Tensor) -> Tensor:
+        """(n, k, W) what enters for the true tokens at indices (n, k)."""
+        return self.token(take(tokens, order)) + take(page.places, order)
+
+    def masked_tokens(self, page: Page, order: Tensor) -> Tensor:
+        """(n, k, W) what enters for the masked tokens at indices (n, k)."""
+        return self.mask_token + take(page.places, order)
+
+    def angles(self, page: Page, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary angles at indices (n, k) of the page's positions."""
         # Both halves turn by the same angles, of which one table serves all chunks.
-        cos, sin = (table[0, 0][index].unsqueeze(1) for table in self.encoder.angles(positions))
-        encoded = torch.cat([context, self.token(take(tokens, known)) + take(places, known)], dim=1)
-        encoded = self.encoder.run(encoded, (cos[:, :, :first], sin[:, :, :first]))
-        everything = torch.cat([encoded, self.mask_token + take(places, missing)], dim=1)
-        readable = None if self.masked_keys else first
-        return self.decoder.run(everything, (cos, sin), wanted=slice(first, prefix + asked), readable=readable)
+        cos, sin = self.encoder.angles(page.positions)
+        return cos[0, 0][index].unsqueeze(1), sin[0, 0][index].unsqueeze(1)

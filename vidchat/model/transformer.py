@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vidchat.model.attention import Backend, BlockCausal, attend
-from vidchat.model.cache import KeyValueCache
+from vidchat.model.cache import Cache
 from vidchat.model.norm import RMSNorm
 from vidchat.model.rotary import rotary_angles, rotate
 
 ALL = slice(None)
+Memory = tuple[Tensor, tuple[Tensor, Tensor]]  # tokens (B, N, D) that are read by others, with their rotary angles
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,16 @@ class Attention(nn.Module):
         angles: tuple[Tensor, Tensor],
         mask: BlockCausal | Tensor | None,
         causal: bool,
-        cache: KeyValueCache | None,
+        cache: Cache | None,
         layer: int,
         wanted: slice,
-        readable: int | None,
+        memory: Memory | None,
     ) -> Tensor:
         own = angles[0][:, :, wanted], angles[1][:, :, wanted]
         queries = self.q_proj(x[:, wanted])
         queries = rotate(self.q_norm(self._split(queries, self.heads).to(self.q_norm.weight.dtype)), own)
-        if readable is not None:
-            x, angles = x[:, :readable].contiguous(), (angles[0][:, :, :readable], angles[1][:, :, :readable])
+        if memory is not None:
+            x, angles = memory
         keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads).to(self.k_norm.weight.dtype)), angles)
         values = self._split(self.v_proj(x), self.kv_heads)
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
@@ -125,12 +126,12 @@ class Block(nn.Module):
         angles: tuple[Tensor, Tensor],
         mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
         layer: int = 0,
         wanted: slice = ALL,
-        readable: int | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer, wanted, readable)
+        attended = self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer, wanted, memory)
         x = x[:, wanted] + attended
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -167,9 +168,8 @@ class Transformer(nn.Module):
         positions: Tensor,
         mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
         wanted: slice = ALL,
-        readable: int | None = None,
     ) -> Tensor:
         """Run all blocks.
 
@@ -182,13 +182,11 @@ class Transformer(nn.Module):
             cache: Where keys and values are kept between calls, if they are.
             wanted: Tokens whose outputs are needed: the last block computes keys and values of all, but queries and
                 what follows of these alone. With `BlockCausal`, a tail.
-            readable: How many of the first tokens are keys and values; the others read these and nobody reads them,
-                not even they themselves. `None` is all. Without mask and cache.
 
         Returns:
             (B, N, D), or (B, wanted, D), normalised.
         """
-        return self.run(x, self.angles(positions), mask, causal, cache, wanted, readable)
+        return self.run(x, self.angles(positions), mask, causal, cache, wanted)
 
     def run(
         self,
@@ -196,17 +194,22 @@ class Transformer(nn.Module):
         angles: tuple[Tensor, Tensor],
         mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
         wanted: slice = ALL,
-        readable: int | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        """`forward`, with the rotary angles of the positions already there."""
+        """`forward`, with the rotary angles of the positions already there.
+
+        With a `memory`, the tokens do not read each other: in every layer keys and values are of the memory alone,
+        and a `cache` is then of these.
+        """
         x = x.to(self.norm.weight.dtype)  # under autocast the residual stream stays in full precision
+        tokens = x.shape[1] if memory is None else memory[0].shape[1]
         if cache is not None and mask is None:
-            mask = cache.key_mask(x.shape[1])
-        tokens, last = x.shape[1], len(self.layers) - 1
+            mask = cache.key_mask(tokens)
+        last = len(self.layers) - 1
         for index, block in enumerate(self.layers):
-            inputs = x, angles, mask, causal, cache, index, wanted if index == last else ALL, readable
+            inputs = x, angles, mask, causal, cache, index, wanted if index == last else ALL, memory
             if self.shape.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # no dropout in a block
             else:
