@@ -20,6 +20,7 @@ from vidchat.model.attention import BlockCausal
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowShape
+from vidchat.model.memory import peak_training_bytes
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape
@@ -155,7 +156,7 @@ def test_peak_memory(make_responder, recompute, set_causal):
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]  # below 0 when freed
     measured = 4 * sum(p.numel() for p in model.parameters()) + max(itertools.accumulate(sizes))
     work = cost.Workload(grid=(8, 8), chunks=20, turns=3, text=5, batch=2)
-    expected = cost.peak_training_bytes(model, work, average=False)
+    expected = peak_training_bytes(model, work, average=False)
     assert expected == pytest.approx(measured, rel=1 / 6), expected / measured
 
 

@@ -1,9 +1,8 @@
-"""What a responder costs: operations, bytes and memory by formula, and the least time they take on a device.
+"""What a responder costs: operations and bytes by formula, and the least time they take on a device.
 
 Operations are those of matrix products and attention, 2 for each multiplication with its addition, attention counted
-over the pairs that the mask leaves. A training step is three forward passes' worth of them,
-and what is recomputed does not count. The tests hold these
-formulas to what a small model is measured to do.
+over the pairs that the mask leaves. A training step is three forward passes' worth of them, and what is recomputed does
+not count. `memory` has the formulas of what training keeps. The tests hold all of them to what a small model does.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -144,7 +143,7 @@ def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
         heads = 2 * model.depth.heads[0].numel() * steps
         flops["depth"] = clip * (stack + heads + 2 * model.depth.condition.weight.numel() * sizes.frames)
     kept = min(clip, (model.objective.spatial_chunks or clip * work.batch) / work.batch)
-    predicted = _predicted(model, sizes)
+    predicted = predicted_tokens(model, sizes)
     if model.spatial is None:
         assert model.direct is not None
         flops["direct"] = kept * linear_flops(model.direct) * sizes.coarse
@@ -218,7 +217,7 @@ def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[st
     return result
 
 
-def _predicted(model: Responder, sizes: Sizes) -> int:
+def predicted_tokens(model: Responder, sizes: Sizes) -> int:
     """Visual tokens of a chunk that a training step predicts."""
     every = model.spatial is None or isinstance(model.spatial, SetCausalTransformer)
     return sizes.fine if every else round(sizes.fine * MASKED)
@@ -245,80 +244,6 @@ def _set_causal_flops(spatial: SpatialTransformer, sizes: Sizes, sets: list[int]
     encoder = stack_flops(spatial.encoder.shape, sum(read), causal_pairs(read))
     decoder = stack_flops(spatial.decoder.shape, sizes.fine, asked, readable=sum(read))
     return encoder + decoder + linear_flops(spatial.token) * sum(sets[:-1])
-
-
-def training_bytes(model: Responder, work: Workload) -> float:
-    """Bytes that one training step moves at least: weights in bf16 forward and backward, gradients, AdamW and the
-    average in fp32, activations written once and read once."""
-    count = sum(parameters(model).values())
-    optimizer = 4 * (1 + 3 + 3 + 2)  # gradient read; weight and both moments read and written; the average as well
-    return count * (2 * 2 + 4 + optimizer) + 2 * activation_bytes(model, work, 2)
-
-
-def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute: bool = False) -> float:
-    """What autograd keeps between forward and backward.
-
-    Of a block, for each token: 4 D + 4 mlp_width + 3 heads head_dim values, and 3 kv_heads head_dim for each that is a
-    key, and where heads share keys, their copies; of the flow head, for each token and draw: (10 blocks + 8) width; of
-    the depth transformer's logits, two values each. A stack that recomputes keeps D values for each block, and all of
-    one block at a time.
-    """
-    sizes, clip = Sizes.of(model, work), work.chunks
-    kept = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
-    predicted = _predicted(model, sizes)
-    tokens = work.batch * (work.text + sizes.chunk * (work.turns + clip))
-    stacks = [(model.backbone.shape, tokens, tokens)]  # with the tokens that come in and those that are keys
-    values = 0
-    if model.depth is not None and model.code_shape is not None:
-        steps = work.batch * clip * sizes.frames * sizes.books
-        stacks.append((model.depth.transformer.shape, steps, steps))
-        values += steps * 2 * model.code_shape.vocabulary
-    if model.spatial is not None:
-        if isinstance(model.spatial, SetCausalTransformer):
-            known = kept * (sizes.chunk + sizes.fine - set_sizes(sizes.fine, SETS)[-1])
-            asked = kept * sizes.fine, known
-        else:
-            known = kept * (sizes.chunk + sizes.fine - predicted)
-            asked = (kept * (sizes.chunk + sizes.fine),) * 2
-        stacks.append((model.spatial.encoder.shape, known, known))
-        stacks.append((model.spatial.decoder.shape, *asked))
-    flow = model.flow.shape
-    values += kept * predicted * flow.draws * ((10 * flow.blocks + 8) * flow.width + 256 + 4 * model.flow.token_dim)
-    if recompute:
-        stacks = [(replace(shape, recompute=True), tokens, keys) for shape, tokens, keys in stacks]
-    values += sum(shape.layers * _kept_values(shape, tokens, keys) for shape, tokens, keys in stacks)
-    again = [_block_values(shape, tokens, keys) for shape, tokens, keys in stacks if shape.recompute]
-    return width * (values + max(again, default=0))
-
-
-def _kept_values(shape: Shape, tokens: int, readable: int) -> int:
-    """Of one block, until the backward pass."""
-    return tokens * shape.width if shape.recompute else _block_values(shape, tokens, readable)
-
-
-def _block_values(shape: Shape, tokens: int, readable: int) -> int:
-    copies = 2 * (shape.heads - shape.kv_heads) if shape.heads > shape.kv_heads else 0
-    of_key = (3 * shape.kv_heads + copies) * shape.head_dim
-    of_token = 4 * shape.width + 4 * shape.mlp_width + 3 * shape.heads * shape.head_dim
-    return tokens * of_token + readable * of_key
-
-
-def peak_training_bytes(
-    model: Responder, work: Workload, width: int = 4, average: bool = True, recompute: bool = False
-) -> float:
-    """Peak memory of a training step: weights, both moments, the average, and the larger of gradients and activations.
-
-    Activations are freed while gradients come to be, so the two do not add up.
-
-    Args:
-        model: The responder.
-        work: Its clips.
-        width: Bytes of an activation.
-        average: Whether an average of the weights is kept.
-        recompute: As if every stack recomputed its blocks, see `Shape`.
-    """
-    count = sum(parameters(model).values())
-    return count * (16 if average else 12) + max(4 * count, activation_bytes(model, work, width, recompute))
 
 
 def stack_flops(

@@ -94,8 +94,9 @@ def build(
 
 def measure(model: Responder, work: Workload, gpu: str) -> dict:
     """All numbers, in operations, bytes and seconds."""
-    from vidchat.model.cost import DEVICES, Work, generation_work, parameters, peak_training_bytes, training_bytes
+    from vidchat.model.cost import DEVICES, Work, generation_work, parameters
     from vidchat.model.cost import training_flops as count_training
+    from vidchat.model.memory import peak_training_bytes, training_bytes
 
     device, trained = DEVICES[gpu], work.chunks * work.batch
     training, moved = count_training(model, work), training_bytes(model, work)
