@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from vidchat.model import attention
 from vidchat.model.attention import BlockCausal, attend
@@ -57,7 +57,10 @@ def test_flex_is_the_dense_mask(tokens, hidden):
 @pytest.mark.parametrize(("tokens", "queries"), [(1, 1), (128, 91), (256, 256), (512, 475), (700, 700), (700, 350)])
 def test_tiles_are_those_of_the_mask_written_out(tokens, queries, hidden):
     """Which tiles are read in part and which whole, forwards and transposed for the backward pass."""
-    ours = layout(tokens, hidden).flex(queries)
+    same_tiles(layout(tokens, hidden).flex(queries), tokens, queries)
+
+
+def same_tiles(ours: BlockMask, tokens: int, queries: int) -> None:
     theirs = create_block_mask(ours.mask_mod, 3, None, queries, tokens, device="cpu")
     assert ours.seq_lengths == theirs.seq_lengths
     for part in ("kv", "full_kv", "q", "full_q"):
@@ -69,6 +72,39 @@ def test_tiles_are_those_of_the_mask_written_out(tokens, queries, hidden):
         assert counts.dtype == order.dtype == torch.int32
         used = torch.arange(order.shape[-1]) < counts[..., None]  # what stands behind is not read
         assert torch.equal(order[used], getattr(theirs, f"{part}_indices")[used])
+
+
+def read_only(tokens: int, hidden: bool) -> BlockCausal:
+    """Four sets that are asked for, of which the first three are read with a context of 40 tokens."""
+    sizes = torch.tensor([tokens // 20, tokens // 8, tokens // 3])
+    sets = torch.cat([torch.arange(3).repeat_interleave(sizes), torch.full((tokens - int(sizes.sum()),), 3)])
+    blocks = torch.cat([torch.zeros(40, dtype=torch.long), 1 + sets[sets < 3]])
+    visible = torch.ones(3, len(blocks), dtype=torch.bool)
+    if hidden:
+        visible[1, 5:9] = visible[2, 41:60] = False
+    return BlockCausal(blocks, visible, readers=sets)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("tokens", [20, 150, 600])
+def test_queries_that_are_not_keys(tokens, hidden):
+    """Each set sees the context and the sets before its own, by every backend, with its gradients."""
+    mask = read_only(tokens, hidden)
+    keys, found = len(mask.blocks), {}
+    earlier = mask.readers[:, None] >= mask.blocks
+    assert torch.equal(mask.dense()[:, 0], earlier & mask.visible[:, None]), "no token sees itself"
+    for backend in ("dense", "spans"):
+        inputs = draw(3, tokens)[:1] + draw(3, keys)[1:]
+        out = attend(*inputs, mask, backend=backend)
+        (out * torch.linspace(-1, 1, tokens)[:, None]).sum().backward()
+        found[backend] = [out, *(x.grad for x in inputs)]
+    torch.testing.assert_close(found["spans"], found["dense"], atol=1e-5, rtol=1e-5)
+    inputs = [x.detach() for x in inputs]
+    torch.testing.assert_close(attend(*inputs, mask, backend="flex"), found["dense"][0], atol=1e-5, rtol=1e-5)
+    for backend in ("spans", "flex"):
+        tail = attend(inputs[0][:, :, 7:], *inputs[1:], mask, backend=backend)
+        torch.testing.assert_close(tail, found["dense"][0][:, :, 7:], atol=1e-5, rtol=1e-5)
+    same_tiles(mask.flex(tokens), keys, tokens)
 
 
 def test_flex_is_compiled_once_for_all_lengths(monkeypatch):

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 WIDE = replace(shape(), head_dim=16)  # FlexAttention's least
 
 
-@pytest.fixture
-def model(make_responder):
-    return make_responder(backbone=WIDE, spatial=WIDE, depth=WIDE).to(DEVICE)
+@pytest.fixture(params=[False, True], ids=["masked", "set_causal"])
+def model(make_responder, request):
+    return make_responder(backbone=WIDE, spatial=WIDE, depth=WIDE, set_causal=request.param).to(DEVICE)
 
 
 @contextmanager
@@ -50,6 +50,23 @@ def test_flex_is_the_dense_mask_forwards_and_backwards(tokens, queries, dtype):
         inputs = [x.clone().requires_grad_() for x in drawn]
         out = attend(inputs[0][:, :, -queries:], *inputs[1:], mask, backend=backend)
         out = out * visible[:, None, -queries:, None]
+        out.float().square().sum().backward()
+        found.append([out, *(x.grad for x in inputs)])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).float().norm() < 2e-2 * theirs.float().norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flex_is_the_dense_mask_for_queries_that_only_read(dtype):
+    sizes = torch.tensor([7, 20, 90, 183])
+    blocks = torch.arange(4).repeat_interleave(sizes)
+    visible = torch.ones(2, 40 + 117, dtype=torch.bool, device=DEVICE)
+    mask = BlockCausal(torch.cat([torch.zeros(40, dtype=torch.long), 1 + blocks[:117]]), visible, readers=blocks)
+    drawn = [torch.randn(2, n, tokens, 64, device=DEVICE, dtype=dtype) for n, tokens in ((4, 300), (2, 157), (2, 157))]
+    found = []
+    for backend in ("flex", "dense"):
+        inputs = [x.clone().requires_grad_() for x in drawn]
+        out = attend(*inputs, mask, backend=backend)
         out.float().square().sum().backward()
         found.append([out, *(x.grad for x in inputs)])
     for ours, theirs in zip(*found, strict=True):

@@ -64,10 +64,11 @@ def test_copies_that_wait_are_noticed():
             torch.zeros(3, device="meta")[torch.tensor([0, 1])]
 
 
+@pytest.mark.parametrize("set_causal", [False, True])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_the_loop_never_waits(make_responder, make_batch, guidance):
+def test_the_loop_never_waits(make_responder, make_batch, guidance, set_causal):
     """From a prefilled cache on, which costs one wait per answer."""
-    model, batch = make_responder().eval().to("meta"), make_batch(padded=False)
+    model, batch = make_responder(set_causal=set_causal).eval().to("meta"), make_batch(padded=False)
     sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
     with torch.no_grad():
         began = make_responder().eval().begin(batch, 2, guidance)
@@ -85,8 +86,10 @@ def test_the_loop_never_waits(make_responder, make_batch, guidance):
     assert reading.hidden.is_meta
 
 
-def test_a_training_step_never_waits(make_responder, make_batch):
-    model = make_responder(objective=Objective(spatial_chunks=3, code_dropout=0.5)).train().to("meta")
+@pytest.mark.parametrize("set_causal", [False, True])
+def test_a_training_step_never_waits(make_responder, make_batch, set_causal):
+    objective = Objective(spatial_chunks=3, code_dropout=0.5)
+    model = make_responder(objective=objective, set_causal=set_causal).train().to("meta")
     batch, ema, optimizer = make_batch().to("meta"), EMA(model, 0.9), torch.optim.AdamW(model.parameters())
     model.loss(batch)["loss"].backward()  # the first step makes what is kept
     with no_waiting():

@@ -96,7 +96,10 @@ class BlockCausal:
                 return seen | (places[query] == key) if itself else seen
 
             self._flex_masks[queries] = BlockMask.from_kv_blocks(
-                *_tiles(own, blocks, visible, itself), BLOCK_SIZE=TILE, mask_mod=sees, seq_lengths=(queries, len(blocks))
+                *_tiles(own, blocks, visible, itself),
+                BLOCK_SIZE=TILE,
+                mask_mod=sees,
+                seq_lengths=(queries, len(blocks)),
             )
         return self._flex_masks[queries]
 
