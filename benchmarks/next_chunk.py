@@ -1,6 +1,6 @@
 """How well releases draw the next chunk when the past is true: what a change of the spatial transformer costs.
 
-    python benchmarks/next_chunk.py --release masked_keys=outputs/a/release --release only_read=outputs/b/release \
+    python benchmarks/next_chunk.py --release masked=outputs/a/release --release set_causal=outputs/b/release \
         --data outputs/data/dyads [--split test] [--answers 24] [--chunks 14] [--sets 6 16]
 
 In a free rollout two models soon answer differently, and how they differ says little about either. Here each chunk is

@@ -50,7 +50,7 @@ def mean_draws(monkeypatch):
 @pytest.fixture(params=[False, True], ids=["masked", "set_causal"])
 def model(make_responder, mean_draws, request):
     conditions = ConditionSwitches(text=True, turns=True, drop=0.0)
-    flow = FlowShape(width=24, blocks=2, draws=3)
+    flow = FlowShape(width=24, blocks=2, draws=6, noises=2)
     # Two layers to each half, of which the second computes what is wanted alone.
     return make_responder(conditions=conditions, flow=flow, spatial=shape(4), set_causal=request.param)
 
@@ -133,14 +133,15 @@ def test_pairs_are_those_of_the_mask():
     assert cost.causal_pairs(blocks) == int(mask.dense().sum())
 
 
+@pytest.mark.parametrize("noises", [1, 4])
 @pytest.mark.parametrize("set_causal", [False, True])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.usefixtures("mean_draws")
-def test_peak_memory(make_responder, recompute, set_causal):
+def test_peak_memory(make_responder, recompute, set_causal, noises):
     """Within a sixth of what a training step is measured to allocate at its peak."""
     wide = Shape(64, 4, 4, 2, 16, 192, recompute=recompute)
     model = make_responder(
-        backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3),
+        backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3, noises=noises),
         conditions=ConditionSwitches(text=True, turns=True, drop=0.0), set_causal=set_causal,
     ).train()  # fmt: skip
     batch = a_batch()

@@ -168,9 +168,10 @@ def test_repeated_draws_are_the_mean_of_single_ones():
     torch.testing.assert_close(together, apart)
 
 
-def test_many_draws_share_the_embeddings_of_times():
-    """Above 1,000 draws times are looked up in a table: the loss is that of every token and time by itself."""
-    head = FlowHead(3, 4, FlowShape(width=16, blocks=1, draws=2))
+@pytest.mark.parametrize("noises", [1, 3])
+def test_draws_share_what_they_can(noises):
+    """Times, above 1,000 looked up in a table, and modulations: the loss is that of every draw by itself."""
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=1, draws=2 * noises, noises=noises))
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     target, condition = torch.randn(600, 3), torch.randn(600, 4)
@@ -178,15 +179,36 @@ def test_many_draws_share_the_embeddings_of_times():
     loss = head.loss(target, condition)
     gradient = torch.autograd.grad(loss.sum(), head.denoiser.time[0].weight)[0]
     torch.manual_seed(5)
-    noise = torch.randn(1200, 3)
-    time = ((torch.randn(1200).sigmoid() * 1000).long() + 0.5) / 1000
-    twice = target.repeat(2, 1)
-    mixed = (1 - time[:, None]) * twice + time[:, None] * noise
-    error = head.denoiser(mixed, time, condition.repeat(2, 1)) - (noise - twice)
-    expected = error.square().mean(-1).view(2, -1).mean(0)
+    noise = torch.randn(noises * 1200, 3)
+    time = ((torch.randn(1200).sigmoid() * 1000).long() + 0.5).repeat(noises) / 1000
+    every = target.repeat(2 * noises, 1)
+    mixed = (1 - time[:, None]) * every + time[:, None] * noise
+    error = head.denoiser(mixed, time, condition.repeat(2 * noises, 1)) - (noise - every)
+    expected = error.square().mean(-1).view(2 * noises, -1).mean(0)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-3)
     by_hand = torch.autograd.grad(expected.sum(), head.denoiser.time[0].weight)[0]
-    torch.testing.assert_close(gradient, by_hand, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(gradient, by_hand, atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize("objective", ["flow", "ddpm"])
+def test_noises_of_one_time_leave_the_mean_loss_as_it_is(objective):
+    """Only its spread over tokens grows."""
+    target, condition, found = torch.randn(20000, 3), torch.zeros(20000, 4), []
+    for noises in (1, 4):
+        torch.manual_seed(7)
+        head = FlowHead(3, 4, FlowShape(width=16, blocks=1, noises=noises, objective=objective))
+        torch.nn.init.normal_(head.denoiser.output.weight)
+        torch.nn.init.normal_(head.denoiser.modulation.weight)
+        with torch.no_grad():
+            found.append(head.loss(target, condition))
+    apart, shared = found
+    torch.testing.assert_close(shared.mean(), apart.mean(), rtol=0.02, atol=0)
+    assert shared.std() > apart.std()
+
+
+def test_noises_that_do_not_divide_the_draws_are_refused():
+    with pytest.raises(ValueError, match=r"noises \(3\) must divide draws \(4\)"):
+        FlowShape(width=16, blocks=1, noises=3)
 
 
 def test_guidance_halves_share_the_noise():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vidchat.model.flow import LEVELS, steps_at_once
+from vidchat.model.flow import LEVELS, TokenDenoiser, steps_at_once
 from vidchat.model.responder import Responder
 from vidchat.model.set_causal import SetCausalTransformer
 from vidchat.model.spatial import SpatialTransformer, set_sizes
@@ -153,12 +153,13 @@ def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
     else:
         filling = _masked_flops(model.spatial, sizes, sizes.fine - predicted, predicted)
         flops["spatial"] = kept * (_context_flops(model.spatial, sizes) + filling)
-    # Conditions are projected once for all draws, and times once for all tokens.
-    denoiser, drawn = model.flow.denoiser, kept * predicted
+    # Conditions are projected once for all draws, and times once for all tokens; modulations once for each time.
+    denoiser, head, drawn = model.flow.denoiser, model.flow.shape, kept * predicted
     once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
-    each = model.flow.shape.draws * (linear_flops(denoiser) - once - time)
-    times = min(drawn * model.flow.shape.draws, LEVELS / work.batch)
-    flops["flow"] = drawn * (once + each) + times * time
+    modulation = modulation_flops(denoiser)
+    each = linear_flops(denoiser) - once - time - modulation
+    times = min(drawn * head.times, LEVELS / work.batch)
+    flops["flow"] = drawn * (once + head.times * modulation + head.draws * each) + times * time
     return flops
 
 
@@ -211,7 +212,7 @@ def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[st
     steps = work.flow_steps * len(sets)
     flops = sizes.fine * (once + work.flow_steps * each) * copies + steps * time
     # Modulations of several steps are one product, which reads its weights once.
-    modulations = sum(layer.weight.numel() for name, layer in denoiser.named_modules() if name.endswith("modulation"))
+    modulations = modulation_flops(denoiser) / 2
     products = sum(math.ceil(work.flow_steps / steps_at_once(copies * size)) for size in sets)
     result["flow"] = Work(flops, width * ((count["flow"] - modulations) * steps + modulations * products))
     return result
@@ -280,6 +281,11 @@ def causal_pairs(blocks: Iterable[int]) -> int:
         end += size
         pairs += size * end
     return pairs
+
+
+def modulation_flops(denoiser: TokenDenoiser) -> float:
+    """Those of the layers that know the time and the condition, but not the token."""
+    return sum(linear_flops(part) for name, part in denoiser.named_modules() if name.endswith("modulation"))
 
 
 def linear_flops(module: nn.Module) -> float:

@@ -29,14 +29,26 @@ class FlowShape:
     Attributes:
         width: Hidden values.
         blocks: Residual MLP blocks.
-        draws: m, independent (time, noise) draws per training token: the head is cheap, the transformer is not.
+        draws: m, (time, noise) draws per training token: the head is cheap, the transformer is not.
+        noises: How many of the m draws share a time, and with it their modulations, two thirds of the head's
+            operations; divides `draws`.
         objective: What it learns.
     """
 
     width: int
     blocks: int
     draws: int = 4
+    noises: int = 1
     objective: Literal["flow", "ddpm"] = "flow"
+
+    def __post_init__(self) -> None:
+        if self.draws % self.noises:
+            raise ValueError(f"noises ({self.noises}) must divide draws ({self.draws})")
+
+    @property
+    def times(self) -> int:
+        """Different times per training token."""
+        return self.draws // self.noises
 
 
 class FlowBlock(nn.Module):
@@ -136,13 +148,14 @@ class FlowHead(nn.Module):
             target: (N, D_v) latent tokens.
             condition: (N, W).
         """
-        draws, device = self.shape.draws, target.device
-        target = target.float().repeat(draws, 1)
-        noise, times = torch.randn_like(target), torch.arange(LEVELS, device=device) / LEVELS
+        times, device = self.shape.times, target.device
+        target = target.float().repeat(times, 1)
+        noise = torch.randn(self.shape.noises, *target.shape, device=device)
+        grid = torch.arange(LEVELS, device=device) / LEVELS
         if self.shape.objective == "flow":
             level = (torch.randn(len(target), device=device).sigmoid() * LEVELS).long().clamp(max=LEVELS - 1)
-            times = times + 0.5 / LEVELS
-            time = times[level].unsqueeze(1)
+            grid = grid + 0.5 / LEVELS
+            time = grid[level].unsqueeze(1)
             mixed, wanted = (1 - time) * target + time * noise, noise - target
         else:
             level = torch.randint(LEVELS, (len(target),), device=device)
@@ -150,13 +163,13 @@ class FlowHead(nn.Module):
         denoiser = self.denoiser
         # Of conditions and times, each is embedded once, however often it was drawn.
         embedded = (
-            nn.functional.embedding(level, denoiser.embed_times(times))
+            nn.functional.embedding(level, denoiser.embed_times(grid))
             if len(level) > LEVELS
-            else denoiser.embed_times(times[level])
+            else denoiser.embed_times(grid[level])
         )
-        projected = denoiser.condition(condition).repeat(draws, 1)
-        predicted = denoiser.predict(denoiser.token(mixed), denoiser.modulate(embedded, projected)).float()
-        return (predicted - wanted).square().mean(-1).view(draws, -1).mean(0)
+        modulations = denoiser.modulate(embedded, denoiser.condition(condition).repeat(times, 1))
+        predicted = denoiser.predict(denoiser.token(mixed), modulations).float()
+        return (predicted - wanted).square().mean(dim=(0, 2)).view(times, -1).mean(0)
 
     def sample(
         self,

@@ -23,9 +23,9 @@ def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute
     """What autograd keeps between forward and backward.
 
     Of a block, for each token: 4 D + 4 mlp_width + 3 heads head_dim values, and 3 kv_heads head_dim for each that is a
-    key, and where heads share keys, their copies; of the flow head, for each token and draw: (10 blocks + 8) width; of
-    the depth transformer's logits, two values each. A stack that recomputes keeps D values for each block, and all of
-    one block at a time.
+    key, and where heads share keys, their copies; of the flow head, for each token and time (4 blocks + 5) width, for
+    each draw (6 blocks + 3) width; of the depth transformer's logits, two values each. A stack that recomputes keeps D
+    values for each block, and all of one block at a time.
     """
     sizes, clip = Sizes.of(model, work), work.chunks
     kept = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
@@ -47,7 +47,9 @@ def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute
         stacks.append((model.spatial.encoder.shape, known, known))
         stacks.append((model.spatial.decoder.shape, *asked))
     flow = model.flow.shape
-    values += kept * predicted * flow.draws * ((10 * flow.blocks + 8) * flow.width + 256 + 4 * model.flow.token_dim)
+    of_time = (4 * flow.blocks + 5) * flow.width + 256
+    of_draw = (6 * flow.blocks + 3) * flow.width + 4 * model.flow.token_dim
+    values += kept * predicted * (flow.times * of_time + flow.draws * of_draw)
     if recompute:
         stacks = [(replace(shape, recompute=True), tokens, keys) for shape, tokens, keys in stacks]
     values += sum(shape.layers * _kept_values(shape, tokens, keys) for shape, tokens, keys in stacks)
