@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import CodeShape
+from vidchat.model.graphs import CapturedLoops
+from vidchat.model.steps import Steps
 from vidchat.model.transformer import Shape, Transformer
 
 
@@ -31,8 +32,14 @@ class CodeSampling:
     top_p: float = 1.0
 
 
-def sample_code(logits: Tensor, sampling: CodeSampling, generator: torch.Generator | None = None) -> Tensor:
-    """Draw one code from each row of logits (..., V)."""
+def sample_code(logits: Tensor, sampling: CodeSampling, exponential: Tensor) -> Tensor:
+    """Draw one code from each row of logits (..., V).
+
+    Args:
+        logits: (..., V).
+        sampling: How.
+        exponential: (..., V) independent draws of the exponential distribution; not read at temperature 0.
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1)
     logits = logits.float() / sampling.temperature
@@ -44,8 +51,7 @@ def sample_code(logits: Tensor, sampling: CodeSampling, generator: torch.Generat
         above = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all codes likelier than this
         drop = torch.zeros_like(above, dtype=torch.bool).scatter(-1, order, above >= sampling.top_p)
         logits = logits.masked_fill(drop, -torch.inf)
-    # The Gumbel-max trick, in its exponential form, draws without torch.multinomial's wait for the device.
-    exponential = torch.empty_like(logits).exponential_(generator=generator)
+    # The Gumbel-max trick, in its exponential form, as in torch.multinomial, but without its wait for the device.
     return (logits.softmax(-1) / exponential).argmax(-1)
 
 
@@ -113,6 +119,7 @@ class DepthTransformer(nn.Module):
         sampling: CodeSampling,
         guidance: float = 1.0,
         generator: torch.Generator | None = None,
+        graphs: CapturedLoops | None = None,
     ) -> Tensor:
         """Draw the codes of N chunks.
 
@@ -121,29 +128,39 @@ class DepthTransformer(nn.Module):
             sampling: Temperature and cut-offs.
             guidance: Scale of classifier-free guidance on the logits; 1 is none.
             generator: Source of randomness.
+            graphs: With these, on CUDA, the whole loop is one launch.
 
         Returns:
             (N, F, K) int64.
         """
+        count = len(hidden) if guidance == 1 else len(hidden) // 2
+        steps = self.codes.frames * self.codes.codebooks if sampling.temperature else 0
+        exponential = torch.empty(steps, count, self.codes.vocabulary, device=hidden.device)
+        for one in exponential:  # one by one: a CPU would draw other numbers at once, and seeds keep their meaning
+            one.exponential_(generator=generator)
+        if graphs is not None:
+            return graphs.run(self.unroll, (hidden, exponential), sampling, guidance)
+        return self.unroll(hidden, exponential, sampling, guidance)
+
+    def unroll(self, hidden: Tensor, exponential: Tensor, sampling: CodeSampling, guidance: float) -> Tensor:
+        """Code after code, each told the one before, from exponential draws (F x K, N, V); none at temperature 0.
+
+        Draws nothing and waits for nothing.
+        """
         books, vocabulary = self.codes.codebooks, self.codes.vocabulary
-        steps = self.codes.frames * books
-        copies = 1 if guidance == 1 else 2
-        cache = KeyValueCache(self.transformer.shape.layers, pinned=1, chunk=1, window=steps)
+        count = len(hidden) if guidance == 1 else len(hidden) // 2
         # What does not depend on the codes, once for all steps.
-        fixed = self.condition(hidden).repeat_interleave(books, dim=1) + self.place
-        cos, sin = self.transformer.angles(self._positions(0, steps, hidden.device))
-        previous = torch.full((hidden.shape[0],), books * vocabulary, device=hidden.device)
-        drawn = previous.new_empty(hidden.shape[0] // copies, steps)
-        for step in range(steps):
-            book = step % books
-            inputs = (fixed[:, step] + self.previous(previous)).unsqueeze(1)
-            angles = cos[:, :, step : step + 1], sin[:, :, step : step + 1]
-            output = self.transformer.run(inputs, angles, cache=cache)[:, 0]
-            logits = output @ self.heads[book].to(output.dtype)
-            if copies == 2:
+        fixed = self.condition(hidden).unsqueeze(2) + self.place.unflatten(0, (-1, books))
+        fixed = fixed.flatten(1, 2).unflatten(0, (-1, count)).unbind(2)  # of each step, (1 or 2, N, D)
+        *embeddings, previous = self.previous.weight.split(vocabulary)
+        stack = Steps(self.transformer, self.transformer.angles(self._positions(0, len(fixed), hidden.device)))
+        drawn: list[Tensor] = []
+        for step, own in enumerate(fixed):
+            output = stack.read((own + previous).flatten(0, 1))
+            logits = output @ self.heads[step % books].to(output.dtype)
+            if guidance != 1:
                 conditioned, free = logits.chunk(2)
-                logits = free + guidance * (conditioned - free)
-            code = sample_code(logits, sampling, generator)
-            drawn[:, step] = code
-            previous = (code + book * vocabulary).repeat(copies)
-        return drawn.unflatten(1, (self.codes.frames, books))
+                logits = free.lerp(conditioned, guidance)
+            drawn.append(sample_code(logits, sampling, exponential[step] if sampling.temperature else exponential))
+            previous = F.embedding(drawn[-1], embeddings[step % books])
+        return torch.stack(drawn, dim=1).unflatten(1, (-1, books))

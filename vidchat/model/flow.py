@@ -194,7 +194,7 @@ class FlowHead(nn.Module):
         x = torch.randn(count, self.token_dim, generator=generator, device=condition.device) * temperature
         if self.shape.objective == "flow":
             if graphs is not None and x.is_cuda:
-                return graphs.run(self.integrate, x, condition, steps, guidance)
+                return graphs.run_padded(self.integrate, x, condition, steps, guidance)
             return self.integrate(x, condition, steps, guidance)
         scheduler = DDPMScheduler(**self._ddpm)
         scheduler.set_timesteps(steps)

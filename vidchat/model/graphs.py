@@ -1,14 +1,13 @@
 """CUDA graphs: a loop of many small kernels as one launch.
 
-The flow head is called (sets x steps) times for each chunk on a few tokens each: on a GPU nearly all of that time is
-spent launching kernels. A graph is captured for each number of tokens, and tokens are padded to the next power of two,
-so that a handful of graphs serves every set size.
+The flow head is called (sets x steps) times for each chunk on a few tokens each, and the depth transformer once for
+each of a chunk's codes: on a GPU nearly all of that time is spent launching kernels.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -16,54 +15,61 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-Loop = Callable[[Tensor, Tensor, int, float], Tensor]
-
-
-def bucket(count: int) -> int:
-    """The power of two that a number of tokens is padded to."""
-    return 1 << (count - 1).bit_length()
+Loop = Callable[..., Tensor]
 
 
 class CapturedLoops:
-    """Runs a loop over tokens as a CUDA graph; without CUDA it runs it as it is, padded in the same way.
+    """Runs loops as CUDA graphs, captured once for each size of their tensors; without CUDA it runs them as they are.
 
-    The loop must be a function of its tensors alone (no random draws, no waiting for the device) that treats each token
-    on its own. Graphs read the weights where they lay at capture, so these must not be moved while this is in use.
+    A loop must be a function of its tensors alone, without random draws and without waiting for the device, and no
+    shape in it may depend on data. Graphs read the weights where they lay at capture, so these must not be moved while
+    this is in use.
     """
 
     def __init__(self) -> None:
-        self._refused = False  # by the device, once; generation then goes on without
-        self._graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+        self._refused: set[Loop] = set()  # by the device, once; generation then goes on without
+        self._graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]] = {}
 
-    def run(self, loop: Loop, noise: Tensor, condition: Tensor, steps: int, guidance: float) -> Tensor:
-        """`loop(noise, condition, steps, guidance)`.
+    def run(self, loop: Loop, tensors: tuple[Tensor, ...], *settings: Hashable) -> Tensor:
+        """`loop(*tensors, *settings)`."""
+        # Under autocast the weights are cast into memory that is given back while a graph would still read it.
+        if loop in self._refused or not tensors[0].is_cuda or torch.is_autocast_enabled("cuda"):
+            return loop(*tensors, *settings)
+        key = (loop, *((x.shape, x.dtype) for x in tensors), *settings)
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = _capture(loop, tensors, settings)
+            except RuntimeError as error:
+                name, reason = getattr(loop, "__qualname__", loop), str(error).splitlines()[0]
+                log.warning("%s runs without a CUDA graph: %s", name, reason)
+                self._refused.add(loop)
+                return loop(*tensors, *settings)
+        graph, inputs, out = self._graphs[key]
+        for kept, new in zip(inputs, tensors, strict=True):
+            kept.copy_(new)
+        graph.replay()
+        return out.clone()  # the next replay writes to the same memory
+
+    def run_padded(self, loop: Loop, noise: Tensor, condition: Tensor, *settings: Hashable) -> Tensor:
+        """`run` for a loop that treats each token on its own, with tokens padded to the next power of two.
+
+        So a handful of graphs serves every set size.
 
         Args:
             loop: From noise (n, D_v) and conditions (n, W), or (2n, W) with guidance, to tokens (n, D_v).
             noise: (n, D_v).
             condition: (n, W), or (2n, W) with guidance, conditioned ones first.
-            steps: Passed on.
-            guidance: Passed on.
+            settings: Passed on.
         """
         count, size = len(noise), bucket(len(noise))
         halves = [pad(half, size) for half in condition.split(count)]
         padded = pad(noise, size), halves[0] if len(halves) == 1 else torch.cat(halves)
-        # Under autocast the weights are cast into memory that is given back while a graph would still read it.
-        if self._refused or not noise.is_cuda or torch.is_autocast_enabled("cuda"):
-            return loop(*padded, steps, guidance)[:count]
-        key = (size, steps, guidance, condition.dtype)
-        if key not in self._graphs:
-            try:
-                self._graphs[key] = _capture(loop, *padded, steps, guidance)
-            except RuntimeError as error:
-                log.warning("the flow head's loop runs without a CUDA graph: %s", str(error).splitlines()[0])
-                self._refused = True
-                return loop(*padded, steps, guidance)[:count]
-        graph, noise_in, condition_in, out = self._graphs[key]
-        noise_in.copy_(padded[0])
-        condition_in.copy_(padded[1])
-        graph.replay()
-        return out[:count].clone()  # the next replay writes to the same memory
+        return self.run(loop, padded, *settings)[:count]
+
+
+def bucket(count: int) -> int:
+    """The power of two that a number of tokens is padded to."""
+    return 1 << (count - 1).bit_length()
 
 
 def pad(x: Tensor, size: int) -> Tensor:
@@ -72,18 +78,18 @@ def pad(x: Tensor, size: int) -> Tensor:
 
 
 def _capture(
-    loop: Loop, noise: Tensor, condition: Tensor, steps: int, guidance: float
-) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
-    """The graph, its two inputs and its output; a few plain runs come first, as libraries set themselves up in them."""
-    noise, condition = noise.clone(), condition.clone()
+    loop: Loop, tensors: tuple[Tensor, ...], settings: tuple[Hashable, ...]
+) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]:
+    """The graph, its inputs and its output; a few plain runs come first, as libraries set themselves up in them."""
+    inputs = tuple(x.clone() for x in tensors)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side), torch.no_grad():
         for _ in range(3):
-            loop(noise, condition, steps, guidance)
+            loop(*inputs, *settings)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on meanwhile: a training run's data loader pins memory in one while samples are drawn.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"), torch.no_grad():
-        out = loop(noise, condition, steps, guidance)
-    return graph, noise, condition, out
+        out = loop(*inputs, *settings)
+    return graph, inputs, out

@@ -271,7 +271,7 @@ class Responder(nn.Module):
             reading: Where the backbone stands; with guidance, its conditioned half comes first.
             sampling: How.
             generator: Source of all randomness.
-            graphs: Of the flow head's loops, kept from chunk to chunk; used on CUDA.
+            graphs: Of the depth transformer's and the flow head's loops, kept from chunk to chunk; used on CUDA.
 
         Returns:
             Latents (B, C, h, w) and codes (B, F, K), or `None` without sound.
@@ -279,7 +279,7 @@ class Responder(nn.Module):
         codes = None
         if self.depth is not None:
             sound = reading.hidden[:, -self.frames :]
-            codes = self.depth.sample(sound, sampling.codes, sampling.guidance, generator)
+            codes = self.depth.sample(sound, sampling.codes, sampling.guidance, generator, graphs)
         reference, last, known = reading.reference, reading.last, codes
         if sampling.guidance != 1:  # both halves know the past and what is said
             reference, last = reference.repeat(2, 1, 1, 1), last.repeat(2, 1, 1, 1)
