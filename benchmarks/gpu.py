@@ -4,9 +4,10 @@
 
 Random weights and tokens; video tokens as wan21's, codes as encodec_24khz's (--video demo --audio demo for the demo's).
 The training step, forward, backward and fused AdamW in bf16-mixed, as it is and with compiled blocks; the chunk as it
-is and with the flow head's loop as a CUDA graph, in the weights' precision with TF32 products. Medians of --repeats
-runs after two, each until the device has finished; peak memory is the allocator's, the compiled step's own. The floors
-are `vidchat model describe`'s for --gpu. With --device cpu everything runs in fp32 as a check of this file.
+is and with the depth transformer's and the flow head's loops as CUDA graphs, in the weights' precision with TF32
+products. Medians of --repeats runs after two, each until the device has finished; peak memory is the allocator's, the
+compiled step's own. The floors are `vidchat model describe`'s for --gpu. With --device cpu everything runs in fp32 as a
+check of this file.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.model.conftest import shape
+from tests.model.conftest import CODES, shape
 from vidchat.model.attention import BlockCausal, attend
 from vidchat.model.compiled import compile_blocks
+from vidchat.model.depth import CodeSampling, DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.reading import ChunkSampling
@@ -82,9 +83,35 @@ def test_a_captured_loop_is_the_loop():
     with torch.no_grad():
         for count in (5, 11, 5):
             noise, condition = torch.randn(count, 6, device=DEVICE), torch.randn(2 * count, 16, device=DEVICE)
-            ours = loops.run(head.integrate, noise, condition, 4, 2.0)
+            ours = loops.run_padded(head.integrate, noise, condition, 4, 2.0)
             torch.testing.assert_close(ours, head.integrate(noise, condition, 4, 2.0), atol=1e-3, rtol=1e-3)
             for parameter in head.parameters():
+                parameter.mul_(1.1)
+    assert len(loops._graphs) == 2
+    assert not loops._refused
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(
+    "sampling",
+    [CodeSampling(), CodeSampling(temperature=0), CodeSampling(1.0, 0, 0.9)],
+    ids=["top_k", "greedy", "top_p"],
+)
+def test_captured_codes_are_the_plain_loops(sampling, guidance):
+    """Also of later inputs, of another batch size, and once the weights have been replaced where they lie."""
+    torch.manual_seed(0)
+    depth, loops = DepthTransformer(WIDE, 8, CODES).to(DEVICE), CapturedLoops()
+    seen = set()
+    with torch.no_grad():
+        for seed, count in enumerate((2, 3, 2)):
+            hidden = torch.randn(count * (1 if guidance == 1 else 2), 4, 8, device=DEVICE)
+            with torch.no_grad() if count not in seen else no_waiting():  # a capture waits, once
+                captured = depth.sample(hidden, sampling, guidance, torch.Generator(DEVICE).manual_seed(seed), loops)
+            assert torch.equal(
+                captured, depth.sample(hidden, sampling, guidance, torch.Generator(DEVICE).manual_seed(seed))
+            )
+            seen.add(count)
+            for parameter in depth.parameters():
                 parameter.mul_(1.1)
     assert len(loops._graphs) == 2
     assert not loops._refused

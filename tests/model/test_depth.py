@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
 from tests.model.conftest import CODES, shape
+from vidchat.model.chunks import CodeShape
 from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
+from vidchat.model.graphs import CapturedLoops
 
 PROBABILITIES = torch.tensor([0.15, 0.5, 0.05, 0.3])
 
 
 def frequencies(**sampling: float) -> torch.Tensor:
     settings = CodeSampling(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0} | sampling)
-    return sample_code(PROBABILITIES.log().expand(40000, -1), settings).bincount(minlength=4) / 40000
+    exponential = torch.empty(40000, 4).exponential_()
+    return sample_code(PROBABILITIES.log().expand(40000, -1), settings, exponential).bincount(minlength=4) / 40000
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -46,6 +51,73 @@ def test_the_generator_decides(make_responder):
         )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def plainly(depth, hidden, sampling, guidance, generator):
+    """One code after the other: each from a pass over all the codes before it, drawn by torch.multinomial."""
+    count = len(hidden) if guidance == 1 else len(hidden) // 2
+    codes = torch.zeros(count, CODES.frames, CODES.codebooks, dtype=torch.long)
+    for frame, book in product(range(CODES.frames), range(CODES.codebooks)):
+        halves = [depth(half, codes)[:, frame, book] for half in hidden.split(count)]
+        logits = halves[0] if guidance == 1 else halves[1] + guidance * (halves[0] - halves[1])
+        if sampling.temperature == 0:
+            codes[:, frame, book] = logits.argmax(-1)
+            continue
+        rows = [cut(row, sampling) for row in (logits / sampling.temperature).softmax(-1)]
+        codes[:, frame, book] = torch.multinomial(torch.stack(rows), 1, generator=generator)[:, 0]
+    return codes
+
+
+def cut(probabilities, sampling):
+    order = probabilities.argsort(descending=True)[: sampling.top_k or None]
+    share = probabilities[order] / probabilities[order].sum()
+    kept = order[: int((share.cumsum(0) < sampling.top_p).sum()) + 1]
+    return torch.zeros_like(probabilities).index_copy(0, kept, probabilities[kept])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(
+    "sampling",
+    [CodeSampling(0.0), CodeSampling(1.0, 0, 1.0), CodeSampling(0.8, 5, 1.0), CodeSampling(1.3, 0, 0.7),
+     CodeSampling(1.0, 9, 0.8)],
+)  # fmt: skip
+def test_codes_and_seeds_are_those_of_the_plain_loop(sampling, guidance):
+    """Drawn all before the loop, numbers are those that torch.multinomial draws in it on a CPU."""
+    torch.manual_seed(0)
+    depth = DepthTransformer(shape(), 8, CODES).eval()
+    for parameter in depth.transformer.parameters():  # norms' weights are all 1 at first
+        parameter.data.mul_(torch.rand_like(parameter) + 0.5)
+    hidden = torch.randn(3 if guidance == 1 else 6, CODES.frames, 8)
+    with torch.no_grad():
+        for seed in range(5):
+            generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
+            codes = depth.sample(hidden, sampling, guidance, generators[0], CapturedLoops())
+            assert torch.equal(codes, plainly(depth, hidden, sampling, guidance, generators[1]))
+            assert torch.equal(*(generator.get_state() for generator in generators))
+
+
+def test_what_is_captured_draws_nothing():
+    depth = DepthTransformer(shape(), 8, CODES).eval()
+    hidden, exponential = torch.randn(3, 4, 8), torch.empty(8, 3, 16).exponential_()
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        codes = depth.unroll(hidden, exponential, CodeSampling(), 1.0)
+        assert torch.equal(depth.unroll(hidden.clone(), exponential.clone(), CodeSampling(), 1.0), codes)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pairs_of_codes_have_their_probabilities():
+    """By the chi-square test at 0.1 %, fifteen degrees of freedom: p(a) p(b | a) over both codes of one frame."""
+    torch.manual_seed(0)
+    count, depth = 20000, DepthTransformer(shape(), 8, CodeShape(frames=1, codebooks=2, vocabulary=4)).eval()
+    hidden, pairs = torch.randn(1, 1, 8), torch.cartesian_prod(torch.arange(4), torch.arange(4))[:, None]
+    with torch.no_grad():
+        codes = depth.sample(hidden.expand(count, -1, -1), CodeSampling(0.8, 0, 1.0)).flatten(1)
+        each = (depth(hidden.expand(16, -1, -1), pairs) / 0.8).softmax(-1).gather(-1, pairs[..., None])
+    expected = count * each.flatten(1).prod(1)
+    found = (4 * codes[:, 0] + codes[:, 1]).bincount(minlength=16)
+    assert expected.min() > 5
+    assert ((found - expected) ** 2 / expected).sum() < 37.7
 
 
 def test_guided_codes_are_the_likeliest_of_the_mixed_logits():

@@ -88,13 +88,14 @@ def test_depth_is_causal_in_codes():
 )
 def test_code_sampling_cuts_off(sampling, allowed):
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    drawn = sample_code(probabilities.log().expand(4000, -1), sampling)
+    drawn = sample_code(probabilities.log().expand(4000, -1), sampling, torch.empty(4000, 4).exponential_())
     assert set(drawn.tolist()) == allowed
 
 
 def test_code_sampling_has_the_right_frequencies():
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    drawn = sample_code(probabilities.log().expand(40000, -1), CodeSampling(1.0, 0, 1.0))
+    exponential = torch.empty(40000, 4).exponential_()
+    drawn = sample_code(probabilities.log().expand(40000, -1), CodeSampling(1.0, 0, 1.0), exponential)
     torch.testing.assert_close(drawn.bincount(minlength=4) / 40000, probabilities, atol=0.01, rtol=0)
 
 

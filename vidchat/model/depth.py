@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vidchat.model.chunks import CodeShape
 from vidchat.model.graphs import CapturedLoops
-from vidchat.model.steps import Steps
+from vidchat.model.incremental import IncrementalTransformer
 from vidchat.model.transformer import Shape, Transformer
 
 
@@ -74,8 +74,8 @@ class DepthTransformer(nn.Module):
         self.transformer = Transformer(shape)
         self.heads = nn.Parameter(torch.randn(codes.codebooks, shape.width, codes.vocabulary) * shape.width**-0.5)
 
-    def _positions(self, first: int, count: int, device: torch.device) -> Tensor:
-        return torch.arange(first, first + count, device=device).float()[None, :, None].expand(1, -1, 3)
+    def _positions(self, count: int, device: torch.device) -> Tensor:
+        return torch.arange(count, device=device).float()[None, :, None].expand(1, -1, 3)
 
     def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Logits of p(code | hidden, codes before it) for all codes at once, given the true ones.
@@ -91,7 +91,7 @@ class DepthTransformer(nn.Module):
         ids = (codes + torch.arange(books, device=codes.device) * vocabulary).flatten(1)
         previous = torch.cat([torch.full_like(ids[:, :1], books * vocabulary), ids[:, :-1]], dim=1)
         inputs = self.condition(hidden).repeat_interleave(books, dim=1) + self.previous(previous) + self.place
-        outputs = self.transformer(inputs, self._positions(0, frames * books, codes.device), causal=True)
+        outputs = self.transformer(inputs, self._positions(frames * books, codes.device), causal=True)
         outputs = outputs.unflatten(1, (frames, books))
         return torch.einsum("nfkd,kdv->nfkv", outputs, self.heads.to(outputs.dtype))
 
@@ -153,7 +153,8 @@ class DepthTransformer(nn.Module):
         fixed = self.condition(hidden).unsqueeze(2) + self.place.unflatten(0, (-1, books))
         fixed = fixed.flatten(1, 2).unflatten(0, (-1, count)).unbind(2)  # of each step, (1 or 2, N, D)
         *embeddings, previous = self.previous.weight.split(vocabulary)
-        stack = Steps(self.transformer, self.transformer.angles(self._positions(0, len(fixed), hidden.device)))
+        angles = self.transformer.angles(self._positions(len(fixed), hidden.device))
+        stack = IncrementalTransformer(self.transformer, angles)
         drawn: list[Tensor] = []
         for step, own in enumerate(fixed):
             output = stack.read((own + previous).flatten(0, 1))

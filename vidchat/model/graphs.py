@@ -32,8 +32,7 @@ class CapturedLoops:
 
     def run(self, loop: Loop, tensors: tuple[Tensor, ...], *settings: Hashable) -> Tensor:
         """`loop(*tensors, *settings)`."""
-        # Under autocast the weights are cast into memory that is given back while a graph would still read it.
-        if loop in self._refused or not tensors[0].is_cuda or torch.is_autocast_enabled("cuda"):
+        if loop in self._refused or not _can_capture(tensors[0].device):
             return loop(*tensors, *settings)
         key = (loop, *((x.shape, x.dtype) for x in tensors), *settings)
         if key not in self._graphs:
@@ -75,6 +74,11 @@ def bucket(count: int) -> int:
 def pad(x: Tensor, size: int) -> Tensor:
     """(n, D) with zeros below up to (size, D)."""
     return torch.nn.functional.pad(x, (0, 0, 0, size - len(x)))
+
+
+def _can_capture(device: torch.device) -> bool:
+    # Under autocast the weights are cast into memory that is given back while a graph would still read it.
+    return device.type == "cuda" and not torch.is_autocast_enabled("cuda")
 
 
 def _capture(

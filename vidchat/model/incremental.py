@@ -1,8 +1,8 @@
 """A stack that reads one token at a time, in fewer and larger operations than its blocks.
 
-With one token to a step no operation has much to do: a GPU spends such a step on launches, and a CPU half of it between
+With one token to a pass no operation has much to do: a GPU spends the pass on launches, and a CPU half of it between
 operations. Here projections of one input are one product, and queries and keys are normalised and turned as one tensor.
-Nothing is read back from the device, and no shape depends on data, so that all steps can be captured as one CUDA graph.
+Nothing is read back from the device, and no shape depends on data, so that all passes can be one CUDA graph.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vidchat.model.cache import Cache
 from vidchat.model.transformer import Block, Transformer
 
 
-class Steps:
+class IncrementalTransformer:
     """What `Transformer.run` computes token by token with a cache, to rounding. Not for training.
 
     Weights are those at the time this is made; changed later, they are not seen.
@@ -30,7 +30,7 @@ class Steps:
 
     def __init__(self, transformer: Transformer, angles: tuple[Tensor, Tensor]) -> None:
         self._norm = transformer.norm
-        self._blocks = [_BlockSteps(cast(Block, block), angles) for block in transformer.layers]
+        self._blocks = [_IncrementalBlock(cast(Block, block), angles) for block in transformer.layers]
         self._cache = Cache(len(self._blocks), capacity=angles[0].shape[2])
 
     def read(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Steps:
         return self._norm(x)
 
 
-class _BlockSteps:
+class _IncrementalBlock:
     """A block with its weights put together."""
 
     def __init__(self, block: Block, angles: tuple[Tensor, Tensor]) -> None:
@@ -55,10 +55,10 @@ class _BlockSteps:
         self._heads, self._kv_heads, self._head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self._backend, self._eps = attention.backend, attention.q_norm.eps
         # Queries and keys have norms of their own, whose weights ride on the angles: w n is turned as n is by these.
-        weights = [norm.weight.expand(heads, -1) for norm, heads in (
-            (attention.q_norm, self._heads), (attention.k_norm, self._kv_heads)
-        )]  # fmt: skip
-        weight, (cos, sin) = torch.cat(weights), (x[0, 0].unsqueeze(1) for x in angles)
+        weight = torch.cat([
+            attention.q_norm.weight.expand(self._heads, -1), attention.k_norm.weight.expand(self._kv_heads, -1)
+        ])  # fmt: skip
+        cos, sin = (x[0, 0].unsqueeze(1) for x in angles)
         self._cos = (cos * weight).unbind()  # for each token, of (heads + kv_heads, head_dim)
         self._sin = (sin * weight.roll(self._head_dim // 2, -1)).unbind()
 
@@ -74,7 +74,8 @@ class _BlockSteps:
 
     def _project(self, x: Tensor, token: int) -> tuple[Tensor, Tensor]:
         """Queries and keys of a token, normalised and turned, (B, heads + kv_heads, head_dim), and its values."""
-        projected = F.linear(x.to(self._query_key_value.dtype), self._query_key_value).unflatten(1, (-1, self._head_dim))
+        weight = self._query_key_value
+        projected = F.linear(x.to(weight.dtype), weight).unflatten(1, (-1, self._head_dim))
         both, values = projected.split([self._heads + self._kv_heads, self._kv_heads], dim=1)
         both = F.rms_norm(both.to(x.dtype), (self._head_dim,), eps=self._eps)
         swapped = both.roll(self._head_dim // 2, -1)

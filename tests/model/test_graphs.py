@@ -1,0 +1,81 @@
+"""The bookkeeping of captured loops, with a graph that is a loop run anew in its own memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vidchat.model import graphs
+from vidchat.model.graphs import CapturedLoops
+
+
+class Replayed:
+    """Like a CUDA graph: reads its own inputs, writes to its own output, and knows only what it was captured with."""
+
+    def __init__(self, loop, inputs, settings):
+        self.loop, self.inputs, self.settings = loop, inputs, settings
+        self.out = loop(*inputs, *settings)
+        self.replays = 0
+
+    def replay(self):
+        self.replays += 1
+        self.out.copy_(self.loop(*self.inputs, *self.settings))
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    made = []
+
+    def capture(loop, tensors, settings):
+        made.append(Replayed(loop, tuple(x.clone() for x in tensors), settings))
+        return made[-1], made[-1].inputs, made[-1].out
+
+    monkeypatch.setattr(graphs, "_can_capture", lambda device: True)
+    monkeypatch.setattr(graphs, "_capture", capture)
+    return made
+
+
+def scaled(x, y, factor):
+    return factor * x + y
+
+
+def shifted(x, y, factor):
+    return x - y + factor
+
+
+def test_every_loop_size_type_and_setting_has_its_graph_and_only_that(captures):
+    loops = CapturedLoops()
+    torch.manual_seed(0)
+    for _ in range(2):
+        for loop in (scaled, shifted):
+            for size, dtype in ((2, torch.float32), (3, torch.float32), (2, torch.float64)):
+                for factor in (2.0, 3.0):
+                    x, y = torch.randn(2, size, 4, dtype=dtype).unbind()
+                    assert torch.equal(loops.run(loop, (x, y), factor), loop(x, y, factor))
+    assert [graph.replays for graph in captures] == [2] * 12
+
+
+def test_a_result_outlives_the_next_replay(captures):
+    loops, ones = CapturedLoops(), torch.ones(2)
+    first = loops.run(scaled, (ones, ones), 1.0)
+    loops.run(scaled, (5 * ones, ones), 1.0)
+    assert first.tolist() == [2.0, 2.0]
+    assert len(captures) == 1
+
+
+def test_a_loop_that_is_refused_runs_as_it_is_and_is_told_of_once(captures, monkeypatch, caplog):
+    capture = graphs._capture
+
+    def refuse_one(loop, *rest):
+        if loop is scaled:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        return capture(loop, *rest)
+
+    monkeypatch.setattr(graphs, "_capture", refuse_one)
+    loops, ones = CapturedLoops(), torch.ones(2)
+    for loop in (scaled, scaled, shifted):
+        assert torch.equal(loops.run(loop, (ones, ones), 2.0), loop(ones, ones, 2.0))
+    assert [record.getMessage() for record in caplog.records] == [
+        "scaled runs without a CUDA graph: operation not permitted when stream is capturing"
+    ]
+    assert len(captures) == 1
