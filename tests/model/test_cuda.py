@@ -105,11 +105,10 @@ def test_captured_codes_are_the_plain_loops(sampling, guidance):
     with torch.no_grad():
         for seed, count in enumerate((2, 3, 2)):
             hidden = torch.randn(count * (1 if guidance == 1 else 2), 4, 8, device=DEVICE)
-            with torch.no_grad() if count not in seen else no_waiting():  # a capture waits, once
-                captured = depth.sample(hidden, sampling, guidance, torch.Generator(DEVICE).manual_seed(seed), loops)
-            assert torch.equal(
-                captured, depth.sample(hidden, sampling, guidance, torch.Generator(DEVICE).manual_seed(seed))
-            )
+            generators = [torch.Generator(DEVICE).manual_seed(seed) for _ in range(2)]
+            with no_waiting() if count in seen else torch.no_grad():  # a capture waits, once
+                captured = depth.sample(hidden, sampling, guidance, generators[0], loops)
+            assert torch.equal(captured, depth.sample(hidden, sampling, guidance, generators[1]))
             seen.add(count)
             for parameter in depth.parameters():
                 parameter.mul_(1.1)

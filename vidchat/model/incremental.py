@@ -21,7 +21,7 @@ from vidchat.model.transformer import Block, Transformer
 class IncrementalTransformer:
     """What `Transformer.run` computes token by token with a cache, to rounding. Not for training.
 
-    Weights are those at the time this is made; changed later, they are not seen.
+    Weights are those at the time this is made: those of joined projections are copied.
 
     Args:
         transformer: The stack.
@@ -84,6 +84,6 @@ class _IncrementalBlock:
 
 def _together(*weights: Tensor) -> Tensor:
     """One product's weights; under autocast cast once, and not at every step."""
-    weight, device = torch.cat(weights), weights[0].device.type
+    weight, device = torch.cat(weights) if len(weights) > 1 else weights[0], weights[0].device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return weight.to(torch.get_autocast_dtype(device)) if autocast else weight
