@@ -18,6 +18,11 @@ log = logging.getLogger(__name__)
 Loop = Callable[..., Tensor]
 
 
+def bucket(count: int) -> int:
+    """The power of two that a number of tokens is padded to."""
+    return 1 << (count - 1).bit_length()
+
+
 class CapturedLoops:
     """Runs loops as CUDA graphs, captured once for each size of their tensors; without CUDA it runs them as they are.
 
@@ -64,11 +69,6 @@ class CapturedLoops:
         halves = [pad(half, size) for half in condition.split(count)]
         padded = pad(noise, size), halves[0] if len(halves) == 1 else torch.cat(halves)
         return self.run(loop, padded, *settings)[:count]
-
-
-def bucket(count: int) -> int:
-    """The power of two that a number of tokens is padded to."""
-    return 1 << (count - 1).bit_length()
 
 
 def pad(x: Tensor, size: int) -> Tensor:
