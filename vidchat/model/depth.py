@@ -136,7 +136,7 @@ class DepthTransformer(nn.Module):
         count = len(hidden) if guidance == 1 else len(hidden) // 2
         steps = self.codes.frames * self.codes.codebooks if sampling.temperature else 0
         exponential = torch.empty(steps, count, self.codes.vocabulary, device=hidden.device)
-        for one in exponential:  # one by one: a CPU would draw other numbers at once, and seeds keep their meaning
+        for one in exponential:  # as in a loop that draws on the way: some generators give other numbers at once
             one.exponential_(generator=generator)
         if graphs is not None:
             return graphs.run(self.unroll, (hidden, exponential), sampling, guidance)
