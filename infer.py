@@ -24,6 +24,7 @@ from vidchat.data.media.read import length_of
 from vidchat.errors import plainly
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
+from vidchat.model.precision import multiplies_bf16, to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release
 
@@ -34,6 +35,7 @@ DEFAULT_SECONDS = 4.0
 def respond(config: DictConfig) -> Timing:
     """Answer one question; returns how fast it went."""
     _require(config, "checkpoint", "reference", "output")
+    device, precision = _device(config)
     release = load_release(config.checkpoint, config.thinker)
     question = Question(
         reference=Path(config.reference),
@@ -43,7 +45,7 @@ def respond(config: DictConfig) -> Timing:
         scores=config.scores,
     )
     check_question(release, question)
-    device = _move(release, config.device)
+    _move(release, device, precision)
     batch = read_question(release, question, device)
     if release.thinker is not None:
         release.thinker.unload()  # it has understood the question; the answer needs the memory
@@ -61,9 +63,10 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     A model that is told what to say is told the true answer's words (protocol `conditioned`).
     """
     _require(config, "checkpoint", "output")
+    device, precision = _device(config)
     pairs, output, timings = read_pairs(Path(config.pairs)), Path(config.output), []
     release = load_release(config.checkpoint, config.thinker)
-    device = _move(release, config.device)
+    _move(release, device, precision)
     output.mkdir(parents=True, exist_ok=True)
     for pair in track(pairs, "answering pairs"):
         clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
@@ -77,7 +80,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
         timing = Timing()
         for _ in answer(release, batch, settings, clip, timing):
             pass
-        written.write_text(json.dumps(timing.log() | {"device": device}))
+        written.write_text(json.dumps(timing.log() | {"device": device, "precision": precision}))
         timings.append(timing)
     return timings
 
@@ -88,16 +91,28 @@ def _require(config: DictConfig, *keys: str) -> None:
         raise QuestionError(f"give {', '.join(f'{key}=...' for key in missing)} (see configs/infer.yaml)")
 
 
-def _move(release: Release, device: str) -> str:
-    """The whole release to the device, whose name is returned."""
-    device = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+def _device(config: DictConfig) -> tuple[str, str]:
+    """On what, and in which precision, to generate."""
+    device, precision = config.device, config.precision
+    if precision not in ("auto", "fp32", "bf16"):
+        raise QuestionError(f"precision={precision} is not known; give auto, fp32 or bf16")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = "bf16" if multiplies_bf16(device) else "fp32"
+    return device, precision
+
+
+def _move(release: Release, device: str, precision: str) -> None:
+    """The whole release to the device; in bf16, the responder alone is."""
     if device.startswith("cuda"):
-        torch.set_float32_matmul_precision("high")  # TF32: the weights are fp32, and full products several times slower
+        torch.set_float32_matmul_precision("high")  # TF32: products in full fp32 are several times slower
+    if precision == "bf16":
+        to_bf16(release.responder)
     for module in (release.responder, release.video_vae, release.audio_codec):
         module.to(device)
     if release.thinker is not None:
         release.thinker.to(device)
-    return device
 
 
 def _settings(config: DictConfig, chunks: int) -> GenerationSettings:

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from yaml import YAMLError
 from vidchat.dialogue import ChunkClock
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.graphs import CapturedLoops
 from vidchat.model.responder import Responder
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
@@ -62,6 +63,7 @@ class Release:
         text_tokenizer: Text -> ids.
         config: What `config.yaml` holds; `fps` and `size` are the working rates.
         thinker: What it understands initiators with, if it does; `None` also where features are given as tensors.
+        graphs: Captured in its answers, for the next ones.
     """
 
     responder: Responder
@@ -70,6 +72,7 @@ class Release:
     text_tokenizer: TextTokenizer
     config: dict[str, Any]
     thinker: Thinker | None = None
+    graphs: CapturedLoops = field(default_factory=CapturedLoops)
 
     @property
     def clock(self) -> ChunkClock:

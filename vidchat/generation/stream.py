@@ -97,6 +97,8 @@ class Conversation:
         audio_codec: Its audio codec; `None` for a model without sound.
         batch: Conditions and references of B answers, the initiators' first clips among them.
         settings: How to generate.
+        graphs: Of earlier conversations with the same responder (`Release.graphs`): capturing costs the first chunk
+            time. None are taken over if not given.
     """
 
     def __init__(
@@ -106,12 +108,13 @@ class Conversation:
         audio_codec: StreamsAudio | None,
         batch: ChunkBatch,
         settings: GenerationSettings,
+        graphs: CapturedLoops | None = None,
     ) -> None:
         self.responder, self.video_vae, self.settings = responder, video_vae, settings
         self.audio_codec = audio_codec if responder.depth else None
         self.batch = batch
         self.generator = torch.Generator(batch.latents.device).manual_seed(settings.seed)
-        self._graphs = CapturedLoops()
+        self._graphs = CapturedLoops() if graphs is None else graphs
         self._reading: Reading | None = None
         self._said: tuple[Tensor, Tensor | None] | None = None  # the last chunk generated, as long as it is unread
 
@@ -129,6 +132,7 @@ class Conversation:
         # A generator must not hold the gradient mode of its caller between chunks, hence one block per chunk.
         with torch.no_grad():
             pictures.push(self.batch.latents[:, :1].transpose(1, 2))
+            self._graphs.follow(self.responder)
             self._begin()
         for _ in range(self.settings.chunks if chunks is None else chunks):
             with torch.no_grad():
@@ -183,6 +187,7 @@ def stream_answer(
     audio_codec: StreamsAudio | None,
     batch: ChunkBatch,
     settings: GenerationSettings,
+    graphs: CapturedLoops | None = None,
 ) -> Iterator[GeneratedChunk]:
     """Generate the answer to a batch of conditions, one chunk at a time: a conversation of one turn.
 
@@ -192,8 +197,9 @@ def stream_answer(
         audio_codec: Its audio codec; `None` for a model without sound.
         batch: Conditions and references of B answers.
         settings: How to generate.
+        graphs: As for `Conversation`.
 
     Yields:
         Each chunk as soon as it is decoded.
     """
-    yield from Conversation(responder, video_vae, audio_codec, batch, settings).answer()
+    yield from Conversation(responder, video_vae, audio_codec, batch, settings, graphs).answer()

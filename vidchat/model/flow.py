@@ -107,7 +107,7 @@ class TokenDenoiser(nn.Module):
         return self.output(torch.addcmul(shift, self.norm(x), 1 + scale))
 
     def guided(self, x: Tensor, modulations: Sequence[Tensor], guidance: float) -> Tensor:
-        """The prediction for (N, D_v) tokens at one time: f(free) + guidance * (f(conditioned) - f(free)).
+        """The prediction for (N, D_v) tokens at one time, in fp32: f(free) + guidance * (f(conditioned) - f(free)).
 
         Both halves see the same noisy token. At scale 1 there is no second half and nothing is mixed.
 
@@ -118,8 +118,8 @@ class TokenDenoiser(nn.Module):
         """
         token = self.token(x)
         if guidance == 1:
-            return self.predict(token, modulations)
-        conditioned, free = self.predict(token.repeat(2, 1), modulations).chunk(2)
+            return self.predict(token, modulations).float()
+        conditioned, free = self.predict(token.repeat(2, 1), modulations).float().chunk(2)
         return free + guidance * (conditioned - free)
 
 
@@ -203,7 +203,7 @@ class FlowHead(nn.Module):
             self._each_step(scheduler.timesteps.to(x.device) / LEVELS, condition),
             strict=True,
         ):
-            predicted = self.denoiser.guided(x, modulations, guidance).float()
+            predicted = self.denoiser.guided(x, modulations, guidance)
             x = scheduler.step(predicted, step, x, generator=generator).prev_sample
         return x
 
@@ -214,7 +214,7 @@ class FlowHead(nn.Module):
         """
         x = noise
         for modulations in self._each_step(torch.arange(steps, 0, -1, device=x.device) / steps, condition):
-            x = x - self.denoiser.guided(x, modulations, guidance).float() / steps
+            x = x - self.denoiser.guided(x, modulations, guidance) / steps
         return x
 
     def _each_step(self, times: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,21 @@ class CapturedLoops:
     """Runs loops as CUDA graphs, captured once for each size of their tensors; without CUDA it runs them as they are.
 
     A loop must be a function of its tensors alone, without random draws and without waiting for the device, and no
-    shape in it may depend on data. Graphs read the weights where they lay at capture, so these must not be moved while
-    this is in use.
+    shape in it may depend on data. Graphs read the weights where they lay at capture: see `follow`. Of one thread at a
+    time.
     """
 
     def __init__(self) -> None:
         self._refused: set[Loop] = set()  # by the device, once; generation then goes on without
         self._graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]] = {}
+        self._weights: list[tuple[int, torch.dtype]] = []
+
+    def follow(self, model: nn.Module) -> None:
+        """Forget all graphs if the weights no longer lie where they lay when this was last called."""
+        weights = [(parameter.data_ptr(), parameter.dtype) for parameter in model.parameters()]
+        if weights != self._weights:
+            self._graphs.clear()
+            self._weights = weights
 
     def run(self, loop: Loop, tensors: tuple[Tensor, ...], *settings: Hashable) -> Tensor:
         """`loop(*tensors, *settings)`."""
