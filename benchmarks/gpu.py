@@ -4,15 +4,16 @@
 
 Random weights and tokens; video tokens as wan21's, codes as encodec_24khz's (--video demo --audio demo for the demo's).
 The training step, forward, backward and fused AdamW in bf16-mixed, as it is and with compiled blocks; the chunk as it
-is and with the depth transformer's and the flow head's loops as CUDA graphs, in the weights' precision with TF32
-products. Medians of --repeats runs after two, each until the device has finished; peak memory is the allocator's, the
-compiled step's own. The floors are `vidchat model describe`'s for --gpu. With --device cpu everything runs in fp32 as a
-check of this file.
+is and with the depth transformer's and the flow head's loops as CUDA graphs, in fp32 with TF32 products and in bf16.
+Medians of --repeats runs after two, each until the device has finished; peak memory is the allocator's, with the fp32
+weights also in the rows of bf16; the compiled step's is its own. The floors are `vidchat model describe`'s for --gpu, in
+bf16. With --device cpu, where training runs in fp32, it is a check of this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -24,11 +25,13 @@ from typing import Any
 import torch
 
 from vidchat.batch import ChunkBatch
+from vidchat.model.attention import HAS_FLASH
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.cost import DEVICES, Workload
 from vidchat.model.depth import CodeSampling
 from vidchat.model.describe import AUDIO, VIDEO, build, measure
 from vidchat.model.graphs import CapturedLoops
+from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Transformer
@@ -151,7 +154,7 @@ def main() -> None:
         stack.shape = replace(stack.shape, recompute=options.recompute)
     floors = measure(model, work, options.gpu)
     name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name()
-    result: dict[str, Any] = {"torch": torch.__version__, "device": name, "floors": floors}
+    result: dict[str, Any] = {"torch": torch.__version__, "device": name, "flash": HAS_FLASH, "floors": floors}
     result["options"] = {key: value for key, value in vars(options).items() if key != "output"}
     fill(model, options.device)
     batch = tokens(model, work, options.device)
@@ -165,8 +168,12 @@ def main() -> None:
             options.output.write_text(json.dumps(result, indent=2) + "\n")
 
     chunk = sum(floors["generation_floor_s_per_chunk"].values())
-    row("chunk", generation(model, batch, work, None, options.device), chunk)
-    row("chunk, captured", generation(model, batch, work, CapturedLoops(), options.device), chunk)
+    half = copy.deepcopy(model)
+    to_bf16(half)
+    for what, network in (("chunk", model), ("chunk, bf16", half)):
+        row(what, generation(network, batch, work, None, options.device), chunk)
+        row(f"{what}, captured", generation(network, batch, work, CapturedLoops(), options.device), chunk)
+    del network, half
     row("training step", training(model, batch, options.device), floors["training_floor_s_per_step"])
     compile_blocks(model)
     row("training step, compiled", training(model, batch, options.device), floors["training_floor_s_per_step"])

@@ -1,7 +1,7 @@
 """How well releases draw the next chunk when the past is true: what a change of the spatial transformer costs.
 
     python benchmarks/next_chunk.py --release masked=outputs/a/release --release set_causal=outputs/b/release \
-        --data outputs/data/dyads [--split test] [--answers 24] [--chunks 14] [--sets 6 16]
+        --data outputs/data/dyads [--split test] [--answers 24] [--chunks 14] [--sets 6 16] [--precision fp32 bf16]
 
 In a free rollout two models soon answer differently, and how they differ says little about either. Here each chunk is
 drawn after the true ones, as in training:
@@ -34,6 +34,7 @@ from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, read_question
 from vidchat.model.depth import CodeSampling
+from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.spatial import Page, SpatialTransformer, draw_order, set_sizes
 from vidchat.release import Release, load_release
@@ -137,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--answers", type=int, default=24)
     parser.add_argument("--chunks", type=int, default=14, help="of an answer at most")
     parser.add_argument("--sets", type=int, nargs="+", default=[6, 16])
+    parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32"])
     options = parser.parse_args(arguments)
     folders = dict(entry.partition("=")[::2] for entry in options.release)
     dialogues = [d for d in read_dialogues(options.data) if d.split == options.split][: options.answers]
@@ -147,7 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         release = load_release(Path(folder))
         with torch.no_grad():
             batches = [read(release, dialogue, options.chunks) for dialogue in dialogues]
-        results[name] = [measure(release, batch, options.sets) for batch in batches]
+        for precision in sorted(set(options.precision), reverse=True):  # in fp32 first: what is cast stays so
+            if precision == "bf16":
+                to_bf16(release.responder)
+            results[f"{name}, {precision}"] = [measure(release, batch, options.sets) for batch in batches]
     print(f"{len(dialogues)} answers of {options.split}")
     print(table(results))
 

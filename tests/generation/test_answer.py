@@ -157,13 +157,50 @@ def infer(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
-def test_the_command_answers(release_folder, files, tmp_path):
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_the_command_answers(release_folder, files, tmp_path, precision):
     done = infer(
         f"initiator={files['initiator']}", f"reference={files['reference']}", f"checkpoint={release_folder}",
-        f"output={tmp_path / 'out.mp4'}", "text=hello", "seconds=0.5",
+        f"output={tmp_path / 'out.mp4'}", "text=hello", "seconds=0.5", "device=cpu", f"precision={precision}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16
+
+
+def test_in_bf16_the_responder_alone_is_and_its_answer_is_near(release_folder, files, tmp_path, monkeypatch):
+    """The first chunk of both, before small differences become another answer."""
+    made = []
+
+    def spied(release, *arguments):
+        made.append((release, list(answer(release, *arguments))))
+        return made[-1][1]
+
+    monkeypatch.setattr(infer_script, "answer", spied)
+    for precision in ("auto", "bf16"):
+        words = [f"{name}={path}" for name, path in files.items()]
+        words += ["text=hello", "seconds=0.3", f"checkpoint={release_folder}", f"output={tmp_path / 'out.mp4'}"]
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            infer_script.respond(compose("infer", [*words, "device=cpu", f"precision={precision}"]))
+    (full, first), (half, second) = made
+    assert {x.dtype for x in full.responder.parameters()} == {torch.float32}
+    assert half.responder.backbone.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert {x.dtype for tool in (half.video_vae, half.audio_codec) for x in tool.parameters()} == {torch.float32}
+    assert torch.equal(first[0].codes, second[0].codes)
+    apart = (first[0].latents - second[0].latents).norm() / first[0].latents.norm()
+    assert 0 < apart < 3e-2
+    assert second[0].pictures.dtype == second[0].waveform.dtype == torch.float32
+
+
+def test_answers_of_a_release_share_their_graphs(release, files, tmp_path, monkeypatch):
+    """Captured once: the first chunk of later answers does not wait for it."""
+    batch, write, seen = read_question(release, Question(**files, text="hello")), release.responder.write_chunk, []
+    monkeypatch.setattr(release.responder, "write_chunk", lambda *given: seen.append(given[-1]) or write(*given))
+    settings = GenerationSettings(chunks=1, sampling=ChunkSampling(sets=2, flow_steps=2))
+    for _ in range(2):
+        list(answer(release, batch, settings, tmp_path / "out.mp4"))
+    assert [loops is release.graphs for loops in seen] == [True, True]
+    lying = [parameter.data_ptr() for parameter in release.responder.parameters()]
+    assert [place for place, _ in release.graphs._weights] == lying, "they know where the weights lay"
 
 
 def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files, tmp_path, monkeypatch):
@@ -188,7 +225,9 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     clips = sorted((tmp_path / "out").glob("*.mp4"))
     assert [clip.name for clip in clips] == ["one.mp4", "two.mp4"]
     assert len(read_clip(Clip(clips[0], ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 8
-    log, problem = read_log(tmp_path / "out" / "one.json")
+    written = tmp_path / "out" / "one.json"
+    log, problem = read_log(written)
+    assert json.loads(written.read_text())["precision"] == "fp32"
     assert log["first chunk s"] > 0
     assert not problem
     clips[1].unlink()
@@ -198,9 +237,14 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     assert clips[0].stat().st_mtime_ns == made, "what is answered is not answered again"
 
 
-def test_the_command_says_what_is_missing_in_one_sentence(tmp_path):
-    done = infer("reference=x.png", f"output={tmp_path / 'o.mp4'}", f"checkpoint={tmp_path}")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [([], "is a folder without config.yaml"), (["precision=fp16"], "precision=fp16 is not known; give auto, fp32 or")],
+)
+def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path, words, told):
+    done = infer("reference=x.png", f"output={tmp_path / 'o.mp4'}", f"checkpoint={tmp_path}", *words)
     assert done.returncode == 1
+    assert told in done.stderr
     assert done.stderr.strip().startswith("error: ")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -7,8 +7,18 @@ import torch
 
 from vidchat.batch import ChunkBatch
 from vidchat.generation.stream import Conversation, GenerationSettings, stream_answer
+from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def release(release, request) -> Release:
+    """In both precisions."""
+    if request.param == "bf16":
+        to_bf16(release.responder)
+    return release
+
 
 SAMPLING = ChunkSampling(sets=2, flow_steps=2, noise_level=0.1)
 

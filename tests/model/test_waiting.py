@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from vidchat.model.attention import BlockCausal
 from vidchat.model.depth import CodeSampling
 from vidchat.model.objective import Objective
+from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import clip_and_guard
@@ -64,14 +65,19 @@ def test_copies_that_wait_are_noticed():
             torch.zeros(3, device="meta")[torch.tensor([0, 1])]
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("set_causal", [False, True])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_the_loop_never_waits(make_responder, make_batch, guidance, set_causal):
+def test_the_loop_never_waits(make_responder, make_batch, guidance, set_causal, bf16):
     """From a prefilled cache on, which costs one wait per answer."""
-    model, batch = make_responder(set_causal=set_causal).eval().to("meta"), make_batch(padded=False)
+    began, model = (make_responder(set_causal=set_causal).eval() for _ in range(2))
+    if bf16:
+        to_bf16(began)
+        to_bf16(model)
+    model, batch = model.to("meta"), make_batch(padded=False)
     sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
     with torch.no_grad():
-        began = make_responder().eval().begin(batch, 2, guidance)
+        began = began.begin(batch, 2, guidance)
         names = ("hidden", "places", "reference", "last")
         reading = replace(began, **{name: getattr(began, name).to("meta") for name in names})
         reading.cache._layers = [tuple(x.to("meta") for x in layer) for layer in reading.cache._layers]

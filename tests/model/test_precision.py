@@ -1,0 +1,150 @@
+"""A responder in bf16 computes what training in mixed precision computed, and stays near fp32."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.graphs import CapturedLoops
+from vidchat.model.precision import multiplies_bf16, to_bf16
+from vidchat.model.reading import ChunkSampling
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Norm of the difference, of the second's norm."""
+    return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
+
+
+@pytest.fixture(params=[False, True], ids=["masked", "set_causal"])
+def pair(make_responder, request):
+    """One model in fp32 and in bf16."""
+    model = make_responder(set_causal=request.param).eval()
+    half = copy.deepcopy(model)
+    to_bf16(half)
+    return model, half
+
+
+def test_matrices_of_linear_layers_are_bf16_and_nothing_else(pair):
+    linear = {
+        f"{name}.{parameter}"
+        for name, module in pair[1].named_modules()
+        if isinstance(module, nn.Linear)
+        for parameter, _ in module.named_parameters()
+    }
+    dtypes = {name: parameter.dtype for name, parameter in pair[1].named_parameters()}
+    assert {name for name, dtype in dtypes.items() if dtype == torch.bfloat16} == linear
+    assert set(dtypes.values()) == {torch.float32, torch.bfloat16}
+    products = {name for name, x in pair[1].named_parameters() if x.dim() > 1 and "embed" not in name}
+    assert products - linear == {"conditions.score_names.weight", "depth.previous.weight", "depth.place", "depth.heads"}
+
+
+def test_the_backbone_computes_what_it_was_trained_with(pair, make_batch):
+    """Bit for bit what autocast computes from the fp32 weights, given the same history."""
+    (model, half), batch = pair, make_batch()
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            trained = model.read(batch)
+        ours, full = half.read(batch), model.read(batch)
+    assert torch.equal(ours, trained)
+    assert ours.dtype == torch.float32
+    assert 1e-4 < apart(ours, full) < 2e-2
+
+
+def test_losses_are_those_of_mixed_precision(pair, make_batch):
+    (model, half), batch, losses = pair, make_batch(), []
+    for network, mixed in ((half, False), (model, True), (model, False)):
+        torch.manual_seed(3)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            losses.append(network.loss(batch))
+    for part in ("video", "audio"):
+        ours, mixed, full = (loss[part] for loss in losses)
+        torch.testing.assert_close(ours, mixed, atol=3e-3, rtol=3e-3)
+        torch.testing.assert_close(ours, full, atol=1e-2, rtol=1e-2)
+        assert ours.dtype == torch.float32
+
+
+def test_reading_chunk_by_chunk_is_reading_at_once(pair, make_batch):
+    """To bf16's rounding, from a cache in bf16."""
+    (_, half), batch = pair, make_batch()
+    with torch.no_grad():
+        whole, reading = half.read(batch), half.begin(batch, 20)
+        outputs = [reading.hidden]
+        for t in range(4):
+            reading = half.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
+            outputs.append(reading.hidden)
+    assert {x.dtype for layer in reading.cache._layers for x in layer} == {torch.bfloat16}
+    assert apart(torch.stack(outputs, dim=1), whole) < 1e-2
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_chunk_is_near_the_one_in_full_precision(pair, make_batch, guidance):
+    batch, drawn, normal = make_batch(), [], set()
+    norms = [module for module in pair[1].modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)]
+    for norm in norms:
+        norm.register_forward_hook(lambda _, inputs, output: normal.update({inputs[0].dtype, output.dtype}))
+    sampling = ChunkSampling(sets=3, flow_steps=4, guidance=guidance, noise_level=0.1)
+    for model in pair:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            drawn.append(model.write_chunk(model.begin(batch, 4, guidance), sampling, generator))
+    (full, spoken), (latents, codes) = drawn
+    assert torch.equal(codes, spoken), "at this seed no code was near another"
+    assert latents.dtype == full.dtype == torch.float32
+    assert 1e-5 < apart(latents, full) < 2e-2
+    assert normal == {torch.float32}
+
+
+def test_guidance_of_one_is_unguided(pair, make_batch):
+    batch, drawn = make_batch(), []
+    with torch.no_grad():
+        for guidance in (1.0, 1.0 + 1e-9, 3.0):
+            reading = pair[1].begin(batch, 4, guidance)
+            sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance)
+            drawn.append(pair[1].write_chunk(reading, sampling, torch.Generator().manual_seed(0)))
+    assert torch.equal(drawn[0][1], drawn[1][1])
+    assert apart(drawn[1][0], drawn[0][0]) < 1e-2 < apart(drawn[2][0], drawn[0][0])
+
+
+@pytest.mark.parametrize("objective", ["flow", "ddpm"])
+def test_the_head_integrates_in_full_precision(objective):
+    """Neither its tokens between steps nor what guidance mixes are rounded to bf16."""
+    head = FlowHead(3, 4, FlowShape(width=16, blocks=2, objective=objective)).eval()
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    half, drawn, inputs = copy.deepcopy(head), [], []
+    to_bf16(half)
+    half.denoiser.token.register_forward_pre_hook(lambda _, args: inputs.append(args[0]), prepend=True)
+    condition = torch.randn(12, 4)
+    with torch.no_grad():
+        for model in (head, half):
+            drawn.append(model.sample(condition, 50, 2.0, generator=torch.Generator().manual_seed(1)))
+        ask, x = half.denoiser, torch.randn(6, 3)
+        modulations = ask.modulate(ask.embed_times(torch.tensor([0.7])), ask.condition(condition))
+        conditioned, free = ask.predict(ask.token(x.repeat(2, 1)), modulations).float().chunk(2)
+        assert torch.equal(ask.guided(x, modulations, 2.3), free + 2.3 * (conditioned - free))
+    assert {x.dtype for x in inputs} == {torch.float32}
+    assert apart(drawn[1], drawn[0]) < 5e-2
+    assert not torch.equal(drawn[1], drawn[1].bfloat16().float())
+
+
+def test_graphs_are_forgotten_when_weights_move(make_responder):
+    """What was captured reads the weights where they lay: new values there are read, another place is not."""
+    model, loops = make_responder(), CapturedLoops()
+    loops.follow(model)
+    loops._graphs[("captured",)] = None  # type: ignore[assignment]  # needs a GPU
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    loops.follow(model)
+    assert loops._graphs
+    to_bf16(model)
+    loops.follow(model)
+    assert not loops._graphs
+
+
+def test_a_cpu_is_not_asked_to_by_itself():
+    assert not multiplies_bf16("cpu")
