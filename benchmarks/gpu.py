@@ -6,8 +6,8 @@ Random weights and tokens; video tokens as wan21's, codes as encodec_24khz's (--
 The training step, forward, backward and fused AdamW in bf16-mixed, as it is and with compiled blocks; the chunk as it
 is and with the depth transformer's and the flow head's loops as CUDA graphs, in fp32 with TF32 products and in bf16.
 Medians of --repeats runs after two, each until the device has finished; peak memory is the allocator's, with the fp32
-weights also in the rows of bf16; the compiled step's is its own. The floors are `vidchat model describe`'s for --gpu, in
-bf16. With --device cpu, where training runs in fp32, it is a check of this file.
+weights also in the rows of bf16; the compiled step's is its own. The floors are `vidchat model describe`'s for --gpu,
+in bf16. With --device cpu, where training runs in fp32, it is a check of this file.
 """
 
 from __future__ import annotations
