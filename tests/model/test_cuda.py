@@ -172,8 +172,8 @@ def test_flash_reads_a_cache_as_sdpa_does():
     """A few queries on the first keys of a longer cache, as in generation, and causal, as in training."""
     queries = torch.randn(2, 4, 300, 64, device=DEVICE, dtype=torch.bfloat16)
     keys, values = torch.randn(2, 2, 2, 400, 64, device=DEVICE, dtype=torch.bfloat16).unbind()
-    for given, kept, causal in ((queries[:, :, :17], 250, False), (queries[:, :, :1], 399, False), (queries, 300, True)):
-        inputs = given, keys[:, :, :kept], values[:, :, :kept]
+    for asked, kept, causal in ((17, 250, False), (1, 399, False), (300, 300, True)):
+        inputs = queries[:, :, :asked], keys[:, :, :kept], values[:, :, :kept]
         ours = attend(*inputs, causal=causal, backend="flash").float()
         theirs = F.scaled_dot_product_attention(*(x.float() for x in inputs), is_causal=causal, enable_gqa=True)
         assert (ours - theirs).norm() < 1e-2 * theirs.norm()

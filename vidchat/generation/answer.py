@@ -172,9 +172,7 @@ def answer(
     timing = timing if timing is not None else Timing()
     timing.chunk = clock.temporal_stride / clock.fps
     sample_rate = clock.sample_rate if release.responder.depth else None
-    chunks = stream_answer(
-        release.responder, release.video_vae, release.audio_codec, batch, settings, release.graphs
-    )
+    chunks = stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings, release.graphs)
     start = time.perf_counter()
     with ClipWriter(path, clock.fps, sample_rate) as writer:
         for chunk in chunks:

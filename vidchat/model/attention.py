@@ -5,7 +5,8 @@ Which is fastest where (docs/performance.md has the figures):
     spans   SDPA over growing prefixes, one call for a few blocks: half of the work of a dense mask. CPU.
     flex    FlexAttention (arXiv 2412.05496), compiled, with a block mask that a stack's layers share. CUDA, training.
     dense   SDPA with the mask written out. The reference that the others are tested against.
-    flash   flash-attn, where there is no mask: the spatial and the depth transformer. CUDA, half precision.
+    flash   flash-attn, where there is no mask: the spatial and the depth transformer, and a chunk that is generated
+            after cached ones if no condition is padded. CUDA, half precision (`precision=bf16`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Generation in bf16, computed as training in mixed precision computes it, without autocast.
 
 A generated chunk is bound by reading weights, so these are cast once, and inputs where they meet them. What autocast
-keeps in fp32 stays so: the residual stream, norms, rotary angles, times, code logits and the tokens that the flow head
-integrates. Embeddings too: only a few rows of a table are read. Keys and values, and so their caches, are bf16. Autocast
-itself would cast the weights anew for each call, into memory that a CUDA graph must not rely on.
+keeps in fp32 stays so: the residual stream, norms, rotary angles, times and the tokens that the flow head integrates.
+Embeddings too, as only a few rows of a table are read, and code logits. Keys and values, and so their caches, are bf16.
+Autocast itself would cast the weights anew in each call, into memory that a CUDA graph must not rely on.
 """
 
 from __future__ import annotations
