@@ -7,6 +7,7 @@ import torch
 
 from vidchat.model import graphs
 from vidchat.model.graphs import CapturedLoops
+from vidchat.model.precision import to_bf16
 
 
 class Replayed:
@@ -61,6 +62,18 @@ def test_a_result_outlives_the_next_replay(captures):
     loops.run(scaled, (5 * ones, ones), 1.0)
     assert first.tolist() == [2.0, 2.0]
     assert len(captures) == 1
+
+
+def test_graphs_are_forgotten_when_weights_move(captures):
+    """They read the weights where they lay: new values there are read, another place is not."""
+    model, loops = torch.nn.Linear(2, 2), CapturedLoops()
+    changes = [None, lambda: model.weight.data.mul_(2), lambda: to_bf16(model), None]
+    for count, change in zip((1, 1, 2, 2), changes, strict=True):
+        if change is not None:
+            change()
+        loops.follow(model)
+        loops.run(scaled, (torch.ones(2), torch.ones(2)), 1.0)
+        assert len(captures) == count
 
 
 def test_a_loop_that_is_refused_runs_as_it_is_and_is_told_of_once(captures, monkeypatch, caplog):

@@ -9,6 +9,7 @@ import torch
 
 from tests.model.conftest import shape
 from vidchat.model.incremental import IncrementalTransformer
+from vidchat.model.precision import to_bf16
 from vidchat.model.transformer import Shape, Transformer
 
 
@@ -45,3 +46,12 @@ def test_under_autocast_products_are_in_half_precision_and_the_stream_is_not():
     assert found.dtype == torch.float32
     assert not torch.equal(found, full)
     torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
+
+
+def test_in_bf16_it_is_what_autocast_computes():
+    stack, x, positions = a_stack(shape()), torch.randn(3, 9, 16), torch.arange(27.0).view(1, 9, 3)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = one_by_one(stack, x, positions)
+        to_bf16(stack)
+        assert torch.equal(one_by_one(stack, x, positions), expected)
