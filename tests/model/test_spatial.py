@@ -220,7 +220,7 @@ def test_a_token_is_read_once():
 
 @KINDS
 def test_tokens_of_one_chunk_agree(kind):
-    """All tokens of a chunk share one of two signs, unknown before: the first one drawn decides for the others.
+    """A chunk is one of two patterns, the other's negative: the first token drawn decides for the others.
 
     Drawn independently they would agree as often as coins do; a leak of the true tokens in training would not show in
     the loss, but here: the sampler has no true tokens to look at.
@@ -230,13 +230,16 @@ def test_tokens_of_one_chunk_agree(kind):
     spatial, head = kind(shape(2), 16, 2, ratio=1), FlowHead(2, 16, FlowShape(width=32, blocks=2))
     positions = torch.cat([torch.zeros(1, 1, 3), torch.arange(tokens).float()[None, :, None].expand(-1, -1, 3)], dim=1)
 
+    places = torch.randn(1, tokens, 16, generator=generator)
+    pattern = torch.tensor([1.0, -1, -1, 1, -1, 1])[:, None]
+
     def page(count: int) -> Page:
-        return Page(torch.ones(count, 1, 16), torch.zeros(count, tokens, 16), positions)
+        return Page(torch.ones(count, 1, 16), places.expand(count, -1, -1), positions)
 
     optimizer = torch.optim.Adam([*spatial.parameters(), *head.parameters()], 3e-3)
     for _ in range(500):
         sign = torch.randint(2, (64, 1, 1), generator=generator) * 2.0 - 1
-        truth = (sign + 0.1 * torch.randn(64, tokens, 2, generator=generator)).contiguous()
+        truth = sign * pattern + 0.1 * torch.randn(64, tokens, 2, generator=generator)
         condition, index = spatial.learn(page(64), truth)
         loss = head.loss(take(truth, index).flatten(0, 1), condition.flatten(0, 1)).mean()
         optimizer.zero_grad()
@@ -250,7 +253,7 @@ def test_tokens_of_one_chunk_agree(kind):
             new = head.sample(condition.flatten(0, 1), 20, generator=generator).view(200, size, 2)
             drawn.scatter_(1, order[:, filled : filled + size, None].expand(-1, -1, 2), new)
             filled += size
-    signs = drawn.mean(-1).sign()
+    signs = (drawn * pattern).mean(-1).sign()
     agree = (signs == signs[:, :1]).all(1).float().mean()
     assert agree > 0.9, f"{agree:.2f} of the chunks agree with themselves"
     assert 0.3 < (signs[:, 0] > 0).float().mean() < 0.7, "both signs come"
