@@ -6,7 +6,7 @@ from transformers import Qwen3Config, Qwen3Model
 
 from tests.model.conftest import CODES, LATENT, shape
 from vidchat.model.attention import BlockCausal
-from vidchat.model.cache import KeyValueCache
+from vidchat.model.cache import Cache, KeyValueCache
 from vidchat.model.chunks import Children, chunk_positions, patchify, unpatchify
 from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
 from vidchat.model.flow import FlowHead, FlowShape
@@ -226,6 +226,11 @@ def test_the_cache_refuses_what_it_was_not_made_for():
     cache = KeyValueCache(1, pinned=3, chunk=2, window=1)
     with pytest.raises(ValueError, match="3 pinned"):
         cache.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
+    small = Cache(1, capacity=3)
+    small.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
+    small.advance(2)
+    with pytest.raises(ValueError, match="room for 3 tokens, not for 4"):
+        small.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
 
 
 def test_the_norm_is_torch_s_and_its_backward_is_right():
