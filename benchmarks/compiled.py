@@ -15,8 +15,8 @@ import time
 
 import torch
 
-from vidchat.model.attention import BlockCausal
 from vidchat.model.compiled import compile_blocks
+from vidchat.model.mask import BlockCausal
 from vidchat.model.transformer import Shape, Transformer
 
 BATCH, CHUNKS, TOKENS = 8, 28, 17

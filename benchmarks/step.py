@@ -22,10 +22,11 @@ from nova import matrix_product, seconds
 from omegaconf import OmegaConf
 
 from vidchat.batch import ChunkBatch
-from vidchat.model.attention import BlockCausal, attend
+from vidchat.model.attention import attend
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.cost import Workload, training_flops
+from vidchat.model.mask import BlockCausal
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder

@@ -6,7 +6,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from vidchat.model import attention
-from vidchat.model.attention import BlockCausal, attend
+from vidchat.model.attention import attend
+from vidchat.model.mask import BlockCausal
 
 
 def draw(size: int, tokens: int, heads: int = 4, groups: int = 2) -> tuple[torch.Tensor, ...]:

@@ -16,10 +16,10 @@ from tests.model.conftest import shape
 from vidchat.batch import ChunkBatch
 from vidchat.cli import app
 from vidchat.model import cost, masked, set_causal
-from vidchat.model.attention import BlockCausal
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowShape
+from vidchat.model.mask import BlockCausal
 from vidchat.model.memory import peak_training_bytes
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.spatial import set_sizes

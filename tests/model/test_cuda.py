@@ -13,11 +13,12 @@ import torch
 from torch.nn import functional as F
 
 from tests.model.conftest import CODES, shape
-from vidchat.model.attention import HAS_FLASH, BlockCausal, attend
+from vidchat.model.attention import HAS_FLASH, attend
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.depth import CodeSampling, DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops
+from vidchat.model.mask import BlockCausal
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.training.ema import EMA

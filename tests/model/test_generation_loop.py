@@ -8,10 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.conftest import CODES
 from vidchat.model import flow
-from vidchat.model.attention import BlockCausal
 from vidchat.model.chunks import INITIATOR
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops, bucket
+from vidchat.model.mask import BlockCausal
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.spatial import set_sizes
 

@@ -5,11 +5,11 @@ import torch
 from transformers import Qwen3Config, Qwen3Model
 
 from tests.model.conftest import CODES, LATENT, shape
-from vidchat.model.attention import BlockCausal
 from vidchat.model.cache import Cache, KeyValueCache
 from vidchat.model.chunks import Children, chunk_positions, patchify, unpatchify
 from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.mask import BlockCausal
 from vidchat.model.norm import RMSNorm
 from vidchat.model.rotary import rotary_angles, rotate
 from vidchat.model.transformer import Shape, Transformer

@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vidchat.model.attention import BlockCausal
 from vidchat.model.depth import CodeSampling
+from vidchat.model.mask import BlockCausal
 from vidchat.model.objective import Objective
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from vidchat.batch import ChunkBatch
-from vidchat.model.attention import BlockCausal
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import (
     INITIATOR,
@@ -29,6 +28,7 @@ from vidchat.model.conditions import ConditionEncoder, ConditionSwitches, Condit
 from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops
+from vidchat.model.mask import BlockCausal
 from vidchat.model.masked import MaskedTransformer
 from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
 from vidchat.model.objective import Objective

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidchat.model.attention import BlockCausal
 from vidchat.model.cache import Cache
+from vidchat.model.mask import BlockCausal
 from vidchat.model.spatial import Filling, Page, SpatialTransformer, draw_order, set_sizes
 from vidchat.model.transformer import Memory
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vidchat.model.attention import Backend, BlockCausal, attend
+from vidchat.model.attention import Backend, attend
 from vidchat.model.cache import Cache
+from vidchat.model.mask import BlockCausal
 from vidchat.model.norm import RMSNorm
 from vidchat.model.rotary import rotary_angles, rotate
 
