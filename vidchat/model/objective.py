@@ -1,4 +1,4 @@
-"""What training minimises: L = w_v * flow loss over masked tokens + w_a * cross-entropy over codes."""
+"""What training minimises: L = w_v * flow loss over predicted tokens + w_a * cross-entropy over codes."""
 
 from __future__ import annotations
 

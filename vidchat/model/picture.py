@@ -65,7 +65,7 @@ class Picture:
     steps: int
 
     def loss(self, given: Given, targets: Tensor, grid: Grid, weight: Tensor) -> Tensor:
-        """Flow loss over masked tokens, the mean over chunks.
+        """Flow loss over the tokens that are predicted, the mean over chunks.
 
         Args:
             given: Of n chunks.
