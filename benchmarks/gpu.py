@@ -29,7 +29,7 @@ from vidchat.model.attention import HAS_FLASH
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.cost import DEVICES, Workload
 from vidchat.model.depth import CodeSampling
-from vidchat.model.describe import AUDIO, VIDEO, build, measure
+from vidchat.model.describe import AUDIO, VIDEO, build, latent_grid, measure
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
@@ -146,9 +146,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     channels, stride, steps = VIDEO[options.video]
-    height, width = map(int, options.size.split("x"))
-    grid = height // stride, width // stride
-    work = Workload(grid, options.chunks, options.turns, batch=options.batch, sets=options.sets)
+    work = Workload(
+        latent_grid(options.size, stride), options.chunks, options.turns, batch=options.batch, sets=options.sets
+    )
     model = build(options.model, channels, steps, AUDIO[options.audio], listens=True, reads=False)
     for stack in [module for module in model.modules() if isinstance(module, Transformer)]:
         stack.shape = replace(stack.shape, recompute=options.recompute)

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from tests.model.conftest import shape
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.masked import MaskedTransformer, draw_masked_count
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.rotary import rotate
 from vidchat.model.set_causal import SetCausalTransformer, draw_set_count
 from vidchat.model.spatial import Page, SpatialTransformer, draw_order, set_sizes, spatial_positions, take
 
@@ -183,8 +185,6 @@ def test_set_causal_equals_attention_with_a_mask(sets):
 
 
 def turn(x: Tensor, angles: tuple[Tensor, Tensor], part: slice) -> Tensor:
-    from vidchat.model.rotary import rotate
-
     return rotate(x, (angles[0][:, :, part], angles[1][:, :, part]))
 
 
@@ -261,8 +261,6 @@ def test_tokens_of_one_chunk_agree(kind):
 
 def test_guided_halves_fill_the_same_places(make_responder, make_batch):
     """With guidance, set-causal writing is what it is without where both halves are given the same."""
-    from vidchat.model.reading import ChunkSampling
-
     model, batch = make_responder(set_causal=True).eval(), make_batch(padded=False)
     drawn = []
     with torch.no_grad():

@@ -147,11 +147,12 @@ def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
     if model.spatial is None:
         assert model.direct is not None
         flops["direct"] = kept * linear_flops(model.direct) * sizes.coarse
-    elif isinstance(model.spatial, SetCausalTransformer):
-        filling = _set_causal_flops(model.spatial, sizes, set_sizes(sizes.fine, SETS))
-        flops["spatial"] = kept * (_context_flops(model.spatial, sizes) + filling)
     else:
-        filling = _masked_flops(model.spatial, sizes, sizes.fine - predicted, predicted)
+        filling = (
+            _set_causal_flops(model.spatial, sizes, set_sizes(sizes.fine, SETS))
+            if isinstance(model.spatial, SetCausalTransformer)
+            else _masked_flops(model.spatial, sizes, sizes.fine - predicted, predicted)
+        )
         flops["spatial"] = kept * (_context_flops(model.spatial, sizes) + filling)
     # Conditions are projected once for all draws, and times once for all tokens; modulations once for each time.
     denoiser, head, drawn = model.flow.denoiser, model.flow.shape, kept * predicted
@@ -175,7 +176,7 @@ def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[st
     pinned = work.text + sizes.chunk * (work.turns + 1)
     seen = pinned + sizes.chunk * (work.window + 1)
     shape = model.backbone.shape
-    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * seen
+    cache = _cached_values(shape) * seen
     count = parameters(model)
     result = {
         "backbone": Work(
@@ -195,12 +196,11 @@ def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[st
         result["direct"] = Work(copies * linear_flops(model.direct) * sizes.coarse, width * count["direct"])
     else:
         sets = set_sizes(sizes.fine, work.sets)
-        filled = [sum(sets[:index]) for index in range(len(sets))]
+        filled = [0, *itertools.accumulate(sets[:-1])]
         flops, moved = _context_flops(model.spatial, sizes), count["spatial"] * len(sets)
         if isinstance(model.spatial, SetCausalTransformer):
             flops += _set_causal_flops(model.spatial, sizes, sets)
-            halves = model.spatial.encoder.shape, model.spatial.decoder.shape
-            kept = sum(2 * half.layers * half.kv_heads * half.head_dim for half in halves)
+            kept = sum(_cached_values(half.shape) for half in (model.spatial.encoder, model.spatial.decoder))
             moved += copies * kept * sum(sizes.chunk + before for before in filled)
         else:
             flops += sum(_masked_flops(model.spatial, sizes, *passed) for passed in zip(filled, sets, strict=True))
@@ -245,6 +245,11 @@ def _set_causal_flops(spatial: SpatialTransformer, sizes: Sizes, sets: list[int]
     encoder = stack_flops(spatial.encoder.shape, sum(read), causal_pairs(read))
     decoder = stack_flops(spatial.decoder.shape, sizes.fine, asked, readable=sum(read))
     return encoder + decoder + linear_flops(spatial.token) * sum(sets[:-1])
+
+
+def _cached_values(shape: Shape) -> int:
+    """Keys and values of one token, in all layers."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim
 
 
 def stack_flops(

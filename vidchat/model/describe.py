@@ -54,7 +54,7 @@ def describe(
     channels, stride, steps = VIDEO[video]
     if video == "demo" and DEMO.is_file():  # the one that is shipped
         channels = json.loads(DEMO.read_text())["config"]["channels"]
-    grid = _grid(size, stride)
+    grid = latent_grid(size, stride)
     built = build(model, channels, steps, AUDIO[audio], turns > 0, text > 0)
     side = built.patch * built.ratio
     if grid[0] % side or grid[1] % side:
@@ -118,7 +118,8 @@ def measure(model: Responder, work: Workload, gpu: str) -> dict:
     }
 
 
-def _grid(size: str, stride: int) -> tuple[int, int]:
+def latent_grid(size: str, stride: int) -> tuple[int, int]:
+    """Rows and columns of the latents of HEIGHTxWIDTH pictures."""
     height, _, width = size.partition("x")
     if not (height.isdigit() and width.isdigit()):
         raise typer.BadParameter(f"--size {size} is not HEIGHTxWIDTH, e.g. 480x768")
