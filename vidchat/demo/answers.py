@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,9 +59,7 @@ class Answers:
         for dialogue, media in zip(self.test, whole, strict=True):
             self.references.setdefault(dialogue.answer.speaker, media.pictures[0])
         systems = {"truth": truths, "round trip": self._round_trips(first)}
-        for clips, dialogue in zip(self.clips, self.test, strict=True):
-            assert dialogue.question is not None
-            clips.update({"initiator": dialogue.question.path, "truth": dialogue.answer.path})
+        self._name_clips()
         self._place("round trip")
         for name, release in loaded.items():
             systems[name] = self._generate(name, release)
@@ -73,6 +72,19 @@ class Answers:
             name: score(media, truths, self.references, speakers, right, spoken, reader)
             for name, media in systems.items()
         }
+
+    def look(self, name: str, release: Release) -> float:
+        """Answer every test dialogue with one release, to be watched before anything is scored; seconds an answer."""
+        begun = time.monotonic()
+        self._name_clips()
+        self._generate(name, release)
+        self._place(name)
+        return (time.monotonic() - begun) / len(self.test)
+
+    def _name_clips(self) -> None:
+        for clips, dialogue in zip(self.clips, self.test, strict=True):
+            assert dialogue.question is not None
+            clips.update({"initiator": dialogue.question.path, "truth": dialogue.answer.path})
 
     def notes(self) -> list[str]:
         """How the measurements are made, for the page."""

@@ -109,16 +109,15 @@ def write_page(
     chance: Mapping[str, float],
     notes: Sequence[str],
 ) -> Path:
-    """Write `index.html` beside the clips; returns its path."""
+    """Write `index.html` beside the clips; returns its path. Without scores it is the first look at the answers."""
     body = [
         "<h1>vidchat</h1><p>A person asks; another, never seen in training, answers. The model is given the first clip "
         "and one picture of the responder, and generates picture and sound together, 160 ms at a time.</p>",
-        "<h2>Measured</h2>",
-        table(scores, chance),
+        *(["<h2>Measured</h2>", table(scores, chance)] if scores else []),
         *(f"<p class=note>{html.escape(note)}</p>" for note in notes),
         "<h2>Seen and heard</h2>",
         *(_dialogue(folder, shown) for shown in dialogues),
-        "<h2>Learned</h2><img src=losses.png alt='loss curves of the three stages'>",
+        *(["<h2>Learned</h2><img src=losses.png alt='loss curves of the three stages'>"] if scores else []),
     ]
     page = folder / "index.html"
     page.write_text(
