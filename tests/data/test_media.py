@@ -210,14 +210,14 @@ def test_a_picture_that_stands_still_stays() -> None:
 
 
 def test_sound_follows_jumps_in_time_but_not_their_rounding() -> None:
-    ramp = np.arange(1, 1601, dtype=np.float32)
-    rounded = [(round(k * 0.1003, 3), ramp[k * 100 : (k + 1) * 100]) for k in range(16)]
+    ramp = np.arange(1, 1601, dtype=np.float32)[None]
+    rounded = [(round(k * 0.1003, 3), ramp[:, k * 100 : (k + 1) * 100]) for k in range(16)]
     np.testing.assert_array_equal(lay_out(rounded, 1000, 1600), ramp)
-    gap = lay_out([(-0.05, ramp[:100]), (0.5, ramp[100:200])], 1000, 650)
-    np.testing.assert_array_equal(gap[:50], ramp[50:100])
-    assert not gap[50:500].any()
-    np.testing.assert_array_equal(gap[500:600], ramp[100:200])
-    assert not gap[600:].any()
+    gap = lay_out([(-0.05, ramp[:, :100]), (0.5, ramp[:, 100:200])], 1000, 650)
+    np.testing.assert_array_equal(gap[0, :50], ramp[0, 50:100])
+    assert not gap[0, 50:500].any()
+    np.testing.assert_array_equal(gap[0, 500:600], ramp[0, 100:200])
+    assert not gap[0, 600:].any()
 
 
 def test_channels_are_mixed_without_clipping() -> None:

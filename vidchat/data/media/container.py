@@ -1,21 +1,32 @@
 """Media files as containers: what their headers say, and their frames with the instants they belong to.
 
-Everything that is opened here is a local file, and whatever goes wrong in it is told in one sentence.
+This is the one place where media files are opened. They are local files, whatever goes wrong in them is told in one
+sentence that names the file, and what a file makes of its time stamps is bounded: a frame may stand for `STILL`
+seconds, and a film may last `STILL` seconds more than it has frames (a file of 3 kB can claim twelve hours).
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 from av.container import InputContainer
+from av.stream import Disposition
+
+from vidchat.data.media.colours import MOST_PIXELS
+from vidchat.data.media.errors import MediaError, explained
+from vidchat.data.media.stills import still_of
+from vidchat.data.media.upright import orientation
 
 SEEK_MARGIN = 1.0  # seconds decoded and thrown away before a span, so that decoders are warmed up
+STILL = 30.0  # seconds that one frame may stand
+RATES = (1000, 768_000)  # samples per second that an audio track may have
 PLAYLISTS = {"hls", "concat", "dash", "imf"}  # files that name other files
 MISSING = {
     "video": "has no picture track; give a video of the person",
@@ -23,17 +34,18 @@ MISSING = {
 }
 
 
-class MediaError(ValueError):
-    """A file that cannot be used, and what to do about it, in one sentence."""
+class StillStream(NamedTuple):
+    """What stands for the video stream of an image file, which lasts as long as a frame."""
+
+    type: str = "video"
+    sample_aspect_ratio: Fraction | None = None
+    average_rate: Fraction = Fraction(25)
 
 
 def is_wide(path: Path) -> bool:
     """Whether a video, upright, is wider than high; raises `MediaError`."""
-    with closing(frames_of(path, "video", None)) as frames:
-        for _, frame, stream in frames:
-            wide = frame.width * pixel_aspect(stream) > frame.height
-            return wide if round(frame.rotation / 90) % 2 == 0 else not wide
-    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+    height, width = picture_size(path)
+    return width > height
 
 
 def length_of(path: Path, within: tuple[int, int] | None = None) -> float:
@@ -58,11 +70,10 @@ def header_of(path: Path, within: tuple[int, int] | None = None) -> tuple[float,
 
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of a file's pictures, upright and with square pixels; raises `MediaError`."""
-    with closing(frames_of(Path(path), "video", None)) as frames:
+    with explained(path), closing(frames_of(Path(path), "video", None)) as frames:
         for _, frame, stream in frames:
-            height, width = frame.height, round(frame.width * pixel_aspect(stream))
-            return (width, height) if round(frame.rotation / 90) % 2 else (height, width)
-    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+            return orientation(frame).size(frame.height, round(frame.width * pixel_aspect(stream)))
+    raise no_picture(path)
 
 
 def origin_of(path: Path) -> float:
@@ -70,18 +81,37 @@ def origin_of(path: Path) -> float:
     with closing(frames_of(path, "video", None)) as frames:
         for time, _, _ in frames:
             return time
-    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+    raise no_picture(path)
+
+
+def no_picture(path: Path) -> MediaError:
+    """The error of a file out of which no frame comes."""
+    return MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
 
 
 def frames_of(path: Path, kind: str, begin: float | None) -> Generator[tuple[float, Any, Any], None, None]:
-    """(time, frame, stream) from at or before `begin`; from the file's start where its index misleads the seek."""
+    """(time, frame, stream) from at or before `begin`; from the file's start where its index misleads the seek.
+
+    An image file is one frame at time 0.
+
+    Args:
+        path: The file.
+        kind: "video" or "audio".
+        begin: From when on frames are wanted, in seconds of the container's clock; `None` is its start.
+
+    Raises:
+        MediaError: The file cannot be read, or is damaged, or its time stamps jump by more than `STILL` seconds.
+    """
+    if kind == "video" and (still := _still(path)) is not None:
+        yield 0.0, still, StillStream()
+        return
     for seek in (begin is not None and begin > SEEK_MARGIN, False):
         with open_media(path) as container:
             stream = stream_of(container, kind, path)
             if seek and begin is not None:
                 container.seek(math.floor((begin - SEEK_MARGIN) * av.time_base))
             late = seek
-            for time, frame in _timed(container, stream):
+            for time, frame in _timed(container, stream, path):
                 if late and begin is not None and time > begin:
                     break
                 late = False
@@ -90,16 +120,32 @@ def frames_of(path: Path, kind: str, begin: float | None) -> Generator[tuple[flo
                 return
 
 
-def _timed(container: InputContainer, stream: Any) -> Iterator[tuple[float, Any]]:
+def _still(path: Path) -> av.VideoFrame | None:
+    _check_file(path)
+    with explained(path):
+        return still_of(path)
+
+
+def _timed(container: InputContainer, stream: Any, path: Path) -> Iterator[tuple[float, Any]]:
     """Decoded frames with their times in seconds; one without a timestamp follows the one before."""
-    expected = 0.0
+    expected, begun, last, count = 0.0, None, None, 0
     for frame in container.decode(stream):
         time = expected if frame.time is None else frame.time
-        expected = time + duration_of(frame, stream)
+        duration = duration_of(frame, stream)
+        expected, count = time + duration, count + 1
+        begun = time if begun is None else begun
+        stands = duration if last is None else max(duration, time - last)
+        if stream.type == "video" and (stands > STILL or time - begun > STILL + count):
+            raise MediaError(
+                f"{path}: its time stamps jump: a frame near {time:.1f} s would stand for {stands:.1f} s, after {count} "
+                f"frames; one frame may stand for {STILL:g} s, so re-encode it or cut it there"
+            )
+        last = time
         yield time, frame
 
 
 def duration_of(frame: Any, stream: Any) -> float:
+    """Seconds that a decoded frame lasts."""
     if stream.type == "audio":
         return frame.samples / frame.sample_rate
     if frame.duration:
@@ -108,33 +154,63 @@ def duration_of(frame: Any, stream: Any) -> float:
 
 
 def pixel_aspect(stream: Any) -> Fraction:
-    return stream.sample_aspect_ratio or Fraction(1)
+    """Width over height of a stream's pixels; raises `ValueError` where it is absurd."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    if not Fraction(1, 16) <= aspect <= 16:
+        raise ValueError(f"its pixels are said to be {aspect} times as wide as high")
+    return aspect
 
 
 @contextmanager
 def open_media(path: Path, within: tuple[int, int] | None = None) -> Iterator[InputContainer]:
     """Opens a local media file, and turns whatever goes wrong in reading it into one sentence."""
-    if not path.is_file():
-        raise MediaError(f"{path}: there is no such file; check the path")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path}: the file is empty; copy or record it again")
-    try:
+    _check_file(path)
+    with explained(path):
         # Only local files: a crafted playlist must not fetch anything.
-        place = str(path) if within is None else f"subfile,,start,{within[0]},end,{within[1]},,:{path}"
-        with av.open(place, options={"protocol_whitelist": "file" if within is None else "file,subfile"}) as container:
-            if PLAYLISTS & set(container.format.name.split(",")):
+        place = f"file:{path}" if within is None else f"subfile,,start,{within[0]},end,{within[1]},,:{path}"
+        options = {"protocol_whitelist": "file" if within is None else "file,subfile"}
+        with av.open(place, options=options, metadata_errors="replace") as container:
+            kinds = set(container.format.name.split(","))
+            if PLAYLISTS & kinds:
                 raise MediaError(f"{path}: this is a playlist, not media; give the media file itself")
+            if any(kind == "image2" or kind.endswith("_pipe") for kind in kinds):
+                raise MediaError(
+                    f"{path}: is an image that cannot be used here ({container.format.name}): it is damaged, of a kind "
+                    "that is not known, or a video is needed; give a whole JPEG or PNG, or a video"
+                )
             yield container
-    except av.error.FFmpegError as error:
-        raise MediaError(
-            f"{path}: cannot be decoded ({error.strerror}); check that it plays, re-encode or replace it"
-        ) from error
+
+
+def _check_file(path: Path) -> None:
+    with explained(path):
+        found = Path(path)
+        if not found.is_file():
+            if found.exists():
+                raise MediaError(f"{path}: is a folder, a pipe or a device, not a file; give a media file")
+            raise MediaError(f"{path}: there is no such file; check the path")
+        if os.path.getsize(path) == 0:
+            raise MediaError(f"{path}: the file is empty; copy or record it again")
 
 
 def stream_of(container: InputContainer, kind: str, path: Path) -> Any:
-    streams = container.streams.video if kind == "video" else container.streams.audio
-    if not streams:
+    """The track that a player plays: the first with the default flag, else the first; cover art is none.
+
+    Raises:
+        MediaError: There is none, or no decoder for it, or its header is absurd.
+    """
+    streams: Any = container.streams.video if kind == "video" else container.streams.audio
+    films = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    if not films:
         raise MediaError(f"{path}: {MISSING[kind]}")
+    stream = next((stream for stream in films if stream.disposition & Disposition.default), films[0])
+    if stream.codec_context is None:
+        raise MediaError(f"{path}: there is no decoder for its {kind} track; re-encode it, for example as H.264 and AAC")
+    if kind == "video" and stream.width * stream.height > MOST_PIXELS:
+        raise MediaError(f"{path}: has frames of {stream.width}x{stream.height} pixels; make them smaller")
+    if kind == "audio" and not RATES[0] <= stream.codec_context.sample_rate <= RATES[1]:
+        raise MediaError(f"{path}: has {stream.codec_context.sample_rate} samples per second; re-encode its sound")
     # Frame threads of a container that a fork inherits hang the child, and at these sizes they gain nothing.
-    streams[0].codec_context.thread_count = 1
-    return streams[0]
+    stream.codec_context.thread_count = 1
+    if kind == "video":
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # a later frame may be larger than the header's
+    return stream

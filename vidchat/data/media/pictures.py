@@ -8,7 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 from av import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
+
+from vidchat.data.media.colours import to_rgb
+from vidchat.data.media.upright import orientation
 
 T = TypeVar("T")
 
@@ -41,22 +44,20 @@ def fill(frame: VideoFrame, size: tuple[int, int], pixel_aspect: Fraction, refor
     """Scales a frame to cover `size`, crops it at the centre and turns it upright: (3, H, W) uint8.
 
     Args:
-        frame: The decoded frame; its rotation is in its metadata.
+        frame: The decoded frame, which knows how it is turned and mirrored.
         size: (height, width) of the upright picture.
         pixel_aspect: Width over height of the frame's pixels.
         reformatter: Kept from frame to frame, as making one is slow.
     """
-    turns = round(frame.rotation / 90) % 4
-    height, width = size if turns % 2 == 0 else size[::-1]
+    stands = orientation(frame)
+    height, width = stands.size(*size)
     shown_width = float(frame.width * pixel_aspect)
     scale = max(height / frame.height, width / shown_width)
     new_height, new_width = max(height, round(frame.height * scale)), max(width, round(shown_width * scale))
-    scaled = reformatter.reformat(
-        frame, new_width, new_height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
-    ).to_ndarray()
+    scaled = to_rgb(frame, new_height, new_width, reformatter)
     top, left = (new_height - height) // 2, (new_width - width) // 2
-    picture = np.rot90(scaled[top : top + height, left : left + width], turns)
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+    upright = stands.apply(scaled[top : top + height, left : left + width])
+    return np.ascontiguousarray(upright.transpose(2, 0, 1))
 
 
 def crop(
@@ -69,24 +70,21 @@ def crop(
     """The part of an upright picture within a box, with square pixels and even sides: (3, H, W) uint8.
 
     Args:
-        frame: The decoded frame; its rotation is in its metadata.
+        frame: The decoded frame, which knows how it is turned and mirrored.
         box: Left, upper, right and lower edge as shares of the upright picture, 0 to 1.
         pixel_aspect: Width over height of the frame's pixels.
         longest_side: A larger crop is made smaller, to so many pixels.
         reformatter: Kept from frame to frame.
     """
-    turns = round(frame.rotation / 90) % 4
+    stands = orientation(frame)
     height, width = frame.height, round(frame.width * pixel_aspect)
-    upright = (width, height) if turns % 2 == 0 else (height, width)
+    upright = stands.size(height, width)
     x1, y1, x2, y2 = box
     scale = 1.0
     if longest_side is not None:
-        scale = min(1.0, longest_side / max((x2 - x1) * upright[0], (y2 - y1) * upright[1], 1.0))
-    whole = (max(2, round(width * scale)), max(2, round(height * scale)))
-    scaled = reformatter.reformat(
-        frame, *whole, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
-    ).to_ndarray()  # fmt: skip
-    picture = np.rot90(scaled, turns)
+        scale = min(1.0, longest_side / max((x2 - x1) * upright[1], (y2 - y1) * upright[0], 1.0))
+    whole = (max(2, round(height * scale)), max(2, round(width * scale)))
+    picture = stands.apply(to_rgb(frame, *whole, reformatter))
     (top, bottom), (left, right) = _even(y1, y2, picture.shape[0]), _even(x1, x2, picture.shape[1])
     return np.ascontiguousarray(picture[top:bottom, left:right].transpose(2, 0, 1))
 

@@ -21,20 +21,21 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from vidchat.data.media.container import (
-    MediaError,
     duration_of,
     frames_of,
     header_of,
     is_wide,
     length_of,
+    no_picture,
     open_media,
     origin_of,
     picture_size,
     pixel_aspect,
     stream_of,
 )
+from vidchat.data.media.errors import MediaError, explained
 from vidchat.data.media.pictures import at_instants, crop, fill
-from vidchat.data.media.sound import edges, lay_out, mix_to_mono, resample, to_float
+from vidchat.data.media.sound import edges, heard, lay_out, mix_to_mono, resample, to_float
 from vidchat.data.media.write import ClipWriter, write_clip
 from vidchat.dialogue import Clip
 
@@ -52,6 +53,9 @@ __all__ = [
     "read_sound",
     "write_clip",
 ]
+
+MOST_BYTES = 4 << 30  # of the frames that one read returns
+MOST_SECONDS = 1800  # of one read: its sound takes memory, too
 
 
 @dataclass
@@ -83,7 +87,8 @@ def read_clip(
     """Decodes a clip at the working rates.
 
     Pictures are those shown at the instants 0, 1/fps, ... (`at_instants`), scaled to cover `size` and cropped at the
-    centre, upright. Sound is mixed to mono, resampled, and cut or padded with silence to the pictures' duration.
+    centre, upright. Sound is mixed to mono, resampled, and cut or padded with silence to the pictures' duration. What is
+    returned is at most `MOST_BYTES` of frames and `MOST_SECONDS` long.
 
     Args:
         clip: The file and the span of it; its times count from the file's first picture.
@@ -94,8 +99,8 @@ def read_clip(
         max_seconds: At most this much is decoded.
 
     Raises:
-        MediaError: The file is missing, empty, damaged, has no pictures (in the span), or has no sound where `audio`
-            asks for it.
+        MediaError: The file is missing, empty, damaged, has no pictures (in the span), has no sound where `audio` asks
+            for it, or the span is longer than the limits.
     """
     if audio:
         with open_media(clip.path) as container:
@@ -113,24 +118,39 @@ def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
     Raises:
         MediaError: The file is missing, empty, damaged, or holds no picture.
     """
-    with closing(frames_of(Path(path), "video", None)) as frames:
+    with explained(path), closing(frames_of(Path(path), "video", None)) as frames:
         for _, frame, stream in frames:
-            return torch.from_numpy(fill(frame, size, pixel_aspect(stream), VideoReformatter()))
-    raise MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+            return torch.from_numpy(fill(_sound_one(frame, path), size, pixel_aspect(stream), VideoReformatter()))
+    raise no_picture(path)
 
 
 def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None) -> np.ndarray:
     """(N, 3, H, W) uint8: for every instant i / fps of the span, the picture shown then."""
-    reformatter, before, pictures = VideoReformatter(), None, []
-    with closing(_shown(clip, origin, fps, max_seconds)) as frames:
+    reformatter, before, pictures = VideoReformatter(), None, list[Any]()
+    most = min(MOST_SECONDS * fps, MOST_BYTES // (3 * size[0] * size[1]))
+    with explained(clip.path), closing(_shown(clip, origin, fps, max_seconds)) as frames:
         for frame, stream in frames:
             if frame is not before:
                 picture = fill(frame, size, pixel_aspect(stream), reformatter)
             pictures.append(picture)
             before = frame
+            if len(pictures) > most:
+                raise MediaError(
+                    f"{clip.path}: is longer than {most / fps:.0f} s, the most that is read at once at {fps} fps and "
+                    f"{size[0]}x{size[1]}; give a span of it (start and end), or cut it"
+                )
     if not pictures:
-        raise MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
-    return np.stack(pictures)
+        raise _too_short(clip)
+    return _stacked(pictures)
+
+
+def _stacked(pictures: list[Any]) -> np.ndarray:
+    """`np.stack`, which takes each picture out of the list as it copies it: memory does not double."""
+    stack = np.empty((len(pictures), *pictures[0].shape), np.uint8)
+    for place, picture in enumerate(pictures):
+        stack[place] = picture
+        pictures[place] = None
+    return stack
 
 
 def _shown(clip: Clip, origin: float, fps: int, max_seconds: float | None) -> Generator[tuple[Any, Any], None, None]:
@@ -140,7 +160,19 @@ def _shown(clip: Clip, origin: float, fps: int, max_seconds: float | None) -> Ge
     begin = origin + clip.start
     with closing(frames_of(clip.path, "video", begin)) as frames:
         timed = ((time - begin, duration_of(frame, stream), (frame, stream)) for time, frame, stream in frames)
-        yield from islice(at_instants(timed, fps), limit)
+        for frame, stream in islice(at_instants(timed, fps), limit):
+            yield _sound_one(frame, clip.path), stream
+
+
+def _sound_one(frame: Any, path: Path) -> Any:
+    """The frame, unless its decoder had to guess parts of it."""
+    if frame.is_corrupt:
+        raise MediaError(f"{path}: the frame at {frame.time or 0:.2f} s is damaged; re-encode or replace the file")
+    return frame
+
+
+def _too_short(clip: Clip) -> MediaError:
+    return MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
 
 
 def crop_pictures(
@@ -158,14 +190,14 @@ def crop_pictures(
         MediaError: As `read_clip`.
     """
     reformatter, before, any_at_all = VideoReformatter(), None, False
-    with closing(_shown(clip, origin_of(clip.path), fps, None)) as frames:
+    with explained(clip.path), closing(_shown(clip, origin_of(clip.path), fps, None)) as frames:
         for frame, stream in frames:
             if frame is not before:
                 picture = crop(frame, box, pixel_aspect(stream), longest_side, reformatter)
             yield picture
             before, any_at_all = frame, True
     if not any_at_all:
-        raise MediaError(f"{clip.path}: ends before {clip.start:g} s, where the clip should begin; correct its start")
+        raise _too_short(clip)
 
 
 def read_sound(clip: Clip, length: int, sample_rate: int, beside: Path | None = None) -> np.ndarray:
@@ -185,21 +217,23 @@ def read_sound(clip: Clip, length: int, sample_rate: int, beside: Path | None = 
 def _read_sound(clip: Clip, origin: float, length: int, sample_rate: int) -> np.ndarray:
     """(length,) float32 from the instant of picture 0 on."""
     begin = origin + clip.start
-    with closing(frames_of(clip.path, "audio", begin)) as frames:
+    with explained(clip.path), closing(frames_of(clip.path, "audio", begin)) as frames:
         first = next(frames, None)
         if first is None:
             raise MediaError(f"{clip.path}: its sound track is empty; add sound, or use a configuration without")
         rate = first[1].sample_rate
         before, before_out = edges(rate, sample_rate)
-        mono = ((time - begin + before / rate, samples) for time, samples in _mono(chain([first], frames)))
-        line = lay_out(mono, rate, 2 * before + math.ceil(length * rate / sample_rate))
-    return resample(line, rate, sample_rate)[before_out : before_out + length].copy()
+        mixed = ((time - begin + before / rate, samples) for time, samples in _mixed(chain([first], frames)))
+        lines = lay_out(mixed, rate, 2 * before + math.ceil(length * rate / sample_rate))
+        return resample(heard(lines), rate, sample_rate)[before_out : before_out + length].copy()
 
 
-def _mono(frames: Iterable[tuple[float, Any, Any]]) -> Iterator[tuple[float, np.ndarray]]:
-    """Decoded sound frames of any sample format and layout as float mono."""
+def _mixed(frames: Iterable[tuple[float, Any, Any]]) -> Iterator[tuple[float, np.ndarray]]:
+    """Decoded sound frames of any sample format and layout as float: the mix, and (2, n) the first channel below it."""
     for time, frame, _ in frames:
         samples, names = frame.to_ndarray(), [channel.name for channel in frame.layout.channels]
         if not frame.format.is_planar:
             samples = samples.reshape(-1, len(names)).T
-        yield time, mix_to_mono(to_float(samples), names)
+        floats = to_float(samples)
+        mono = mix_to_mono(floats, names)
+        yield time, mono[None] if len(names) == 1 else np.stack([mono, floats[0]])

@@ -13,6 +13,7 @@ EDGE = 0.010  # seconds of context that keeps the resampling filter's edges out 
 # How loud a channel is in the mix, as ITU-R BS.775 mixes 5.1 down; a channel not named is as loud as a front one.
 WEIGHTS = {"FC": 1.0, "BL": 0.5, "BR": 0.5, "SL": 0.5, "SR": 0.5, "BC": 0.5, "LFE": 0.0}
 FRONT = 0.7071
+CANCELLED = 0.2  # a mix of less than so much of the first channel's amplitude has lost what the channels hold
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:
@@ -40,25 +41,41 @@ def edges(rate: int, new_rate: int) -> tuple[int, int]:
     return times * down, times * up
 
 
+def heard(lines: np.ndarray) -> np.ndarray:
+    """What is listened to: the mix, or the first channel where the others cancel it out.
+
+    A microphone that was wired the wrong way round makes the right channel the left one negated; their mix is silence.
+
+    Args:
+        lines: (1, n) the mix, or (2, n) the mix and the first channel.
+    """
+    if len(lines) == 1:
+        return lines[0]
+    mixed, first = (float(np.sqrt(np.square(line, dtype=np.float64).mean())) for line in lines)
+    return lines[1] if mixed < CANCELLED * first else lines[0]
+
+
 def lay_out(frames: Iterable[tuple[float, np.ndarray]], rate: int, length: int) -> np.ndarray:
-    """Mono frames with their times in seconds to (length,) samples from time 0; silence where there are none.
+    """Frames (lines, n) with their times in seconds to (lines, length) samples from time 0; silence where there are none.
 
     A frame continues the one before unless its timestamp disagrees by more than `GAP`: containers round timestamps
-    to as much as a millisecond.
+    to as much as a millisecond. A frame with fewer lines than the first has its last line in the others.
     """
-    line = np.zeros(length, np.float32)
+    laid: np.ndarray | None = None
     cursor: int | None = None
     for time, samples in frames:
+        laid = np.zeros((len(samples), length), np.float32) if laid is None else laid
         told = round(time * rate)
         if cursor is None or abs(told - cursor) > GAP * rate:
             cursor = told
         if cursor >= length:
             break
-        first, last = max(cursor, 0), min(cursor + len(samples), length)
+        count = samples.shape[1]
+        first, last = max(cursor, 0), min(cursor + count, length)
         if last > first:
-            line[first:last] = samples[first - cursor : last - cursor]
-        cursor += len(samples)
-    return line
+            laid[:, first:last] = samples[:, first - cursor : last - cursor][: len(laid)]
+        cursor += count
+    return np.zeros((1, length), np.float32) if laid is None else laid
 
 
 def resample(line: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
