@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vidchat.data.folder import FolderError, read_dialogues, read_folder
@@ -64,7 +66,23 @@ def test_a_json_list_reads_the_same(root: Path) -> None:
         ({"id": "x", "turns": turns("/etc/hosts")}, "outside"),
         ({"id": "x", "turns": turns("n" * 400)}, "n"),
         ({"id": "x", "turns": turns(start=2, end=1)}, "end"),
-        ({"id": "x", "turns": turns(start=float("nan"))}, "seconds"),
+        ({"id": "x", "turns": turns(start=float("nan"))}, "NaN"),
+        ({"id": "x", "turns": turns(start="1")}, "seconds"),
+        ({"id": "x", "turns": turns(start=10**400)}, "'start' must be seconds, not a whole number of 1329 bits"),
+        ({"id": "x", "turns": turns(end=10**400)}, "'end' must be seconds"),
+        ({"id": "x", "turns": turns(scores={"dover": 10**400})}, "the score 'dover' must be a number"),
+        ({"id": "x", "turns": turns(scores={"dover": float("inf")})}, "Infinity"),
+        ('{"id": "x", "turns": [{"role": "responder", "speaker": "a", "clip": "a.mp4", "start": 1e999}]}', "seconds"),
+        ({"id": "x", "turns": turns(truth={"mouth": [float("-inf")]})}, "Infinity"),
+        (f'{{"id": {"9" * 5000}, "turns": []}}', "limit"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ({"id": ["x"], "turns": turns()}, "'id' must be a name"),
+        ({"id": None, "turns": turns()}, "'id' must be a name"),
+        ({"id": "x", "turns": turns(speaker={"name": "bob"})}, "'speaker' must be a name"),
+        ({"id": "x", "turns": turns(speaker=True)}, "'speaker' must be a name"),
+        ({"id": "x\ud800", "turns": turns()}, "half of a character"),
+        ({"id": "x", "turns": turns("\ud800.mp4")}, "half of a character"),
+        ({"id": "x", "turns": turns(text="\ud800")}, "half of a character"),
         ({"id": "x", "turns": turns(text=3)}, "text"),
         ({"id": "x", "turns": turns(scores={"dover": "good"})}, "good"),
         ({"id": "x", "split": "training", "turns": turns()}, "train, val, test"),
@@ -83,6 +101,50 @@ def test_a_bad_line_is_skipped_counted_and_named(root: Path, bad: Any, why: str)
     assert why in reason
     assert "1 skipped" in str(report)
     assert where in str(report)
+
+
+def test_a_byte_order_mark_costs_no_line(root: Path) -> None:
+    lines = [{"id": name, "turns": turns()} for name in ("d1", "d2")]
+    for name, text in (("dialogues.jsonl", "\n".join(map(json.dumps, lines))), ("dialogues.json", json.dumps(lines))):
+        (root / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        dialogues, report = read_folder(root)
+        assert [d.id for d in dialogues] == ["d1", "d2"]
+        assert not report.skipped
+        (root / name).unlink()
+
+
+def test_unknown_speakers_are_each_somebody_else(root: Path) -> None:
+    write(
+        root,
+        {"id": "d1", "turns": turns(speaker=None, start=0, end=1)},
+        {"id": "d2", "turns": turns(speaker="", start=1, end=2)},
+        {"id": "d3", "turns": turns(speaker=7)},
+        {"id": "d4", "turns": turns(speaker=None, start=0, end=1)},
+    )
+    one, two, three, again = (dialogue.answer.speaker for dialogue in read_dialogues(root))
+    assert one == again  # the same span of the same file
+    assert len({one, two, three}) == 3
+    assert three == "7"
+    assert not {"None", ""} & {one, two, three}
+
+
+def test_a_json_file_that_is_nested_without_end_is_told_of(root: Path) -> None:
+    (root / "dialogues.json").write_text("[" * 100_000)
+    with pytest.raises(FolderError, match="nested too deeply"):
+        read_folder(root)
+
+
+def test_a_bad_row_of_a_table_is_skipped(root: Path) -> None:
+    rows = [
+        {"id": "d1", "turns": json.dumps(turns())},
+        {"id": "d2", "turns": "[{not json"},
+        {"id": "d3", "turns": "[" * 100_000},
+        {"id": "d4", "turns": json.dumps(turns())},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), root / "dialogues.parquet")
+    dialogues, report = read_folder(root)
+    assert [d.id for d in dialogues] == ["d1", "d4"]
+    assert [where for where, _ in report.skipped] == ["dialogues.parquet row 2", "dialogues.parquet row 3"]
 
 
 def test_a_line_separator_within_a_text_is_text(root: Path) -> None:

@@ -43,8 +43,9 @@ def open_folder(
 ) -> tuple[DialogueTable, Report]:
     """Reads a folder data set into a table, whose dialogues are made when they are asked for.
 
-    A bad entry (not JSON, a word that does not exist, a file that is missing or lies outside the folder) is skipped
-    and reported; the others are kept, in the manifest's order. A clip's path is relative to the folder and may not
+    A bad entry (not JSON, a word that does not exist, a number that is none, a file that is missing or lies outside the
+    folder) is skipped and reported; the others are kept, in the manifest's order. A speaker that is null or empty is
+    unknown: nobody but who is seen in the same span of the same file. A clip's path is relative to the folder and may not
     leave it by `..` or by being absolute. A symbolic link inside the folder may point anywhere: whoever can place
     links there decides what the folder holds, whereas a manifest may come from a stranger.
 
@@ -81,7 +82,7 @@ def open_folder(
 
 
 def _made_again(root: Path, text: str) -> Dialogue:
-    return make_dialogue(root, json.loads(text), media=False)
+    return make_dialogue(root, parse_entry(text), media=False)
 
 
 def read_folder(root: Path | str, media: bool = True) -> tuple[list[Dialogue], Report]:
@@ -102,7 +103,8 @@ def inside(root: Path, name: str, media: bool = True) -> Path:
         ValueError: The name is absolute, leaves the folder, or is of no file.
     """
     if not isinstance(name, str) or not name:
-        raise ValueError(f"'clip' must be a path relative to the folder, not {name!r}")
+        raise ValueError(f"'clip' must be a path relative to the folder, not {name!r:.80}")
+    _unicode(name, "clip")
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         raise ValueError(f"the clip '{name}' lies outside the folder; use a path inside it")
     path = root / name
@@ -113,7 +115,22 @@ def inside(root: Path, name: str, media: bool = True) -> Path:
 
 def parse_entry(entry: Any) -> Any:
     """An entry as JSON; raises `ValueError`."""
-    return json.loads(entry) if isinstance(entry, str) else entry
+    return _parsed(entry) if isinstance(entry, str) else entry
+
+
+def _parsed(text: str) -> Any:
+    """JSON, in which NaN and Infinity are no numbers; raises `ValueError`."""
+    try:
+        return _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply; a dialogue is an object with 'id' and a list of 'turns'") from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON; leave the key out, or write null")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
 def entries(manifest: Path) -> Iterator[tuple[str, Any]]:
@@ -122,15 +139,15 @@ def entries(manifest: Path) -> Iterator[tuple[str, Any]]:
         yield from _table_rows(manifest)
         return
     if manifest.suffix == ".jsonl":
-        with manifest.open(encoding="utf-8", errors="replace") as file:
+        with manifest.open(encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if kept := line.strip():
                     yield f"{manifest.name} line {number}", kept
         return
-    text = manifest.read_text(encoding="utf-8", errors="replace")
+    text = manifest.read_text(encoding="utf-8-sig", errors="replace")
     try:
-        elements = json.loads(text)
-    except json.JSONDecodeError as error:
+        elements = _parsed(text)
+    except ValueError as error:
         raise FolderError(
             f"{manifest}: is not JSON ({error}); it must be a list of objects such as {EXAMPLE}"
         ) from None
@@ -151,11 +168,20 @@ def _table_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
             for batch in file.iter_batches(batch_size=10_000):
                 for row in batch.to_pylist():
                     number += 1
-                    turns = {"turns": json.loads(row["turns"])} if isinstance(row.get("turns"), str) else {}
-                    entry = {key: value for key, value in row.items() if value is not None} | turns
-                    yield f"{manifest.name} row {number}", entry
-    except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
+                    yield f"{manifest.name} row {number}", _row_entry(row)
+    except (pa.ArrowInvalid, OSError) as error:
         raise FolderError(f"{manifest}: cannot be read ({error}); make it again with 'vidchat data branches'") from None
+
+
+def _row_entry(row: dict[str, Any]) -> Any:
+    """A row as an entry; one whose turns are not JSON is handed on as it is, to be refused where it is used."""
+    entry = {key: value for key, value in row.items() if value is not None}
+    if isinstance(row.get("turns"), str):
+        try:
+            entry["turns"] = _parsed(row["turns"])
+        except ValueError as error:
+            return f"the turns are not JSON: {error}"
+    return entry
 
 
 def make_dialogue(root: Path, entry: Any, media: bool = True) -> Dialogue:
@@ -166,12 +192,28 @@ def make_dialogue(root: Path, entry: Any, media: bool = True) -> Dialogue:
     if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("turns"), list):
         raise ValueError("a dialogue is an object with 'id' and a list of 'turns'")
     words = {key: _word(entry, key, allowed) for key, allowed in WORDS.items() if key in entry}
-    return Dialogue(str(entry["id"]), tuple(_turn(root, turn, media) for turn in entry["turns"]), **words)
+    return Dialogue(_name(entry["id"], "id"), tuple(_turn(root, turn, media) for turn in entry["turns"]), **words)
+
+
+def _name(value: Any, key: str) -> str:
+    """A name, written as text or as a number, that can be written as UTF-8."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"'{key}' must be a name, not {value!r:.80}")
+    return _unicode(str(value), key)
+
+
+def _unicode(text: str, key: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"'{key}' holds half of a character: {text!a:.80}") from None
+    return text
 
 
 def _word(entry: dict[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
     if entry.get(key) not in allowed:
-        raise ValueError(f"'{key}' must be one of {', '.join(allowed)}, not {entry.get(key)!r}")
+        raise ValueError(f"'{key}' must be one of {', '.join(allowed)}, not {_short(entry.get(key))}")
     return entry[key]
 
 
@@ -181,19 +223,44 @@ def _turn(root: Path, turn: Any, media: bool) -> Turn:
     text, scores, truth = (turn.get(key) for key in ("text", "scores", "truth"))
     if not isinstance(text, str | None) or not isinstance(scores, dict | None) or not isinstance(truth, dict | None):
         raise ValueError("a turn's 'text' must be a string, and its 'scores' and 'truth' objects")
+    path = inside(root, turn["clip"], media)
+    start = _number(turn.get("start", 0.0), "'start' must be seconds")
+    end = None if turn.get("end") is None else _number(turn["end"], "'end' must be seconds")
     clip = Clip(
-        path=inside(root, turn["clip"], media),
-        speaker=str(turn["speaker"]),
-        text=text,
-        start=_seconds(turn.get("start", 0.0)),
-        end=None if turn.get("end") is None else _seconds(turn["end"]),
-        scores={name: float(value) for name, value in (scores or {}).items() if value is not None},
+        path=path,
+        speaker=_speaker(turn, start, end),
+        text=None if text is None else _unicode(text, "text"),
+        start=start,
+        end=end,
+        scores={
+            name: _number(value, f"the score '{name}' must be a number")
+            for name, value in (scores or {}).items()
+            if value is not None
+        },
         truth=truth or {},
     )
     return Turn(_word(turn, "role", ROLES), clip)
 
 
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"'start' and 'end' must be seconds, not {value!r}")
-    return float(value)
+def _speaker(turn: dict[str, Any], start: float, end: float | None) -> str:
+    """Who is seen. An unknown person is named after the span of the file, and so nobody else."""
+    if turn["speaker"] in (None, ""):
+        return f"unknown person of {turn['clip']} {start:g}-{'end' if end is None else f'{end:g}'}"
+    return _name(turn["speaker"], "speaker")
+
+
+def _number(value: Any, must: str) -> float:
+    """A finite number; raises `ValueError`."""
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{must}, not {_short(value)}")
+    return number
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > 1 << 64:
+        return f"a whole number of {value.bit_length()} bits"
+    return f"{value!r:.80}"

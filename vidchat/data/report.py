@@ -22,7 +22,8 @@ class Report:
 
     def __str__(self) -> str:
         head = f"{self.read} {self.what} read, {len(self.skipped)} skipped"
-        return "\n".join([head, *(f"  {where}: {why}" for where, why in self.skipped)])
+        lines = "\n".join([head, *(f"  {where}: {why}" for where, why in self.skipped)])
+        return lines.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
 
     def write(self, path: Path) -> None:
         """Writes the report as text, replacing an older one."""
