@@ -20,7 +20,9 @@ COUNT = 2 * BLOCK + 5
 
 
 def entry(k: int) -> dict[str, Any]:
-    turns: list[dict[str, Any]] = [{"role": "responder", "speaker": f"s{k % 3}", "clip": f"{k}.mp4", "text": f"wörter\n\0 {k}"}]
+    turns: list[dict[str, Any]] = [
+        {"role": "responder", "speaker": f"s{k % 3}", "clip": f"{k}.mp4", "text": f"wörter\n\0 {k}"}
+    ]
     turns[0]["truth"] = {"half of a character": "\ud800"}
     if k % 2:
         turns.insert(0, {"role": "initiator", "speaker": "q", "clip": f"q{k}.mp4"})

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vidchat.data.workers import each, write_whole
+from vidchat.data.whole import write_whole
+from vidchat.data.workers import each
 
 
 def power(number: int, exponent: int) -> int:

@@ -45,8 +45,8 @@ def open_folder(
 
     A bad entry (not JSON, a word that does not exist, a number that is none, a file that is missing or lies outside the
     folder) is skipped and reported; the others are kept, in the manifest's order. A speaker that is null or empty is
-    unknown: nobody but who is seen in the same span of the same file. A clip's path is relative to the folder and may not
-    leave it by `..` or by being absolute. A symbolic link inside the folder may point anywhere: whoever can place
+    unknown: nobody but who is seen in the same span of the same file. A clip's path is relative to the folder and may
+    not leave it by `..` or by being absolute. A symbolic link inside the folder may point anywhere: whoever can place
     links there decides what the folder holds, whereas a manifest may come from a stranger.
 
     Args:

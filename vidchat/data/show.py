@@ -7,6 +7,7 @@ import hashlib
 import heapq
 import html
 import io
+import logging
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
-from vidchat.data.media.read import Media, MediaError, header_of, read_clip, write_clip
+from vidchat.data.media.read import Media, MediaError, picture_size, read_clip, write_clip
 from vidchat.data.tokens.kept_tokens import AudioDecoder, KeptTokens, VideoDecoder
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import ShardError
 from vidchat.dialogue import Clip, Dialogue
 
+log = logging.getLogger(__name__)
 HEIGHT = 160  # pixels of a shown picture
 WIDEST = 284
 MOMENTS = 5
@@ -165,13 +167,14 @@ def _read(dialogue: Dialogue, clip: Clip, elsewhere: Packed | Decoders | None) -
 
 def _read_file(clip: Clip) -> Media | None:
     try:
-        _, height, width = header_of(clip.path)
+        height, width = picture_size(clip.path)
         size = (HEIGHT, min(WIDEST, max(2, round(HEIGHT * width / height / 2) * 2)))
         try:
             return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS)
         except MediaError:
             return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS, audio=False)
-    except MediaError:
+    except MediaError as error:
+        log.warning("cannot be shown: %s", error)
         return None
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.dialogues import SUMMARY
 from vidchat.data.manifest.table import COLUMNS, ROWS, ManifestError, as_table, open_manifest
+from vidchat.data.report import Report
 from vidchat.dialogue import Clip, Dialogue
 
 MANIFEST = "clips.parquet"
@@ -104,7 +105,9 @@ def distributions(manifest: Path) -> Distributions:
     return found
 
 
-def dialogue_table(root: Path, elsewhere: Elsewhere | None = None) -> list[dict[str, Any]]:
+def dialogue_table(
+    root: Path, elsewhere: Elsewhere | None = None, report: Report | None = None
+) -> list[dict[str, Any]]:
     """Rows of branch, kind, tier, split, dialogues, answer_hours and hours, of a folder data set.
 
     What `vidchat data branches` wrote is taken from its summary, unless it was changed since; of another folder every
@@ -113,6 +116,7 @@ def dialogue_table(root: Path, elsewhere: Elsewhere | None = None) -> list[dict[
     Args:
         root: The folder.
         elsewhere: Its media shards or tokens, if it has any.
+        report: Where dialogues that cannot be counted are named.
 
     Raises:
         FolderError: There is no data set in the folder, or neither files nor shards with any dialogue's clips.
@@ -123,7 +127,7 @@ def dialogue_table(root: Path, elsewhere: Elsewhere | None = None) -> list[dict[
         if told.get("dialogues"):
             return list(told["dialogues"])
     sums: dict[tuple[str, str, str], list[float]] = {}
-    for dialogue, seconds in lengths(root, elsewhere):
+    for dialogue, seconds in lengths(root, elsewhere, report):
         row = sums.setdefault((dialogue.branch, dialogue.tier, dialogue.split), [0.0, 0.0, 0.0])
         answer = next(k for k, turn in enumerate(dialogue.turns) if turn.clip is dialogue.answer)
         for place, value in enumerate((1, seconds[answer], sum(seconds))):
@@ -139,12 +143,17 @@ def dialogue_table(root: Path, elsewhere: Elsewhere | None = None) -> list[dict[
     return table
 
 
-def lengths(root: Path, elsewhere: Elsewhere | None) -> Iterator[tuple[Dialogue, list[float]]]:
-    """Each dialogue whose answer is there, as a file or elsewhere, and how many seconds of each of its turns are."""
+def lengths(
+    root: Path, elsewhere: Elsewhere | None, report: Report | None = None
+) -> Iterator[tuple[Dialogue, list[float]]]:
+    """Each dialogue whose answer is there, as a file or elsewhere, and how many seconds of each of its turns are.
+
+    Those that cannot be used are named in the report.
+    """
     from vidchat.data.media.read import length_of
 
     headers: dict[Path, float] = {}
-    for _, entry in entries(manifest_of(root)):
+    for where, entry in entries(manifest_of(root)):
         try:
             dialogue = make_dialogue(root, parse_entry(entry), media=False)
             seconds: list[float | None] = []
@@ -155,7 +164,9 @@ def lengths(root: Path, elsewhere: Elsewhere | None) -> Iterator[tuple[Dialogue,
                 if clip.end is None and clip.path not in headers:
                     headers[clip.path] = length_of(clip.path)
                 seconds.append((headers[clip.path] if clip.end is None else clip.end) - clip.start)
-        except (ValueError, TypeError, OSError):
+        except (ValueError, TypeError, OSError) as error:
+            if report is not None:
+                report.skipped.append((where, str(error)))
             continue
         answered = any(turn.clip is dialogue.answer and s for turn, s in zip(dialogue.turns, seconds, strict=True))
         if answered and (elsewhere is not None or None not in seconds):

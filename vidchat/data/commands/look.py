@@ -11,6 +11,7 @@ import typer
 from vidchat.errors import plainly
 
 if TYPE_CHECKING:
+    from vidchat.data.report import Report
     from vidchat.data.show import Decoders, Packed
     from vidchat.data.tokens.kept_tokens import KeptTokens
     from vidchat.data.tokens.media_shards import MediaShards
@@ -32,6 +33,7 @@ def stats(
     """
     with plainly():
         from vidchat.data.folder import MANIFESTS, FolderError
+        from vidchat.data.report import Report
         from vidchat.data.stats import MANIFEST, dialogue_table, distributions, distributions_elsewhere, draw
         from vidchat.data.tokens.kept_tokens import KeptTokens
 
@@ -41,7 +43,9 @@ def stats(
         manifest = data / MANIFEST if data.is_dir() else data
         elsewhere = clips_elsewhere(data) if data.is_dir() and not manifest.is_file() else None
         if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
-            tell_table(dialogue_table(data, elsewhere))
+            report = Report("dialogues")
+            tell_table(dialogue_table(data, elsewhere, report))
+            _tell_skipped(report)
         else:
             print("no dialogues yet; derive them with 'vidchat data branches'")
         if isinstance(elsewhere, KeptTokens):
@@ -68,6 +72,13 @@ def stats(
             else "turns (a clip counts in every dialogue that it is part of)"
         )
         print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {picture}")
+
+
+def _tell_skipped(report: Report, most: int = 10) -> None:
+    for where, why in report.skipped[:most]:
+        print(f"left out: {where}: {why}")
+    if len(report.skipped) > most:
+        print(f"left out: {len(report.skipped) - most:,} more")
 
 
 def clips_elsewhere(data: Path) -> MediaShards | KeptTokens | None:

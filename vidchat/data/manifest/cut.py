@@ -7,6 +7,7 @@ it stopped and nobody can tell. Many machines share the work by `part`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Mapping
@@ -17,11 +18,13 @@ from typing import Any
 
 from rich.progress import Progress
 
-from vidchat.data.folder import entries, manifest_of, parse_entry
+from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.cut_video import CutReport, CutSettings, cut_video
 from vidchat.data.manifest.table import ManifestError, open_manifest, videos
-from vidchat.data.workers import each, write_whole
+from vidchat.data.whole import write_whole
+from vidchat.data.workers import each
 
+log = logging.getLogger(__name__)
 SETTINGS, REPORT = "cut.json", "cut.report.json"
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov")
 CUT_COLUMNS = (
@@ -124,6 +127,11 @@ def wanted_files(output: Path) -> set[str]:
         FolderError: There are no dialogues yet.
     """
     wanted: set[str] = set()
-    for _, entry in entries(manifest_of(output)):
-        wanted |= {turn["clip"] for turn in parse_entry(entry)["turns"]}
+    for where, entry in entries(manifest_of(output)):
+        try:
+            dialogue = make_dialogue(output, parse_entry(entry), media=False)
+        except (ValueError, TypeError, OSError) as error:
+            log.warning("skipped %s: %s", where, error)
+            continue
+        wanted |= {turn.clip.path.relative_to(output).as_posix() for turn in dialogue.turns}
     return wanted

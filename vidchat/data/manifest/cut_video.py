@@ -18,6 +18,7 @@ from vidchat.data.manifest.table import ManifestError, clip_file
 from vidchat.data.manifest.tiers import is_silent
 from vidchat.data.media.read import MediaError, crop_pictures, read_sound
 from vidchat.data.media.write import ClipWriter
+from vidchat.data.whole import forget
 from vidchat.dialogue import Clip
 
 UNSEEN = (64, 64)  # height and width of the black picture of a voice without a face
@@ -101,7 +102,7 @@ def cut_video(
                     report.counts["there already"] += not voice_only
                 else:
                     if not dry_run:
-                        _forget(output / name)
+                        forget(output / name)
                         seconds = (_write_voice if voice_only else _write_clip)(output / name, path, clip, settings)
                         _note_short(report, clip, seconds, settings)
                     report.counts["voices cut" if voice_only else "cut"] += 1
@@ -124,16 +125,6 @@ def _inside(media: Path, name: str | None) -> Path | None:
         return None
     path = media / name
     return path if path.is_file() else None
-
-
-def _forget(path: Path) -> None:
-    """Removes what a killed run left of this clip."""
-    for leftover in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
-        leftover.unlink(missing_ok=True)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _window(clip: Mapping[str, Any], settings: CutSettings) -> tuple[float, float]:

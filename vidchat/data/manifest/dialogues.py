@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from vidchat.data.manifest.branches import BRANCH_COLUMNS, BranchSettings, Found
 from vidchat.data.manifest.splits import SPLIT_COLUMNS, SplitSettings, split_videos
 from vidchat.data.manifest.table import SCORES, ManifestError, clip_file, open_manifest, rows, videos
 from vidchat.data.manifest.tiers import TierSettings, is_silent, tier_of
-from vidchat.data.workers import write_whole
+from vidchat.data.whole import forget, whole, write_whole
 from vidchat.dialogue import Branch, Split, Tier
 
 SUMMARY = "branches.json"
@@ -193,9 +192,9 @@ def write_dialogues(
     target, other = output / "dialogues.jsonl", output / "dialogues.parquet"
     if as_parquet:
         target, other = other, target
-    partial = output / f".{target.name}.partial"
-    (_write_parquet if as_parquet else _write_jsonl)(partial, entries)
-    os.replace(partial, target)
+    forget(target)
+    with whole(target) as partial:
+        (_write_parquet if as_parquet else _write_jsonl)(partial, entries)
     other.unlink(missing_ok=True)
     told = {"settings": asdict(settings), "in_place": media is not None, **summary.as_json()}
     write_whole(output / SUMMARY, json.dumps(told, indent=1) + "\n")

@@ -20,12 +20,13 @@ from typing import Any
 from rich.progress import track
 
 from vidchat.data.manifest.sources import write_whole_report
-from vidchat.data.manifest.speakervid.archives import Member, read_archive
+from vidchat.data.manifest.speakervid.archives import Member, read_archive, read_folder_part
 from vidchat.data.manifest.speakervid.layout import LayoutError
 from vidchat.data.manifest.speakervid.names import Damage, base_name
 from vidchat.data.manifest.speakervid.values import Record, number, parse, text
 from vidchat.data.manifest.table import as_table, sorted_rows, write_manifest
-from vidchat.data.workers import each, write_whole
+from vidchat.data.whole import write_whole
+from vidchat.data.workers import each
 
 _ID = re.compile(r"(V[0-9A-Z]+_S[0-9A-Z]+_I[0-9A-Z]+)_(P[0-9A-Z]+)")
 SPLITS = {"train": "train", "dev": "val", "test": "test"}
@@ -89,12 +90,13 @@ def _part(place: str, work: Path) -> Path:
 
 def _read_place(place: str, root: Path, work: Path) -> None:
     """Turns and voice activity of everybody in an archive or folder, kept in a part."""
-    part, stat = _part(place, work), (root / place).stat()
+    path = root / place
+    part, stat = _part(place, work), path.stat() if path.exists() else path.lstat()
     stamp = f"{VERSION}: {stat.st_size} bytes, {stat.st_mtime_ns}"
     if part.is_file() and json.loads(part.read_text())["stamp"] == stamp:
         return
     people, damage = [], []
-    for member in _members(root / place):
+    for member in _members(path):
         try:
             if member.data is None:
                 raise Damage(member.reason)
@@ -106,8 +108,7 @@ def _read_place(place: str, root: Path, work: Path) -> None:
 
 def _members(path: Path) -> Iterator[Member]:
     if path.is_dir():
-        for file in sorted(path.glob("*.json")):
-            yield Member(file.name, file.read_bytes())
+        yield from (member for member in read_folder_part(path, 0, 1) if member.name.endswith(".json"))
     else:
         yield from read_archive(path, ".json")
 

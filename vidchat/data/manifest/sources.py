@@ -16,7 +16,7 @@ from rich.progress import track
 from vidchat.data.folder import MANIFESTS, FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.table import COLUMNS, SCORES, as_table, sorted_rows, write_manifest
 from vidchat.data.media.read import header_of
-from vidchat.data.workers import write_whole
+from vidchat.data.whole import write_whole
 from vidchat.dialogue import Clip, Dialogue
 
 TABLE = "dialogues.csv"
@@ -94,10 +94,18 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
                 f"{path}: has no column '{sorted(lacking)[0]}'; its columns are {', '.join(TEXTS)} and scores"
             )
         dialogues: dict[str, list[dict[str, str]]] = {}
-        for row in reader:
+        for row in _csv_rows(reader, path):
             dialogues.setdefault(row["dialogue"], []).append({k: v for k, v in row.items() if k and isinstance(v, str)})
     for name, turns in dialogues.items():
         yield f"{path.name}, dialogue {name}", _entry(name, turns)
+
+
+def _csv_rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
+    """The rows; one that is none (a quote that is not closed makes a field without end) ends them with an error."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise FolderError(f"{path} line {reader.line_num}: is no row of a table ({error}); correct it") from None
 
 
 def _entry(name: str, turns: list[dict[str, str]]) -> Any:
@@ -110,7 +118,8 @@ def _entry(name: str, turns: list[dict[str, str]]) -> Any:
 
 
 def _turn(turn: dict[str, str]) -> dict[str, Any]:
-    told: dict[str, Any] = {key: turn[key] for key in ("role", "speaker", "clip", "text") if turn.get(key)}
+    told: dict[str, Any] = {key: turn[key] for key in ("role", "clip", "text") if turn.get(key)}
+    told["speaker"] = turn.get("speaker")  # unknown where it is empty
     told |= {key: float(turn[key]) for key in ("start", "end") if turn.get(key)}
     return {**told, "scores": {key: float(value) for key, value in turn.items() if key not in TEXTS and value.strip()}}
 

@@ -6,7 +6,6 @@ equal annotations give equal bytes.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -15,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from vidchat.data.whole import forget, whole
 
 SPEECH = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("speaker", pa.string())]))
 
@@ -124,21 +125,16 @@ def videos(path: Path, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]
 def write_manifest(path: Path, tables: Iterable[pa.Table]) -> int:
     """Writes tables of the manifest's columns one after another, whole or not at all; returns the number of clips."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.partial"):  # of a run that was killed
-        leftover.unlink()
-    partial, clips = path.with_name(f".{path.name}.{os.getpid()}.partial"), 0
+    forget(path)
+    clips = 0
     waiting: list[pa.Table] = []
-    try:
-        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-            for table in tables:
-                clips += table.num_rows
-                waiting.append(table)
-                if sum(t.num_rows for t in waiting) >= ROWS:
-                    _flush(writer, waiting)
-            _flush(writer, waiting)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            clips += table.num_rows
+            waiting.append(table)
+            if sum(t.num_rows for t in waiting) >= ROWS:
+                _flush(writer, waiting)
+        _flush(writer, waiting)
     return clips
 
 

@@ -137,8 +137,8 @@ def _timed(container: InputContainer, stream: Any, path: Path) -> Iterator[tuple
         stands = duration if last is None else max(duration, time - last)
         if stream.type == "video" and (stands > STILL or time - begun > STILL + count):
             raise MediaError(
-                f"{path}: its time stamps jump: a frame near {time:.1f} s would stand for {stands:.1f} s, after {count} "
-                f"frames; one frame may stand for {STILL:g} s, so re-encode it or cut it there"
+                f"{path}: its time stamps jump: near {time:.1f} s, after {count} frames, one would stand for "
+                f"{stands:.1f} s, and may for {STILL:g} s; re-encode it, or cut it there"
             )
         last = time
         yield time, frame
@@ -204,7 +204,7 @@ def stream_of(container: InputContainer, kind: str, path: Path) -> Any:
         raise MediaError(f"{path}: {MISSING[kind]}")
     stream = next((stream for stream in films if stream.disposition & Disposition.default), films[0])
     if stream.codec_context is None:
-        raise MediaError(f"{path}: there is no decoder for its {kind} track; re-encode it, for example as H.264 and AAC")
+        raise MediaError(f"{path}: its {kind} track has an unknown codec; re-encode it, for example as H.264 and AAC")
     if kind == "video" and stream.width * stream.height > MOST_PIXELS:
         raise MediaError(f"{path}: has frames of {stream.width}x{stream.height} pixels; make them smaller")
     if kind == "audio" and not RATES[0] <= stream.codec_context.sample_rate <= RATES[1]:

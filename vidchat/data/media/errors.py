@@ -25,6 +25,4 @@ def explained(path: Path) -> Iterator[None]:
     except Exception as error:
         told = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         why = " ".join(str(told).split())[:200]
-        raise MediaError(
-            f"{path}: cannot be decoded ({why}); check that it plays, re-encode or replace it"
-        ) from error
+        raise MediaError(f"{path}: cannot be decoded ({why}); check that it plays, re-encode or replace it") from error

@@ -87,8 +87,8 @@ def read_clip(
     """Decodes a clip at the working rates.
 
     Pictures are those shown at the instants 0, 1/fps, ... (`at_instants`), scaled to cover `size` and cropped at the
-    centre, upright. Sound is mixed to mono, resampled, and cut or padded with silence to the pictures' duration. What is
-    returned is at most `MOST_BYTES` of frames and `MOST_SECONDS` long.
+    centre, upright. Sound is mixed to mono, resampled, and cut or padded with silence to the pictures' duration. At
+    most `MOST_BYTES` of frames, and `MOST_SECONDS`, are read.
 
     Args:
         clip: The file and the span of it; its times count from the file's first picture.

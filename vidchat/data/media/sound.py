@@ -56,7 +56,7 @@ def heard(lines: np.ndarray) -> np.ndarray:
 
 
 def lay_out(frames: Iterable[tuple[float, np.ndarray]], rate: int, length: int) -> np.ndarray:
-    """Frames (lines, n) with their times in seconds to (lines, length) samples from time 0; silence where there are none.
+    """Frames (lines, n) with their times in seconds to (lines, length) samples from time 0; silence where none are.
 
     A frame continues the one before unless its timestamp disagrees by more than `GAP`: containers round timestamps
     to as much as a millisecond. A frame with fewer lines than the first has its last line in the others.

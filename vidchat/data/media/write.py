@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -99,15 +100,20 @@ class ClipWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            self._close(failed=kind is not None)
             if kind is None:
+                os.replace(self._partial, self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _close(self, failed: bool) -> None:
+        try:
+            if not failed:
                 self._finish()
         finally:
             self._encoder = None
-            self._container.close()
-            if kind is not None or not self.pictures:
-                self._partial.unlink(missing_ok=True)
-        if kind is None:
-            os.replace(self._partial, self.path)
+            with suppress(av.error.FFmpegError) if failed or not self.pictures else nullcontext():
+                self._container.close()
 
     def _finish(self) -> None:
         if not self.pictures:

@@ -28,6 +28,7 @@ from vidchat.data.synthetic.pairing import pair_again
 from vidchat.data.synthetic.performance import Performance, perform
 from vidchat.data.synthetic.script import cases
 from vidchat.data.synthetic.voice import Voice, speak
+from vidchat.data.whole import write_whole
 from vidchat.dialogue import Role
 
 VERSION = 2
@@ -77,7 +78,7 @@ def render(output: Path, settings: RenderSettings, workers: int | None = None) -
     processes = (os.cpu_count() or 1) if workers is None else max(1, workers)
     records = list(_run(job, plans, processes))
     records += pair_again(records, settings.pairings, settings.seed)
-    _write_whole(output / MANIFEST, "".join(f"{json.dumps(record)}\n" for record in records))
+    write_whole(output / MANIFEST, "".join(f"{json.dumps(record)}\n" for record in records))
     return output / MANIFEST
 
 
@@ -162,10 +163,4 @@ def _claim(output: Path, settings: RenderSettings) -> None:
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and was not rendered here; choose another --output")
     (output / "clips").mkdir(parents=True, exist_ok=True)
-    _write_whole(note, json.dumps(wanted, indent=1))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial_path = path.with_name(f".{path.name}.partial")
-    partial_path.write_text(text)
-    partial_path.replace(path)
+    write_whole(note, json.dumps(wanted, indent=1))

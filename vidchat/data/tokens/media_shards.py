@@ -29,10 +29,10 @@ from vidchat.data.tokens.shards import (
     ShardWriter,
     dumps,
     indexes,
-    partial,
     publish,
     summarise,
 )
+from vidchat.data.whole import whole
 from vidchat.dialogue import Clip, Dialogue
 
 MEDIA = "media"  # the folder of a data set's media shards
@@ -128,9 +128,8 @@ def copy_manifest(root: Path, output: Path) -> None:
     """Gives another folder the data set's manifest, whole or not at all."""
     manifest = manifest_of(root)
     output.mkdir(parents=True, exist_ok=True)
-    target = output / manifest.name
-    shutil.copyfile(manifest, partial(target))
-    partial(target).replace(target)
+    with whole(output / manifest.name) as unfinished:
+        shutil.copyfile(manifest, unfinished)
 
 
 def _plan(root: Path, paths: list[Path], shard_bytes: int) -> Iterator[tuple[str, list[Path]]]:
@@ -154,18 +153,24 @@ def _name(root: Path, paths: list[Path]) -> str:
 
 
 def _write(root: Path, path: Path, clips: dict[Path, list[Clip]]) -> None:
-    files: list[dict[str, Any]] = []
     writer = ShardWriter(path)
-    for source, spans in clips.items():
-        name = source.relative_to(root).as_posix()
-        key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', source.stem)[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-        suffix = re.sub(r"[^a-z0-9]", "", source.suffix.lower()) or "mp4"
-        member = writer.add(f"{key}.{suffix}", source.read_bytes())
-        told = [
-            {"speaker": c.speaker, "text": c.text, "start": c.start, "end": c.end, "scores": dict(c.scores)}
-            for c in spans
-        ]
-        writer.add(f"{key}.json", dumps({"name": name, "clips": told}).encode())
-        files.append({"name": name, **member._asdict()})
-    size, sha256 = writer.finish()
+    try:
+        files = [_add(writer, root, source, spans) for source, spans in clips.items()]
+        size, sha256 = writer.finish()
+    except BaseException:
+        writer.discard()
+        raise
     publish(path, {"samples": len(files), "bytes": size, "sha256": sha256, "files": files})
+
+
+def _add(writer: ShardWriter, root: Path, source: Path, spans: list[Clip]) -> dict[str, Any]:
+    """Appends a clip and what the manifest tells of it; returns the clip's place."""
+    name = source.relative_to(root).as_posix()
+    key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', source.stem)[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    suffix = re.sub(r"[^a-z0-9]", "", source.suffix.lower()) or "mp4"
+    member = writer.add(f"{key}.{suffix}", source.read_bytes())
+    told = [
+        {"speaker": c.speaker, "text": c.text, "start": c.start, "end": c.end, "scores": dict(c.scores)} for c in spans
+    ]
+    writer.add(f"{key}.json", dumps({"name": name, "clips": told}).encode())
+    return {"name": name, **member._asdict()}

@@ -96,6 +96,11 @@ class ShardWriter:
         """Leaves the tar as it is, to be gone on with."""
         self._file.close()
 
+    def discard(self) -> None:
+        """Removes the tar that was begun."""
+        self._file.close()
+        self.partial.unlink(missing_ok=True)
+
 
 def partial(path: Path) -> Path:
     """The name of a file that is not yet whole."""
@@ -158,11 +163,14 @@ def dumps(value: Any) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file that appears whole or not at all. Only one process may write it at a time."""
     unfinished = partial(path)
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def pack(name: str, tensor: Tensor) -> bytes:

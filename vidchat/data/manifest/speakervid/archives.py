@@ -39,11 +39,17 @@ class Member:
 
 def read_archive(path: Path, suffix: str = "") -> Iterator[Member]:
     """The plain files of a tar, compressed with gzip or not; folders are passed over, and so are other suffixes."""
-    with path.open("rb") as file:
-        source = _Source(file)
-        yield from _members(source, suffix)
-        if source.damage:
-            yield Member("", None, source.damage)
+    if not path.is_file():  # reading from a pipe would wait for ever
+        yield Member("", None, "not a plain file")
+        return
+    try:
+        with path.open("rb") as file:
+            source = _Source(file)
+            yield from _members(source, suffix)
+            if source.damage:
+                yield Member("", None, source.damage)
+    except OSError as error:
+        yield Member("", None, f"cannot be read ({error.strerror})")
 
 
 def read_folder_part(folder: Path, part: int, parts: int) -> Iterator[Member]:

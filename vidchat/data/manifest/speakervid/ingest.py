@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +25,8 @@ from vidchat.data.manifest.speakervid.join import join_bucket
 from vidchat.data.manifest.speakervid.layout import KINDS, LISTS, LayoutError, Unit, find_units
 from vidchat.data.manifest.speakervid.parts import BUCKETS, make_part, part_stamp
 from vidchat.data.manifest.table import SCORES, write_manifest
-from vidchat.data.workers import each, write_whole
+from vidchat.data.whole import whole, write_whole
+from vidchat.data.workers import each
 
 
 def ingest_speakervid(annotations: Path, output: Path, workers: int | None = None) -> dict[str, Any]:
@@ -150,7 +150,5 @@ def _damage_lines(units: list[Unit], parts: Path, joined: Path) -> Iterator[str]
 
 
 def _list_damage(units: list[Unit], parts: Path, joined: Path, path: Path) -> None:
-    partial_path = path.with_name(f".{path.name}.partial")
-    with partial_path.open("w", encoding="utf-8") as file:
+    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(_damage_lines(units, parts, joined))
-    os.replace(partial_path, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from vidchat.data.manifest.speakervid.layout import LISTS, Unit
 from vidchat.data.manifest.speakervid.names import Damage
 from vidchat.data.manifest.speakervid.parts import FILLS, KEYS, damaged, read_bucket
 from vidchat.data.manifest.table import SCHEMA, SPEECH
-from vidchat.data.workers import write_whole
+from vidchat.data.whole import whole, write_whole
 
 LABELS = ("asr", "anno", "l_score", "scene_json", "speaker_json")
 
@@ -46,9 +45,8 @@ def join_bucket(bucket: int, units: Sequence[Unit], parts: Path, joined: Path) -
     with (joined / f"{bucket:02d}.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in found.damage)
     write_whole(joined / f"{bucket:02d}.json", json.dumps(found.counts, sort_keys=True))
-    partial = joined / f".{bucket:02d}.{os.getpid()}.partial"
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, target)
+    with whole(target) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
     return bucket
 
 

@@ -83,6 +83,6 @@ def _units_of(root: Path, kind: str, folder: Path) -> list[Unit]:
 
 
 def _file_unit(root: Path, kind: str, path: Path) -> Unit:
-    found = path.stat()
+    found = path.stat() if path.exists() else path.lstat()  # a link to nothing is told of when it is read
     stamp = f"{found.st_size} bytes, {found.st_mtime_ns}"
     return Unit(kind, path.relative_to(root).as_posix(), 0, 1, stamp, found.st_size)

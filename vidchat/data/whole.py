@@ -1,0 +1,32 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives the name under which to write a file; it gets its own name when the block ends well, else it is removed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file that appears whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def forget(path: Path) -> None:
+    """Removes what killed processes left of a file; nobody else may be writing it."""
+    escaped = "".join(f"[{c}]" if c in "*?[" else c for c in path.name)
+    for leftover in path.parent.glob(f".{escaped}.*.partial"):
+        leftover.unlink(missing_ok=True)
