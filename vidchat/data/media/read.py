@@ -8,6 +8,7 @@ origin, and every later picture and sample goes where its own timestamp says.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -83,6 +84,7 @@ def read_clip(
     sample_rate: int,
     audio: bool = True,
     max_seconds: float | None = None,
+    last: int | None = None,
 ) -> Media:
     """Decodes a clip at the working rates.
 
@@ -97,6 +99,7 @@ def read_clip(
         sample_rate: Working samples per second.
         audio: `False` leaves the sound track alone, and returns silence.
         max_seconds: At most this much is decoded.
+        last: Only so many of the last pictures, and their sound, are kept; memory does not grow with the others.
 
     Raises:
         MediaError: The file is missing, empty, damaged, has no pictures (in the span), has no sound where `audio` asks
@@ -106,9 +109,14 @@ def read_clip(
         with open_media(clip.path) as container:
             stream_of(container, "audio", clip.path)  # before the pictures' long work
     origin = origin_of(clip.path)
-    pictures = _read_pictures(clip, origin, fps, size, max_seconds)
+    pictures, first = _read_pictures(clip, origin, fps, size, max_seconds, last)
     length = round(len(pictures) * sample_rate / fps)
-    sound = _read_sound(clip, origin, length, sample_rate) if audio else np.zeros(length, np.float32)
+    if audio:
+        # Picture 1 of those that are kept begins on the same sample as in the whole clip.
+        left_out = round((first + 1) * sample_rate / fps) - round(sample_rate / fps)
+        sound = _read_sound(clip, origin, left_out + length, sample_rate)[left_out:].copy()
+    else:
+        sound = np.zeros(length, np.float32)
     return Media(torch.from_numpy(pictures), torch.from_numpy(sound), fps, sample_rate)
 
 
@@ -124,32 +132,34 @@ def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
     raise no_picture(path)
 
 
-def _read_pictures(clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None) -> np.ndarray:
-    """(N, 3, H, W) uint8: for every instant i / fps of the span, the picture shown then."""
-    reformatter, before, pictures = VideoReformatter(), None, list[Any]()
+def _read_pictures(
+    clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None, last: int | None
+) -> tuple[np.ndarray, int]:
+    """(N, 3, H, W) uint8: for every instant i / fps of the span, the picture shown then; and the first one's i."""
+    reformatter, before, count, pictures = VideoReformatter(), None, 0, deque[Any](maxlen=last)
     most = min(MOST_SECONDS * fps, MOST_BYTES // (3 * size[0] * size[1]))
     with explained(clip.path), closing(_shown(clip, origin, fps, max_seconds)) as frames:
         for frame, stream in frames:
             if frame is not before:
                 picture = fill(frame, size, pixel_aspect(stream), reformatter)
             pictures.append(picture)
-            before = frame
-            if len(pictures) > most:
+            before, count = frame, count + 1
+            if len(pictures) > most or count > MOST_SECONDS * fps:
                 raise MediaError(
                     f"{clip.path}: is longer than {most / fps:.0f} s, the most that is read at once at {fps} fps and "
                     f"{size[0]}x{size[1]}; give a span of it (start and end), or cut it"
                 )
     if not pictures:
         raise _too_short(clip)
-    return _stacked(pictures)
+    first = count - len(pictures)
+    return _stacked(pictures), first
 
 
-def _stacked(pictures: list[Any]) -> np.ndarray:
-    """`np.stack`, which takes each picture out of the list as it copies it: memory does not double."""
+def _stacked(pictures: deque[Any]) -> np.ndarray:
+    """`np.stack`, which takes the pictures out of their queue as it copies them: memory does not double."""
     stack = np.empty((len(pictures), *pictures[0].shape), np.uint8)
-    for place, picture in enumerate(pictures):
-        stack[place] = picture
-        pictures[place] = None
+    for place in range(len(stack)):
+        stack[place] = pictures.popleft()
     return stack
 
 
@@ -216,6 +226,8 @@ def read_sound(clip: Clip, length: int, sample_rate: int, beside: Path | None = 
 
 def _read_sound(clip: Clip, origin: float, length: int, sample_rate: int) -> np.ndarray:
     """(length,) float32 from the instant of picture 0 on."""
+    if length > MOST_SECONDS * sample_rate:
+        raise MediaError(f"{clip.path}: more than {MOST_SECONDS} s of sound are asked for at once; give a span of it")
     begin = origin + clip.start
     with explained(clip.path), closing(frames_of(clip.path, "audio", begin)) as frames:
         first = next(frames, None)

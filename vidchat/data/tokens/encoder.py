@@ -142,6 +142,7 @@ class ClipEncoder:
             sample_rate=self.clock.sample_rate,
             audio=self.audio_codec is not None,
             max_seconds=longest / self.fps if piece.part == "first" else None,
+            last=longest if piece.part == "last" else None,
         )
         count, least = len(media.pictures), self.clock.pictures(1)
         if count < least:
