@@ -171,6 +171,8 @@ def lengths(
         answered = any(turn.clip is dialogue.answer and s for turn, s in zip(dialogue.turns, seconds, strict=True))
         if answered and (elsewhere is not None or None not in seconds):
             yield dialogue, [second or 0.0 for second in seconds]
+        elif report is not None:
+            report.skipped.append((where, "its clips are not all there, as files or in shards"))
 
 
 def distributions_elsewhere(root: Path, elsewhere: Elsewhere, source: str) -> Distributions:

@@ -65,6 +65,8 @@ def header_of(path: Path, within: tuple[int, int] | None = None) -> tuple[float,
         seconds = (container.duration or 0) / av.time_base
         if stream.duration is not None:
             seconds = float(stream.duration * stream.time_base)
+        if stream.frames and seconds > STILL + stream.frames:
+            raise MediaError(f"{path}: is said to last {seconds:.0f} s, with {stream.frames} frames; re-encode it")
         return seconds, stream.height, stream.width
 
 
