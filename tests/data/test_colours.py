@@ -96,7 +96,8 @@ def test_what_a_transparent_image_hides_is_never_seen(tmp_path: Path) -> None:
     Image.fromarray(cutout[..., :3]).quantize(4).save(tmp_path / "p.png", transparency=bytes([0, 0, 0, 0]))
     shoot(tmp_path / "a.mov", [cutout] * 2, codec="png", kind="rgba", source="rgba")
     shoot(tmp_path / "b.mkv", [cutout] * 2, codec="ffv1", kind="yuva444p", source="rgba")
-    for name in ("a.png", "a.webp", "a.mov", "b.mkv"):
+    shoot(tmp_path / "a.webm", [cutout] * 2, codec="libvpx-vp9", kind="yuva420p", source="rgba", bit_rate=1_000_000)
+    for name in ("a.png", "a.webp", "a.mov", "b.mkv", "a.webm"):
         seen = first(tmp_path / name)
         assert np.abs(seen[:, 0] - GREY).max() <= 2, name
         assert np.abs(seen[:, 16, 32] - YELLOW).max() <= 3, name

@@ -272,6 +272,20 @@ def test_encoding_skips_them(odd: Path) -> None:
     assert sorted(where for where, _ in told.skipped) == ["jump.mp4", "notes.mp4", "picture.mp4", "unknown.mp4"]
 
 
+def test_encoding_from_media_shards_names_the_clip(odd: Path, tmp_path: Path) -> None:
+    from vidchat.data.folder import read_folder
+    from vidchat.data.tokens.media_shards import pack
+
+    pack(odd, tmp_path / "packed", 1 << 30)
+    root = tmp_path / "packed"
+    cache = TokenCache(root, ClipEncoder(Vae(), Codec(), 25, (16, 16)), 6)
+    dialogues = read_folder(root, media=False)[0]
+    told = fill(cache, [Piece(turn.clip, "first", 6) for dialogue in dialogues for turn in dialogue.turns])
+    assert told.read == 4
+    for name, why in told.skipped:
+        assert name == "pipe.mp4" or f"{name} in {root / 'media'}" in why, (name, why)
+
+
 def test_crops_skip_them(odd: Path) -> None:
     data = ClipDataModule(odd, 25, (16, 16), 16000, 9, 3200, batch_size=3)
     data.setup()
@@ -279,7 +293,7 @@ def test_crops_skip_them(odd: Path) -> None:
     assert {"jump.mp4", "notes.mp4", "picture.mp4", "unknown.mp4", "dialogues.jsonl line 7"} <= skipped
 
 
-def test_the_commands_skip_them(odd: Path, tmp_path: Path) -> None:
+def test_the_commands_skip_them(odd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def run(*words: Any) -> str:
         result = CliRunner().invoke(app, [str(word) for word in words])
         assert result.exit_code == 0, (words, result.output, result.exception)
@@ -295,5 +309,7 @@ def test_the_commands_skip_them(odd: Path, tmp_path: Path) -> None:
     assert "cannot be decoded" in (tmp_path / "a.html").read_text()
     run("pack", "--data", odd, "--output", tmp_path / "packed")
     run("stats", tmp_path / "packed", "--output", tmp_path / "stats.png")
+    caplog.clear()
     run("show", tmp_path / "packed", "--count", 9, "--output", tmp_path / "a.html")
+    assert all(f"{name}.mp4 in " in caplog.text for name in ("unknown", "notes", "picture"))
     assert not list(tmp_path.rglob("*.partial"))

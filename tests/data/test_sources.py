@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from folders import make_folder
+from folders import film, make_folder
 from typer.testing import CliRunner
 
 from vidchat.cli import app
@@ -16,6 +17,7 @@ from vidchat.data.folder import FolderError, read_folder
 from vidchat.data.manifest.dialogues import Derive, write_dialogues
 from vidchat.data.manifest.seamless import ingest_seamless
 from vidchat.data.manifest.sources import ingest_folder
+from vidchat.data.manifest.speakervid.ingest import ingest_speakervid
 from vidchat.data.manifest.speakervid.layout import LayoutError
 from vidchat.dialogue import Dialogue
 
@@ -189,3 +191,52 @@ def test_filmed_people_go_through_the_same_door(tmp_path: Path, real_clips: Path
     dialogues, report = read_folder(data)
     assert [d.branch for d in dialogues] == ["dialogue", "single", "single"]
     assert not report.skipped
+
+
+def test_pipes_and_dangling_links_do_not_stop_an_ingest(tmp_path: Path) -> None:
+    """Opening a pipe that nobody writes to waits for ever."""
+    from vidchat.data.manifest.speakervid.archives import read_archive
+
+    os.mkfifo(tmp_path / "a.tar")
+    (tmp_path / "b.tar").symlink_to("nowhere")
+    for name in ("a.tar", "b.tar"):
+        assert [member.reason for member in read_archive(tmp_path / name)] == ["not a plain file"]
+    folder = tmp_path / "seamless"
+    folder.mkdir()
+    os.mkfifo(folder / "V1_S1_I1_P1.json")
+    os.mkfifo(folder / "pipe.tar")
+    (folder / "gone.tar").symlink_to("nowhere")
+    words = [{"start": 0.0, "end": 2.0, "transcript": "yes"}]
+    (folder / "V1_S1_I1_P2.json").write_text(json.dumps({"metadata:transcript": words}))
+    report = ingest_seamless(folder, tmp_path / "clips.parquet", workers=1)
+    assert report["clips"] == 1
+    lines = [json.loads(line) for line in (tmp_path / "clips.damaged.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in lines] == ["not a plain file"] * 3
+    labels = tmp_path / "labels" / "merged_anno"
+    labels.mkdir(parents=True)
+    os.mkfifo(labels / "pipe.tar.gz")
+    os.mkfifo(labels / "pipe.json")
+    (labels / "gone.tar.gz").symlink_to("nowhere")
+    assert ingest_speakervid(tmp_path / "labels", tmp_path / "out" / "clips.parquet", workers=1)["clips"] == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "clips.damaged.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in lines] == ["not a plain file"] * 3
+
+
+def test_a_folder_of_clips_with_a_pipe_among_them(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 9)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    report = ingest_folder(tmp_path, tmp_path / "out" / "clips.parquet")
+    assert report["clips"] == 1
+    assert "pipe.mp4" in (tmp_path / "out" / "clips.damaged.jsonl").read_text()
+
+
+def test_a_table_whose_quote_is_not_closed_is_told_of(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 9)
+    text = '\ufeffdialogue,role,speaker,clip\nd1,responder,,a.mp4\nd2,responder,bob,"a.mp4'
+    (tmp_path / "dialogues.csv").write_text(text)
+    ingest_folder(tmp_path, tmp_path / "out" / "clips.parquet")
+    speakers = pq.read_table(tmp_path / "out" / "clips.parquet")["speaker"].to_pylist()
+    assert sorted(speakers) == ["bob", "unknown person of a.mp4 0-end"]
+    (tmp_path / "dialogues.csv").write_text(text + "x" * 200_000)
+    with pytest.raises(FolderError, match="is no row of a table"):
+        ingest_folder(tmp_path, tmp_path / "out" / "clips.parquet")

@@ -62,11 +62,8 @@ class Decoders:
         return self.tokens.seconds(dialogue, clip)
 
     def read(self, dialogue: Dialogue, clip: Clip) -> Media | None:
-        """A clip at the size of a shown picture; `None` where it cannot be had."""
-        try:
-            media = self.tokens.media(dialogue, clip, self.video, self.audio)
-        except ShardError:
-            return None
+        """A clip at the size of a shown picture; `None` where it is not there. Raises `ShardError`."""
+        media = self.tokens.media(dialogue, clip, self.video, self.audio)
         return None if media is None else replace(media, pictures=_shown_size(media.pictures))
 
 
@@ -83,12 +80,9 @@ class Packed:
         return self.shards.seconds(dialogue, clip)
 
     def read(self, dialogue: Dialogue, clip: Clip) -> Media | None:
-        """A clip at the size of a shown picture; `None` where it cannot be had."""
-        try:
-            with self.shards.extracted(clip.path.relative_to(self.shards.root).as_posix()) as path:
-                return None if path is None else _read_file(replace(clip, path=path))
-        except ShardError:
-            return None
+        """A clip at the size of a shown picture; `None` where it is not there. Raises `ShardError` or `MediaError`."""
+        with self.shards.extracted(clip.path.relative_to(self.shards.root).as_posix()) as path:
+            return None if path is None else _read_file(replace(clip, path=path))
 
 
 def choose(
@@ -118,7 +112,10 @@ def choose(
     for _, _, parsed in sorted(drawn, key=lambda one: one[0], reverse=True):
         try:
             found.append(_there(root, parsed, elsewhere))
-        except (ValueError, TypeError, OSError):
+        except MediaError as error:
+            log.warning("skipped: %s", error)
+            continue
+        except (ValueError, TypeError, OSError):  # most often its files are not here
             continue
         if len(found) == count:
             break
@@ -160,22 +157,23 @@ def show(
 
 
 def _read(dialogue: Dialogue, clip: Clip, elsewhere: Packed | Decoders | None) -> Media | None:
-    if elsewhere is not None and not clip.path.is_file():
-        return elsewhere.read(dialogue, clip)
-    return _read_file(clip)
-
-
-def _read_file(clip: Clip) -> Media | None:
+    """A clip, from its file or from elsewhere; `None` where it cannot be had, which is told in the log."""
     try:
-        height, width = picture_size(clip.path)
-        size = (HEIGHT, min(WIDEST, max(2, round(HEIGHT * width / height / 2) * 2)))
-        try:
-            return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS)
-        except MediaError:
-            return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS, audio=False)
-    except MediaError as error:
+        if elsewhere is not None and not clip.path.is_file():
+            return elsewhere.read(dialogue, clip)
+        return _read_file(clip)
+    except (MediaError, ShardError) as error:
         log.warning("cannot be shown: %s", error)
         return None
+
+
+def _read_file(clip: Clip) -> Media:
+    height, width = picture_size(clip.path)
+    size = (HEIGHT, min(WIDEST, max(2, round(HEIGHT * width / height / 2) * 2)))
+    try:
+        return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS)
+    except MediaError:
+        return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS, audio=False)
 
 
 def _shown_size(pictures: Tensor) -> Tensor:

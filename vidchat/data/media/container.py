@@ -27,6 +27,7 @@ from vidchat.data.media.upright import orientation
 SEEK_MARGIN = 1.0  # seconds decoded and thrown away before a span, so that decoders are warmed up
 STILL = 30.0  # seconds that one frame may stand
 RATES = (1000, 768_000)  # samples per second that an audio track may have
+SEE_THROUGH = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders that know of transparency
 PLAYLISTS = {"hls", "concat", "dash", "imf"}  # files that name other files
 MISSING = {
     "video": "has no picture track; give a video of the person",
@@ -131,7 +132,7 @@ def _still(path: Path) -> av.VideoFrame | None:
 def _timed(container: InputContainer, stream: Any, path: Path) -> Iterator[tuple[float, Any]]:
     """Decoded frames with their times in seconds; one without a timestamp follows the one before."""
     expected, begun, last, count = 0.0, None, None, 0
-    for frame in container.decode(stream):
+    for frame in _decoded(container, stream):
         time = expected if frame.time is None else frame.time
         duration = duration_of(frame, stream)
         expected, count = time + duration, count + 1
@@ -144,6 +145,18 @@ def _timed(container: InputContainer, stream: Any, path: Path) -> Iterator[tuple
             )
         last = time
         yield time, frame
+
+
+def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
+    """The frames of a track, with their transparency, which FFmpeg's own decoders of VP8 and VP9 leave out."""
+    name = SEE_THROUGH.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        yield from container.decode(stream)
+        return
+    decoder: Any = av.CodecContext.create(name, "r")
+    decoder.thread_count = 1
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet if packet.size else None)
 
 
 def duration_of(frame: Any, stream: Any) -> float:

@@ -22,6 +22,7 @@ from rich.progress import track
 
 from vidchat.data.folder import FolderError, manifest_of, read_folder
 from vidchat.data.media.container import length_of
+from vidchat.data.media.errors import MediaError
 from vidchat.data.report import Report
 from vidchat.data.tokens.shards import (
     Member,
@@ -72,7 +73,10 @@ class MediaShards:
         if clip.end is not None:
             return clip.end - clip.start
         tar, member = self._files[name]
-        return length_of(tar, (member.offset, member.offset + member.size)) - clip.start
+        try:
+            return length_of(tar, (member.offset, member.offset + member.size)) - clip.start
+        except MediaError as error:
+            raise MediaError(str(error).replace(str(tar), f"{name} in {tar}")) from error
 
     def stamp(self, name: str) -> tuple[int, int] | None:
         """What changes when a file's bytes do; `None` where it is not there."""
@@ -90,7 +94,10 @@ class MediaShards:
         with tempfile.NamedTemporaryFile(suffix=Path(name).suffix) as file:
             file.write(self.reader.read(*self._files[name]).numpy().tobytes())
             file.flush()
-            yield Path(file.name)
+            try:
+                yield Path(file.name)
+            except MediaError as error:  # the file of the moment tells nobody which clip it is
+                raise MediaError(str(error).replace(file.name, f"{name} in {self._files[name][0]}")) from error
 
 
 def pack(root: Path, output: Path, shard_bytes: int) -> tuple[Report, dict[str, Any]]:
