@@ -112,5 +112,5 @@ def read_replies(text: str) -> list[str] | None:
 def _before(path: Path) -> list[Mapping[str, Any]]:
     if not path.is_file():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     return [line for line in lines if isinstance(line, dict) and "id" in line]

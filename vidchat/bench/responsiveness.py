@@ -27,7 +27,7 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
     if not path.is_file():
         return {}, ""
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
+        log = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(log, dict):
             raise ValueError("it must be an object")
         told = {name: _positive(log[key]) for name, key in _TOLD.items() if key in log}
@@ -36,7 +36,7 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
         reckoned = _from_chunks([(_positive(c["ready_s"]), _positive(c["media_s"])) for c in log["chunks"]])
     except json.JSONDecodeError as error:
         return {}, f"its log cannot be read (it is not JSON: {error})"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"a chunk lacks {error}" if isinstance(error, KeyError) else error
         return {}, f"its log cannot be read ({what})"
     wrong = [name for name, value in told.items() if not math.isclose(value, reckoned[name], rel_tol=0.1, abs_tol=0.01)]

@@ -32,8 +32,8 @@ def read_testset(testset: Path, clips: Path) -> tuple[list[Dialogue], Report]:
         MakeError: The file is not JSON, or nothing in it is a name of a clip.
     """
     try:
-        entries = json.loads(Path(testset).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        entries = json.loads(Path(testset).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise MakeError(f"{testset}: cannot be read as JSON ({error})") from None
     groups = list(_groups(entries))
     if not any(groups):

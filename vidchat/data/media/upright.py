@@ -48,7 +48,7 @@ def _matrix(frame: VideoFrame) -> np.ndarray | None:
     """(9,) the display matrix by rows, in fixed point; `None` where there is none."""
     try:
         # Not `frame.side_data`, which makes a cycle of references: frames would wait for the garbage collector.
-        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)
+        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]
     except ValueError:  # PyAV gives up on all side data where it does not know the type of one
         turns = round(frame.rotation / 90) % 4  # counter-clockwise
         a, b = ((1, 0), (0, -1), (-1, 0), (0, 1))[turns]
