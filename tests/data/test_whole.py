@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,18 @@ def test_a_clip_that_cannot_be_written_leaves_nothing(
     assert files(tmp_path) == []
 
 
-def test_a_clip_whose_place_is_taken_by_a_folder_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").mkdir()
-    with pytest.raises(OSError, match=r"a\.mp4"):
-        write_clip(tmp_path / "a.mp4", FRAMES, None, 25, 16000)
+def test_folders_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
+    """A pipe stands for a device here: renaming a file to /dev/null makes /dev/null a file, for everybody."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("folder", "pipe", "link"):
+        with pytest.raises(ValueError, match=f"{name}: is a folder, a pipe or a device"):
+            write_clip(tmp_path / name, FRAMES, None, 25, 16000)
+        with pytest.raises(ValueError, match=f"{name}: is a folder, a pipe or a device"):
+            write_whole(tmp_path / name, "{}")
     assert files(tmp_path) == []
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def check_target(path: Path) -> None:
+    """Refuses to write to what is no file: renaming a file to the name of a device, say /dev/null, would replace it.
+
+    Raises:
+        ValueError: There is a folder, a pipe or a device of this name.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: is a folder, a pipe or a device; give the name of a file to write")
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Gives the name under which to write a file; it gets its own name when the block ends well, else it is removed."""
+    """Gives the name under which to write a file; it gets its own name when the block ends well, else it is removed.
+
+    Raises:
+        ValueError: There is a folder, a pipe or a device of this name.
+    """
+    check_target(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidchat.data.whole import check_target
+
 # An AAC frame is 1024 samples, and decoders hand back whole frames. At 48 kHz that is 21 ms, less than a picture;
 # at 16 kHz it would be 64 ms.
 AAC_RATE = 48_000
@@ -33,6 +35,9 @@ class ClipWriter:
         path: The mp4 to write; its folder is made.
         fps: Pictures per second.
         sample_rate: Samples per second of the sound that is given, or `None` for a file without sound.
+
+    Raises:
+        ValueError: `path` is a folder, a pipe or a device.
     """
 
     def __init__(self, path: Path, fps: int, sample_rate: int | None) -> None:
@@ -48,6 +53,7 @@ class ClipWriter:
         return self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
 
     def __enter__(self) -> Self:
+        check_target(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
         return self
