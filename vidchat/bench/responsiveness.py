@@ -36,7 +36,7 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
         reckoned = _from_chunks([(_positive(c["ready_s"]), _positive(c["media_s"])) for c in log["chunks"]])
     except json.JSONDecodeError as error:
         return {}, f"its log cannot be read (it is not JSON: {error})"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"a chunk lacks {error}" if isinstance(error, KeyError) else error
         return {}, f"its log cannot be read ({what})"
     wrong = [name for name, value in told.items() if not math.isclose(value, reckoned[name], rel_tol=0.1, abs_tol=0.01)]
