@@ -145,13 +145,14 @@ JUMPS = {
     "an hour": [k / 25 if k < 6 else 3600 + k / 25 for k in range(12)],
     "two minutes": [k / 25 if k < 6 else 120 + k / 25 for k in range(12)],
     "often, by less": [k * (STILL - 1) for k in range(12)],
+    "once, after many frames": [k / 25 if k < 60 else STILL + 5 + k / 25 for k in range(72)],
     "at the end": [*(k / 25 for k in range(11)), 5000.0],
 }
 
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_time_stamps_that_jump_are_refused_before_frames_are_stacked(tmp_path: Path, jump: str) -> None:
-    path = shoot(tmp_path / "a.mkv", [corners()] * 12, sounds=[tone(0.5)], times=JUMPS[jump])
+    path = shoot(tmp_path / "a.mkv", [corners()] * len(JUMPS[jump]), sounds=[tone(0.5)], times=JUMPS[jump])
     assert path.stat().st_size < 12_000
     tracemalloc.start()
     told = [why for _, read in readers(path) if (why := refusal(read)) is not None]
