@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vidchat.bench.faces import CENTRE, Centred, crops, part_of
+from vidchat.bench.faces import CENTRE, STEP, Centred, Detected, crops, looked_at, part_of, shared_looks
+from vidchat.bench.proxy.identity import FaceLooks
 from vidchat.data.media.read import Media
 
 
@@ -41,3 +42,54 @@ def test_the_guess_is_in_the_middle_and_parts_are_shares_of_it():
     assert faces.boxes[0] == pytest.approx(np.array(CENTRE) * [100, 200, 100, 200])
     assert faces.found.all()
     assert part_of(np.array([[10.0, 20, 30, 60]]), (0.5, 0.25, 1, 1))[0] == pytest.approx([20, 30, 30, 60])
+
+
+class Stub(Detected):
+    """A detector without weights: a frame that is not black holds a face, in a box that its colour places."""
+
+    def __init__(self):
+        self._last = None
+        self.looks = 0
+
+    def spec(self):
+        return {"face": "stub"}
+
+    def _best(self, picture):
+        self.looks += 1
+        brightness = float(picture.float().mean())
+        return np.array([10.0, 10, 30, 30]) + brightness / 50 if brightness else None
+
+
+def clip_of(frames):
+    return Media(frames, torch.zeros(640 * len(frames)), 25, 16000)
+
+
+@pytest.mark.parametrize("detector", [Stub, Centred])
+def test_a_frozen_face_is_found_and_does_not_drift_whatever_the_number_of_frames(detector):
+    frame = torch.randint(0, 256, (1, 3, 40, 40), dtype=torch.uint8)
+    measure = FaceLooks(detector())
+    reference = measure.read(clip_of(frame))
+    for length in range(1, 201):
+        frozen = measure.read(clip_of(frame.expand(length, -1, -1, -1)))
+        values = measure.compare(frozen, frozen, reference, None)
+        assert values["face found"] == 1, length
+        assert values["ArcFace"] == pytest.approx(1, abs=1e-6), length
+        assert values["identity drift"] == 0, length
+
+
+def test_every_frame_has_the_answer_of_the_look_it_shares():
+    for length in range(1, 201):
+        runs, at = shared_looks(length), looked_at(length)
+        assert np.concatenate(runs).tolist() == list(range(length))
+        assert max(map(len, runs)) <= STEP, length
+        assert max(map(len, runs)) - min(map(len, runs)) <= 1, length
+        dark = torch.arange(length) >= length // 2
+        frames = torch.full((length, 3, 8, 8), 200, dtype=torch.uint8)
+        frames[dark] = 0
+        faces = Stub()(clip_of(frames))
+        seen = {int(frame): not dark[frame] for frame in at}
+        assert [bool(f) for f in faces.found] == [
+            bool(seen[look]) for run, look in zip(runs, at.tolist(), strict=True) for _ in run
+        ]
+        if length >= 2 * STEP:
+            assert float(faces.found.mean()) == pytest.approx(0.5, abs=STEP / length)

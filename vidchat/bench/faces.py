@@ -14,7 +14,7 @@ from scipy.ndimage import median_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidchat.bench.measure import BackendError, evenly, need_file
+from vidchat.bench.measure import BackendError, need_file
 from vidchat.bench.protocol import file_hash
 from vidchat.data.media.read import Media
 
@@ -24,7 +24,7 @@ CENTRE = (0.22, 0.10, 0.78, 0.85)
 """Left, top, right, bottom of the guessed face, as shares of the picture."""
 MOUTH = (0.20, 0.58, 0.80, 0.93)
 """Of the mouth, as shares of the face."""
-STEP = 5  # the detector looks at every so many pictures; between, boxes are interpolated
+STEP = 5  # frames that share one look, at most; between looks, boxes are interpolated
 SURE = 0.7  # of a detection
 
 
@@ -34,11 +34,25 @@ class Faces:
 
     Attributes:
         boxes: (N, 4) left, top, right, bottom in pixels.
-        found: (N,) whether a face was found near that picture; all true for the guess.
+        found: (N,) whether the look that the frame shares found a face; all true for the guess.
     """
 
     boxes: Floats
     found: NDArray[np.bool_]
+
+
+def shared_looks(length: int) -> list[NDArray[np.int64]]:
+    """Splits a clip into runs of at most `STEP` frames, as equal as can be; one look serves each run.
+
+    Runs and not every fifth frame: every frame belongs to exactly one look, whatever the clip's length, so that shares
+    of frames with a face do not depend on how many frames a clip has.
+    """
+    return np.array_split(np.arange(length), -(-length // STEP))
+
+
+def looked_at(length: int) -> NDArray[np.int64]:
+    """The middle frame of each run of `shared_looks`: where faces are looked for and compared."""
+    return np.array([run[len(run) // 2] for run in shared_looks(length)])
 
 
 class FaceFinder(Protocol):
@@ -64,7 +78,7 @@ class Centred:
 
 
 class Detected:
-    """The Ultra-Light RFB-320 face detector (Linzaer, MIT) through onnxruntime, on every fifth picture.
+    """The Ultra-Light RFB-320 face detector (Linzaer, MIT) through onnxruntime, on one of every five frames.
 
     The most certain face counts. Where none is found the nearest picture's box holds, and the picture counts as one
     without a face; where none is found in the whole clip, the guess holds.
@@ -84,11 +98,11 @@ class Detected:
         return self._last[1]
 
     def spec(self) -> Mapping[str, object]:
-        return {"face": f"RFB-320 {file_hash(self.path)} every {STEP}th picture"}
+        return {"face": f"RFB-320 {file_hash(self.path)} in the middle of every {STEP} frames or fewer"}
 
     def _find(self, media: Media) -> Faces:
         length = len(media.pictures)
-        at = evenly(length, -(-length // STEP))
+        at = looked_at(length)
         seen = [self._best(media.pictures[i]) for i in at]
         sure = [box for box in seen if box is not None]
         if not sure:
@@ -96,9 +110,8 @@ class Detected:
         where = np.array([i for i, box in zip(at, seen, strict=True) if box is not None])
         steady = median_filter(np.stack(sure), size=(min(5, len(sure)), 1), mode="nearest")
         boxes = np.stack([np.interp(np.arange(length), where, side) for side in steady.T], axis=1)
-        found = np.zeros(length, bool)
-        for i, box in zip(at, seen, strict=True):
-            found[max(0, i - STEP // 2) : i + STEP // 2 + 1] = box is not None
+        runs = zip(shared_looks(length), seen, strict=True)
+        found = np.concatenate([np.full(len(run), box is not None) for run, box in runs])
         return Faces(boxes, found)
 
     def _best(self, picture: Tensor) -> Floats | None:

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.canonical.scrfd import Scrfd
-from vidchat.bench.faces import onnx_session
+from vidchat.bench.faces import STEP, looked_at, onnx_session
 from vidchat.bench.measure import Column, Features, Measure, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.bench.proxy.identity import compare_faces
 from vidchat.data.media.read import Media
 
-SIDE, STEP = 112, 5
+SIDE = 112
 # Where ArcFace wants the eyes, the nose and the corners of the mouth in its 112 x 112 picture.
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -49,13 +49,13 @@ class ArcFace(Measure):
             "backend": "ArcFace ONNX, cosine",
             "weights": file_hash(self.path),
             **self.detector.spec(),
-            "frames": f"every {STEP}th",
+            "frames": f"the middle of every {STEP} or fewer",
             "libraries": versions("onnxruntime", "torch"),
         }
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         found, faces = [], []
-        for picture in media.pictures[::STEP]:
+        for picture in media.pictures[looked_at(len(media.pictures))]:
             landmarks = self.detector.landmarks(picture)
             found.append(landmarks is not None)
             faces.append(torch.zeros(3, SIDE, SIDE) if landmarks is None else aligned(picture, landmarks))

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vidchat.bench.faces import FaceFinder, crops
+from vidchat.bench.faces import STEP, FaceFinder, crops, looked_at
 from vidchat.bench.measure import Column, Features, Measure, cosine
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
 
 SIDE = 12  # the face is averaged down to SIDE x SIDE, so that motion of the lips hardly counts
-STEP = 5
 
 
 class FaceLooks(Measure):
@@ -38,15 +37,16 @@ class FaceLooks(Measure):
         return {
             "backend": f"cosine of {SIDE}x{SIDE} colour faces",
             **self.finder.spec(),
-            "frames": f"every {STEP}th",
+            "frames": f"the middle of every {STEP} or fewer",
             "libraries": versions("torch"),
         }
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         faces = self.finder(media)
-        face = crops(media.pictures[::STEP], faces.boxes[::STEP], (SIDE, SIDE)).flatten(1).numpy()
+        at = looked_at(len(media.pictures))
+        face = crops(media.pictures[at], faces.boxes[at], (SIDE, SIDE)).flatten(1).numpy()
         contrast = np.linalg.norm(face - face.mean(1, keepdims=True), axis=1) / np.sqrt(face.shape[1])
-        found = faces.found[::STEP] & (contrast > 0.02)  # a blank picture holds no face
+        found = faces.found[at] & (contrast > 0.02)  # a blank picture holds no face
         return {"faces": (face - 0.5).astype(np.float32), "found": found}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
