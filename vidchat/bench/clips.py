@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,18 +11,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.pairs import Pair
-from vidchat.data.media.read import Media, MediaError, read_clip, read_picture
+from vidchat.data.media.read import Media, MediaError, length_of, read_clip, read_picture
 from vidchat.dialogue import Clip
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg")
 SHORT, LONG = 0.8, 1.25  # of the truth's length
 SILENCE = 1e-3  # root mean square, -60 dB of full scale
 STATUSES = ("good", "missing", "unreadable", "silent", "short", "long")
+ABSENT = frozenset({"missing", "unreadable"})
+"""Statuses of a pair that has no answer at all."""
 RULE = (
-    "No pair is left out. A missing or unreadable clip is scored as a black picture with silence, as long as the "
-    "truth. A clip without sound, or quieter than -60 dB, is scored as it is: silence. A clip shorter than 80 % of the "
-    "truth is filled up to the truth's length with black and silence; one longer than 125 % is cut there. Within these "
-    "bounds length is free, and comparisons picture by picture take the shorter of the two."
+    "No pair is left out. The true answer is the ceiling: pair by pair, what is beyond its value counts as its value. "
+    "A missing or unreadable clip gets the worst value of every measure, and in distances between sets features farther "
+    "from the truth than any clip's; so does, in a measure of sound, an answer without sound (none, or quieter than "
+    "-60 dB) to which the truth has sound. A clip shorter than 80 % of the truth is filled up to the truth's length "
+    "with black and silence; one longer than 125 % is cut there. Within these bounds length is free, and comparisons "
+    "picture by picture take the shorter of the two. Distances between sets (FID, FVD, emotion FID) take each clip as "
+    "it is, neither filled nor cut, up to the length of the longest true answer. Where the responder only listens, "
+    "silence is no fault, measures of speech are not taken, and those of listening are."
 )
 
 
@@ -34,11 +40,13 @@ class View:
         size: (height, width); pictures are scaled to cover it, bicubic, and cropped at the centre.
         fps: Pictures per second.
         sample_rate: Samples per second.
+        longest: Seconds of the longest true answer; distances between sets look at no more of a clip.
     """
 
     size: tuple[int, int]
     fps: int = 25
     sample_rate: int = 16000
+    longest: float = 0.0
 
     def __str__(self) -> str:
         height, width = self.size
@@ -52,16 +60,25 @@ class Found:
     """A clip as it is scored.
 
     Attributes:
-        media: What is scored.
+        media: What is scored beside the truth: filled or cut by the rule.
         statuses: What was wrong, of `STATUSES`; `good` alone if nothing was.
         note: In a sentence, if something was.
         seconds: How long the clip was, at most as much as was decoded; 0 if there was none.
+        whole: The clip as it is, for distances between sets; perhaps longer than they look at (`View.longest`).
     """
 
     media: Media
     statuses: tuple[str, ...]
     note: str
     seconds: float
+    whole: Media
+
+    def listening(self) -> Found:
+        """The same where the true answer listens, so that silence is no fault."""
+        if "silent" not in self.statuses:
+            return self
+        others = tuple(status for status in self.statuses if status != "silent")
+        return replace(self, statuses=others or ("good",), note="" if not others else self.note)
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -100,12 +117,12 @@ def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
     """
     pictures = len(truth.pictures)
     if clip is None:
-        return Found(black(pictures, view), ("missing",), "there is no clip of this id", 0.0)
+        return _nothing(pictures, view, "missing", "there is no clip of this id")
     try:
-        media, note = _read(clip, view, (LONG * pictures + 2) / view.fps)
+        media, note = _read(clip, view, max((LONG * pictures + 2) / view.fps, view.longest))
     except MediaError as error:
-        return Found(black(pictures, view), ("unreadable",), _in_short(error, clip), 0.0)
-    seconds, statuses, notes = len(media.pictures) / view.fps, [], [note] if note else []
+        return _nothing(pictures, view, "unreadable", _in_short(error, clip))
+    whole, seconds, statuses, notes = media, len(media.pictures) / view.fps, [], [note] if note else []
     if is_silent(media.waveform) and not is_silent(truth.waveform):
         statuses.append("silent")
         notes = notes or ["it is silent"]
@@ -117,7 +134,31 @@ def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
         statuses.append("long")
         notes.append(f"longer than {LONG:g} x the truth's {pictures / view.fps:.2f} s")
         media = _cut(media, int(LONG * pictures))
-    return Found(media, tuple(statuses) or ("good",), "; ".join(dict.fromkeys(notes)), seconds)
+    return Found(media, tuple(statuses) or ("good",), "; ".join(dict.fromkeys(notes)), seconds, whole)
+
+
+def longest_truth(pairs: Iterable[Pair]) -> float:
+    """Seconds of the longest true answer, as the files' headers tell; 0 if none tells."""
+    longest = 0.0
+    for pair in pairs:
+        try:
+            end = length_of(pair.truth.path) if pair.truth.end is None else pair.truth.end
+        except MediaError:
+            continue  # the pair's scoring says so
+        longest = max(longest, end - pair.truth.start)
+    return longest
+
+
+def _nothing(pictures: int, view: View, status: str, note: str) -> Found:
+    """What stands for no clip at all."""
+    media = black(pictures, view)
+    return Found(media, (status,), note, 0.0, media)
+
+
+def up_to(media: Media, seconds: float) -> Media:
+    """The first so many seconds of a clip; all of it for 0."""
+    pictures = round(seconds * media.fps)
+    return _cut(media, pictures) if 0 < pictures < len(media.pictures) else media
 
 
 def is_silent(waveform: Tensor) -> bool:

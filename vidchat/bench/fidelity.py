@@ -30,7 +30,7 @@ class Fidelity(Measure):
     """
 
     dimension = "video quality"
-    columns = (Column("PSNR", "higher", digits=2), Column("SSIM", "higher"))
+    columns = (Column("PSNR", "higher", digits=2, worst=0.0), Column("SSIM", "higher", worst=-1.0))
     proxy = False
     beside = True
 

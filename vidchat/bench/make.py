@@ -93,6 +93,7 @@ def _entry(dialogue: Dialogue, output: Path) -> Mapping[str, Any]:
         "initiator": _placed(question, output, f"{name}_initiator"),
         "truth": _placed(later, output, f"{name}_truth"),
         "reference": f"references/{name}.png",
+        "branch": dialogue.branch,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ Features = dict[str, NDArray]
 """Arrays by name, of one clip; small enough for a file."""
 Better = Literal["higher", "lower", "zero", "truth"]
 """Which way is better; `truth` is as near to the true answer's value as can be."""
+
+
+FAR = -5.0
+"""Features of a missing clip, in those of its truth."""
 
 
 class BackendError(ValueError):
@@ -40,12 +45,33 @@ class Column:
         better: Which way is better.
         kind: `mean` over the pairs' values, or `frechet` distance between all features of the system and the truth's.
         digits: Behind the point.
+        worst: Value of a pair whose answer is missing, or is such that the column cannot be computed; no answer scores
+            worse. `None` where a missing answer has no value at all (a distance between sets, a log).
     """
 
     name: str
     better: Better
     kind: Literal["mean", "frechet"] = "mean"
     digits: int = 3
+    worst: float | None = None
+
+    def between(self, value: float, truth: float) -> float:
+        """Bounds a pair's value by `worst` below and by the true answer's value above.
+
+        An answer that passes the truth (a frozen face is more like the reference than one that turns, a louder mouth
+        is better in sync) is as good as the truth, not better.
+
+        Args:
+            value: The answer's; `nan` if it cannot have one.
+            truth: The true answer's; `nan` if this pair cannot have one.
+
+        Returns:
+            The bounded value; `nan` if the truth's is.
+        """
+        if math.isnan(truth) or self.worst is None:
+            return truth if math.isnan(truth) else value
+        pick, against = (max, min) if self.better == "higher" else (min, max)
+        return self.worst if math.isnan(value) else against(pick(value, self.worst), pick(truth, self.worst))
 
 
 class Measure(ABC):
@@ -58,6 +84,7 @@ class Measure(ABC):
         beside: Whether `read` compares picture by picture, and so needs the truth beside the clip.
         needs_reference: Whether `compare` looks at the reference, which is then read too.
         needs_candidates: Whether it can only measure pairs that have candidate replies.
+        turns: The turns that it can measure: `speaking`, `listening`, or `any`.
     """
 
     dimension: ClassVar[str]
@@ -66,6 +93,27 @@ class Measure(ABC):
     beside: ClassVar[bool] = False
     needs_reference: ClassVar[bool] = False
     needs_candidates: ClassVar[bool] = False
+    turns: ClassVar[Literal["speaking", "listening", "any"]] = "any"
+
+    @property
+    def compares_sets(self) -> bool:
+        """Whether it has a distance between sets; it then reads each clip whole, whatever its partner's length."""
+        return any(column.kind == "frechet" for column in self.columns)
+
+    def lacks(self, pair: Pair, listens: bool) -> str:
+        """What a pair lacks for this measure, in a few words; empty if it can be taken.
+
+        Args:
+            pair: What was asked.
+            listens: Whether the true answer listens, and says nothing.
+        """
+        if self.needs_candidates and len(pair.candidates) < 2:
+            return "no candidate replies"
+        if self.turns == "speaking" and listens:
+            return "the responder only listens"
+        if self.turns == "listening" and not listens:
+            return "the responder speaks"
+        return ""
 
     @abstractmethod
     def spec(self) -> Mapping[str, object]:
@@ -75,8 +123,19 @@ class Measure(ABC):
     def read(self, media: Media, truth: Media | None = None) -> Features:
         """Features of a clip. A `frechet` column's are `rows`, (n, D)."""
 
+    def absent(self, true: Features) -> Features:
+        """Features of a missing clip, for distances between sets: farther from any truth than those of any clip.
+
+        They are the truth's, turned around and five times as long: a clip's features are about as long as the truth's
+        and at worst at a right angle to them, or turned around. A distance grows with the share of missing clips.
+
+        Args:
+            true: Features of the true answer.
+        """
+        return {"rows": FAR * true["rows"]}
+
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        """A value for each `mean` column, `nan` where this pair cannot have one (not: where the clip is bad).
+        """A value for each `mean` column; `nan` where the clip (of the truth: the pair) cannot have one.
 
         Args:
             made: Features of the generated clip.
@@ -85,6 +144,19 @@ class Measure(ABC):
             pair: What was asked.
         """
         return {}
+
+
+def bounded_values(measure: Measure, made: Mapping[str, float], truth: Mapping[str, float]) -> dict[str, float]:
+    """The values of a pair's `mean` columns, each no better than the truth's and no worse than a missing answer's.
+
+    Args:
+        measure: Whose columns.
+        made: What `compare` gives for the answer; empty for a missing one.
+        truth: What `compare` gives for the true answer.
+    """
+    means = [column for column in measure.columns if column.kind == "mean"]
+    missing = math.nan
+    return {c.name: c.between(made.get(c.name, missing), truth.get(c.name, missing)) for c in means}
 
 
 def cosine(a: NDArray, b: NDArray) -> NDArray:

@@ -46,6 +46,7 @@ class Pair:
         truth: The true answer; what is scored begins at its `start`, one picture after the reference.
         reference: The responder's picture.
         candidates: Replies of different worth, best first; empty if none were made.
+        branch: Of the dialogue that it was made of; in `listening` the true answer says nothing.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Pair:
     truth: Clip
     reference: Path
     candidates: tuple[Candidate, ...] = ()
+    branch: str = "dialogue"
 
 
 def read_pairs(folder: Path) -> list[Pair]:
@@ -112,6 +114,7 @@ def _pair(folder: Path, entry: Any, candidates: Mapping[str, tuple[Candidate, ..
         truth=_clip(folder, entry["truth"]),
         reference=inside(folder, entry["reference"]),
         candidates=candidates.get(name, ()),
+        branch=str(entry.get("branch", "dialogue")),
     )
 
 

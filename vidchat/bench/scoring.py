@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from vidchat.bench.clips import RULE, Found, View, read_reference, read_truth
+from vidchat.bench.clips import ABSENT, RULE, Found, View, longest_truth, read_reference, read_truth, up_to
 from vidchat.bench.intervals import FRECHET_RESAMPLES
-from vidchat.bench.measure import Features, Measure
+from vidchat.bench.listening import is_listening
+from vidchat.bench.measure import Features, Measure, bounded_values
 from vidchat.bench.pairs import Pair, pairs_hash
 from vidchat.bench.protocol import file_hash, protocol_string, text_hash
 from vidchat.bench.responsiveness import log_path, read_log
@@ -87,6 +88,7 @@ def score(
     if len(set(names)) < len(names) or set(names) & set(BUILT_IN):
         raise ValueError(f"systems need names of their own, and not one of {', '.join(BUILT_IN)}; got {names}")
     misnamed = [warning for system in systems if isinstance(system, Folder) for warning in system.warnings(pairs)]
+    view = replace(view, longest=longest_truth(pairs))
     task = Task([*built_in(pairs), *systems], build, view, store)
     scored = _score_pairs(task, pairs, workers)
     summary = Summary(task.measures, task.specs, pairs, scored, Store(store), _prefix(protocol, pairs, view), resamples)
@@ -150,10 +152,20 @@ class _Desk:
         self.task, self.pair, self.store = task, pair, Store(task.store)
         self.truth_key = f"{clip_key(pair.truth)} {task.view}"
         self.true: list[Features] = []
+        self.ceilings: list[dict[str, float]] = []
 
     @cached_property
     def truth(self) -> Media:
         return read_truth(self.pair, self.task.view)
+
+    @cached_property
+    def listens(self) -> bool:
+        """Whether the true answer listens and says nothing; kept, so that a second run decodes nothing."""
+        key = fingerprint("listens", self.pair.branch, str(self.pair.truth.text), self.truth_key)
+        if (kept := self.store.load(key)) is None:
+            kept = {"listens": np.array(is_listening(self.pair, self.truth))}
+            self.store.save(key, kept)
+        return bool(kept["listens"])
 
     @cached_property
     def reference(self) -> list[Features]:
@@ -168,31 +180,50 @@ class _Desk:
         source = system.source(self.pair)
         found = _Lazy(lambda: system.read(self.pair, source, self.truth, self.task.view))
         statuses, note, seconds = self._facts(source, found)
-        features: list[Features] = []
-        keys: dict[int, str] = {}
-        for index, measure in enumerate(self.task.measures):
-            made: Features = {}
-            if self._asks(measure):
-                made, keys[index] = self._kept(index, source.key, partial(self._read, measure, found))
-            features.append(made)
+        absent = bool(set(statuses) & ABSENT)
+        features, keys = self._features(source, found, absent)
         if system.name == TRUTH:
             self.true = features
+            self.ceilings = self._compared(features)
+        compared = [{} for _ in features] if absent else self._compared(features)
         values: dict[str, float] = {}
-        for measure, made, true, reference in zip(self.task.measures, features, self.true, self.reference, strict=True):
+        for measure, made, ceiling in zip(self.task.measures, compared, self.ceilings, strict=True):
             if self._asks(measure):
-                values |= measure.compare(made, true, reference, self.pair)
+                values |= bounded_values(measure, made, ceiling)
         if source.clip is not None and system.name not in BUILT_IN:
             logged, wrong = read_log(log_path(source.clip.path))
             values |= logged
             note = "; ".join(part for part in (note, wrong) if part)
         return PairScore(values, statuses, note, seconds, _place(source.clip)), keys
 
+    def _features(self, source: Source, found: _Lazy, absent: bool) -> tuple[list[Features], dict[int, str]]:
+        """Features by measure, and the keys of those that are kept."""
+        features: list[Features] = []
+        keys: dict[int, str] = {}
+        for index, measure in enumerate(self.task.measures):
+            made: Features = {}
+            if self._asks(measure) and not absent:
+                made, keys[index] = self._kept(index, self._key(measure, source), partial(self._read, measure, found))
+            elif self._asks(measure) and measure.compares_sets:
+                made, keys[index] = self._kept(index, "absent", partial(measure.absent, self.true[index]))
+            features.append(made)
+        return features, keys
+
+    def _compared(self, features: Sequence[Features]) -> list[dict[str, float]]:
+        """What each measure says of some features, beside the truth's."""
+        rows = zip(self.task.measures, features, self.true, self.reference, strict=True)
+        return [m.compare(made, true, ref, self.pair) if self._asks(m) else {} for m, made, true, ref in rows]
+
     def _asks(self, measure: Measure) -> bool:
         """Whether the measure can be taken of this pair at all."""
-        return not measure.needs_candidates or len(self.pair.candidates) > 1
+        return not measure.lacks(self.pair, self.listens)
 
     def _read(self, measure: Measure, found: _Lazy) -> Features:
-        return measure.read(found().media, self.truth if measure.beside else None)
+        media = up_to(found().whole, self.task.view.longest) if measure.compares_sets else found().media
+        return measure.read(media, self.truth if measure.beside else None)
+
+    def _key(self, measure: Measure, source: Source) -> str:
+        return f"{source.key} to {self.task.view.longest:g} s" if measure.compares_sets else source.key
 
     def _kept(self, index: int, source: str, read: Callable[[], Features]) -> tuple[Features, str]:
         key = fingerprint(self.task.specs[index], source, self.truth_key)
@@ -204,9 +235,9 @@ class _Desk:
 
     def _facts(self, source: Source, found: Callable[[], Found]) -> tuple[tuple[str, ...], str, float]:
         """What was wrong with a clip, which is kept beside its features."""
-        key = fingerprint("facts", RULE, source.key, self.truth_key)
+        key = fingerprint("facts", RULE, source.key, self.truth_key, f"listens {self.listens}")
         if (kept := self.store.load(key)) is None:
-            seen = found()
+            seen = found().listening() if self.listens else found()
             kept = {"statuses": np.array(seen.statuses), "note": np.array(seen.note), "seconds": np.array(seen.seconds)}
             self.store.save(key, kept)
         return tuple(map(str, kept["statuses"])), str(kept["note"]), float(kept["seconds"])

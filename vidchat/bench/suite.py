@@ -55,7 +55,8 @@ class Backends:
 
     def __call__(self) -> Sequence[Measure]:
         """Makes the measures, in the order of the table."""
-        from vidchat.bench.proxy.drift import Drift
+        from vidchat.bench.listening import Listening
+        from vidchat.bench.proxy.drift import LoudnessDrift, SharpnessDrift
 
         finder: FaceFinder = Detected(self.face) if self.face else Centred()
         return [
@@ -65,7 +66,9 @@ class Backends:
             self._sync(finder),
             self._emotion(finder),
             *self._voice(),
-            Drift(),
+            SharpnessDrift(),
+            LoudnessDrift(),
+            Listening(finder),
         ]
 
     def _quality(self) -> list[Measure]:

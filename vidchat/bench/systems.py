@@ -77,7 +77,7 @@ class Answers:
 
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
         if source.clip == pair.truth:
-            return Found(truth, ("good",), "", len(truth.pictures) / view.fps)
+            return Found(truth, ("good",), "", len(truth.pictures) / view.fps, truth)
         return read_made(source.clip, truth, view)
 
 
@@ -93,7 +93,7 @@ class Frozen:
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
         length = len(truth.pictures)
         media = frozen(read_picture(pair.reference, view.size), length, view)
-        return Found(media, ("silent",), "it is silent", length / view.fps)
+        return Found(media, ("silent",), "it is silent", length / view.fps, media)
 
 
 def built_in(pairs: Sequence[Pair]) -> list[System]:

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from vidchat.bench.canonical.scrfd import Scrfd
 from vidchat.bench.faces import STEP, looked_at, onnx_session
-from vidchat.bench.measure import Column, Features, Measure, need_file
+from vidchat.bench.measure import Features, Measure, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
-from vidchat.bench.proxy.identity import compare_faces
+from vidchat.bench.proxy.identity import IDENTITY, compare_faces
 from vidchat.data.media.read import Media
 
 SIDE = 112
@@ -35,7 +35,7 @@ class ArcFace(Measure):
     """
 
     dimension = "identity"
-    columns = (Column("ArcFace", "higher"), Column("face found", "higher"), Column("identity drift", "zero"))
+    columns = IDENTITY
     proxy = False
     needs_reference = True
 
@@ -65,7 +65,7 @@ class ArcFace(Measure):
         return {"faces": embeddings.astype(np.float32), "found": np.array(found)}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return compare_faces(made, reference)
+        return compare_faces(made, true, reference)
 
 
 def aligned(picture: Tensor, landmarks: NDArray[np.float64]) -> Tensor:

@@ -70,6 +70,7 @@ class NearestText(Measure):
     dimension = "dialogue coherence"
     proxy = False
     needs_candidates = True
+    turns = "speaking"
 
     def __init__(self, transcriber: Transcriber, device: str = "cpu") -> None:
         self.transcriber, self.device = transcriber, device
@@ -100,7 +101,7 @@ class NearestByClip(NearestText):
         device: Where it runs.
     """
 
-    columns = (Column("coherence", "higher"),)
+    columns = (Column("coherence", "higher", worst=0.0),)
 
     def __init__(self, transcriber: Transcriber, name: str, device: str = "cpu") -> None:
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
@@ -135,7 +136,7 @@ class NearestBySentence(NearestText):
         device: Where it runs.
     """
 
-    columns = (Column("coherence, sentence", "higher"),)
+    columns = (Column("coherence, sentence", "higher", worst=0.0),)
 
     def __init__(self, transcriber: Transcriber, name: str, device: str = "cpu") -> None:
         from transformers import AutoModel, AutoTokenizer

@@ -31,8 +31,9 @@ class Dnsmos(Measure):
     """
 
     dimension = "voice"
-    columns = tuple(Column(name, "higher", digits=2) for name in FITS)
+    columns = tuple(Column(name, "higher", digits=2, worst=1.0) for name in FITS)
     proxy = False
+    turns = "speaking"
 
     def __init__(self, path: Path | str) -> None:
         self.path = need_file(path, "DNSMOS P.835, sig_bak_ovr.onnx")

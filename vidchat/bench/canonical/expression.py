@@ -50,3 +50,7 @@ class ExpressionCoefficients(Measure):
         if rows.ndim != 2 or len(rows) != len(pictures):
             raise BackendError(f"'{self.place}' gave {rows.shape} for {len(pictures)} pictures, not (N, D)")
         return {"rows": rows}
+
+    def absent(self, true: Features) -> Features:
+        """Coefficients that no face has: ten times the truth's largest, all of one sign; at least 10."""
+        return {"rows": np.full_like(true["rows"], 10 * max(1.0, float(np.abs(true["rows"]).max())))}

@@ -24,6 +24,7 @@ from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
 SPAN, SHIFT, BATCH = 5, 15, 20  # pictures that it looks at together, lags either way, windows at once
+FARTHEST = 100.0  # some five times any distance that was published
 SIDE, MARGIN, GREY, SMOOTHING = 224, 0.40, 110, 13  # of the crop around the face
 
 
@@ -41,12 +42,13 @@ class SyncNet(Measure):
 
     dimension = "audio-visual sync"
     columns = (
-        Column("Sync-C", "higher"),
-        Column("Sync-D", "lower"),
-        Column("Sync-C0", "higher"),
-        Column("offset", "lower", digits=1),
+        Column("Sync-C", "higher", worst=0.0),
+        Column("Sync-D", "lower", worst=FARTHEST),
+        Column("Sync-C0", "higher", worst=-FARTHEST),
+        Column("offset", "lower", digits=1, worst=SHIFT + 1.0),
     )
     proxy = False
+    turns = "speaking"
 
     def __init__(self, path: Path | str, finder: FaceFinder, device: str = "cpu") -> None:
         self.path = need_file(path, "SyncNet's weights, syncnet_v2.model")
@@ -97,16 +99,16 @@ class SyncNet(Measure):
 
 
 def confidences(distances: np.ndarray) -> dict[str, float]:
-    """The columns from the mean distances at lags; of a clip too short, or of a flat curve, no confidence."""
-    if not len(distances):
-        return {"Sync-C": 0.0, "Sync-D": float("nan"), "Sync-C0": 0.0, "offset": float(SHIFT)}
+    """The columns from the mean distances at lags; `nan` for a clip too short, or a flat curve, which peaks nowhere."""
+    if not len(distances) or np.ptp(distances) <= 1e-6:
+        return dict.fromkeys(("Sync-C", "Sync-D", "Sync-C0", "offset"), float("nan"))
     best = int(distances.argmin())
     middle = float(np.sort(distances)[(len(distances) - 1) // 2])
     return {
         "Sync-C": middle - float(distances[best]),
         "Sync-D": float(distances[best]),
         "Sync-C0": middle - float(distances[SHIFT]),
-        "offset": float(abs(SHIFT - best)) if np.ptp(distances) > 1e-6 else float(SHIFT),
+        "offset": float(abs(SHIFT - best)),
     }
 
 

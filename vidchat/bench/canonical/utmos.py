@@ -31,8 +31,9 @@ class Utmos(Measure):
     """
 
     dimension = "voice"
-    columns = (Column("UTMOS", "higher", digits=2),)
+    columns = (Column("UTMOS", "higher", digits=2, worst=1.0),)
     proxy = False
+    turns = "speaking"
 
     def __init__(self, path: Path | str, device: str = "cpu", config: Any = None) -> None:
         self.path = need_file(path, "UTMOS, utmos22_strong_step7459_v1.pt of SpeechMOS")

@@ -30,10 +30,11 @@ INSIDE = "feature_extract.model."  # where the checkpoint keeps WavLM
 
 
 class SpeakerLikeness(Measure):
-    """Cosine of the speaker embeddings of the generated and the true answer; 0 for silence."""
+    """Cosine of the speaker embeddings of the generated and the true answer."""
 
     dimension = "voice"
-    columns = (Column("SIM-o", "higher"),)
+    turns = "speaking"
+    columns = (Column("SIM-o", "higher", worst=-1.0),)
     proxy = False
 
     def __init__(self, device: str) -> None:
@@ -50,9 +51,9 @@ class SpeakerLikeness(Measure):
         return {"voice": self.embed(media.waveform.to(self.device)).float().cpu().numpy()}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        if not len(true["voice"]):
-            return {"SIM-o": float("nan")}  # a truth that is silent has no voice to be like
-        return {"SIM-o": float(cosine(made["voice"], true["voice"])) if len(made["voice"]) else 0.0}
+        if not (len(made["voice"]) and len(true["voice"])):
+            return {"SIM-o": float("nan")}  # what is silent has no voice that could be compared
+        return {"SIM-o": float(cosine(made["voice"], true["voice"]))}
 
 
 class WavLmEcapa(SpeakerLikeness):
@@ -109,7 +110,7 @@ class XVector(SpeakerLikeness):
         device: Where it runs.
     """
 
-    columns = (Column("SIM, x-vector", "higher"),)
+    columns = (Column("SIM, x-vector", "higher", worst=-1.0),)
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector

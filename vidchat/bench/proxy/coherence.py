@@ -28,8 +28,9 @@ class NearestSpoken(Measure):
     """
 
     dimension = "dialogue coherence"
-    columns = (Column("coherence", "higher"),)
+    columns = (Column("coherence", "higher", worst=0.0),)
     needs_candidates = True
+    turns = "speaking"
 
     def spec(self) -> Mapping[str, object]:
         return {

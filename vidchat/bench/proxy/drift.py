@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidchat.bench.measure import Column, Features, Measure
 from vidchat.bench.pairs import Pair
@@ -13,22 +14,23 @@ from vidchat.data.media.read import Media
 
 QUIETEST = -60.0  # dB; quieter counts as this
 SHARE = 4  # a window is a quarter of the clip
+BLANK = 0.05  # mean absolute Laplacian below which a frame shows nothing
 
 
-class Drift(Measure):
-    """Change of sharpness from first quarter to last in percent, of loudness from first half to last in dB.
+class SharpnessDrift(Measure):
+    """How far the change of sharpness from first quarter to last is from the truth's own, in percent.
 
-    The truth's own change is subtracted. Sharpness is the mean absolute Laplacian of the grey picture: a clip that
-    blurs as it goes on has negative drift.
+    Sharpness is the mean absolute Laplacian of the grey frame; its change is reckoned in shares of the larger of the
+    two quarters, so it lies within 100 % either way.
     """
 
     dimension = "responsiveness"
-    columns = (Column("sharpness drift %", "zero", digits=1), Column("loudness drift dB", "zero", digits=1))
+    columns = (Column("sharpness drift %", "lower", digits=1, worst=200.0),)
     proxy = False
 
     def spec(self) -> Mapping[str, object]:
         return {
-            "backend": "end against beginning, less the truth's: mean absolute Laplacian of quarters, RMS of halves",
+            "backend": "mean absolute Laplacian, last quarter against first, share of the larger, distance to the truth's",
             "libraries": versions("torch"),
         }
 
@@ -39,14 +41,37 @@ class Drift(Measure):
             around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
             sharp.append(float((4 * grey[1:-1, 1:-1] - around).abs().mean()))
         quarter = max(1, len(sharp) // SHARE)
-        quarters = np.array([np.mean(sharp[:quarter]), np.mean(sharp[-quarter:])])
-        halves = np.array_split(media.waveform.numpy(), 2)
-        return {"sharp": quarters, "loud": np.array([_loudness(half) for half in halves])}
+        return {"sharp": np.array([np.mean(sharp[:quarter]), np.mean(sharp[-quarter:])])}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        blur = [100 * (s[1] - s[0]) / s[0] if s[0] > 0.05 else -100.0 for s in (made["sharp"], true["sharp"])]
-        rise = [features["loud"][1] - features["loud"][0] for features in (made, true)]
-        return {"sharpness drift %": float(blur[0] - blur[1]), "loudness drift dB": float(rise[0] - rise[1])}
+        return {"sharpness drift %": abs(_growth(made["sharp"]) - _growth(true["sharp"]))}
+
+
+class LoudnessDrift(Measure):
+    """How far the change of loudness from first half to last is from the truth's own, in dB."""
+
+    dimension = "responsiveness"
+    columns = (Column("loudness drift dB", "lower", digits=1, worst=-2 * QUIETEST),)
+    proxy = False
+    turns = "speaking"
+
+    def spec(self) -> Mapping[str, object]:
+        return {"backend": "last half against first, distance to the truth's: RMS of what is not silent"}
+
+    def read(self, media: Media, truth: Media | None = None) -> Features:
+        halves = np.array_split(media.waveform.numpy(), 2)
+        return {"loud": np.array([_loudness(half) for half in halves])}
+
+    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        rises = [features["loud"][1] - features["loud"][0] for features in (made, true)]
+        silent = any(features["loud"].max() <= QUIETEST for features in (made, true))
+        return {"loudness drift dB": float("nan") if silent else float(abs(rises[0] - rises[1]))}
+
+
+def _growth(sharp: NDArray[np.float64]) -> float:
+    """Percent of the larger of two sharpnesses; `nan` where nothing was ever to be seen."""
+    first, last = map(float, sharp)
+    return 100 * (last - first) / max(first, last) if max(first, last) > BLANK else float("nan")
 
 
 def _loudness(samples: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidchat.bench.faces import STEP, FaceFinder, crops, looked_at
 from vidchat.bench.measure import Column, Features, Measure, cosine
@@ -12,7 +13,16 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
 
+Floats = NDArray[np.float64]
+
 SIDE = 12  # the face is averaged down to SIDE x SIDE, so that motion of the lips hardly counts
+
+
+IDENTITY = (
+    Column("ArcFace", "higher", worst=-1.0),
+    Column("face found", "higher", worst=0.0),
+    Column("identity drift", "lower", worst=4.0),  # the change of a cosine is at most 2, the truth's too
+)
 
 
 class FaceLooks(Measure):
@@ -26,7 +36,7 @@ class FaceLooks(Measure):
     """
 
     dimension = "identity"
-    columns = (Column("ArcFace", "higher"), Column("face found", "higher"), Column("identity drift", "zero"))
+    columns = IDENTITY
 
     needs_reference = True
 
@@ -50,21 +60,32 @@ class FaceLooks(Measure):
         return {"faces": (face - 0.5).astype(np.float32), "found": found}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return compare_faces(made, reference)
+        return compare_faces(made, true, reference)
 
 
-def compare_faces(made: Features, reference: Features) -> dict[str, float]:
-    """Cosine to the reference, share of pictures with a face, and how the cosine changes from first to last quarter.
+def compare_faces(made: Features, true: Features, reference: Features) -> dict[str, float]:
+    """Cosine to the reference, share of frames with a face, and drift.
+
+    Drift is how far the change of the cosine from first to last quarter is from the truth's own: people turn.
 
     Args:
         made: `faces` (n, D) and `found` (n,), in order of time.
-        reference: The same of one picture.
+        true: The same of the true answer.
+        reference: The same of one frame.
     """
-    found = made["found"].astype(bool)
-    alike = np.where(found, cosine(made["faces"], reference["faces"][0]), 0.0)
-    quarter = max(1, len(alike) // 4)
+    alike = _likeness(made, reference)
     return {
         "ArcFace": float(alike.mean()),
-        "face found": float(found.mean()),
-        "identity drift": float(alike[-quarter:].mean() - alike[:quarter].mean()),
+        "face found": float(made["found"].mean()),
+        "identity drift": abs(_change(alike) - _change(_likeness(true, reference))),
     }
+
+
+def _likeness(clip: Features, reference: Features) -> Floats:
+    """(n,) cosine to the reference; 0 where no face was found."""
+    return np.where(clip["found"].astype(bool), cosine(clip["faces"], reference["faces"][0]), 0.0)
+
+
+def _change(alike: Floats) -> float:
+    quarter = max(1, len(alike) // 4)
+    return float(alike[-quarter:].mean() - alike[:quarter].mean())

@@ -44,11 +44,12 @@ class MouthAndLoudness(Measure):
     """
 
     dimension = "audio-visual sync"
+    turns = "speaking"
     columns = (
-        Column("Sync-C", "higher"),
-        Column("Sync-D", "lower"),
-        Column("Sync r", "higher"),
-        Column("offset", "lower", digits=1),
+        Column("Sync-C", "higher", worst=0.0),
+        Column("Sync-D", "lower", worst=2.0),
+        Column("Sync r", "higher", worst=-1.0),
+        Column("offset", "lower", digits=1, worst=REACH + 1.0),
     )
 
     def __init__(self, finder: FaceFinder) -> None:
@@ -76,9 +77,9 @@ class MouthAndLoudness(Measure):
 
 
 def peak(correlation: Floats) -> dict[str, float]:
-    """The columns from the correlations at lags -REACH ... REACH; a curve that is flat peaks nowhere, `REACH` away."""
+    """The columns from the correlations at lags -REACH ... REACH; `nan` for a flat curve, which peaks nowhere."""
     if np.ptp(correlation) < 1e-9:
-        return {"Sync-C": 0.0, "Sync-D": 1.0, "Sync r": 0.0, "offset": float(REACH)}
+        return dict.fromkeys(("Sync-C", "Sync-D", "Sync r", "offset"), float("nan"))
     best = float(correlation.max())
     return {
         "Sync-C": best - float(np.median(correlation)),
@@ -105,26 +106,37 @@ def _syllables(track: Floats) -> Floats:
     return gaussian_filter1d(track, 1.0) - gaussian_filter1d(gaussian_filter1d(track, 1.0), PHRASE)
 
 
-def _hold_still(mouth: Tensor) -> Tensor:
-    """Every picture moved by a fraction of a pixel, or a few, to lie best on the median one (one Gauss-Newton step)."""
-    middle = mouth.median(0).values
+def sway(region: Tensor) -> Tensor:
+    """(N, 2) pixels down and right by which grey frames (N, h, w) lie off the median one (one Gauss-Newton step)."""
+    middle = region.median(0).values
     down, right = torch.gradient(middle)
     design = torch.stack([down, right, torch.ones_like(middle), middle], dim=-1).flatten(0, 1).double()
-    change = (mouth - middle).flatten(1).double()
+    change = (region - middle).flatten(1).double()
     steps = torch.linalg.lstsq(design, change.T, driver="gelsd").solution.float()  # (4, N)
-    height, width = middle.shape
+    return steps[:2].T.clamp(-6, 6)
+
+
+def _hold_still(mouth: Tensor) -> Tensor:
+    """Every picture moved by a fraction of a pixel, or a few, to lie best on the median one."""
+    height, width = mouth.shape[1:]
     shift = torch.zeros(len(mouth), 2, 3)
     shift[:, 0, 0] = shift[:, 1, 1] = 1
-    shift[:, 0, 2], shift[:, 1, 2] = -2 * steps[1].clamp(-6, 6) / width, -2 * steps[0].clamp(-6, 6) / height
+    down, right = sway(mouth).T
+    shift[:, 0, 2], shift[:, 1, 2] = -2 * right / width, -2 * down / height
     grid = F.affine_grid(shift, [len(mouth), 1, height, width], align_corners=False)
     return F.grid_sample(mouth[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
 
 
 def loudness(waveform: Tensor, pictures: int) -> Floats:
-    """(N,) log of the root mean square of the sound during each picture."""
-    edges = np.round(np.linspace(0, len(waveform), pictures + 1)).astype(int)
-    power = np.add.reduceat(np.append(waveform.double().numpy() ** 2, 0.0), edges[:-1]) / np.maximum(np.diff(edges), 1)
-    return np.log(np.sqrt(power) + QUIET)
+    """(N,) log of the root mean square of the sound around each frame.
+
+    The window lies around the instant at which the frame was taken, half a frame to either side, as the motion around
+    a frame does (from the one before to the one after). The sound *while the frame is shown* is half a frame later.
+    """
+    instants = np.arange(pictures + 1) - 0.5
+    edges = np.round(instants * len(waveform) / max(1, pictures)).astype(int).clip(0, len(waveform))
+    energy = np.concatenate([[0.0], np.cumsum(waveform.double().numpy() ** 2)])[edges]
+    return np.log(np.sqrt(np.diff(energy) / np.maximum(np.diff(edges), 1)) + QUIET)
 
 
 def correlations(movement: Floats, loud: Floats, reach: int = REACH) -> Floats:

@@ -24,13 +24,14 @@ SEMITONES, SPECTRUM = 8.0, 2.0  # differences that bring the likeness down to 1/
 
 
 class PitchAndTimbre(Measure):
-    """exp(-(pitch difference / 8 semitones) - (difference of mean cepstra / 2)) to the truth; 0 for silence.
+    """exp(-(pitch difference / 8 semitones) - (difference of mean cepstra / 2)) to the truth.
 
     It tells registers and timbres apart; a microphone, a room or a codec counts as a voice too, which SIM-o forgives.
     """
 
     dimension = "voice"
-    columns = (Column("SIM-o", "higher"),)
+    turns = "speaking"
+    columns = (Column("SIM-o", "higher", worst=0.0),)
 
     def spec(self) -> Mapping[str, object]:
         return {
@@ -45,10 +46,8 @@ class PitchAndTimbre(Measure):
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
         a, b = made["voice"], true["voice"]
-        if not len(b):
-            return {"SIM-o": float("nan")}  # a truth that is silent has no voice to be like
-        if not len(a):
-            return {"SIM-o": 0.0}
+        if not (len(a) and len(b)):
+            return {"SIM-o": float("nan")}  # what is silent has no voice that could be compared
         pitch = abs(a[0] - b[0]) / SEMITONES
         spectrum = float(np.sqrt(np.mean((a[1:] - b[1:]) ** 2))) / SPECTRUM
         return {"SIM-o": float(np.exp(-pitch - spectrum))}
