@@ -37,7 +37,9 @@ def test_score_then_report(bench, system, tmp_path):
         assert (out / name).stat().st_size > 500
     scores = json.loads((out / "scores.json").read_text())
     columns = {number["column"]["name"] for number in scores["systems"][3]["numbers"]}
-    assert {"FID", "FVD", "PSNR", "SSIM", "ArcFace", "Sync-C", "Sync-D", "emotion FID", "SIM-o"} <= columns
+    proxies = {f"proxy-{name}" for name in ("FID", "FVD", "ArcFace", "Sync-C", "Sync-D", "emotion FID", "SIM-o")}
+    assert proxies | {"PSNR", "SSIM", "coverage"} <= columns
+    assert not {"FID", "ArcFace"} & columns, "a proxy's number never stands under the canonical name"
     again = run("report", out / "scores.json", "-o", tmp_path / "again")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "again" / "report.md").read_text() == (out / "report.md").read_text()
@@ -73,7 +75,11 @@ def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
         (("score", "--pairs", "{bench}", "--system", "a=.", "-o", "x", "--i3d", "none.pt"), "i3d_torchscript"),
         (("make", "-o", "x"), "--data FOLDER"),
         (("ablation", "--pairs", "{bench}", "--row", "dyadic:none=nowhere", "-o", "x"), "no folder"),
-        (("report", "none.json", "-o", "x"), "no results"),
+        (("report", "none.json", "-o", "x"), "no such file"),
+        (("report", "{bench}/pairs.jsonl", "-o", "x"), "no results"),
+        (("score", "--pairs", "{bench}", "--system", "a=.", "--system", "a=.", "-o", "x"), "two systems"),
+        (("make", "--data", "nowhere", "-o", "x"), "no folder nowhere"),
+        (("make", "--data", "{bench}", "-o", "x", "--seconds", "nan"), "--seconds"),
         (("candidates", "--pairs", "{bench}"), "--model NAME"),
         (("candidates", "--pairs", "{bench}", "--rendered"), "not a rendered dyad"),
     ],

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.bench.conftest import film
-from vidchat.bench.clips import View, find, read_made, read_truth
+from vidchat.bench.clips import View, find, read_made, read_reference, read_truth
+from vidchat.bench.comparison import worth
+from vidchat.bench.suite import Backends
 from vidchat.data.media.read import write_clip
 from vidchat.dialogue import Clip
 
 VIEW = View((48, 48))
+COMPARED = ("PSNR", "SSIM", "ArcFace", "face found", "sharpness drift %", "loudness drift dB")
 
 
 @pytest.fixture
@@ -22,6 +27,12 @@ def made(tmp_path, truth, pictures, sound):
     path = tmp_path / "x.mp4"
     write_clip(path, pictures, sound, 25, 16000)
     return read_made(Clip(path, ""), truth, VIEW)
+
+
+def beginning(pictures):
+    """An answer that ends after so many pictures."""
+    frames, sound = film(9)
+    return frames[:pictures], sound[: 640 * pictures]
 
 
 def test_a_good_clip_is_scored_as_it_is(tmp_path, truth):
@@ -68,19 +79,54 @@ def test_a_short_clip_is_filled_up_with_black(tmp_path, truth):
     assert not found.media.pictures[20:].any()
     assert len(found.media.waveform) == len(truth.waveform)
     assert found.seconds == pytest.approx(0.8)
+    assert found.coverage == pytest.approx(0.5)
 
 
-def test_a_long_clip_is_cut(tmp_path, truth):
-    found = made(tmp_path, truth, *film(9, pictures=90))
-    assert found.statuses == ("long",)
-    assert len(found.media.pictures) == int(1.25 * len(truth.pictures))
-
-
-@pytest.mark.parametrize("pictures", [32, 40, 50])
-def test_within_bounds_length_is_free(tmp_path, truth, pictures):
+@pytest.mark.parametrize("pictures", [41, 43, 90])
+def test_what_is_longer_than_the_truth_is_cut_and_no_fault(tmp_path, truth, pictures):
     found = made(tmp_path, truth, *film(9, pictures=pictures))
     assert found.statuses == ("good",)
-    assert len(found.media.pictures) == pictures
+    assert len(found.media.pictures) == len(truth.pictures)
+    assert len(found.media.waveform) == len(truth.waveform)
+    assert found.coverage == 1.0
+
+
+@pytest.mark.parametrize(("pictures", "status"), [(39, "good"), (35, "good"), (34, "short"), (1, "short")])
+def test_what_is_nearly_there_is_held_and_no_more(tmp_path, truth, pictures, status):
+    found = made(tmp_path, truth, *beginning(pictures))
+    assert found.statuses == (status,)
+    assert len(found.media.pictures) == 40
+    assert bool(found.media.pictures[-1].any()) == (status == "good")
+    assert found.coverage == pytest.approx(pictures / 40)
+
+
+def test_only_the_truth_until_answer_seconds_counts(pairs, tmp_path):
+    asked = replace(pairs[0], answer_seconds=1.2)
+    truth = read_truth(asked, VIEW)
+    assert len(truth.pictures) == 30
+    assert len(truth.waveform) == 30 * 640
+    found = made(tmp_path, truth, *film(9, pictures=30))
+    assert (found.statuses, found.coverage) == (("good",), 1.0)
+    whole = read_truth(replace(pairs[0], answer_seconds=60.0), VIEW)
+    assert len(whole.pictures) == 40
+
+
+def test_an_answer_that_is_cut_short_gains_in_no_measure(tmp_path, pairs, truth):
+    reference = read_reference(pairs[0], VIEW)
+    whole = made(tmp_path, truth, *film(9))
+    for measure in Backends(frames=8)():
+        true, face = measure.read(truth, truth), measure.read(reference) if measure.needs_reference else {}
+
+        def values(found, measure=measure, true=true, face=face):
+            return measure.compare(measure.read(found.media, truth), true, face, pairs[0])
+
+        full = values(whole)
+        for pictures in (20, 8, 1):
+            part = values(made(tmp_path, truth, *beginning(pictures)))
+            for column in measure.columns:
+                if column.name in COMPARED:
+                    gain = worth(part[column.name], column.better) - worth(full[column.name], column.better)
+                    assert gain <= 1e-6, (column.name, pictures)
 
 
 def test_silence_is_no_fault_where_the_truth_is_silent(tmp_path, truth):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from vidchat.bench.frechet import Gaussian, frechet_distance
-from vidchat.bench.intervals import mean_interval, spread_interval
+from vidchat.bench.intervals import mean_interval, resamples, spread_interval
 
 
 def gaussian(features, pieces=1):
@@ -104,9 +104,7 @@ def test_intervals_are_the_same_every_time():
     values = np.random.default_rng(1).normal(size=20)
     assert mean_interval(values) == mean_interval(values)
 
-    def distance(chosen):
-        return float(values[chosen].var())
-
-    assert spread_interval(1.0, distance, 20, 30) == spread_interval(1.0, distance, 20, 30)
-    low, high = spread_interval(float(values.var()), distance, 20, 200)
+    drawn = [[float(values[chosen].var()) for chosen in resamples(20, 200)] for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    low, high = spread_interval(float(values.var()), drawn[0], 20)
     assert low < values.var() < high

@@ -50,8 +50,10 @@ def test_pairs_are_of_unseen_speakers_and_the_others_are_told(data, tmp_path):
     assert (pair.id, pair.truth.text, pair.truth.speaker) == ("good", "responder of good", "dan")
     with pytest.raises(MakeError, match="already"):
         make_from_folder(data, tmp_path / "bench")
-    with pytest.raises(MakeError, match="no pair"):
+    with pytest.raises(MakeError, match=r"no dialogue has the split 'val' \(there are: 1 train, 4 test\)"):
         make_from_folder(data, tmp_path / "none", split="val")
+    with pytest.raises(MakeError, match="no pair could be made; of 1 that were left out, the first: t: speaker bob"):
+        make_from_folder(data, tmp_path / "none", split="train")
 
 
 def test_the_reference_is_the_picture_before_the_truth(data, tmp_path):

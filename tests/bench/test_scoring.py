@@ -13,11 +13,11 @@ import pytest
 
 from vidchat.bench import scoring
 from vidchat.bench.clips import View
-from vidchat.bench.measure import Column, Measure
+from vidchat.bench.measure import FAR, Column, Measure
 from vidchat.bench.page import write_page
 from vidchat.bench.results import read_result
 from vidchat.bench.scoring import score
-from vidchat.bench.systems import BUILT_IN, Folder
+from vidchat.bench.systems import Folder
 from vidchat.bench.table import TableError, latex, make_table, markdown
 from vidchat.data.media.read import read_clip
 
@@ -28,7 +28,7 @@ class Colour(Measure):
     """The mean colour as features, its distance from the truth's as a value; counts what it reads."""
 
     dimension = "video quality"
-    columns = (Column("FID", "lower", "frechet"), Column("hue", "lower"))
+    columns = (Column("FID", "lower", "frechet"), Column("hue", "lower", worst=255.0))
     reads = 0
 
     def __init__(self, weights="abc"):
@@ -70,6 +70,10 @@ def run(pairs, systems, tmp_path, build=colour, **more):
     return score(pairs, systems, build, VIEW, tmp_path / "features", resamples=10, **more)
 
 
+def data_of(page):
+    return json.loads(re.search(r"id=data>(.*?)</script>", page, re.S)[1])
+
+
 def number(result, system, column):
     numbers = next(s for s in result.systems if s.name == system).numbers
     return next(n for n in numbers if n.column.name == column)
@@ -81,13 +85,13 @@ def test_everybody_is_scored_and_nobody_is_dropped(pairs, system, tmp_path):
     ours = result.systems[-1]
     assert ours.counts() == {"good": 2, "missing": 1, "unreadable": 1}
     assert list(ours.bad()) == ["p2", "p3"]
-    assert number(result, "ours", "hue").count == 4
-    assert ours.scores["p0"].values["hue"] == pytest.approx(0)
-    assert ours.scores["p2"].values["hue"] > 30, "a missing clip is black"
-    assert number(result, "truth", "FID").value == pytest.approx(0, abs=1e-9)
-    assert number(result, "shuffled truth", "FID").value == pytest.approx(0, abs=1e-9)
-    assert number(result, "shuffled truth", "hue").value > 1
-    fid = number(result, "ours", "FID")
+    assert number(result, "ours", "proxy-hue").count == 4
+    assert ours.scores["p0"].values["proxy-hue"] == pytest.approx(0)
+    assert ours.scores["p2"].values["proxy-hue"] == 255, "a missing clip gets the worst value"
+    assert number(result, "truth", "proxy-FID").value == pytest.approx(0, abs=1e-9)
+    assert number(result, "shuffled truth", "proxy-FID").value == pytest.approx(0, abs=1e-9)
+    assert number(result, "shuffled truth", "proxy-hue").value > 1
+    fid = number(result, "ours", "proxy-FID")
     assert fid.low <= fid.value <= fid.high
     assert number(result, "ours", "first chunk s").value == 0.25
     assert number(result, "ours", "first chunk s").count == 1
@@ -113,9 +117,9 @@ def test_a_set_distance_is_that_of_all_features_at_once(pairs, system, tmp_path)
     size = {"fps": 25, "size": VIEW.size, "sample_rate": 16000}
     true = np.concatenate([Colour().read(read_clip(pair.truth, **size))["rows"] for pair in pairs])
     made = true.copy()
-    made[10:] = 0  # five pictures of each clip; the third and fourth clips are black
+    made[10:] *= FAR  # five pictures of each clip; the third and fourth clips are absent
     expected = frechet_distance(Gaussian(3).update(true), Gaussian(3).update(made))
-    assert number(result, "ours", "FID").value == pytest.approx(expected, rel=1e-9)
+    assert number(result, "ours", "proxy-FID").value == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_second_run_decodes_nothing_and_gives_the_same_file(pairs, system, tmp_path, monkeypatch):
@@ -134,15 +138,15 @@ def test_a_changed_clip_or_measure_is_read_again(pairs, system, tmp_path):
     before = Colour.reads
     second = run(pairs, [system], tmp_path, other_colour)
     assert Colour.reads > before
-    assert number(first, "ours", "FID").protocol != number(second, "ours", "FID").protocol
+    assert number(first, "ours", "proxy-FID").protocol != number(second, "ours", "proxy-FID").protocol
 
 
 def test_numbers_of_different_protocols_never_share_a_column(pairs, system, tmp_path):
     results = [run(pairs, [system], tmp_path, build) for build in (colour, other_colour)]
     results.append(run(pairs, [system], tmp_path, protocol="conditioned"))
     table = make_table(results)
-    fids = [column for column in table.columns if column.column.name == "FID"]
-    assert [table.head(column) for column in fids] == ["FID (1)", "FID (2)", "FID (3)"]
+    fids = [column for column in table.columns if column.column.name == "proxy-FID"]
+    assert [table.head(column) for column in fids] == [f"proxy-FID ({run})" for run in (1, 2, 3)]
     for column in table.columns:
         protocols = {n.protocol for s in table.systems if (n := table.cell(s, column)) is not None}
         assert protocols == {column.protocol}
@@ -169,26 +173,26 @@ def test_the_report_says_everything_and_the_page_is_safe_and_whole(pairs, system
     result = read_result(tmp_path / "scores.json")
     text, rows = markdown([result]), latex([result])
     for word in (
-        "*proxy*",
+        "proxy-FID ↓",
+        "Bold: better than every other system by a paired bootstrap",
         "0.250 (1 of 4)",
         "1 missing",
         "`p3`: unreadable",
-        "metric=FID",
+        "metric=proxy-FID",
         "weights=abc",
-        "No pair is left out",
+        "No pair is left out for a system's clip",
     ):
         assert word in text
     assert rows.count(r"\\") == 5
     page = write_page([result], tmp_path / "page" / "index.html", embed=1).read_text()
     assert not re.search(r"<!--[A-Z]+-->", page)
-    data = json.loads(re.search(r"id=data>(.*?)</script>", page, re.S)[1])
+    data = data_of(page)
     assert data["pairs"][0]["answer"] == "yes </script> & so"
     assert data["pairs"][0]["systems"]["ours"]["clip"]["src"].startswith("data:video/mp4;base64,")
     other = data["pairs"][1]["systems"]["ours"]["clip"]["src"]
     assert (tmp_path / "page" / other).resolve() == (system.folder / "p1.mp4").resolve()
     assert data["pairs"][3]["systems"]["ours"]["statuses"] == ["unreadable"]
-    assert "http://" not in page
-    assert "https://" not in page
+    assert not re.search(r"(?i)https?://|<link|@import|src=['\"]?http", page), "no outside part"
 
 
 def test_few_features_are_warned_of(pairs, tmp_path):
@@ -215,20 +219,27 @@ def test_a_number_of_one_pair_is_not_the_best_of_all(pairs, system, tmp_path):
     table = make_table([run(pairs, [system, Folder("theirs", other)], tmp_path)])
     first = next(column for column in table.columns if column.column.name == "first chunk s")
     assert table.cell("ours", first).value == 0.25
-    assert table.best(first, BUILT_IN) is None, "one told of one pair, the other of two"
-    for pair in pairs:
-        (system.folder / f"{pair.id}.json").write_text('{"first_chunk_s": 0.25, "real_time_factor": 0.5}')
-    table = make_table([run(pairs, [system, Folder("theirs", other)], tmp_path)])
-    assert table.best(next(c for c in table.columns if c.column.name == "first chunk s"), BUILT_IN) == "ours"
+    assert table.best(first) is None, "one told of one pair, the other of two"
 
 
-def test_a_value_that_no_pair_has_is_no_column(pairs, tmp_path):
+def test_a_value_that_no_pair_has_stands_in_the_table_with_the_reason(pairs, tmp_path):
     class Unmeasured(Colour):
+        needs = "people who are blue"
+
         def compare(self, *_):
             return {"hue": math.nan}
 
-    names = [n.column.name for n in run(pairs, [], tmp_path, lambda: [Unmeasured()]).systems[0].numbers]
-    assert names == ["FID"]
+    result = run(pairs, [], tmp_path, lambda: [Unmeasured()])
+    result.write(tmp_path / "scores.json")
+    result = read_result(tmp_path / "scores.json")
+    assert number(result, "truth", "proxy-hue").count == 0
+    assert make_table([result]).missing()["proxy-hue"] == "people who are blue"
+    text = markdown([result])
+    assert "| – |" in text
+    assert "- **proxy-hue**: people who are blue" in text
+    assert "% proxy-hue: not measured: people who are blue" in latex([result])
+    page = write_page([result], tmp_path / "index.html", embed=0).read_text()
+    assert "<b>proxy-hue</b>: not measured: people who are blue" in page
 
 
 def test_what_needs_candidates_is_not_even_read_without_them(pairs, tmp_path):
@@ -244,8 +255,8 @@ def test_what_needs_candidates_is_not_even_read_without_them(pairs, tmp_path):
     bare = [replace(pair, candidates=()) for pair in pairs]
     Heard.columns = (Column("coherence", "higher"),)
     result = run(bare, [], tmp_path, lambda: [Colour(), Heard(), Colour("last")])
-    assert number(result, "frozen reference", "hue").value > 0
-    assert "coherence" not in {n.column.name for n in result.systems[0].numbers}
+    assert number(result, "frozen reference", "proxy-hue").value > 0
+    assert "`vidchat bench candidates` makes them" in number(result, "truth", "proxy-coherence").reason
 
 
 def test_one_name_in_two_runs_is_two_choices_on_the_page(pairs, system, tmp_path):
@@ -261,5 +272,6 @@ def test_one_name_in_two_runs_is_two_choices_on_the_page(pairs, system, tmp_path
         run(pairs, [system], tmp_path, lambda: [Shade()], protocol="conditioned"),
     ]
     page = write_page(results, tmp_path / "index.html", embed=0).read_text()
-    systems = json.loads(re.search(r"id=data>(.*?)</script>", page, re.S)[1])["pairs"][0]["systems"]
-    assert systems["ours (run 2, conditioned)"]["values"]["hue"] == pytest.approx(1 + systems["ours"]["values"]["hue"])
+    systems = data_of(page)["pairs"][0]["systems"]
+    first, second = (systems[name]["values"]["proxy-hue"] for name in ("ours", "ours (run 2, conditioned)"))
+    assert second == pytest.approx(1 + first)

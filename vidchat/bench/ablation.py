@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vidchat.bench.measure import PROXY
 from vidchat.bench.results import Number, PairScore, Result
 from vidchat.bench.table import figure
 
@@ -116,10 +117,15 @@ def rows_of(result: Result) -> list[Row]:
     """The rows among a result's systems: those that are named as rows are."""
     names = {Place(result.protocol, on).name: Place(result.protocol, on) for on in _subsets()}
     return [
-        Row(names[system.name], len(result.pairs), {n.column.name: n for n in system.numbers}, system.scores)
+        Row(names[system.name], len(result.pairs), _by_measure(system.numbers), system.scores)
         for system in result.systems
         if system.name in names
     ]
+
+
+def _by_measure(numbers: Sequence[Number]) -> dict[str, Number]:
+    """Numbers by the column of the table that they stand in; a proxy's stands in its measure's, and is marked there."""
+    return {number.column.name.removeprefix(PROXY): number for number in numbers if number.count}
 
 
 def _subsets() -> list[tuple[str, ...]]:

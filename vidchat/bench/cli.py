@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,22 +48,38 @@ def make(
     testset: Annotated[Path | None, typer.Option(help="SpeakerVid-5M's testset.json, with --clips.")] = None,
     clips: Annotated[Path | None, typer.Option(help="Folder of SpeakerVid-5M's cut clips.")] = None,
     split: Annotated[str, typer.Option(help="Of a folder's dialogues.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="At most so many pairs.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many pairs.", min=1)] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Of every answer, whatever the true one's; else the longest true answer's.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="At which clips are scored, WIDTHxHEIGHT; else the true answers' commonest.")
+    ] = None,
 ) -> None:
     """Make test pairs of speakers unseen in training: clips, reference pictures and pairs.jsonl, in one folder."""
-    from vidchat.bench.make import MakeError, make_from_folder, write_bench
-    from vidchat.bench.testset import read_testset
-
     with plainly():
-        if data is not None and testset is None:
-            report = make_from_folder(data, output, split, limit)
-        elif testset is not None and clips is not None and data is None:
-            dialogues, report = read_testset(testset, clips)
-            report = write_bench(dialogues[:limit], output, report)
+        if (data is None) == (testset is None) or (testset is None) != (clips is None):
+            raise ValueError("give --data FOLDER, or --testset testset.json with --clips FOLDER")
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"--seconds must be above 0, not {seconds}")
+        shape = _size(size) if size else None
+        for folder in filter(None, (data, clips)):
+            _need_folder(folder)
+        from vidchat.bench.make import make_from_folder, write_bench
+        from vidchat.bench.pairs import read_benchmark
+        from vidchat.bench.testset import read_testset
+
+        if data is not None:
+            report = make_from_folder(data, output, split, limit, seconds, shape)
         else:
-            raise MakeError("give --data FOLDER, or --testset testset.json with --clips FOLDER")
-    report.write(output / "report.txt")
-    console.print(str(report), markup=False)
+            assert testset is not None and clips is not None, "checked above"  # noqa: PT018
+            dialogues, report = read_testset(testset, clips)
+            report = write_bench(dialogues[:limit], output, report, seconds, shape)
+        benchmark = read_benchmark(output)
+        report.write(output / "report.txt")
+        console.print(str(report), markup=False)
+        height, width = benchmark.size or (0, 0)
+        console.print(f"every answer: {benchmark.answer_seconds:g} s; scored at {width}x{height}", highlight=False)
 
 
 @app.command()
@@ -71,7 +90,7 @@ def score(
     protocol: Annotated[
         str, typer.Option(help="conditioned (the systems were told the words) or dyadic (they heard the initiator).")
     ] = "dyadic",
-    size: Annotated[str | None, _view("Working size, WIDTHxHEIGHT; else the first true answer's.")] = None,
+    size: Annotated[str | None, _view("Working size, WIDTHxHEIGHT; else the one that the pairs state.")] = None,
     frames: Annotated[int | None, _view("Pictures of a clip for PSNR and SSIM, evenly; else all.")] = None,
     face: Annotated[Path | None, _view("RFB-320 face detector, ONNX; else faces are in the middle.")] = None,
     inception: Annotated[Path | None, _weights("FID: inception-2015-12-05.pt (TorchScript).")] = None,
@@ -92,7 +111,7 @@ def score(
     utmos: Annotated[Path | None, _weights("Speech quality, an extra: utmos22_strong_step7459_v1.pt.")] = None,
     device: Annotated[str, _work("Where networks run.")] = "cpu",
     workers: Annotated[int, _work("Processes, which share the pairs.")] = 1,
-    resamples: Annotated[int, _work("For the intervals of Fréchet distances.")] = 100,
+    resamples: Annotated[int, _work("For the intervals of Fréchet distances; under 20, nothing is told apart.")] = 100,
     cache: Annotated[Path | None, _work("Folder of features; else OUTPUT/features.")] = None,
     embed: Annotated[int, _work("Pairs whose clips are put into the page itself.")] = 12,
 ) -> None:
@@ -101,31 +120,33 @@ def score(
     Without weights it runs offline by proxies, which are marked in every table; published weights take a proxy's
     place, or add a column. docs/bench.md says what each measures, and by which rule bad clips are scored.
     """
-    from vidchat.bench.clips import View
-    from vidchat.bench.pairs import read_pairs
-    from vidchat.bench.scoring import score as score_systems
-    from vidchat.bench.suite import Backends
-    from vidchat.data.media.read import picture_size
-
     with plainly():
+        _need_pairs(pairs)
+        folders, shape, asked_by = _folders(system), _size(size) if size else None, _protocol(protocol)
+        from vidchat.bench.clips import View
+        from vidchat.bench.pairs import only_size, read_benchmark
+        from vidchat.bench.scoring import score as score_systems
+        from vidchat.bench.suite import Backends
+        from vidchat.bench.systems import Folder
+
         backends = Backends(
             face=face, inception=inception, i3d=i3d, videomae=videomae, arcface=arcface, scrfd=scrfd, syncnet=syncnet,
             whisper=whisper, clip=clip, sentence=sentence, expression=expression, sim=sim, xvector=xvector,
             dnsmos=dnsmos, utmos=utmos, frames=frames, device=device,
         )  # fmt: skip
-        asked = read_pairs(pairs)
-        view = View(_size(size) if size else picture_size(asked[0].truth.path))
+        benchmark = read_benchmark(pairs)
         result = score_systems(
-            asked,
-            _systems(system),
+            benchmark.pairs,
+            [Folder(name, folder) for name, folder in folders.items()],
             backends,
-            view,
+            View(shape or benchmark.size or only_size(benchmark.pairs)),
             cache or output / "features",
-            protocol=_protocol(protocol),
+            protocol=asked_by,
             workers=workers,
             resamples=resamples,
         )
-        result.write(output / "scores.json")
+        dated = replace(result, date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"))
+        dated.write(output / "scores.json")
         _report([output / "scores.json"], output, embed)
 
 
@@ -137,6 +158,9 @@ def report(
 ) -> None:
     """Write report.md, report.tex and index.html from scores."""
     with plainly():
+        for path in scores:
+            if not path.is_file():
+                raise ValueError(f"{path}: there is no such file; give scores.json files of `vidchat bench score`")
         _report(scores, output, embed)
 
 
@@ -230,18 +254,30 @@ def _report(scores: list[Path], output: Path, embed: int) -> None:
     console.print(f"Open [bold]{page}[/bold]; also report.md, report.tex", highlight=False)
 
 
-def _systems(given: list[str]) -> list:
-    from vidchat.bench.systems import Folder
-
-    systems = []
+def _folders(given: list[str]) -> dict[str, Path]:
+    """Folders by the systems' names, checked before anything slow is imported."""
+    folders: dict[str, Path] = {}
     for text in given:
         name, _, folder = text.partition("=")
         if not name or not folder:
             raise ValueError(f"'{text}' must be NAME=FOLDER")
+        if name in folders:
+            raise ValueError(f"two systems are named '{name}'; give each its own name")
         if not Path(folder).is_dir():
             raise ValueError(f"'{name}': there is no folder {folder}")
-        systems.append(Folder(name, Path(folder)))
-    return systems
+        folders[name] = Path(folder)
+    return folders
+
+
+def _need_pairs(folder: Path) -> None:
+    """Raises `ValueError` at once where `read_benchmark` would after slow imports."""
+    if not (folder / "pairs.jsonl").is_file():
+        raise ValueError(f"{folder}: has no pairs.jsonl; make one by `vidchat bench make`")
+
+
+def _need_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise ValueError(f"there is no folder {path}")
 
 
 def _size(text: str) -> tuple[int, int]:

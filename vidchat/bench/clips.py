@@ -11,25 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.pairs import Pair
-from vidchat.data.media.read import Media, MediaError, length_of, read_clip, read_picture
+from vidchat.bench.rules import BAD, COUNTED, TOLERANCE
+from vidchat.data.media.read import Media, MediaError, read_clip, read_picture
 from vidchat.dialogue import Clip
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg")
-SHORT, LONG = 0.8, 1.25  # of the truth's length
 SILENCE = 1e-3  # root mean square, -60 dB of full scale
-STATUSES = ("good", "missing", "unreadable", "silent", "short", "long")
+STATUSES = ("good", "missing", "unreadable", "silent", "short", "not scored")
 ABSENT = frozenset({"missing", "unreadable"})
 """Statuses of a pair that has no answer at all."""
-RULE = (
-    "No pair is left out. The true answer is the ceiling: pair by pair, what is beyond its value counts as its value. "
-    "A missing or unreadable clip gets the worst value of every measure, and in distances between sets features farther "
-    "from the truth than any clip's; so does, in a measure of sound, an answer without sound (none, or quieter than "
-    "-60 dB) to which the truth has sound. A clip shorter than 80 % of the truth is filled up to the truth's length "
-    "with black and silence; one longer than 125 % is cut there. Within these bounds length is free, and comparisons "
-    "picture by picture take the shorter of the two. Distances between sets (FID, FVD, emotion FID) take each clip as "
-    "it is, neither filled nor cut, up to the length of the longest true answer. Where the responder only listens, "
-    "silence is no fault, measures of speech are not taken, and those of listening are."
-)
+RULE = f"{COUNTED} {BAD}"
 
 
 @dataclass(frozen=True)
@@ -40,13 +31,11 @@ class View:
         size: (height, width); pictures are scaled to cover it, bicubic, and cropped at the centre.
         fps: Pictures per second.
         sample_rate: Samples per second.
-        longest: Seconds of the longest true answer; distances between sets look at no more of a clip.
     """
 
     size: tuple[int, int]
     fps: int = 25
     sample_rate: int = 16000
-    longest: float = 0.0
 
     def __str__(self) -> str:
         height, width = self.size
@@ -64,14 +53,21 @@ class Found:
         statuses: What was wrong, of `STATUSES`; `good` alone if nothing was.
         note: In a sentence, if something was.
         seconds: How long the clip was, at most as much as was decoded; 0 if there was none.
-        whole: The clip as it is, for distances between sets; perhaps longer than they look at (`View.longest`).
+        coverage: The share of the span that counts which the clip has, 0 ... 1.
+        alone: What distances between sets take instead, where that is another.
     """
 
     media: Media
     statuses: tuple[str, ...]
     note: str
     seconds: float
-    whole: Media
+    coverage: float = 1.0
+    alone: Media | None = None
+
+    @property
+    def whole(self) -> Media:
+        """The clip as distances between sets take it."""
+        return self.media if self.alone is None else self.alone
 
     def listening(self) -> Found:
         """The same where the true answer listens, so that silence is no fault."""
@@ -94,12 +90,13 @@ def strays(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def read_truth(pair: Pair, view: View) -> Media:
-    """The true answer.
+    """The true answer, as much of it as counts.
 
     Raises:
         MediaError: It cannot be read; silence is no error.
     """
-    return _read(pair.truth, view, None)[0]
+    media, _ = _read(pair.truth, view, pair.answer_seconds)
+    return _to_length(media, len(media.pictures))
 
 
 def read_reference(pair: Pair, view: View) -> Media:
@@ -108,57 +105,39 @@ def read_reference(pair: Pair, view: View) -> Media:
 
 
 def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
-    """A generated clip by the rule.
+    """A generated clip by the rule: exactly as many pictures and samples as the truth.
 
     Args:
         clip: The clip, or `None` if the system has none.
-        truth: The true answer.
+        truth: The true answer, as much of it as counts.
         view: How to decode.
     """
-    pictures = len(truth.pictures)
+    span = len(truth.pictures)
     if clip is None:
-        return _nothing(pictures, view, "missing", "there is no clip of this id")
+        return unscored("missing", "there is no clip of this id", span, view)
     try:
-        media, note = _read(clip, view, max((LONG * pictures + 2) / view.fps, view.longest))
+        media, note = _read(clip, view, span / view.fps)
     except MediaError as error:
-        return _nothing(pictures, view, "unreadable", _in_short(error, clip))
-    whole, seconds, statuses, notes = media, len(media.pictures) / view.fps, [], [note] if note else []
+        return unscored("unreadable", in_short(error, clip), span, view)
+    has, statuses, notes = len(media.pictures), [], [note] if note else []
     if is_silent(media.waveform) and not is_silent(truth.waveform):
         statuses.append("silent")
         notes = notes or ["it is silent"]
-    if len(media.pictures) < SHORT * pictures:
+    if has < span - TOLERANCE * view.fps:
         statuses.append("short")
-        notes.append(f"{seconds:.2f} s, where the truth has {pictures / view.fps:.2f} s")
-        media = _filled(media, pictures)
-    elif len(media.pictures) > LONG * pictures:
-        statuses.append("long")
-        notes.append(f"longer than {LONG:g} x the truth's {pictures / view.fps:.2f} s")
-        media = _cut(media, int(LONG * pictures))
-    return Found(media, tuple(statuses) or ("good",), "; ".join(dict.fromkeys(notes)), seconds, whole)
+        notes.append(f"{has / view.fps:.2f} s, where {span / view.fps:.2f} s count")
+    return Found(
+        _to_length(media, span),
+        tuple(statuses) or ("good",),
+        "; ".join(dict.fromkeys(notes)),
+        has / view.fps,
+        min(1.0, has / span),
+    )
 
 
-def longest_truth(pairs: Iterable[Pair]) -> float:
-    """Seconds of the longest true answer, as the files' headers tell; 0 if none tells."""
-    longest = 0.0
-    for pair in pairs:
-        try:
-            end = length_of(pair.truth.path) if pair.truth.end is None else pair.truth.end
-        except MediaError:
-            continue  # the pair's scoring says so
-        longest = max(longest, end - pair.truth.start)
-    return longest
-
-
-def _nothing(pictures: int, view: View, status: str, note: str) -> Found:
-    """What stands for no clip at all."""
-    media = black(pictures, view)
-    return Found(media, (status,), note, 0.0, media)
-
-
-def up_to(media: Media, seconds: float) -> Media:
-    """The first so many seconds of a clip; all of it for 0."""
-    pictures = round(seconds * media.fps)
-    return _cut(media, pictures) if 0 < pictures < len(media.pictures) else media
+def unscored(status: str, note: str, pictures: int, view: View) -> Found:
+    """Nothing at all, black and silent, in the place of a clip that is not there or cannot be scored."""
+    return Found(black(pictures, view), (status,), note, 0.0, 0.0)
 
 
 def is_silent(waveform: Tensor) -> bool:
@@ -183,25 +162,25 @@ def _read(clip: Clip, view: View, longest: float | None) -> tuple[Media, str]:
         media = read_clip(clip, fps=view.fps, size=view.size, sample_rate=view.sample_rate, max_seconds=longest)
         return media, ""
     except MediaError as error:
-        note = _in_short(error, clip)
+        note = in_short(error, clip)
     media = read_clip(
         clip, fps=view.fps, size=view.size, sample_rate=view.sample_rate, audio=False, max_seconds=longest
     )
     return media, note
 
 
-def _in_short(error: MediaError, clip: Clip) -> str:
+def in_short(error: Exception, clip: Clip) -> str:
     """What went wrong, for reports that are sent to others: not where the file lay, nor advice for who trains on it."""
     return str(error).replace(str(clip.path), clip.path.name).partition("; ")[0]
 
 
-def _filled(media: Media, pictures: int) -> Media:
+def _to_length(media: Media, pictures: int) -> Media:
+    """The clip cut to a number of pictures, or filled up: what is nearly there by its last picture, else by black."""
     lacking = pictures - len(media.pictures)
-    samples = round(pictures * media.sample_rate / media.fps) - len(media.waveform)
-    longer = F.pad(media.pictures, (0, 0, 0, 0, 0, 0, 0, lacking))
-    return Media(longer, F.pad(media.waveform, (0, samples)), media.fps, media.sample_rate)
-
-
-def _cut(media: Media, pictures: int) -> Media:
     samples = round(pictures * media.sample_rate / media.fps)
-    return Media(media.pictures[:pictures], media.waveform[:samples], media.fps, media.sample_rate)
+    sound = F.pad(media.waveform[:samples], (0, max(0, samples - len(media.waveform))))
+    if lacking <= 0:
+        return Media(media.pictures[:pictures], sound, media.fps, media.sample_rate)
+    last = media.pictures[-1:].repeat(lacking, 1, 1, 1)
+    held = last if lacking <= TOLERANCE * media.fps else torch.zeros_like(last)
+    return Media(torch.cat([media.pictures, held]), sound, media.fps, media.sample_rate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +29,20 @@ def mean_interval(values: NDArray[np.float64], times: int = RESAMPLES) -> tuple[
     return float(low), float(high)
 
 
-def spread_interval(
-    value: float, again: Callable[[NDArray[np.int64]], float], pairs: int, times: int = FRECHET_RESAMPLES
-) -> tuple[float, float]:
+def spread_interval(value: float, drawn: Sequence[float], pairs: int) -> tuple[float, float]:
     """The 95 % interval of a distance between sets, around the value.
 
     A resample holds some pairs twice, so its covariance is too small and its distance too large: the interval is the
     resamples' spread about their own mean, laid around the value. It tells how much the number would change with
     other pairs, as many; not how far a distance of so few is above that of infinitely many.
+
+    Args:
+        value: The distance of all pairs.
+        drawn: Its values on resampled pairs.
+        pairs: How many there are.
     """
-    if pairs < 3 or times < 2:
+    if pairs < 3 or len(drawn) < 2:
         return value, value
-    distances = np.array([again(chosen) for chosen in resamples(pairs, times)])
+    distances = np.array(drawn)
     low, high = np.quantile(distances - distances.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return max(0.0, value + float(low)), value + float(high)

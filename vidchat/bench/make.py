@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from PIL import Image
 from rich.progress import track
 
-from vidchat.bench.pairs import PAIRS, check_id, write_lines
+from vidchat.bench.pairs import PAIRS, check_id, header, longest_answer, shortened, write_lines
+from vidchat.bench.workers import as_note, is_general
 from vidchat.data.folder import read_folder
-from vidchat.data.media.read import MediaError, picture_size, read_clip
+from vidchat.data.media.read import picture_size, read_clip
 from vidchat.data.report import Report
 from vidchat.dialogue import Clip, Dialogue
 
@@ -24,7 +26,14 @@ class MakeError(ValueError):
     """Pairs that cannot be made, and what to do about it, in one sentence."""
 
 
-def make_from_folder(data: Path, output: Path, split: str = "test", limit: int | None = None) -> Report:
+def make_from_folder(
+    data: Path,
+    output: Path,
+    split: str = "test",
+    limit: int | None = None,
+    seconds: float | None = None,
+    size: tuple[int, int] | None = None,
+) -> Report:
     """Makes pairs of a folder data set's split, of speakers who are in no other split.
 
     Args:
@@ -32,6 +41,8 @@ def make_from_folder(data: Path, output: Path, split: str = "test", limit: int |
         output: Where the pairs go; must not hold any.
         split: Which dialogues.
         limit: At most so many pairs.
+        seconds: The length of every answer; else that of the longest true one.
+        size: (height, width) at which clips are scored; else the true answers' commonest.
 
     Raises:
         MakeError: No pair is left, or the output holds pairs already.
@@ -39,6 +50,12 @@ def make_from_folder(data: Path, output: Path, split: str = "test", limit: int |
     """
     dialogues, read = read_folder(data)
     chosen = [dialogue for dialogue in dialogues if dialogue.split == split]
+    if not chosen:
+        there = ", ".join(f"{count} {name}" for name, count in Counter(one.split for one in dialogues).items())
+        raise MakeError(
+            f"{data}: no dialogue has the split '{split}' (there are: {there}); write \"split\": \"{split}\" into "
+            f"dialogues of speakers who are in no other split, or choose another by --split"
+        )
     seen = {turn.clip.speaker for dialogue in dialogues if dialogue.split != split for turn in dialogue.turns}
     report = Report("pairs", skipped=list(read.skipped))
     fit = []
@@ -52,14 +69,27 @@ def make_from_folder(data: Path, output: Path, split: str = "test", limit: int |
             )
         else:
             fit.append(dialogue)
-    return write_bench(fit[:limit], output, report)
+    return write_bench(fit[:limit], output, report, seconds, size)
 
 
-def write_bench(dialogues: Iterable[Dialogue], output: Path, report: Report) -> Report:
-    """Writes dialogues as pairs: `clips/`, `references/` and `pairs.jsonl`.
+def write_bench(
+    dialogues: Iterable[Dialogue],
+    output: Path,
+    report: Report,
+    seconds: float | None = None,
+    size: tuple[int, int] | None = None,
+) -> Report:
+    """Writes dialogues as pairs: `clips/`, `references/` and `pairs.jsonl`, whose first line states the rules.
 
     The reference is the first picture of the true answer; what is scored begins with the second. Clips are hard links
     where the file system allows, else copies.
+
+    Args:
+        dialogues: What is asked and answered.
+        output: Where the pairs go; must not hold any.
+        report: Where dialogues that cannot be pairs are named.
+        seconds: The length of every answer; else that of the longest true one.
+        size: (height, width) at which clips are scored; else the true answers' commonest.
 
     Raises:
         MakeError: No pair is left, or the output holds pairs already.
@@ -69,32 +99,51 @@ def write_bench(dialogues: Iterable[Dialogue], output: Path, report: Report) -> 
         raise MakeError(f"{output} holds pairs already; choose another folder, or delete it")
     for name in ("clips", "references"):
         (output / name).mkdir(parents=True, exist_ok=True)
-    entries = []
+    entries: dict[str, Mapping[str, Any]] = {}
+    truths: list[Clip] = []
     for dialogue in track(list(dialogues), "pairs"):
         try:
-            entries.append(_entry(dialogue, output))
-        except (MediaError, ValueError) as error:
-            report.skipped.append((dialogue.id, str(error)))
+            if dialogue.id in entries:
+                raise ValueError("its id was used before")
+            entries[dialogue.id] = _entry(dialogue, output)
+            truths.append(dialogue.answer)
+        except Exception as error:
+            if is_general(error):
+                raise
+            report.skipped.append((shortened(dialogue.id).strip("'"), as_note(error)))
     if not entries:
-        why = f"; the first: {report.skipped[0][0]}: {report.skipped[0][1]}" if report.skipped else ""
+        left = [f"{where}: {why}" for where, why in report.skipped[:3]]
+        why = f"; of {len(report.skipped)} that were left out, the first: {'; '.join(left)}" if left else ""
         raise MakeError(f"no pair could be made{why}")
-    write_lines(output / PAIRS, entries)
+    length = seconds or longest_answer([_later(truth) for truth in truths])
+    write_lines(output / PAIRS, [header(length, size or commonest_size(truths)), *entries.values()])
     report.read = len(entries)
     return report
+
+
+def commonest_size(clips: Iterable[Clip]) -> tuple[int, int]:
+    """The (height, width) that most clips have; of several, the smallest."""
+    sizes = Counter(picture_size(clip.path) for clip in clips)
+    return min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
 
 
 def _entry(dialogue: Dialogue, output: Path) -> Mapping[str, Any]:
     name, question, answer = check_id(dialogue.id), dialogue.question, dialogue.answer
     assert question is not None, "dialogues without a question are left out before"
+    picture_size(question.path)  # what cannot be opened now can be answered by nobody
     _write_reference(answer, output / "references" / f"{name}.png")
-    later = Clip(answer.path, answer.speaker, answer.text, answer.start + 1 / FPS, answer.end, truth=answer.truth)
     return {
         "id": name,
         "initiator": _placed(question, output, f"{name}_initiator"),
-        "truth": _placed(later, output, f"{name}_truth"),
+        "truth": _placed(_later(answer), output, f"{name}_truth"),
         "reference": f"references/{name}.png",
         "branch": dialogue.branch,
     }
+
+
+def _later(answer: Clip) -> Clip:
+    """The true answer from its second picture on."""
+    return Clip(answer.path, answer.speaker, answer.text, answer.start + 1 / FPS, answer.end, truth=answer.truth)
 
 
 def _write_reference(answer: Clip, path: Path) -> None:

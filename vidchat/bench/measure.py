@@ -17,6 +17,7 @@ from vidchat.data.media.read import Media
 
 Features = dict[str, NDArray]
 """Arrays by name, of one clip; small enough for a file."""
+PROXY = "proxy-"
 Better = Literal["higher", "lower", "zero", "truth"]
 """Which way is better; `truth` is as near to the true answer's value as can be."""
 
@@ -85,6 +86,8 @@ class Measure(ABC):
         needs_reference: Whether `compare` looks at the reference, which is then read too.
         needs_candidates: Whether it can only measure pairs that have candidate replies.
         turns: The turns that it can measure: `speaking`, `listening`, or `any`.
+        needs: What a pair must have for it, as a sentence for a table in which no pair has it.
+        doubt: What its numbers cannot tell of filmed people, as a sentence for the report.
     """
 
     dimension: ClassVar[str]
@@ -94,10 +97,12 @@ class Measure(ABC):
     needs_reference: ClassVar[bool] = False
     needs_candidates: ClassVar[bool] = False
     turns: ClassVar[Literal["speaking", "listening", "any"]] = "any"
+    needs: ClassVar[str] = ""
+    doubt: ClassVar[str] = ""
 
     @property
     def compares_sets(self) -> bool:
-        """Whether it has a distance between sets; it then reads each clip whole, whatever its partner's length."""
+        """Whether it has a distance between sets; it then reads `Found.whole`."""
         return any(column.kind == "frechet" for column in self.columns)
 
     def lacks(self, pair: Pair, listens: bool) -> str:
@@ -157,6 +162,11 @@ def bounded_values(measure: Measure, made: Mapping[str, float], truth: Mapping[s
     means = [column for column in measure.columns if column.kind == "mean"]
     missing = math.nan
     return {c.name: c.between(made.get(c.name, missing), truth.get(c.name, missing)) for c in means}
+
+
+def titled(name: str, proxy: bool) -> str:
+    """The name under which a column's numbers are published: a proxy's is its own, not the canonical measure's."""
+    return f"{PROXY}{name}" if proxy else name
 
 
 def cosine(a: NDArray, b: NDArray) -> NDArray:

@@ -71,7 +71,8 @@ def _gap(before: Row, after: Row, column: str) -> tuple[float, float] | None:
     if a.column.kind != "mean":
         return b.low - a.high, b.high - a.low
     shared = [name for name in before.scores if name in after.scores]
-    values = np.array([[row.scores[name].values.get(column, np.nan) for name in shared] for row in (before, after)])
+    heads = [(row, number.column.name) for row, number in ((before, a), (after, b))]
+    values = np.array([[row.scores[name].values.get(head, np.nan) for name in shared] for row, head in heads])
     differences = values[1] - values[0]
     differences = differences[~np.isnan(differences)]
     return mean_interval(differences) if len(differences) else None

@@ -1,20 +1,29 @@
-"""The benchmark's pairs: a folder with `pairs.jsonl`, perhaps `candidates.jsonl`, and the files they name."""
+"""The benchmark's pairs: a folder with `pairs.jsonl`, perhaps `candidates.jsonl`, and the files they name.
+
+The first line of `pairs.jsonl` is the benchmark's own (`header`): the rules in words, how long answers are, and the
+size at which they are scored. Every other line is a pair.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidchat.bench.protocol import text_hash
+from vidchat.bench.protocol import file_hash, text_hash
+from vidchat.bench.rules import BAD, COUNTED, GIVEN
 from vidchat.data.folder import inside
+from vidchat.data.media.read import MediaError, length_of, picture_size
 from vidchat.dialogue import Clip
 
-PAIRS, CANDIDATES = "pairs.jsonl", "candidates.jsonl"
+PAIRS, CANDIDATES, BENCHMARK = "pairs.jsonl", "candidates.jsonl", "benchmark"
 PLAIN = re.compile(r"[\w\-][\w\-. ]*")  # ids name files, so nothing else may stand in them
+LONGEST_ID = 200  # bytes: a file's name has 255, and a suffix follows
+BAD_ENTRY = (ValueError, KeyError, TypeError, AttributeError, OverflowError)  # all that a line of JSON can raise
 
 
 class PairsError(ValueError):
@@ -46,6 +55,7 @@ class Pair:
         truth: The true answer; what is scored begins at its `start`, one picture after the reference.
         reference: The responder's picture.
         candidates: Replies of different worth, best first; empty if none were made.
+        answer_seconds: How long an answer is to be, the same for every pair; `None` is as long as the truth.
         branch: Of the dialogue that it was made of; in `listening` the true answer says nothing.
     """
 
@@ -54,11 +64,30 @@ class Pair:
     truth: Clip
     reference: Path
     candidates: tuple[Candidate, ...] = ()
+    answer_seconds: float | None = None
     branch: str = "dialogue"
 
 
-def read_pairs(folder: Path) -> list[Pair]:
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark folder.
+
+    Attributes:
+        pairs: At least one, in the file's order.
+        answer_seconds: The length that every system is asked for, the same for every pair.
+        size: (height, width) at which clips are scored, or `None` where the file does not state it.
+    """
+
+    pairs: tuple[Pair, ...]
+    answer_seconds: float
+    size: tuple[int, int] | None
+
+
+def read_benchmark(folder: Path) -> Benchmark:
     """Reads a benchmark folder as `vidchat bench make` writes it.
+
+    A file that a pair names need not be there: who scores or answers names the pair and goes on. Where the file has no
+    line of the benchmark's own, answers are as long as the longest true answer.
 
     Raises:
         PairsError: There is no such folder, or a line of it is bad.
@@ -67,19 +96,79 @@ def read_pairs(folder: Path) -> list[Pair]:
     if not (folder / PAIRS).is_file():
         raise PairsError(f"{folder}: has no {PAIRS}; make one by `vidchat bench make`")
     candidates = _read_candidates(folder)
+    stated: Mapping[str, Any] = {}
     pairs: dict[str, Pair] = {}
-    for where, entry in _lines(folder / PAIRS):
+    for number, (where, entry) in enumerate(_lines(folder / PAIRS)):
         try:
+            if number == 0 and isinstance(entry, dict) and BENCHMARK in entry:
+                stated = _stated(entry[BENCHMARK])
+                continue
             pair = _pair(folder, entry, candidates)
-        except (ValueError, KeyError, TypeError) as error:
+        except BAD_ENTRY as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else error
             raise PairsError(f"{where}: {what}") from None
         if pair.id in pairs:
             raise PairsError(f"{where}: the id '{pair.id}' was used before")
         pairs[pair.id] = pair
     if not pairs:
-        raise PairsError(f"{folder / PAIRS}: is empty")
-    return list(pairs.values())
+        raise PairsError(f"{folder / PAIRS}: holds no pair")
+    seconds = stated.get("answer_seconds") or longest_answer([pair.truth for pair in pairs.values()])
+    every = tuple(replace(pair, answer_seconds=seconds) for pair in pairs.values())
+    return Benchmark(every, seconds, stated.get("size"))
+
+
+def read_pairs(folder: Path) -> list[Pair]:
+    """The pairs of `read_benchmark`."""
+    return list(read_benchmark(folder).pairs)
+
+
+def header(answer_seconds: float, size: tuple[int, int]) -> Mapping[str, Any]:
+    """The benchmark's own line: what every system must know, and the rules in words."""
+    rules = {"given": GIVEN, "counted": COUNTED, "bad_clips": BAD}
+    return {BENCHMARK: {"answer_seconds": answer_seconds, "width": size[1], "height": size[0], **rules}}
+
+
+def longest_answer(truths: Iterable[Clip]) -> float:
+    """The length of the longest true answer, in seconds rounded up to hundredths.
+
+    Raises:
+        PairsError: None of them can be opened.
+    """
+    lengths = []
+    for clip in truths:
+        try:
+            lengths.append((length_of(clip.path) if clip.end is None else clip.end) - clip.start)
+        except (MediaError, OSError):
+            continue  # whoever scores it names it
+    if not lengths or max(lengths) <= 0:
+        raise PairsError("no true answer can be opened, so there is nothing to compare with; check the files' folder")
+    return math.ceil(100 * max(lengths) - 1e-6) / 100
+
+
+def sizes_of(pairs: Iterable[Pair]) -> Mapping[tuple[int, int], list[str]]:
+    """The (height, width) of the true answers that can be opened, each with the ids of the pairs that have it."""
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for pair in pairs:
+        try:
+            sizes.setdefault(picture_size(pair.truth.path), []).append(pair.id)
+        except (MediaError, OSError):
+            continue  # whoever scores it names it
+    return sizes
+
+
+def only_size(pairs: Iterable[Pair]) -> tuple[int, int]:
+    """The (height, width) of the true answers.
+
+    Raises:
+        PairsError: They have several, or none can be opened.
+    """
+    sizes = sizes_of(pairs)
+    if len(sizes) == 1:
+        return next(iter(sizes))
+    if not sizes:
+        raise PairsError("no true answer can be opened, so there is nothing to compare with; check the files' folder")
+    there = "; ".join(f"{width}x{height}: {len(ids)}, such as {ids[0]}" for (height, width), ids in sizes.items())
+    raise PairsError(f"the true answers have several sizes ({there}); give --size WIDTHxHEIGHT for all")
 
 
 def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -90,44 +179,100 @@ def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def pairs_hash(pairs: Sequence[Pair]) -> str:
-    """Tells one set of pairs from another: ids and texts, in order."""
-    return text_hash(f"{pair.id}|{pair.truth.text}" for pair in pairs)
+    """Tells one set of pairs from another: every file's content, spans, texts, speakers, the length, in order."""
+    return text_hash(map(pair_hash, pairs))
+
+
+def pair_hash(pair: Pair) -> str:
+    """Tells one pair from another, wherever its files lie; of its candidates `candidates_hash` does."""
+    clips = [_told(clip) for clip in (pair.initiator, pair.truth)]
+    return text_hash([pair.id, *clips, content_hash(pair.reference), repr((pair.answer_seconds, pair.branch))])
+
+
+def _told(clip: Clip) -> str:
+    return repr((content_hash(clip.path), clip.start, clip.end, clip.text, clip.speaker))
+
+
+def content_hash(path: Path) -> str:
+    """A file's hash, or `missing`."""
+    try:
+        return file_hash(path)
+    except OSError:
+        return "missing"
 
 
 def candidates_hash(pairs: Sequence[Pair]) -> str:
-    """Tells one set of candidate replies from another."""
-    return text_hash(f"{pair.id}|{one.worth:g}|{one.text}" for pair in pairs for one in pair.candidates)
+    """Tells one set of candidate replies from another, by worths, words and sounds."""
+    return text_hash(
+        repr((pair.id, one.worth, one.text, [content_hash(sound) for sound in one.sounds]))
+        for pair in pairs
+        for one in pair.candidates
+    )
 
 
-def check_id(name: str) -> str:
-    """The id, if it can name a file in any folder."""
+def check_id(name: object) -> str:
+    """The id, if it can name a file in any folder.
+
+    Raises:
+        ValueError: It is no string, too long, or holds what a file's name may not.
+    """
     if not isinstance(name, str) or not PLAIN.fullmatch(name):
-        raise ValueError(f"the id {name!r} cannot name a file; use letters, digits, '-', '_', '.'")
+        raise ValueError(f"the id {shortened(name)} cannot name a file; use letters, digits, '-', '_', '.'")
+    if len(name.encode("utf-8", "surrogatepass")) > LONGEST_ID:
+        raise ValueError(f"the id {shortened(name)} is too long to name a file; use at most {LONGEST_ID} bytes")
     return name
+
+
+def shortened(name: object) -> str:
+    """The start of whatever stands for an id, for a sentence."""
+    text = repr(name)
+    return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
+
+
+def _stated(told: Any) -> Mapping[str, Any]:
+    """`answer_seconds` and `size` of the benchmark's own line."""
+    seconds, sides = told.get("answer_seconds"), [told.get("height"), told.get("width")]
+    if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds < math.inf):
+        raise ValueError(f"'answer_seconds' must be a number of seconds above 0, not {seconds!r}")
+    if sides == [None, None]:
+        return {"answer_seconds": seconds, "size": None}
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"'width' and 'height' must be numbers of pixels, not {sides[1]!r} and {sides[0]!r}")
+    return {"answer_seconds": seconds, "size": tuple(sides)}
 
 
 def _pair(folder: Path, entry: Any, candidates: Mapping[str, tuple[Candidate, ...]]) -> Pair:
     name = check_id(entry["id"])
     return Pair(
         id=name,
-        initiator=_clip(folder, entry["initiator"]),
-        truth=_clip(folder, entry["truth"]),
-        reference=inside(folder, entry["reference"]),
+        initiator=_clip(folder, entry["initiator"], f"the initiator of {name}"),
+        truth=_clip(folder, entry["truth"], f"the responder of {name}"),
+        reference=inside(folder, entry["reference"], media=False),
         candidates=candidates.get(name, ()),
         branch=str(entry.get("branch", "dialogue")),
     )
 
 
-def _clip(folder: Path, entry: Any) -> Clip:
-    start, end = float(entry.get("start", 0.0)), entry.get("end")
+def _clip(folder: Path, entry: Any, nobody: str) -> Clip:
+    """A clip of an entry; a speaker who is not known is a person of their own."""
+    text, speaker = entry.get("text"), entry["speaker"]
+    if not isinstance(text, str | None):
+        raise ValueError(f"'text' must be a string, not {text!r}")
     return Clip(
-        path=inside(folder, entry["clip"]),
-        speaker=str(entry["speaker"]),
-        text=entry.get("text"),
-        start=start,
-        end=None if end is None else float(end),
+        path=inside(folder, entry["clip"], media=False),
+        speaker=nobody if speaker is None else str(speaker),
+        text=text,
+        start=_seconds(entry.get("start", 0.0)),
+        end=None if entry.get("end") is None else _seconds(entry["end"]),
         truth=entry.get("truth") or {},
     )
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"'start' and 'end' must be seconds, not {value!r}")
+    return seconds
 
 
 def _read_candidates(folder: Path) -> dict[str, tuple[Candidate, ...]]:
@@ -142,7 +287,7 @@ def _read_candidates(folder: Path) -> dict[str, tuple[Candidate, ...]]:
                 )
                 for one in entry["candidates"]
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except BAD_ENTRY as error:
             raise PairsError(
                 f"{where}: {error!r} in the candidates; make them anew by `vidchat bench candidates`"
             ) from None
@@ -150,9 +295,13 @@ def _read_candidates(folder: Path) -> dict[str, tuple[Candidate, ...]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise PairsError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield f"{path} line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise PairsError(f"{path} line {number}: is not JSON ({error})") from None

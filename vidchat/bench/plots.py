@@ -14,7 +14,8 @@ LETTERS = 22  # of a name
 
 def whiskers(table: Table, column: Number) -> str:
     """A dot and its interval for every system that has a number in the column."""
-    shown = [(name, number) for name in table.systems if (number := table.cell(name, column)) is not None]
+    cells = [(name, table.cell(name, column)) for name in table.systems]
+    shown = [(name, number) for name, number in cells if number is not None and number.count]
     low = min(min(number.low, number.value) for _, number in shown)
     high = max(max(number.high, number.value) for _, number in shown)
     room = (high - low) or 1.0
@@ -23,7 +24,7 @@ def whiskers(table: Table, column: Number) -> str:
     def x(value: float) -> float:
         return LEFT + (value - low) / room * (WIDTH - LEFT - RIGHT)
 
-    title = f"{table.head(column)} {ARROWS[column.column.better]}{' (proxy)' if column.proxy else ''}"
+    title = f"{table.head(column)} {ARROWS[column.column.better]}"
     parts = [
         f"<svg viewBox='0 0 {WIDTH} {height}' role=img aria-label='{html.escape(title, quote=True)}'>",
         f"<text x=6 y=15 class=title>{html.escape(title)}</text>",

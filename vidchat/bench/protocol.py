@@ -15,7 +15,18 @@ BLOCK = 1 << 20
 
 
 def file_hash(path: Path) -> str:
-    """The first 12 hex digits of a file's SHA-256."""
+    """The first 12 hex digits of a file's SHA-256; a file that did not change is read once a process.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    stat = Path(path).stat()
+    return _hash_as_it_is(Path(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@cache
+def _hash_as_it_is(path: Path, *_: int) -> str:
+    """The hash of a file as it is now; the numbers tell this state from others."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(BLOCK):

@@ -34,9 +34,9 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
         if "chunks" not in log:
             return told, ""
         reckoned = _from_chunks([(_positive(c["ready_s"]), _positive(c["media_s"])) for c in log["chunks"]])
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         return {}, f"its log cannot be read (it is not JSON: {error})"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         what = f"a chunk lacks {error}" if isinstance(error, KeyError) else error
         return {}, f"its log cannot be read ({what})"
     wrong = [name for name, value in told.items() if not math.isclose(value, reckoned[name], rel_tol=0.1, abs_tol=0.01)]

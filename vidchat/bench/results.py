@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vidchat.bench.measure import Column
+from vidchat.bench.protocol import text_hash
 
-FORMAT = 1
+FORMAT = 2
+NOT_SCORED = ("not scored",)  # the status of a pair that could be scored for no system
 
 
 class ResultError(ValueError):
@@ -30,8 +32,11 @@ class Number:
         value: The number.
         low: Of its 95 % interval.
         high: Of its 95 % interval.
-        count: Pairs behind it; fewer than `pairs` where some cannot have the number at all.
+        count: Pairs behind it; fewer than `pairs` where some cannot have the number at all, 0 where none can.
         pairs: That were asked.
+        reason: Why there is no number, if there is none (`count` is 0, `value` is `nan`).
+        draws: A set distance's values on resampled pairs, the same resamples for every system of one protocol.
+        doubt: What the number cannot tell of filmed people.
     """
 
     column: Column
@@ -43,6 +48,9 @@ class Number:
     high: float
     count: int
     pairs: int
+    reason: str = ""
+    draws: Sequence[float] = ()
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ class Result:
         rule: By which bad clips were scored.
         systems: In the order of the table.
         warnings: That a reader of the numbers must know.
+        date: When it was scored, as text; empty where that was not recorded.
     """
 
     protocol: str
@@ -99,12 +108,14 @@ class Result:
     rule: str
     systems: Sequence[SystemResult]
     warnings: Sequence[str]
+    date: str = ""
 
     def write(self, path: Path) -> None:
-        """Writes JSON; a value that is no number becomes null."""
+        """Writes JSON with a hash of itself; a value that is no number becomes null."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_plain({"format": FORMAT, **asdict(self)}), indent=1, ensure_ascii=False)
+        told = _plain({"format": FORMAT, **asdict(self)})
         partial = path.with_name(f".{path.name}.partial")
+        text = json.dumps({"hash": _content_hash(told), **told}, indent=1)
         partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(path)
 
@@ -113,23 +124,36 @@ def read_result(path: Path) -> Result:
     """Reads what `Result.write` wrote.
 
     Raises:
-        ResultError: The file holds something else.
+        ResultError: The file holds something else, or was changed since.
     """
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
         if told["format"] != FORMAT:
             raise ResultError(f"{path}: has format {told['format']}, this version reads {FORMAT}; score again")
+        if told.pop("hash") != _content_hash(told):
+            raise ResultError(f"{path}: was changed after it was written (its hash differs); score again")
         systems = [
             SystemResult(
                 system["name"],
-                [Number(**{**number, "column": Column(**number["column"])}) for number in system["numbers"]],
+                [_number(number) for number in system["numbers"]],
                 {name: _score(score) for name, score in system["scores"].items()},
             )
             for system in told["systems"]
         ]
-        return Result(told["protocol"], told["pairs"], told["rule"], systems, told["warnings"])
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        return Result(told["protocol"], told["pairs"], told["rule"], systems, told["warnings"], told["date"])
+    except (OSError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        if isinstance(error, ResultError):
+            raise
         raise ResultError(f"{path}: holds no results of `vidchat bench score` ({error!r})") from None
+
+
+def _content_hash(told: Mapping[str, Any]) -> str:
+    return text_hash([json.dumps(told, sort_keys=True)])
+
+
+def _number(told: Mapping[str, Any]) -> Number:
+    missing = {name: math.nan for name in ("value", "low", "high") if told[name] is None}
+    return Number(**{**told, **missing, "column": Column(**told["column"]), "draws": tuple(told["draws"])})
 
 
 def _score(told: Mapping[str, Any]) -> PairScore:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,19 +11,24 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from vidchat.bench.clips import ABSENT, RULE, Found, View, longest_truth, read_reference, read_truth, up_to
+from vidchat.bench.clips import ABSENT, RULE, Found, View, read_reference, read_truth, unscored
 from vidchat.bench.intervals import FRECHET_RESAMPLES
 from vidchat.bench.listening import is_listening
-from vidchat.bench.measure import Features, Measure, bounded_values
-from vidchat.bench.pairs import Pair, pairs_hash
+from vidchat.bench.measure import Features, Measure, bounded_values, titled
+from vidchat.bench.pairs import Pair, pair_hash, pairs_hash, sizes_of
 from vidchat.bench.protocol import file_hash, protocol_string, text_hash
 from vidchat.bench.responsiveness import log_path, read_log
-from vidchat.bench.results import PairScore, Result
+from vidchat.bench.results import NOT_SCORED, PairScore, Result, SystemResult
 from vidchat.bench.store import Store, fingerprint
-from vidchat.bench.summary import Scored, Summary
+from vidchat.bench.summary import COVERAGE, Scored, Summary
 from vidchat.bench.systems import BUILT_IN, TRUTH, Folder, Source, System, built_in, clip_key
+from vidchat.bench.workers import as_note, guarded, in_processes, is_general
 from vidchat.data.media.read import Media
 from vidchat.dialogue import Clip
+
+
+class ScoreError(ValueError):
+    """A benchmark of which not one pair can be scored, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -82,32 +85,58 @@ def score(
 
     Raises:
         ValueError: Two systems have one name, or one that is built in.
-        MediaError: A true answer, or a reference, cannot be read.
+        ScoreError: Not one pair could be scored.
+        BackendError: The weights do not fit.
     """
     names = [system.name for system in systems]
     if len(set(names)) < len(names) or set(names) & set(BUILT_IN):
         raise ValueError(f"systems need names of their own, and not one of {', '.join(BUILT_IN)}; got {names}")
     misnamed = [warning for system in systems if isinstance(system, Folder) for warning in system.warnings(pairs)]
-    view = replace(view, longest=longest_truth(pairs))
     task = Task([*built_in(pairs), *systems], build, view, store)
+    specs = task.specs  # made first, so that weights that do not fit are told before the long work
     scored = _score_pairs(task, pairs, workers)
-    summary = Summary(task.measures, task.specs, pairs, scored, Store(store), _prefix(protocol, pairs, view), resamples)
+    bad = [one[TRUTH][0].note for one in scored if one[TRUTH][0].statuses == NOT_SCORED]
+    if len(bad) == len(pairs):
+        raise ScoreError(f"none of the {len(pairs)} pairs could be scored; the first: {pairs[0].id}: {bad[0]}")
+    summary = Summary(task.measures, specs, pairs, scored, Store(store), _prefix(protocol, pairs, view), resamples)
+    results = [summary.of(system.name) for system in task.systems]
     return Result(
         protocol=protocol,
         pairs=[_told(pair) for pair in pairs],
         rule=RULE,
-        systems=[summary.of(system.name) for system in task.systems],
-        warnings=[*misnamed, *summary.warnings],
+        systems=results,
+        warnings=[*_left_out(results[0]), *_other_sizes(pairs, view), *misnamed, *summary.warnings],
     )
 
 
 def _prefix(protocol: str, pairs: Sequence[Pair], view: View) -> str:
-    return f"protocol={protocol}; pairs={len(pairs)} {pairs_hash(pairs)}; {view}; bad clips={text_hash([RULE])}"
+    return (
+        f"protocol={protocol}; pairs={len(pairs)} {pairs_hash(pairs)}; answer={pairs[0].answer_seconds} s; {view}; "
+        f"rules={text_hash([RULE])}"
+    )
+
+
+def _left_out(truth: SystemResult) -> list[str]:
+    """Which pairs no system could be scored on, and why."""
+    left = {name: score.note for name, score in truth.scores.items() if score.statuses == NOT_SCORED}
+    reasons = "; ".join(f"{name}: {note}" for name, note in left.items())
+    return [f"{len(left)} of {len(truth.scores)} pairs are left out for all systems ({reasons})"] if left else []
+
+
+def _other_sizes(pairs: Sequence[Pair], view: View) -> list[str]:
+    """Whether the true answers' pictures are not all alike, so that some are cropped where others are not."""
+    sizes = sizes_of(pairs)
+    if len(sizes) < 2:
+        return []
+    height, width = view.size
+    told = ", ".join(f"{len(ids)} of {w}x{h}" for (h, w), ids in sizes.items())
+    return [f"the true answers have several sizes ({told}); all are scaled and cropped to {width}x{height}"]
 
 
 def _told(pair: Pair) -> dict[str, object]:
     return {
         "id": pair.id,
+        "hash": pair_hash(pair),
         "question": pair.initiator.text or "",
         "answer": pair.truth.text or "",
         "initiator": _place(pair.initiator),
@@ -117,12 +146,19 @@ def _told(pair: Pair) -> dict[str, object]:
 
 
 def _score_pairs(task: Task, pairs: Sequence[Pair], workers: int) -> list[Scored]:
+    """Every pair's scores; a pair whose truth cannot be scored has none, and a reason."""
+    results: Iterable[tuple[Pair, Callable[[], Scored]]]
     if workers <= 1 or len(pairs) < 2:
-        return [score_pair(task, pair) for pair in track(pairs, "scoring")]
-    # Spawned, not forked: a fork of a process that has used PyAV or torch's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(task,)) as pool:
-        return list(track(pool.map(_work, pairs), "scoring", total=len(pairs)))
+        results = ((pair, partial(score_pair, task, pair)) for pair in pairs)
+    else:
+        results = in_processes(_work, pairs, workers, _start, (task,))
+    scoring = track(results, "scoring", total=len(pairs))
+    return [guarded(result, partial(_without_scores, task, pair)) for pair, result in scoring]
+
+
+def _without_scores(task: Task, pair: Pair, error: Exception) -> Scored:
+    note = as_note(error, pair.truth.path, pair.reference)
+    return {system.name: (PairScore({}, NOT_SCORED, note, 0.0, None), {}) for system in task.systems}
 
 
 _task: Task | None = None
@@ -140,7 +176,12 @@ def _work(pair: Pair) -> Scored:
 
 
 def score_pair(task: Task, pair: Pair) -> Scored:
-    """Every system's answer to one pair."""
+    """Every system's answer to one pair.
+
+    Raises:
+        MediaError: The true answer, or the reference where a measure needs it, cannot be read.
+        BackendError: The weights do not fit.
+    """
     desk = _Desk(task, pair)
     return {system.name: desk.score(system) for system in task.systems}
 
@@ -150,7 +191,7 @@ class _Desk:
 
     def __init__(self, task: Task, pair: Pair) -> None:
         self.task, self.pair, self.store = task, pair, Store(task.store)
-        self.truth_key = f"{clip_key(pair.truth)} {task.view}"
+        self.truth_key = f"{clip_key(pair.truth)} {pair.answer_seconds!r} {task.view}"
         self.true: list[Features] = []
         self.ceilings: list[dict[str, float]] = []
 
@@ -161,7 +202,7 @@ class _Desk:
     @cached_property
     def listens(self) -> bool:
         """Whether the true answer listens and says nothing; kept, so that a second run decodes nothing."""
-        key = fingerprint("listens", self.pair.branch, str(self.pair.truth.text), self.truth_key)
+        key = fingerprint("listens", self.pair.branch, repr(self.pair.truth.text), self.truth_key)
         if (kept := self.store.load(key)) is None:
             kept = {"listens": np.array(is_listening(self.pair, self.truth))}
             self.store.save(key, kept)
@@ -177,19 +218,37 @@ class _Desk:
         ]
 
     def score(self, system: System) -> tuple[PairScore, dict[int, str]]:
-        source = system.source(self.pair)
-        found = _Lazy(lambda: system.read(self.pair, source, self.truth, self.task.view))
-        statuses, note, seconds = self._facts(source, found)
+        """One system's answer; one that cannot be scored is scored as if it were missing.
+
+        Raises:
+            Exception: The true answer cannot be scored, or the machine or the weights fail.
+        """
+        source = Source(None, "missing")
+        try:
+            source = system.source(self.pair)
+            return self._scored(system, source, lambda: system.read(self.pair, source, self.truth, self.task.view))
+        except Exception as error:
+            if system.name == TRUTH or is_general(error):
+                raise
+            note = as_note(error, *([source.clip.path] if source.clip else []))
+        nothing = Source(None, f"not scored {note}")
+        empty = lambda: unscored("unreadable", note, len(self.truth.pictures), self.task.view)  # noqa: E731
+        return self._scored(system, nothing, empty)
+
+    def _scored(self, system: System, source: Source, read: Callable[[], Found]) -> tuple[PairScore, dict[int, str]]:
+        found = _Lazy(read)
+        statuses, note, seconds, coverage = self._facts(source, found)
         absent = bool(set(statuses) & ABSENT)
         features, keys = self._features(source, found, absent)
         if system.name == TRUTH:
             self.true = features
             self.ceilings = self._compared(features)
         compared = [{} for _ in features] if absent else self._compared(features)
-        values: dict[str, float] = {}
+        values = {COVERAGE.name: coverage}
         for measure, made, ceiling in zip(self.task.measures, compared, self.ceilings, strict=True):
             if self._asks(measure):
-                values |= bounded_values(measure, made, ceiling)
+                bounded = bounded_values(measure, made, ceiling)
+                values |= {titled(name, measure.proxy): value for name, value in bounded.items()}
         if source.clip is not None and system.name not in BUILT_IN:
             logged, wrong = read_log(log_path(source.clip.path))
             values |= logged
@@ -203,7 +262,7 @@ class _Desk:
         for index, measure in enumerate(self.task.measures):
             made: Features = {}
             if self._asks(measure) and not absent:
-                made, keys[index] = self._kept(index, self._key(measure, source), partial(self._read, measure, found))
+                made, keys[index] = self._kept(index, source.key, partial(self._read, measure, found))
             elif self._asks(measure) and measure.compares_sets:
                 made, keys[index] = self._kept(index, "absent", partial(measure.absent, self.true[index]))
             features.append(made)
@@ -219,11 +278,8 @@ class _Desk:
         return not measure.lacks(self.pair, self.listens)
 
     def _read(self, measure: Measure, found: _Lazy) -> Features:
-        media = up_to(found().whole, self.task.view.longest) if measure.compares_sets else found().media
+        media = found().whole if measure.compares_sets else found().media
         return measure.read(media, self.truth if measure.beside else None)
-
-    def _key(self, measure: Measure, source: Source) -> str:
-        return f"{source.key} to {self.task.view.longest:g} s" if measure.compares_sets else source.key
 
     def _kept(self, index: int, source: str, read: Callable[[], Features]) -> tuple[Features, str]:
         key = fingerprint(self.task.specs[index], source, self.truth_key)
@@ -233,14 +289,16 @@ class _Desk:
             self.store.save(key, features)
         return features, key
 
-    def _facts(self, source: Source, found: Callable[[], Found]) -> tuple[tuple[str, ...], str, float]:
+    def _facts(self, source: Source, found: Callable[[], Found]) -> tuple[tuple[str, ...], str, float, float]:
         """What was wrong with a clip, which is kept beside its features."""
         key = fingerprint("facts", RULE, source.key, self.truth_key, f"listens {self.listens}")
         if (kept := self.store.load(key)) is None:
             seen = found().listening() if self.listens else found()
-            kept = {"statuses": np.array(seen.statuses), "note": np.array(seen.note), "seconds": np.array(seen.seconds)}
+            kept = {"statuses": np.array(seen.statuses), "note": np.array(seen.note)}
+            kept |= {"seconds": np.array(seen.seconds), "coverage": np.array(seen.coverage)}
             self.store.save(key, kept)
-        return tuple(map(str, kept["statuses"])), str(kept["note"]), float(kept["seconds"])
+        statuses = tuple(map(str, kept["statuses"]))
+        return statuses, str(kept["note"]), float(kept["seconds"]), float(kept["coverage"])
 
 
 def _place(clip: Clip | None) -> dict[str, object] | None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vidchat.bench.frechet import Gaussian, frechet_distance
-from vidchat.bench.intervals import mean_interval, spread_interval
-from vidchat.bench.measure import Column, Measure
+from vidchat.bench.intervals import mean_interval, resamples, spread_interval
+from vidchat.bench.measure import Column, Measure, titled
 from vidchat.bench.pairs import Pair, candidates_hash
-from vidchat.bench.responsiveness import COLUMNS
+from vidchat.bench.responsiveness import COLUMNS as LOGGED
 from vidchat.bench.results import Number, PairScore, SystemResult
 from vidchat.bench.store import Store
-from vidchat.bench.systems import TRUTH
+from vidchat.bench.systems import BUILT_IN, TRUTH
 
 Scored = dict[str, tuple[PairScore, dict[int, str]]]
 """By system: the pair's score, and by measure the key of its features."""
+COVERAGE = Column("coverage", "higher")
+NO_LOG = "no answer has a log beside it (ID.json, see docs/bench.md)"
 SAME = 1e-9
 HELD = 1 << 28  # bytes of features that are held in memory; more is read from the disk again
 
@@ -46,8 +48,10 @@ class Summary:
     resamples: int
     warnings: list[str] = field(default_factory=list)
     _held: dict[str, np.ndarray] = field(default_factory=dict)
+    _draws: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def of(self, name: str) -> SystemResult:
+        """A system's line; a number that it cannot have stands in it with the reason."""
         scores = [scored[name][0] for scored in self.scored]
         numbers = []
         for index, measure in enumerate(self.measures):
@@ -55,46 +59,54 @@ class Summary:
             if measure.needs_candidates:
                 spec = f"{spec}; candidates={candidates_hash(self.pairs)}"
             for column in measure.columns:
-                number = self._number(name, index, column, scores)
-                if number is not None:
-                    value, low, high, count = number
-                    string = f"metric={column.name}; {spec}; {self.prefix}"
-                    numbers.append(
-                        Number(
-                            column, measure.dimension, measure.proxy, string, value, low, high, count, len(self.pairs)
-                        )
-                    )
-        for column in COLUMNS:
-            if (found := self._mean(column, scores)) is not None:
-                string = f"metric={column.name}; backend=the generator's log; {self.prefix}"
-                numbers.append(Number(column, "responsiveness", False, string, *found, len(self.pairs)))
-        return SystemResult(name, numbers, dict(zip((pair.id for pair in self.pairs), scores, strict=True)))
+                kept = replace(column, name=titled(column.name, measure.proxy))
+                found = self._mean(kept, scores) if column.kind == "mean" else self._distance(name, index, kept)
+                string = f"metric={kept.name}; {spec}; {self.prefix}"
+                number = Number(kept, measure.dimension, measure.proxy, string, *found, len(self.pairs))
+                number = replace(number, doubt=measure.doubt if measure.proxy else "")
+                numbers.append(number if number.count else replace(number, reason=self._reason(measure)))
+        for column in (COVERAGE, *(LOGGED if name not in BUILT_IN else ())):
+            backend = "the span that counts" if column is COVERAGE else "the generator's log"
+            string = f"metric={column.name}; backend={backend}; {self.prefix}"
+            number = Number(column, "responsiveness", False, string, *self._mean(column, scores), len(self.pairs))
+            numbers.append(number if number.count else replace(number, reason=NO_LOG))
+        drawn = [replace(n, draws=self._draws.get((name, n.column.name), ())) for n in numbers]
+        return SystemResult(name, drawn, dict(zip((pair.id for pair in self.pairs), scores, strict=True)))
 
-    def _number(
-        self, name: str, index: int, column: Column, scores: Sequence[PairScore]
-    ) -> tuple[float, float, float, int] | None:
-        return self._mean(column, scores) if column.kind == "mean" else self._distance(name, index, column)
+    def _reason(self, measure: Measure) -> str:
+        """Why no pair has a measure's number."""
+        if measure.needs_candidates and not any(len(pair.candidates) > 1 for pair in self.pairs):
+            return "no pair has candidate replies; `vidchat bench candidates` makes them"
+        if measure.turns == "listening":
+            return "in no pair does the responder only listen"
+        return measure.needs or "no pair has what it needs"
 
-    def _mean(self, column: Column, scores: Sequence[PairScore]) -> tuple[float, float, float, int] | None:
+    def _mean(self, column: Column, scores: Sequence[PairScore]) -> tuple[float, float, float, int]:
         values = np.array([score.values.get(column.name, np.nan) for score in scores])
         values = values[~np.isnan(values)]
-        return (float(values.mean()), *mean_interval(values), len(values)) if len(values) else None
+        return (float(values.mean()), *mean_interval(values), len(values)) if len(values) else (*3 * (np.nan,), 0)
 
     def _distance(self, name: str, index: int, column: Column) -> tuple[float, float, float, int]:
-        rows = {who: [scored[who][1][index] for scored in self.scored] for who in (TRUTH, name)}
+        keys = [(scored[TRUTH][1], scored[name][1]) for scored in self.scored]
+        known = [{TRUTH: true[index], name: made[index]} for true, made in keys if index in true and index in made]
+        rows = {who: [pair[who] for pair in known] for who in (TRUTH, name)}
 
         def distance(chosen: Sequence[int]) -> float:
             true, made = (self._gaussian(rows[who], chosen) for who in (TRUTH, name))
             return frechet_distance(true, made)
 
-        everything = range(len(self.pairs))
+        if not known:
+            return *3 * (np.nan,), 0
+        everything = range(len(known))
         gaussian = self._gaussian(rows[name], everything)
         self._warn(column, gaussian.count, len(gaussian.mean))
         value = distance(everything)
         if value < SAME:  # the same set, in whatever order: other pairs would give 0 again
-            return value, value, value, len(self.pairs)
-        low, high = spread_interval(value, lambda chosen: distance(chosen.tolist()), len(self.pairs), self.resamples)
-        return value, low, high, len(self.pairs)
+            self._draws[name, column.name] = [value] * self.resamples
+            return value, value, value, len(known)
+        drawn = [distance(chosen.tolist()) for chosen in resamples(len(known), self.resamples)]
+        self._draws[name, column.name] = drawn
+        return value, *spread_interval(value, drawn, len(known)), len(known)
 
     def _gaussian(self, keys: Sequence[str], chosen: Sequence[int]) -> Gaussian:
         gaussian = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from vidchat.bench.clips import Found, View, find, frozen, read_made, strays
+from vidchat.bench.clips import Found, View, find, frozen, read_made, read_truth, strays
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash
 from vidchat.data.media.read import Media, read_picture
@@ -66,19 +67,23 @@ class Folder:
 
 @dataclass(frozen=True)
 class Answers:
-    """True answers: to each pair its own, or, as a floor, that of another pair, by another speaker if there is one."""
+    """True answers: to each pair its own, or, as a floor, that of another pair, by another speaker if there is one.
+
+    Another pair's answer is filled or cut beside the truth as any system's is. For distances between sets it is as
+    long as it is, so that both have the same set of clips.
+    """
 
     name: str
-    given: dict[str, Clip]
+    given: dict[str, Pair]
 
     def source(self, pair: Pair) -> Source:
-        clip = self.given[pair.id]
+        clip = self.given[pair.id].truth
         return Source(clip, clip_key(clip))
 
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
         if source.clip == pair.truth:
-            return Found(truth, ("good",), "", len(truth.pictures) / view.fps, truth)
-        return read_made(source.clip, truth, view)
+            return Found(truth, ("good",), "", len(truth.pictures) / view.fps)
+        return replace(read_made(source.clip, truth, view), alone=read_truth(self.given[pair.id], view))
 
 
 @dataclass(frozen=True)
@@ -93,22 +98,27 @@ class Frozen:
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
         length = len(truth.pictures)
         media = frozen(read_picture(pair.reference, view.size), length, view)
-        return Found(media, ("silent",), "it is silent", length / view.fps, media)
+        return Found(media, ("silent",), "it is silent", length / view.fps)
 
 
 def built_in(pairs: Sequence[Pair]) -> list[System]:
     """The ceiling and the floors."""
-    truth = Answers(TRUTH, {pair.id: pair.truth for pair in pairs})
-    others = Answers(SHUFFLED, {pair.id: _other(pairs, index) for index, pair in enumerate(pairs)})
+    truth = Answers(TRUTH, {pair.id: pair for pair in pairs})
+    others = Answers(SHUFFLED, {pair.id: other for pair, other in zip(pairs, shuffled(pairs), strict=True)})
     return [truth, others, Frozen()]
 
 
 def clip_key(clip: Clip) -> str:
     """Tells a clip's content from any other's."""
-    return f"{file_hash(clip.path)} {clip.start:g} {clip.end}"
+    return f"{file_hash(clip.path)} {clip.start!r} {clip.end!r}"
 
 
-def _other(pairs: Sequence[Pair], index: int) -> Clip:
-    """The next pair's true answer, of the next whose responder is somebody else."""
-    following = [pairs[(index + step) % len(pairs)].truth for step in range(1, len(pairs) + 1)]
-    return next((clip for clip in following if clip.speaker != pairs[index].truth.speaker), following[0])
+def shuffled(pairs: Sequence[Pair]) -> list[Pair]:
+    """Every pair once, in the place of another whose responder is somebody else, as far as there are such.
+
+    In order of speakers, everybody moves by as many places as the most frequent speaker has.
+    """
+    order = sorted(range(len(pairs)), key=lambda index: (pairs[index].truth.speaker, index))
+    step = max(Counter(pair.truth.speaker for pair in pairs).values()) % len(pairs) or 1
+    moved = {order[place]: order[(place + step) % len(order)] for place in range(len(order))}
+    return [pairs[moved[index]] for index in range(len(pairs))]

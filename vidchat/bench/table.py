@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from vidchat.bench.comparison import STATED, surely_better, worth
 from vidchat.bench.results import Number, Result, SystemResult
 from vidchat.bench.systems import BUILT_IN
 
-DAGGER = r"$^\dagger$"  # marks proxies in LaTeX
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "truth": "≈truth"}
 LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\to 0$", "truth": r"$\approx$"}
+PROXIES = (
+    "A column proxy-X stands in for the canonical measure X, whose weights were not given: its values compare only "
+    "with each other, never with published values of X."
+)
 DIMENSIONS = (
-    "video quality", "identity", "dialogue coherence", "audio-visual sync", "emotion", "voice", "responsiveness",
+    "video quality", "identity", "dialogue coherence", "audio-visual sync", "emotion", "voice", "listening",
+    "responsiveness",
 )  # fmt: skip
 
 
@@ -29,11 +35,13 @@ class Table:
         columns: One number of each column, for its head; columns of one name differ in their protocol.
         systems: Names, in order.
         cells: (system, protocol string) to number.
+        values: (system, protocol string) to the values of pairs by id, of means.
     """
 
     columns: Sequence[Number]
     systems: Sequence[str]
-    cells: dict[tuple[str, str], Number]
+    cells: Mapping[tuple[str, str], Number]
+    values: Mapping[tuple[str, str], Mapping[str, float]]
 
     def head(self, column: Number) -> str:
         """The column's name, with a number if another protocol has a column of that name."""
@@ -41,17 +49,45 @@ class Table:
         return column.column.name if len(alike) == 1 else f"{column.column.name} ({alike.index(column.protocol) + 1})"
 
     def cell(self, system: str, column: Number) -> Number | None:
+        """The number, also one that could not be had; `None` where the system was not scored by this protocol."""
         return self.cells.get((system, column.protocol))
 
-    def best(self, column: Number, leave_out: Sequence[str]) -> str | None:
-        """The best in a column of those that have it for the most pairs, less those left out; `None` without rivals."""
-        numbers = {name: number for name in self.systems if (number := self.cell(name, column)) is not None}
-        most = max((number.count for name, number in numbers.items() if name not in leave_out), default=0)
-        rivals = {n: number.value for n, number in numbers.items() if n not in leave_out and number.count == most}
-        if len(rivals) < 2 or column.column.better not in ("higher", "lower", "zero"):
+    def best(self, column: Number) -> str | None:
+        """The system that is surely better than every other, and has the number for the most pairs, if there is one."""
+        return self._bests[column.protocol]
+
+    @cached_property
+    def _bests(self) -> dict[str, str | None]:
+        return {column.protocol: self._best(column) for column in self.columns}
+
+    def _best(self, column: Number) -> str | None:
+        rivals = {name: cell for name in self.systems if (cell := self._rival(name, column)) is not None}
+        if len(rivals) < 2 or column.column.better == "truth":
             return None
-        rank = {"higher": lambda v: -v, "lower": lambda v: v, "zero": abs}[column.column.better]
-        return min(rivals, key=lambda name: rank(rivals[name]))
+        most = max(cell.count for cell in rivals.values())
+        full = {name: cell for name, cell in rivals.items() if cell.count == most}
+        first = max(full, key=lambda name: float(worth(full[name].value, column.column.better)))
+        others = [name for name in rivals if name != first]
+        return first if all(self._beats(first, other, column) for other in others) else None
+
+    def missing(self) -> dict[str, str]:
+        """Why the columns in which no system has a number have none, by head."""
+        numbers = {self.head(c): [n for s in self.systems if (n := self.cell(s, c)) is not None] for c in self.columns}
+        return {head: cells[0].reason for head, cells in numbers.items() if not any(cell.count for cell in cells)}
+
+    def doubts(self) -> dict[str, str]:
+        """What columns cannot tell of filmed people, by head."""
+        return {self.head(column): column.doubt for column in self.columns if column.doubt}
+
+    def _rival(self, name: str, column: Number) -> Number | None:
+        cell = None if name in BUILT_IN else self.cell(name, column)
+        return cell if cell is not None and cell.count else None
+
+    def _beats(self, first: str, other: str, column: Number) -> bool:
+        mine, theirs = (first, column.protocol), (other, column.protocol)
+        return surely_better(
+            self.cells[mine], self.cells[theirs], self.values.get(mine, {}), self.values.get(theirs, {})
+        )
 
 
 def make_table(results: Sequence[Result]) -> Table:
@@ -61,25 +97,46 @@ def make_table(results: Sequence[Result]) -> Table:
         TableError: A system has two different numbers under one protocol string.
     """
     cells: dict[tuple[str, str], Number] = {}
+    values: dict[tuple[str, str], Mapping[str, float]] = {}
     heads: dict[str, Number] = {}
     systems = [system for result in results for system in result.systems]
     for system in systems:
         for number in system.numbers:
             place = (system.name, number.protocol)
-            if place in cells and not math.isclose(cells[place].value, number.value, rel_tol=1e-9, abs_tol=1e-12):
-                raise TableError(
-                    f"'{system.name}' has {cells[place].value:g} and {number.value:g} for one protocol "
-                    f"({number.protocol[:80]}...); score one of the two under another name"
-                )
+            if place in cells and not _alike(cells[place], number):
+                raise TableError(_two_numbers(system.name, cells[place], number))
             cells[place] = number
             heads.setdefault(number.protocol, number)
+            name = number.column.name
+            if number.column.kind == "mean":
+                values[place] = {pair: s.values[name] for pair, s in system.scores.items() if name in s.values}
+    have = {cell.column.name for cell in cells.values() if cell.count}
+    full = {cell.protocol for cell in cells.values() if cell.count}
     order = {name: place for place, name in enumerate(DIMENSIONS)}
-    columns = sorted(heads.values(), key=lambda number: order.get(number.dimension, len(order)))
-    return Table(columns, list(dict.fromkeys(system.name for system in systems)), cells)
+    shown = [number for number in heads.values() if number.protocol in full or number.column.name not in have]
+    columns = sorted(shown, key=lambda number: order.get(number.dimension, len(order)))
+    return Table(columns, list(dict.fromkeys(system.name for system in systems)), cells, values)
+
+
+def _alike(a: Number, b: Number) -> bool:
+    """Equal as far as two machines' arithmetic is."""
+    return a.count == b.count and (not a.count or math.isclose(a.value, b.value, rel_tol=1e-5, abs_tol=1e-8))
+
+
+def _two_numbers(name: str, a: Number, b: Number) -> str:
+    what = f"'{name}' has {a.value:g} and {b.value:g} for one protocol ({a.protocol[:80]}...)"
+    if name in BUILT_IN:
+        return f"{what}, so the machines that scored them compute differently; score all systems on one of them"
+    return (
+        f"{what}: its clips or logs changed between the runs; score one of its folders again under another name, by "
+        f"--system OTHERNAME=FOLDER (the other systems' features are kept, so it is fast)"
+    )
 
 
 def figure(number: Number, interval: bool = True) -> str:
-    """The value as it is printed, with its interval, and how many pairs it is of if not of all."""
+    """The value as it is printed, with its interval, and how many pairs it is of if not of all; a dash for none."""
+    if not number.count:
+        return "–"
     digits = number.column.digits
     parts = [f"{number.value:.{digits}f}"]
     if interval and number.low != number.high:
@@ -95,22 +152,30 @@ def markdown(results: Sequence[Result]) -> str:
     lines = ["# VidChatBench", ""]
     for dimension in dict.fromkeys(column.dimension for column in table.columns):
         columns = [column for column in table.columns if column.dimension == dimension]
-        heads = [f"{table.head(c)}{' *proxy*' if c.proxy else ''} {ARROWS[c.column.better]}" for c in columns]
+        heads = [f"{table.head(c)} {ARROWS[c.column.better]}" for c in columns]
         lines += [f"## {dimension}", "", f"| system | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(columns)}"]
         for system in table.systems:
-            cells = [table.cell(system, column) for column in columns]
-            lines.append(f"| {_cell_text(system)} | {' | '.join('' if c is None else figure(c) for c in cells)} |")
+            cells = [_marked(table, system, column) for column in columns]
+            lines.append(f"| {_cell_text(system)} | {' | '.join(cells)} |")
         lines.append("")
-    lines += [
-        "In brackets: 95 % intervals, bootstrap over pairs. A *proxy* stands in for the canonical measure; its values",
-        "compare only with each other.",
-        "",
-    ]
+    lines += [f"In brackets: 95 % intervals, bootstrap over pairs. {STATED}", "", PROXIES, ""]
+    lines += [*_listed("Not measured", table.missing()), *_listed("Doubtful on filmed people", table.doubts())]
     lines += ["## Clips", "", *_clips(results), "", *_rules(results)]
     if warnings := list(dict.fromkeys(w for result in results for w in result.warnings)):
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     lines += ["## Protocols", "", *(f"- **{table.head(c)}**: `{c.protocol}`" for c in table.columns), ""]
     return "\n".join(lines)
+
+
+def _marked(table: Table, system: str, column: Number) -> str:
+    cell = table.cell(system, column)
+    if cell is None:
+        return ""
+    return f"**{figure(cell)}**" if table.best(column) == system else figure(cell)
+
+
+def _listed(title: str, told: Mapping[str, str]) -> list[str]:
+    return [f"## {title}", "", *(f"- **{head}**: {why}" for head, why in told.items()), ""] if told else []
 
 
 def _cell_text(text: str) -> str:
@@ -142,18 +207,22 @@ def counted(system: SystemResult) -> str:
 def latex(results: Sequence[Result]) -> str:
     """Rows for a paper's table, a comment above them that says what the columns are."""
     table = make_table(results)
-    heads = [
-        f"{_escaped(table.head(c))}{DAGGER if c.proxy else ''} {LATEX_ARROWS[c.column.better]}" for c in table.columns
-    ]
-    lines = [
-        f"% {table.head(c)}{' (proxy, marked by a dagger)' if c.proxy else ''}: {c.protocol}" for c in table.columns
-    ]
+    heads = [f"{_escaped(table.head(c))} {LATEX_ARROWS[c.column.better]}" for c in table.columns]
+    lines = [f"% {STATED}", *(f"% {table.head(c)}: {c.protocol}" for c in table.columns)]
+    lines += [f"% {head}: not measured: {why}" for head, why in table.missing().items()]
     lines.append(" & ".join(["System", *heads]) + r" \\")
     for system in table.systems:
-        cells = [table.cell(system, column) for column in table.columns]
-        texts = ["--" if c is None else f"${figure(c, interval=False)}$" for c in cells]
+        texts = [_latex_cell(table, system, column) for column in table.columns]
         lines.append(" & ".join([_escaped(system), *texts]) + r" \\")
     return "\n".join(lines) + "\n"
+
+
+def _latex_cell(table: Table, system: str, column: Number) -> str:
+    cell = table.cell(system, column)
+    if cell is None or not cell.count:
+        return "--"
+    value = figure(cell, interval=False)
+    return f"$\\mathbf{{{value}}}$" if table.best(column) == system else f"${value}$"
 
 
 def _escaped(text: str) -> str:

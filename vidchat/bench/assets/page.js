@@ -1,9 +1,8 @@
-"use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const builtIn = ["truth", "shuffled truth", "frozen reference"];
 const choose = document.getElementById("system"), find = document.getElementById("find");
-const table = document.getElementById("pairs"), watch = document.getElementById("watch");
-let sortBy = null, down = false, open = null;
+const table = document.getElementById("every"), watch = document.getElementById("watch");
+let sortBy = null, backwards = false, open = null;
 
 const make = (tag, text, attributes = {}) => {
   const element = document.createElement(tag);
@@ -20,37 +19,51 @@ const shown = () => {
   const kept = data.pairs.filter(pair => scoreOf(pair) &&
     (pair.id + " " + pair.question + " " + pair.answer).toLowerCase().includes(words));
   if (sortBy === null) return kept;
-  const value = pair => sortBy === "clip" ? scoreOf(pair).statuses.join() : scoreOf(pair).values[sortBy];
-  return kept.sort((a, b) => {
-    const x = value(a), y = value(b);
-    if (x === undefined || x === null) return 1;
-    if (y === undefined || y === null) return -1;
-    return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1);
-  });
+  if (sortBy.text) return ranked(kept, sortBy.text, backwards);
+  const { name, better } = sortBy, truth = pair => pair.systems[data.truth]?.values[name];
+  return ranked(kept, pair => costOf(better, scoreOf(pair).values[name], truth(pair)), backwards);
 };
+const texts = [{ name: "pair", text: pair => pair.id }, { name: "clip", text: pair => scoreOf(pair).statuses.join() }];
+
+function headOf(column) {
+  const sorted = sortBy !== null && sortBy.name === column.name;
+  const turn = direction(column.better, backwards);
+  const cell = make("th", null, { scope: "col", "aria-sort": sorted ? turn : "none" });
+  const button = make("button", column.name + (sorted ? (turn === "descending" ? " ▼" : " ▲") : ""), { type: "button" });
+  button.onclick = () => {
+    backwards = sorted && !backwards;
+    sortBy = column;
+    draw();
+    [...table.tHead.querySelectorAll("button")].find(other => other.dataset.name === column.name).focus();
+  };
+  button.dataset.name = column.name;
+  cell.append(button);
+  return cell;
+}
 
 function draw() {
   const rows = shown();
   if (open === null && rows.length) open = rows[0];
   const columns = data.columns.filter(column => data.pairs.some(pair => scoreOf(pair) && column.name in scoreOf(pair).values));
-  const head = make("tr"), mark = name => name !== null && sortBy === name ? (down ? " ▼" : " ▲") : "";
-  const heads = [["pair", null], ["clip", "clip"], ...columns.map(column => [column.name, column.name])];
-  for (const [text, key] of heads) {
-    const cell = make("th", text + mark(key));
-    cell.onclick = () => { down = sortBy === key ? !down : true; sortBy = key; draw(); };
-    head.append(cell);
-  }
+  const head = make("tr");
+  head.append(...[...texts, ...columns].map(headOf));
   table.tHead.replaceChildren(head);
   table.tBodies[0].replaceChildren(...rows.map(pair => {
     const score = scoreOf(pair), row = make("tr");
     const good = score.statuses.join() === "good";
-    row.append(make("th", pair.id), make("td", score.statuses.join(", "), good ? {} : { class: "bad", title: score.note }));
+    const name = make("th", null, { scope: "row" });
+    name.append(make("button", pair.id, { type: "button", "aria-pressed": open === pair }));
+    row.append(name, make("td", score.statuses.join(", "), good ? {} : { class: "bad", title: score.note }));
     for (const column of columns) {
       const value = score.values[column.name];
       row.append(make("td", value === undefined || value === null ? "" : value.toFixed(column.digits)));
     }
     if (open === pair) row.className = "on";
-    row.onclick = () => { open = pair; draw(); };
+    row.onclick = () => {
+      open = pair;
+      draw();
+      table.querySelector("button[aria-pressed=true]").focus({ preventScroll: true });
+    };
     return row;
   }));
   play();

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidchat.bench.clips import SHORT
 from vidchat.bench.faces import FaceFinder, crops, part_of
 from vidchat.bench.measure import Column, Features, Measure
 from vidchat.bench.pairs import Pair
@@ -20,6 +19,7 @@ from vidchat.data.media.read import Media
 PARTS = {"mouth": (0.10, 0.50, 0.90, 0.98), "eyes and brows": (0.08, 0.15, 0.92, 0.60)}  # as shares of the face
 SIZE, CELLS, DIRECTIONS = (32, 48), 2, 8
 STEP = 2
+SHORT = 0.8  # of the truth's length; what ends before has no feeling that could be compared
 
 
 class ExpressionLines(Measure):

@@ -1,0 +1,19 @@
+"use strict";
+// The best first: a column's values turned so that less is better. "truth" is as near to the true answer's as can be.
+const costOf = (better, value, truth) => {
+  if (value === undefined || value === null) return null;
+  if (better === "higher") return -value;
+  if (better === "zero") return Math.abs(value);
+  if (better === "truth") return truth === undefined || truth === null ? null : Math.abs(value - truth);
+  return value;
+};
+
+// Rows by their keys (numbers or texts), the smallest first or last; those without one are always last.
+const ranked = (rows, keyOf, backwards) => rows.map((row, place) => ({ row, place, key: keyOf(row) })).sort((a, b) => {
+  if (a.key === null || b.key === null) return (a.key === null) - (b.key === null) || a.place - b.place;
+  const order = a.key < b.key ? -1 : a.key > b.key ? 1 : 0;
+  return (backwards ? -order : order) || a.place - b.place;
+}).map(entry => entry.row);
+
+// What aria-sort says of the numbers as they stand in the column.
+const direction = (better, backwards) => (better === "higher") !== backwards ? "descending" : "ascending";
