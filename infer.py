@@ -20,7 +20,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from vidchat.bench.pairs import read_pairs
-from vidchat.data.media.read import length_of
 from vidchat.errors import plainly
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
@@ -58,29 +57,33 @@ def respond(config: DictConfig) -> Timing:
 
 
 def respond_to_pairs(config: DictConfig) -> list[Timing]:
-    """Answer every pair of VidChatBench that has no answer yet, each as long as the true one; returns how fast.
+    """Answer every pair of VidChatBench that has no answer yet, each of the benchmark's one length; returns how fast.
 
-    A model that is told what to say is told the true answer's words (protocol `conditioned`).
+    Of the true answer a model is told nothing, its length included; a model that is told what to say is told its words
+    (protocol `conditioned`).
     """
     _require(config, "checkpoint", "output")
+    if config.seconds is not None:
+        raise QuestionError("seconds= is not for pairs=: every answer is as long as the benchmark says (bench make)")
     device, precision = _device(config)
     pairs, output, timings = read_pairs(Path(config.pairs)), Path(config.output), []
     release = load_release(config.checkpoint, config.thinker)
+    with_words = release.responder.conditions.switches.text
     _move(release, device, precision)
     output.mkdir(parents=True, exist_ok=True)
     for pair in track(pairs, "answering pairs"):
         clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
         if clip.is_file() and written.is_file():
             continue
-        question = Question(reference=pair.reference, initiator=pair.initiator, text=pair.truth.text)
+        question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
         check_question(release, question)
         batch = read_question(release, question, device)
-        end = length_of(pair.truth.path) if pair.truth.end is None else pair.truth.end
-        settings = _settings(config, _chunks(release, end - pair.truth.start, 0))
+        settings = _settings(config, _chunks(release, pair.answer_seconds, 0))
         timing = Timing()
         for _ in answer(release, batch, settings, clip, timing):
             pass
-        written.write_text(json.dumps(timing.log() | {"device": device, "precision": precision}))
+        made = {"device": device, "precision": precision, "protocol": "conditioned" if with_words else "dyadic"}
+        written.write_text(json.dumps(timing.log() | made))
         timings.append(timing)
     return timings
 

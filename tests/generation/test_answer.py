@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import infer as infer_script
+from vidchat.bench.pairs import header
 from vidchat.bench.responsiveness import read_log
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import MediaError, read_clip, write_clip
@@ -214,8 +215,9 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     truth = {"clip": "a.mp4", "speaker": "b", "text": "hello", "start": 1 / 30, "end": 1 / 30 + 0.32}
     pair = {"reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a", "start": 0.5, "end": 1.5}}
     pair["truth"] = truth
-    lines = [json.dumps({"id": name, **pair}) for name in ("one", "two")]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    lines = [{"id": name, **pair} for name in ("one", "two")]
+    lines[1]["truth"] = truth | {"end": truth["start"] + 0.64}
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(line) for line in [header(0.32, (16, 16)), *lines]))
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         words = [f"pairs={tmp_path}", f"checkpoint={release_folder}", f"output={tmp_path / 'out'}", "device=cpu"]
         config = compose("infer", words)
@@ -224,10 +226,13 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     assert spans == {("a.mp4", 0.5, 1.5)}, "the span of the initiator's file that the pair names"
     clips = sorted((tmp_path / "out").glob("*.mp4"))
     assert [clip.name for clip in clips] == ["one.mp4", "two.mp4"]
-    assert len(read_clip(Clip(clips[0], ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 8
+    lengths = [len(read_clip(Clip(clip, ""), fps=25, size=(16, 16), sample_rate=16000).pictures) for clip in clips]
+    assert lengths == [8, 8], "as long as the benchmark says, whatever the true answer's length"
+    assert {one.text for one in asked} == {"hello"}
     written = tmp_path / "out" / "one.json"
     log, problem = read_log(written)
     assert json.loads(written.read_text())["precision"] == "fp32"
+    assert json.loads(written.read_text())["protocol"] == "conditioned"
     assert log["first chunk s"] > 0
     assert not problem
     clips[1].unlink()
@@ -235,6 +240,9 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     infer_script.respond_to_pairs(config)
     assert clips[1].is_file()
     assert clips[0].stat().st_mtime_ns == made, "what is answered is not answered again"
+    config.seconds = 3.0
+    with pytest.raises(QuestionError, match="every answer is as long as the benchmark says"):
+        infer_script.respond_to_pairs(config)
 
 
 @pytest.mark.parametrize(

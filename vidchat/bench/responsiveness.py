@@ -43,6 +43,16 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
     return reckoned, f"its log says another {wrong[0]} than its chunks' times" if wrong else ""
 
 
+def protocol_of(path: Path) -> str | None:
+    """The protocol by which a clip was made, if its log says so."""
+    try:
+        log = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # `read_log` says what is wrong with it
+    protocol = log.get("protocol") if isinstance(log, dict) else None
+    return protocol if isinstance(protocol, str) else None
+
+
 _TOLD = {"first chunk s": "first_chunk_s", "real-time factor": "real_time_factor"}
 
 

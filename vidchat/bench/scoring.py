@@ -91,7 +91,8 @@ def score(
     names = [system.name for system in systems]
     if len(set(names)) < len(names) or set(names) & set(BUILT_IN):
         raise ValueError(f"systems need names of their own, and not one of {', '.join(BUILT_IN)}; got {names}")
-    misnamed = [warning for system in systems if isinstance(system, Folder) for warning in system.warnings(pairs)]
+    folders = [system for system in systems if isinstance(system, Folder)]
+    misnamed = [warning for folder in folders for warning in folder.warnings(pairs, protocol)]
     task = Task([*built_in(pairs), *systems], build, view, store)
     specs = task.specs  # made first, so that weights that do not fit are told before the long work
     scored = _score_pairs(task, pairs, workers)

@@ -11,6 +11,7 @@ from typing import Protocol
 from vidchat.bench.clips import Found, View, find, frozen, read_made, read_truth, strays
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash
+from vidchat.bench.responsiveness import log_path, protocol_of
 from vidchat.data.media.read import Media, read_picture
 from vidchat.dialogue import Clip
 
@@ -56,13 +57,17 @@ class Folder:
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
         return read_made(source.clip, truth, view)
 
-    def warnings(self, pairs: Sequence[Pair]) -> list[str]:
-        """Of clips that belong to no pair, which is how wrong names come to light."""
-        names = strays(self.folder, (pair.id for pair in pairs))
-        if not names:
-            return []
-        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        return [f"'{self.name}': {len(names)} of its clips belong to no pair ({some}); clips are named ID.mp4"]
+    def warnings(self, pairs: Sequence[Pair], protocol: str) -> list[str]:
+        """Of clips that belong to no pair, and of logs that say another protocol: how wrong names come to light."""
+        warnings = []
+        if names := strays(self.folder, (pair.id for pair in pairs)):
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            warnings.append(f"{len(names)} of its clips belong to no pair ({some}); clips are named ID.mp4")
+        said = [protocol_of(log_path(clip)) for pair in pairs if (clip := find(self.folder, pair.id)) is not None]
+        for other in sorted(set(said) - {protocol, None}, key=str):
+            count = said.count(other)
+            warnings.append(f"{count} of its logs say that it answered by protocol '{other}', and not '{protocol}'")
+        return [f"'{self.name}': {warning}" for warning in warnings]
 
 
 @dataclass(frozen=True)
