@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vidchat.bench.measure import BackendError
+from vidchat.errors import plain_message
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -24,7 +25,7 @@ def is_general(error: Exception) -> bool:
 
 
 def as_note(error: Exception, *paths: Path) -> str:
-    """An error in a report, which is sent to others: of this package its sentence, else its kind, too.
+    """An error in a report, which is sent to others: a sentence as it is, what is none with its kind.
 
     Args:
         error: What went wrong.
@@ -39,9 +40,7 @@ def as_note(error: Exception, *paths: Path) -> str:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{Path(str(error.filename)).name}: {error.strerror}"
-    sentence = " ".join(str(error).split())
-    own = type(error).__module__.startswith("vidchat.")
-    return sentence if own else f"{type(error).__name__}: {sentence}"
+    return plain_message(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def guarded(work: Callable[[], Made], failed: Callable[[Exception], Made]) -> Made:
