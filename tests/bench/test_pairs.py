@@ -6,9 +6,11 @@ import pytest
 
 from tests.bench.conftest import film
 from vidchat.bench.make import MakeError, make_from_folder, write_bench
-from vidchat.bench.pairs import PAIRS, PairsError, read_pairs
+from vidchat.bench.pairs import PAIRS, PairsError, read_benchmark, read_pairs
+from vidchat.bench.sizes import commonest_size
 from vidchat.bench.testset import read_testset
 from vidchat.data.media.read import read_clip, read_picture, write_clip
+from vidchat.dialogue import Clip
 
 
 @pytest.fixture
@@ -109,3 +111,20 @@ def test_a_testset_of_nothing_known_says_what_a_name_looks_like(tmp_path):
     (tmp_path / "testset.json").write_text('[{"video": 3}]')
     with pytest.raises(MakeError, match="full_video"):
         read_testset(tmp_path / "testset.json", tmp_path)
+
+
+def test_the_first_line_states_the_length_of_every_answer_and_the_size(data, tmp_path):
+    make_from_folder(data, tmp_path / "a")
+    made = read_benchmark(tmp_path / "a")
+    assert made.answer_seconds == pytest.approx(19 / 25, abs=0.011), "the longest truth, less the reference's frame"
+    assert made.size == (48, 48)
+    make_from_folder(data, tmp_path / "b", seconds=3.5, size=(32, 64))
+    stated = read_benchmark(tmp_path / "b")
+    assert (stated.answer_seconds, stated.size) == (3.5, (32, 64))
+    assert stated.pairs[0].answer_seconds == 3.5
+
+
+def test_of_several_sizes_the_commonest_is_stated(data, tmp_path):
+    write_clip(tmp_path / "large.mp4", *film(3, 12, side=96), 25, 16000)
+    clips = [Clip(data / "a.mp4", ""), Clip(tmp_path / "large.mp4", ""), Clip(data / "b.mp4", "")]
+    assert commonest_size(clips[1:]) == commonest_size(clips[:2]) == commonest_size(clips) == (48, 48)

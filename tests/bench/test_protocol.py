@@ -17,13 +17,13 @@ from vidchat.bench.pairs import (
     PairsError,
     candidates_hash,
     header,
-    only_size,
     pairs_hash,
     read_benchmark,
     read_pairs,
     write_lines,
 )
 from vidchat.bench.protocol import file_hash
+from vidchat.bench.sizes import only_size
 from vidchat.bench.systems import SHUFFLED, built_in, shuffled
 from vidchat.data.media.read import write_clip
 from vidchat.dialogue import Clip

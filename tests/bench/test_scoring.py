@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vidchat.bench import scoring
+from vidchat.bench import desk
 from vidchat.bench.clips import View
 from vidchat.bench.measure import FAR, Column, Measure
 from vidchat.bench.page import write_page
@@ -128,7 +128,7 @@ def test_a_set_distance_is_that_of_all_features_at_once(pairs, system, tmp_path)
 def test_a_second_run_decodes_nothing_and_gives_the_same_file(pairs, system, tmp_path, monkeypatch):
     run(pairs, [system], tmp_path).write(tmp_path / "1.json")
     before = Colour.reads
-    monkeypatch.setattr(scoring, "read_truth", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(desk, "read_truth", lambda *_: pytest.fail("decoded again"))
     run(pairs, [system], tmp_path).write(tmp_path / "2.json")
     assert Colour.reads == before
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()

@@ -124,8 +124,9 @@ def score(
         _need_pairs(pairs)
         folders, shape, asked_by = _folders(system), _size(size) if size else None, _protocol(protocol)
         from vidchat.bench.clips import View
-        from vidchat.bench.pairs import only_size, read_benchmark
+        from vidchat.bench.pairs import read_benchmark
         from vidchat.bench.scoring import score as score_systems
+        from vidchat.bench.sizes import only_size
         from vidchat.bench.suite import Backends
         from vidchat.bench.systems import Folder
 

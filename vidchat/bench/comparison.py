@@ -14,9 +14,9 @@ from vidchat.bench.results import Number
 ENOUGH_PAIRS = 6  # of fewer, even a sign test can tell nothing at 95 %
 ENOUGH_DRAWS = 20
 STATED = (
-    f"Bold: better than every other system by a paired bootstrap over the pairs that both answered ({LEVEL:.0%}, each "
-    f"rival by itself; means and distances between sets alike; at least {ENOUGH_PAIRS} pairs). Without bold, the "
-    "systems were not told apart."
+    "Bold: better than every other system by a paired bootstrap over the pairs that both answered "
+    f"({100 * LEVEL:.0f} %, each rival by itself; means and distances between sets alike; at least {ENOUGH_PAIRS} "
+    "pairs). Without bold, the systems were not told apart."
 )
 
 

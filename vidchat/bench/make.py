@@ -13,6 +13,7 @@ from PIL import Image
 from rich.progress import track
 
 from vidchat.bench.pairs import PAIRS, check_id, header, longest_answer, shortened, write_lines
+from vidchat.bench.sizes import commonest_size
 from vidchat.bench.workers import as_note, is_general
 from vidchat.data.folder import read_folder
 from vidchat.data.media.read import picture_size, read_clip
@@ -119,12 +120,6 @@ def write_bench(
     write_lines(output / PAIRS, [header(length, size or commonest_size(truths)), *entries.values()])
     report.read = len(entries)
     return report
-
-
-def commonest_size(clips: Iterable[Clip]) -> tuple[int, int]:
-    """The (height, width) that most clips have; of several, the smallest."""
-    sizes = Counter(picture_size(clip.path) for clip in clips)
-    return min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
 
 
 def _entry(dialogue: Dialogue, output: Path) -> Mapping[str, Any]:

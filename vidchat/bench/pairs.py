@@ -17,7 +17,7 @@ from typing import Any
 from vidchat.bench.protocol import file_hash, text_hash
 from vidchat.bench.rules import BAD, COUNTED, GIVEN
 from vidchat.data.folder import inside
-from vidchat.data.media.read import MediaError, length_of, picture_size
+from vidchat.data.media.read import MediaError, length_of
 from vidchat.dialogue import Clip
 
 PAIRS, CANDIDATES, BENCHMARK = "pairs.jsonl", "candidates.jsonl", "benchmark"
@@ -143,32 +143,6 @@ def longest_answer(truths: Iterable[Clip]) -> float:
     if not lengths or max(lengths) <= 0:
         raise PairsError("no true answer can be opened, so there is nothing to compare with; check the files' folder")
     return math.ceil(100 * max(lengths) - 1e-6) / 100
-
-
-def sizes_of(pairs: Iterable[Pair]) -> Mapping[tuple[int, int], list[str]]:
-    """The (height, width) of the true answers that can be opened, each with the ids of the pairs that have it."""
-    sizes: dict[tuple[int, int], list[str]] = {}
-    for pair in pairs:
-        try:
-            sizes.setdefault(picture_size(pair.truth.path), []).append(pair.id)
-        except (MediaError, OSError):
-            continue  # whoever scores it names it
-    return sizes
-
-
-def only_size(pairs: Iterable[Pair]) -> tuple[int, int]:
-    """The (height, width) of the true answers.
-
-    Raises:
-        PairsError: They have several, or none can be opened.
-    """
-    sizes = sizes_of(pairs)
-    if len(sizes) == 1:
-        return next(iter(sizes))
-    if not sizes:
-        raise PairsError("no true answer can be opened, so there is nothing to compare with; check the files' folder")
-    there = "; ".join(f"{width}x{height}: {len(ids)}, such as {ids[0]}" for (height, width), ids in sizes.items())
-    raise PairsError(f"the true answers have several sizes ({there}); give --size WIDTHxHEIGHT for all")
 
 
 def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -1,0 +1,42 @@
+"""The size at which a benchmark is scored: stated when it is made, or the only one that its true answers have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from vidchat.bench.pairs import Pair, PairsError
+from vidchat.data.media.read import MediaError, picture_size
+from vidchat.dialogue import Clip
+
+
+def commonest_size(clips: Iterable[Clip]) -> tuple[int, int]:
+    """The (height, width) that most clips have; of several, the smallest."""
+    sizes = Counter(picture_size(clip.path) for clip in clips)
+    return min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
+
+
+def sizes_of(pairs: Iterable[Pair]) -> Mapping[tuple[int, int], list[str]]:
+    """The (height, width) of the true answers that can be opened, each with the ids of the pairs that have it."""
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for pair in pairs:
+        try:
+            sizes.setdefault(picture_size(pair.truth.path), []).append(pair.id)
+        except (MediaError, OSError):
+            continue  # whoever scores it names it
+    return sizes
+
+
+def only_size(pairs: Iterable[Pair]) -> tuple[int, int]:
+    """The (height, width) of the true answers.
+
+    Raises:
+        PairsError: They have several, or none can be opened.
+    """
+    sizes = sizes_of(pairs)
+    if len(sizes) == 1:
+        return next(iter(sizes))
+    if not sizes:
+        raise PairsError("no true answer can be opened, so there is nothing to compare with; check the files' folder")
+    there = "; ".join(f"{width}x{height}: {len(ids)}, such as {ids[0]}" for (height, width), ids in sizes.items())
+    raise PairsError(f"the true answers have several sizes ({there}); give --size WIDTHxHEIGHT for all")
