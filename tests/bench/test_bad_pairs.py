@@ -63,6 +63,7 @@ def test_a_truth_that_cannot_be_read_is_left_out_for_all_and_named(asked, system
     assert result.warnings[0].startswith("1 of 4 pairs are left out for all systems (p1: truth1.mp4")
     for name in ("truth", "shuffled truth", "frozen reference", "ours"):
         assert (number(result, name, "proxy-hue").count, number(result, name, "proxy-FID").count) == (3, 3)
+    assert number(result, "shuffled truth", "proxy-FID").value == pytest.approx(0, abs=1e-9), "it is no other's floor"
     assert result.systems[-1].scores["p1"].statuses == NOT_SCORED
     assert "1 not scored" in markdown([result])
     assert str(tmp_path) not in result.warnings[0]

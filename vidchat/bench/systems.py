@@ -12,6 +12,7 @@ from vidchat.bench.clips import Found, View, find, frozen, read_made, read_truth
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash
 from vidchat.bench.responsiveness import log_path, protocol_of
+from vidchat.bench.sizes import sizes_of
 from vidchat.data.media.read import Media, read_picture
 from vidchat.dialogue import Clip
 
@@ -107,10 +108,12 @@ class Frozen:
 
 
 def built_in(pairs: Sequence[Pair]) -> list[System]:
-    """The ceiling and the floors."""
-    truth = Answers(TRUTH, {pair.id: pair for pair in pairs})
-    others = Answers(SHUFFLED, {pair.id: other for pair, other in zip(pairs, shuffled(pairs), strict=True)})
-    return [truth, others, Frozen()]
+    """The ceiling and the floors; a true answer that cannot be opened is no other pair's."""
+    own = {pair.id: pair for pair in pairs}
+    opened = {name for names in sizes_of(pairs).values() for name in names}
+    known = [pair for pair in pairs if pair.id in opened]
+    others = {pair.id: other for pair, other in zip(known, shuffled(known), strict=True)}
+    return [Answers(TRUTH, own), Answers(SHUFFLED, own | others), Frozen()]
 
 
 def clip_key(clip: Clip) -> str:
@@ -124,6 +127,6 @@ def shuffled(pairs: Sequence[Pair]) -> list[Pair]:
     In order of speakers, everybody moves by as many places as the most frequent speaker has.
     """
     order = sorted(range(len(pairs)), key=lambda index: (pairs[index].truth.speaker, index))
-    step = max(Counter(pair.truth.speaker for pair in pairs).values()) % len(pairs) or 1
+    step = max(Counter(pair.truth.speaker for pair in pairs).values(), default=0) % max(1, len(pairs)) or 1
     moved = {order[place]: order[(place + step) % len(order)] for place in range(len(order))}
     return [pairs[moved[index]] for index in range(len(pairs))]
