@@ -79,6 +79,13 @@ def test_a_system_answers_by_the_command_that_is_given(tmp_path):
     assert (tmp_path / "told").read_text() == f"{tmp_path / 'a b'} {tmp_path}"
 
 
+def test_a_command_that_fails_over_some_pairs_has_answered_the_others(tmp_path):
+    code = "import sys; open(sys.argv[1] + '/p0.mp4', 'w'); sys.exit(1)"
+    said = generate(f'{sys.executable} -c "{code}" {{output}}', tmp_path, tmp_path, tmp_path)
+    assert "code 1" in said
+    assert "its 1 clips are scored, the others as missing" in said
+
+
 @pytest.mark.parametrize("template", ["true {checkpoint}", "no-such-command {release}", "false", "true {}"])
 def test_a_command_that_fails_is_told_in_a_sentence(template, tmp_path):
     with pytest.raises(AblationError):

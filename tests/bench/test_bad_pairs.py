@@ -17,6 +17,7 @@ from vidchat.bench.pairs import read_pairs
 from vidchat.bench.responsiveness import read_log
 from vidchat.bench.results import NOT_SCORED
 from vidchat.bench.scoring import ScoreError
+from vidchat.bench.sheet import draw_sheet
 from vidchat.bench.store import Store
 from vidchat.bench.systems import Folder
 from vidchat.bench.table import markdown
@@ -132,6 +133,12 @@ def test_a_process_that_dies_costs_what_it_was_at_and_no_more():
     assert [thing for thing, _ in results] == things
     done = [guarded(result, lambda error: type(error).__name__) for _, result in results]
     assert done == [0.0, "ValueError", 1.0, "BrokenProcessPool", 2.0, 3.0]
+
+
+def test_a_sheet_is_drawn_though_the_first_truth_is_broken(asked, system, tmp_path):
+    asked[0].truth.path.write_bytes(b"broken")
+    draw_sheet(asked, {"ours": system.folder}, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("log", ['{"first_chunk_s": 1' + "0" * 400 + "}", "[" * 100_000, '{"a": 1' + "0" * 9999 + "}"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vidchat.bench.clips import SUFFIXES
 from vidchat.bench.measure import PROXY
 from vidchat.bench.results import Number, PairScore, Result
 from vidchat.bench.table import figure
@@ -89,8 +90,10 @@ def read_place(text: str) -> tuple[Place, Path]:
     return Place(protocol, tuple(switch for switch in SWITCHES if switch in given)), Path(path)
 
 
-def generate(template: str, release: Path, pairs: Path, output: Path) -> None:
+def generate(template: str, release: Path, pairs: Path, output: Path) -> str:
     """Runs the command that answers the pairs with one system.
+
+    A command that fails over some pairs has answered the others: what it wrote is scored, the rest as missing.
 
     Args:
         template: A command line in which {release}, {pairs} and {output} stand for folders.
@@ -98,8 +101,11 @@ def generate(template: str, release: Path, pairs: Path, output: Path) -> None:
         pairs: The benchmark's folder.
         output: Where it should write ID.mp4 for each pair.
 
+    Returns:
+        What to tell the user, if it failed; else nothing.
+
     Raises:
-        AblationError: The command cannot be run, or failed.
+        AblationError: The command cannot be run, or failed and wrote no clip.
     """
     places = {"release": str(release), "pairs": str(pairs), "output": str(output)}
     try:
@@ -110,7 +116,12 @@ def generate(template: str, release: Path, pairs: Path, output: Path) -> None:
     except OSError as error:
         raise AblationError(f"--generate: {error}") from error
     except subprocess.CalledProcessError as error:
-        raise AblationError(f"{release}: code {error.returncode} of the command {shlex.join(words)}") from error
+        failure = f"{release}: code {error.returncode} of the command {shlex.join(words)}"
+        clips = sum(path.suffix in SUFFIXES for path in output.iterdir()) if output.is_dir() else 0
+        if not clips:
+            raise AblationError(failure) from error
+        return f"{failure}; its {clips} clips are scored, the others as missing"
+    return ""
 
 
 def rows_of(result: Result) -> list[Row]:

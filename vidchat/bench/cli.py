@@ -63,8 +63,11 @@ def make(
         if seconds is not None and not 0 < seconds < math.inf:
             raise ValueError(f"--seconds must be above 0, not {seconds}")
         shape = _size(size) if size else None
+        if testset is not None and not testset.is_file():
+            raise ValueError(f"{testset}: cannot be read as JSON (there is no such file)")
         for folder in filter(None, (data, clips)):
-            _need_folder(folder)
+            if not folder.is_dir():
+                raise ValueError(f"{folder}: there is no such data folder")
         from vidchat.bench.make import make_from_folder, write_bench
         from vidchat.bench.pairs import read_benchmark
         from vidchat.bench.testset import read_testset
@@ -161,7 +164,7 @@ def report(
     with plainly():
         for path in scores:
             if not path.is_file():
-                raise ValueError(f"{path}: there is no such file; give scores.json files of `vidchat bench score`")
+                raise ValueError(f"{path}: holds no results of `vidchat bench score` (there is no such file)")
         _report(scores, output, embed)
 
 
@@ -183,6 +186,11 @@ def ablation(
     ] = None,
 ) -> None:
     """Score the rows of the paper's Table 2, and print them beside the published ones. Other options go to `score`."""
+    with plainly():
+        for text in row:
+            if not Path(text.partition("=")[2] or ".").is_dir():
+                raise ValueError(f"'{text}': there is no folder {text.partition('=')[2]}")
+        _need_pairs(pairs)
     from vidchat.bench.ablation import ablation_table, as_json, read_place, rows_of
     from vidchat.bench.ablation import generate as run
     from vidchat.bench.orderings import orderings, orderings_text
@@ -196,7 +204,7 @@ def ablation(
         if generate is not None:
             for place, path in places:
                 console.rule(f"{place.protocol}: {place.name}")
-                run(generate, path, pairs, clips[place])
+                console.print(run(generate, path, pairs, clips[place]), markup=False)
         rows = []
         for protocol in dict.fromkeys(place.protocol for place in clips):
             systems = [f"--system={place.name}={path}" for place, path in clips.items() if place.protocol == protocol]
@@ -222,12 +230,13 @@ def candidates(
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
 ) -> None:
     """Give every pair five candidate replies of different worth, for the coherence measure."""
-    from vidchat.bench.pairs import CANDIDATES, read_pairs, write_lines
-
     with plainly():
-        asked = read_pairs(pairs)
+        _need_pairs(pairs)
         if rendered == (model is not None):
             raise ValueError("give either --model NAME or --rendered")
+        from vidchat.bench.pairs import CANDIDATES, read_pairs, write_lines
+
+        asked = read_pairs(pairs)
         if model is None:
             from vidchat.bench.rendered_candidates import rendered_candidates
 
@@ -274,11 +283,6 @@ def _need_pairs(folder: Path) -> None:
     """Raises `ValueError` at once where `read_benchmark` would after slow imports."""
     if not (folder / "pairs.jsonl").is_file():
         raise ValueError(f"{folder}: has no pairs.jsonl; make one by `vidchat bench make`")
-
-
-def _need_folder(path: Path) -> None:
-    if not path.is_dir():
-        raise ValueError(f"there is no folder {path}")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -223,11 +223,10 @@ def _question(pair: Mapping[str, Any], folder: Path, embed: bool) -> dict[str, A
 def _source(clip: Mapping[str, Any], folder: Path, embed: bool) -> dict[str, Any]:
     """Where a player finds a file: in the page, or beside it."""
     path = Path(str(clip["path"]))
-    if embed and path.is_file():
+    place = "/".join(_quoted(part) for part in Path(os.path.relpath(path, folder)).parts)
+    if embed and path.is_file() and os.access(path, os.R_OK):
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         place = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    else:
-        place = "/".join(_quoted(part) for part in Path(os.path.relpath(path, folder)).parts)
     return {"src": place, "start": clip.get("start") or 0, "end": clip.get("end")}
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vidchat.bench.pairs import Pair
-from vidchat.data.media.read import MediaError, picture_size, read_clip
+from vidchat.bench.sizes import sizes_of
+from vidchat.data.media.read import MediaError, read_clip
 from vidchat.dialogue import Clip
 
 FPS = 25
@@ -23,14 +24,16 @@ def draw_sheet(
     """Draws a PNG: a line for the truth and for each system, and in it so many moments of so many pairs' answers.
 
     Args:
-        pairs: Of which the first are shown.
+        pairs: Of which the first are shown; where no true answer can be opened, nothing is drawn.
         systems: Folders of clips ID.mp4, by name; what cannot be read stays grey.
         output: The PNG.
         count: Pairs.
         moments: Of each, evenly from its first picture to its last.
     """
-    shown = pairs[:count]
-    size = picture_size(shown[0].truth.path)
+    sizes = sizes_of(pairs)
+    if not sizes:
+        return
+    shown, size = pairs[:count], max(sizes, key=lambda size: len(sizes[size]))
     lines = {"truth": [pair.truth for pair in shown]}
     lines |= {name: [Clip(folder / f"{pair.id}.mp4", "") for pair in shown] for name, folder in systems.items()}
     sheet = Image.new("RGB", (len(shown) * moments * size[1], len(lines) * (LABEL + size[0])), "white")
