@@ -128,10 +128,10 @@ def _cell(table: Table, system: str, column: Number) -> str:
 def _remarks(table: Table, columns: Sequence[Number]) -> str:
     """Why columns are empty, and what those that are not cannot tell."""
     missing, doubts, heads = table.missing(), table.doubts(), [table.head(column) for column in columns]
-    told = [(head, f"not measured: {missing[head]}") for head in heads if head in missing]
-    told += [(head, f"doubtful on filmed people: {doubts[head]}") for head in heads if head in doubts]
+    remarks = [(head, f"not measured: {missing[head]}") for head in heads if head in missing]
+    remarks += [(head, f"doubtful on filmed people: {doubts[head]}") for head in heads if head in doubts]
     texts: dict[str, list[str]] = {}
-    for head, text in told:
+    for head, text in remarks:
         texts.setdefault(text, []).append(head)
     return "".join(
         f"<p class=doubt><b>{html.escape(', '.join(names))}</b>: {html.escape(text)}</p>"

@@ -159,11 +159,11 @@ def pairs_hash(pairs: Sequence[Pair]) -> str:
 
 def pair_hash(pair: Pair) -> str:
     """Tells one pair from another, wherever its files lie; of its candidates `candidates_hash` does."""
-    clips = [_told(clip) for clip in (pair.initiator, pair.truth)]
+    clips = [_content(clip) for clip in (pair.initiator, pair.truth)]
     return text_hash([pair.id, *clips, content_hash(pair.reference), repr((pair.answer_seconds, pair.branch))])
 
 
-def _told(clip: Clip) -> str:
+def _content(clip: Clip) -> str:
     return repr((content_hash(clip.path), clip.start, clip.end, clip.text, clip.speaker))
 
 
@@ -203,9 +203,9 @@ def shortened(name: object) -> str:
     return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 
 
-def _stated(told: Any) -> Mapping[str, Any]:
+def _stated(line: Any) -> Mapping[str, Any]:
     """`answer_seconds` and `size` of the benchmark's own line."""
-    seconds, sides = told.get("answer_seconds"), [told.get("height"), told.get("width")]
+    seconds, sides = line.get("answer_seconds"), [line.get("height"), line.get("width")]
     if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds < math.inf):
         raise ValueError(f"'answer_seconds' must be a number of seconds above 0, not {seconds!r}")
     if sides == [None, None]:

@@ -147,8 +147,8 @@ def read_result(path: Path) -> Result:
         raise ResultError(f"{path}: holds no results of `vidchat bench score` ({error!r})") from None
 
 
-def _content_hash(told: Mapping[str, Any]) -> str:
-    return text_hash([json.dumps(told, sort_keys=True)])
+def _content_hash(content: Mapping[str, Any]) -> str:
+    return text_hash([json.dumps(content, sort_keys=True)])
 
 
 def _number(told: Mapping[str, Any]) -> Number:

@@ -174,8 +174,8 @@ def _marked(table: Table, system: str, column: Number) -> str:
     return f"**{figure(cell)}**" if table.best(column) == system else figure(cell)
 
 
-def _listed(title: str, told: Mapping[str, str]) -> list[str]:
-    return [f"## {title}", "", *(f"- **{head}**: {why}" for head, why in told.items()), ""] if told else []
+def _listed(title: str, entries: Mapping[str, str]) -> list[str]:
+    return [f"## {title}", "", *(f"- **{head}**: {why}" for head, why in entries.items()), ""] if entries else []
 
 
 def _cell_text(text: str) -> str:
