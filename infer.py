@@ -19,7 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from vidchat.bench.pairs import read_pairs
+from vidchat.bench.pairs import pair_hash, read_pairs
+from vidchat.bench.responsiveness import made_by
 from vidchat.errors import plainly
 from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
@@ -73,7 +74,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     output.mkdir(parents=True, exist_ok=True)
     for pair in track(pairs, "answering pairs"):
         clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
-        if clip.is_file() and written.is_file():
+        if clip.is_file() and written.is_file() and made_by(written, "pair") in (None, pair_hash(pair)):
             continue
         question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
         check_question(release, question)
@@ -82,8 +83,8 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
         timing = Timing()
         for _ in answer(release, batch, settings, clip, timing):
             pass
-        made = {"device": device, "precision": precision, "protocol": "conditioned" if with_words else "dyadic"}
-        written.write_text(json.dumps(timing.log() | made))
+        made = {"protocol": "conditioned" if with_words else "dyadic", "pair": pair_hash(pair)}
+        written.write_text(json.dumps(timing.log() | {"device": device, "precision": precision} | made))
         timings.append(timing)
     return timings
 

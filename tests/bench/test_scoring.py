@@ -102,9 +102,10 @@ def test_clips_by_wrong_names_and_broken_logs_of_good_clips_are_told(pairs, syst
     shutil.copy(pairs[2].truth.path, system.folder / "p2.MP4")
     (system.folder / "p1.json").write_text('{"chunks": [{"ready_s": 1, "media_s": 0}]}')
     result = run(pairs, [system], tmp_path)
-    (system.folder / "p0.json").write_text('{"first_chunk_s": 0.25, "protocol": "conditioned"}')
+    (system.folder / "p0.json").write_text('{"first_chunk_s": 0.25, "protocol": "conditioned", "pair": "0123"}')
     result = run(pairs, [system], tmp_path)
     assert "1 of its logs say that it answered by protocol 'conditioned', and not 'dyadic'" in result.warnings[1]
+    assert "1 of its logs say that it answered other pairs of these ids (p0)" in result.warnings[2]
     assert result.warnings[0].startswith("'ours': 2 of its clips belong to no pair (p2.MP4, p2_answer.mp4)")
     assert result.systems[-1].counts() == {"good": 2, "missing": 1, "unreadable": 1}
     text = markdown([result])

@@ -240,6 +240,10 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     infer_script.respond_to_pairs(config)
     assert clips[1].is_file()
     assert clips[0].stat().st_mtime_ns == made, "what is answered is not answered again"
+    lines[0]["initiator"]["start"] = 0.6
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(line) for line in [header(0.32, (16, 16)), *lines]))
+    infer_script.respond_to_pairs(config)
+    assert clips[0].stat().st_mtime_ns != made, "another question of the same id is answered anew"
     config.seconds = 3.0
     with pytest.raises(QuestionError, match="every answer is as long as the benchmark says"):
         infer_script.respond_to_pairs(config)

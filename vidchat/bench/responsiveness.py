@@ -43,14 +43,14 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
     return reckoned, f"its log says another {wrong[0]} than its chunks' times" if wrong else ""
 
 
-def protocol_of(path: Path) -> str | None:
-    """The protocol by which a clip was made, if its log says so."""
+def made_by(path: Path, key: str) -> str | None:
+    """What a clip's log says of how it was made: its `protocol`, or the hash of the `pair` that it answers."""
     try:
         log = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None  # `read_log` says what is wrong with it
-    protocol = log.get("protocol") if isinstance(log, dict) else None
-    return protocol if isinstance(protocol, str) else None
+    value = log.get(key) if isinstance(log, dict) else None
+    return value if isinstance(value, str) else None
 
 
 _TOLD = {"first chunk s": "first_chunk_s", "real-time factor": "real_time_factor"}

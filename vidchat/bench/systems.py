@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from vidchat.bench.clips import Found, View, find, frozen, read_made, read_truth, strays
-from vidchat.bench.pairs import Pair
+from vidchat.bench.pairs import Pair, pair_hash
 from vidchat.bench.protocol import file_hash
-from vidchat.bench.responsiveness import log_path, protocol_of
+from vidchat.bench.responsiveness import log_path, made_by
 from vidchat.bench.sizes import sizes_of
 from vidchat.data.media.read import Media, read_picture
 from vidchat.dialogue import Clip
@@ -59,15 +59,19 @@ class Folder:
         return read_made(source.clip, truth, view)
 
     def warnings(self, pairs: Sequence[Pair], protocol: str) -> list[str]:
-        """Of clips that belong to no pair, and of logs that say another protocol: how wrong names come to light."""
+        """Of clips that belong to no pair, and of logs that say another pair or protocol: how mix-ups come to light."""
         warnings = []
         if names := strays(self.folder, (pair.id for pair in pairs)):
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             warnings.append(f"{len(names)} of its clips belong to no pair ({some}); clips are named ID.mp4")
-        said = [protocol_of(log_path(clip)) for pair in pairs if (clip := find(self.folder, pair.id)) is not None]
+        logs = [(pair, log_path(clip)) for pair in pairs if (clip := find(self.folder, pair.id)) is not None]
+        said = [made_by(log, "protocol") for _, log in logs]
         for other in sorted(set(said) - {protocol, None}, key=str):
             count = said.count(other)
             warnings.append(f"{count} of its logs say that it answered by protocol '{other}', and not '{protocol}'")
+        if strangers := [p.id for p, log in logs if made_by(log, "pair") not in (None, pair_hash(p))]:
+            some = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
+            warnings.append(f"{len(strangers)} of its logs say that it answered other pairs of these ids ({some})")
         return [f"'{self.name}': {warning}" for warning in warnings]
 
 
