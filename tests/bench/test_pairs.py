@@ -108,6 +108,10 @@ def test_every_form_of_a_testset_gives_the_pair(tmp_path, entries):
 
 
 def test_a_testset_of_nothing_known_says_what_a_name_looks_like(tmp_path):
+    for content in (b"[" * 100_000, b"\xff\xfe", b"{"):
+        (tmp_path / "testset.json").write_bytes(content)
+        with pytest.raises(MakeError, match="cannot be read as JSON"):
+            read_testset(tmp_path / "testset.json", tmp_path)
     (tmp_path / "testset.json").write_text('[{"video": 3}]')
     with pytest.raises(MakeError, match="full_video"):
         read_testset(tmp_path / "testset.json", tmp_path)

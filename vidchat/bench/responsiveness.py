@@ -46,7 +46,7 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
 def made_by(path: Path, key: str) -> str | None:
     """What a clip's log says of how it was made: its `protocol`, or the hash of the `pair` that it answers."""
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
+        log = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None  # `read_log` says what is wrong with it
     value = log.get(key) if isinstance(log, dict) else None
