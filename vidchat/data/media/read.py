@@ -128,7 +128,7 @@ def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
     """
     with explained(path), closing(frames_of(Path(path), "video", None)) as frames:
         for _, frame, stream in frames:
-            return torch.from_numpy(fill(_sound_one(frame, path), size, pixel_aspect(stream), VideoReformatter()))
+            return torch.from_numpy(fill(_intact(frame, path), size, pixel_aspect(stream), VideoReformatter()))
     raise no_picture(path)
 
 
@@ -171,10 +171,10 @@ def _shown(clip: Clip, origin: float, fps: int, max_seconds: float | None) -> Ge
     with closing(frames_of(clip.path, "video", begin)) as frames:
         timed = ((time - begin, duration_of(frame, stream), (frame, stream)) for time, frame, stream in frames)
         for frame, stream in islice(at_instants(timed, fps), limit):
-            yield _sound_one(frame, clip.path), stream
+            yield _intact(frame, clip.path), stream
 
 
-def _sound_one(frame: Any, path: Path) -> Any:
+def _intact(frame: Any, path: Path) -> Any:
     """The frame, unless its decoder had to guess parts of it."""
     if frame.is_corrupt:
         raise MediaError(f"{path}: the frame at {frame.time or 0:.2f} s is damaged; re-encode or replace the file")
