@@ -25,13 +25,25 @@ def draw_masked_count(tokens: int) -> int:
     return max(1, math.ceil(tokens * share.item()))
 
 
+def draw_masked_count_of(seed: int | None, tokens: int) -> int:
+    """The same, as a function of the seed if there is one, whatever the state of the global generator."""
+    if seed is None:
+        return draw_masked_count(tokens)
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the devices' generators, too
+    try:
+        return draw_masked_count(tokens)
+    finally:
+        torch.set_rng_state(state)
+
+
 class MaskedTransformer(SpatialTransformer):
     """Predicts any number of masked tokens from those that are there."""
 
-    def learn(self, page: Page, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def learn(self, page: Page, tokens: Tensor, count_seed: int | None = None) -> tuple[Tensor, Tensor]:
         count, places = tokens.shape[:2]
         order = draw_order(count, places, tokens.device)
-        visible = places - draw_masked_count(places)
+        visible = places - draw_masked_count_of(count_seed, places)
         return self(page, order, tokens, visible), order[:, visible:]
 
     def begin(self, page: Page, order: Tensor) -> Filling:

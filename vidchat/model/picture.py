@@ -29,17 +29,19 @@ class Given:
         reference: (n, C, h, w) latents of chunk 0.
         last: (n, C, h, w) latents of the chunk before, as noisy as the backbone read them.
         codes: (n, F, K) of the chunk itself; `None` without sound.
+        count_seed: In training, the seed of how many tokens of a chunk are predicted; `None` draws it with all else.
     """
 
     hidden: Tensor
     reference: Tensor
     last: Tensor
     codes: Tensor | None
+    count_seed: int | None = None
 
     def of(self, chunks: Tensor) -> Given:
         """Some of them, by index."""
         codes = None if self.codes is None else self.codes[chunks]
-        return Given(self.hidden[chunks], self.reference[chunks], self.last[chunks], codes)
+        return Given(self.hidden[chunks], self.reference[chunks], self.last[chunks], codes, self.count_seed)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Picture:
         if self.spatial is None:
             condition, wanted = self._direct(given.hidden, grid), tokens
         else:
-            condition, index = self.spatial.learn(self._page(given, grid), tokens)
+            condition, index = self.spatial.learn(self._page(given, grid), tokens, given.count_seed)
             wanted = take(tokens, index)
         each = self.flow.loss(wanted.flatten(0, 1), condition.flatten(0, 1)).view(count, -1).mean(1)
         return (each * weight).sum() / weight.sum().clamp(min=1)

@@ -95,14 +95,17 @@ class Responder(nn.Module):
 
     # Training
 
-    def loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
+    def loss(self, batch: ChunkBatch, count_seed: int | None = None) -> dict[str, Tensor]:
         """Losses of next-chunk prediction with teacher forcing.
 
         Args:
             batch: Latents (B, T+1, C, h, w), codes (B, T, F, K), masks and conditions.
+            count_seed: Of how many visual tokens of each chunk are predicted. Batches whose gradients are added up,
+                weighted by their chunks, need the same one; `None` draws the number with all else.
 
         Returns:
-            `loss` to minimise, its parts `video` and `audio` (nats per code), and `accuracy_k` of each codebook.
+            `loss` to minimise, its parts `video` and `audio` (nats per code), and `accuracy_k` of each codebook, each
+            a mean over the batch's chunks (padding left out).
         """
         history, levels = self._history(batch)
         hidden = self.read(batch, history, levels).flatten(0, 1)
@@ -111,7 +114,8 @@ class Responder(nn.Module):
             raise ValueError("the model has sound but the batch has no codes; check that the data has audio tracks")
         weight = batch.chunk_mask.flatten().float()
         reference = batch.latents[:, :1].expand_as(history).flatten(0, 1)
-        given, targets = Given(hidden, reference, history.flatten(0, 1), codes), batch.latents[:, 1:].flatten(0, 1)
+        given = Given(hidden, reference, history.flatten(0, 1), codes, count_seed)
+        targets = batch.latents[:, 1:].flatten(0, 1)
         video = self._picture_loss(given, targets, weight)
         if self.depth is None or codes is None:
             return {"loss": self.objective.total(video, None), "video": video.detach()}

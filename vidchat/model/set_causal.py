@@ -31,7 +31,7 @@ def draw_set_count(tokens: int) -> int:
 class SetCausalTransformer(SpatialTransformer):
     """Predicts every token from the sets before its own."""
 
-    def learn(self, page: Page, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def learn(self, page: Page, tokens: Tensor, count_seed: int | None = None) -> tuple[Tensor, Tensor]:
         count, places = tokens.shape[:2]
         order = draw_order(count, places, tokens.device)
         return self(page, order, tokens, set_sizes(places, draw_set_count(places))), order

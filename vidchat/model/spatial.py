@@ -121,12 +121,14 @@ class SpatialTransformer(nn.Module, ABC):
         self.encoder, self.decoder = (Transformer(Shape(**{**vars(shape), "layers": layers})) for layers in halves)
 
     @abstractmethod
-    def learn(self, page: Page, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def learn(self, page: Page, tokens: Tensor, count_seed: int | None = None) -> tuple[Tensor, Tensor]:
         """One training pass, with an order and what is filled in by it drawn at random.
 
         Args:
             page: Of n chunks.
             tokens: (n, S, D_v) the true ones.
+            count_seed: Seed of how many tokens are predicted, `None` for the global generator; what predicts every
+                token ignores it.
 
         Returns:
             Conditions (n, m, W) of the tokens to be predicted, and their indices (n, m).

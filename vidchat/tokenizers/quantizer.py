@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vidchat.ranks import copy_from_first_rank, gather_over_ranks, sum_over_ranks
 
 
 @dataclass
@@ -72,7 +73,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, vectors: Tensor, iterations: int = 20) -> None:
-        """Sets the codebook by k-means over vectors (N, D), N >= 1."""
+        """Sets the codebook by k-means over vectors (N, D), N >= 1, the same on every rank."""
         flat = vectors.reshape(-1, vectors.shape[-1]).float()
         vocabulary = self.codebook.shape[0]
         self.codebook.copy_(_draw(flat, vocabulary))
@@ -87,19 +88,21 @@ class VectorQuantizer(nn.Module):
         """Moves the entries towards the vectors (..., D) assigned to them, and revives dead entries.
 
         With N the usage and m = N x entry, both are moving averages and entry = m / N (1711.00937, equations 6 to 8).
+        All ranks' vectors move the entries together, and alike; vectors that are not finite move nothing.
         """
         flat = vectors.reshape(-1, vectors.shape[-1]).float()
         counts, sums = self._assigned(flat, codes.reshape(-1))
+        good = sums.isfinite().all()
         mass = self.codebook * self.usage[:, None]
         usage = self.decay * self.usage + (1 - self.decay) * counts
         mass = self.decay * mass + (1 - self.decay) * sums
         moved = mass / usage.clamp(min=1e-6)[:, None]
-        self.codebook.copy_(torch.where((usage > 1e-6)[:, None], moved, self.codebook))
-        self.usage.copy_(usage)
-        self._revive(flat)
+        self.codebook.copy_(torch.where(good & (usage > 1e-6)[:, None], moved, self.codebook))
+        self.usage.copy_(torch.where(good, usage, self.usage))
+        self._revive(gather_over_ranks(flat), good)
 
-    def _revive(self, flat: Tensor) -> None:
-        dead = self.usage < self.revive_below
+    def _revive(self, flat: Tensor, good: Tensor) -> None:
+        dead = good & (self.usage < self.revive_below)
         self.codebook.copy_(torch.where(dead[:, None], _draw(flat, len(dead)), self.codebook))
         self.usage.masked_fill_(dead, 1.0)
 
@@ -107,9 +110,7 @@ class VectorQuantizer(nn.Module):
         """Each entry's share of the vectors (V,), mean 1, and their sums (V, D) on that scale, over all processes."""
         counts = torch.zeros_like(self.usage).index_add_(0, codes, torch.ones_like(flat[:, 0]))
         sums = torch.zeros_like(self.codebook).index_add_(0, codes, flat)
-        if dist.is_initialized():
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
+        counts, sums = sum_over_ranks(counts), sum_over_ranks(sums)
         scale = len(counts) / counts.sum()
         return counts * scale, sums * scale
 
@@ -200,9 +201,8 @@ def code_use(codes: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw(flat: Tensor, count: int) -> Tensor:
-    """Count rows of flat (N, D), as different as N allows, the same in every process."""
+    """Count rows of flat (N, D), as different as N allows; of every rank's, those that rank 0 draws."""
     order = torch.randperm(flat.shape[0], device=flat.device)
     rows = flat[order.repeat(-(-count // flat.shape[0]))[:count]].clone()
-    if dist.is_initialized():
-        dist.broadcast(rows, 0)
+    copy_from_first_rank([rows])
     return rows

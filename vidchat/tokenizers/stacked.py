@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidchat.ranks import copy_from_first_rank, sum_over_ranks
 from vidchat.tokenizers.chunkwise import ChunkwiseVAE
 from vidchat.tokenizers.weights import TokenizerError
 
@@ -84,6 +85,8 @@ class StackedVAE(ChunkwiseVAE):
     def start_from(self, clips: Iterable[Tensor], motion: float = 1.0) -> None:
         """Sets the linear maps to the first C principal components of the clips' blocks, each of variance 1.
 
+        Processes that train together set them alike, to the components of all their clips.
+
         Args:
             clips: Batches of pictures (B, 3, 4T+1, H, W) float in [-1, 1]; all together at least C blocks.
             motion: How much more than a chunk's mean picture the deviations from it count in choosing components. With
@@ -103,16 +106,23 @@ class StackedVAE(ChunkwiseVAE):
         self.to_latents.bias.copy_(-(mean @ to_latents))  # type: ignore[union-attr]
         self.to_blocks.weight.copy_((self._weigh(components, 1 / motion) * spread)[..., None, None])
         self.to_blocks.bias.copy_(mean)  # type: ignore[union-attr]
+        # Two machines may give the same components other signs.
+        copy_from_first_rank([*self.to_latents.parameters(), *self.to_blocks.parameters()])
 
     def _moments(self, clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D) of the clips' blocks of D values."""
-        count, total, products = 0, torch.zeros(()), torch.zeros(())
+        values = self.to_latents.in_channels
+        total, products = (self.to_latents.weight.new_zeros(*shape) for shape in ((values,), (values, values)))
+        count = torch.zeros((), dtype=torch.float64, device=total.device)
         for pictures in clips:
             stack = F.pixel_unshuffle(self.split(pictures).flatten(0, 1).flatten(1, 2), self.spatial_stride)
             blocks = stack.permute(0, 2, 3, 1).flatten(0, 2).float()
             count, total, products = count + len(blocks), total + blocks.sum(0), products + blocks.T @ blocks
-        mean = total / max(count, 1)
-        return mean, products / max(count, 1) - mean[:, None] * mean
+        for value in (count, total, products):
+            sum_over_ranks(value)
+        blocks = float(count.clamp(min=1))
+        mean = total / blocks
+        return mean, products / blocks - mean[:, None] * mean
 
     def _weigh(self, blocks: Tensor, motion: float) -> Tensor:
         """Blocks (D, n), the deviations from their mean picture multiplied; symmetric, and `1 / motion` undoes it."""

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from vidchat.ranks import sum_over_ranks
 from vidchat.tokenizers.weights import SavedTokenizer, TokenizerError
 
 
@@ -161,10 +162,19 @@ class LatentStatistics:
         self.total += values.sum(1)
         self.squares += values.square().sum(1)
 
-    def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """(C,) and (C,), float32; raises `TokenizerError` before any update."""
-        if self.count == 0:
+    def mean_and_std(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """(C,) and (C,), float32, of what all ranks have seen; every rank must call it.
+
+        Args:
+            device: Where ranks can add up: their accelerator, if they train on such.
+
+        Raises:
+            TokenizerError: Nothing was seen.
+        """
+        sums = torch.stack([torch.full_like(self.total, self.count), self.total, self.squares])
+        count, total, squares = sum_over_ranks(sums.to(device)).cpu()
+        if not count[0]:
             raise TokenizerError("no latents were seen, so their statistics are unknown; call update first")
-        mean = self.total / self.count
-        variance = (self.squares / self.count - mean.square()).clamp_min(0)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
         return mean.float(), variance.sqrt().float()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
 from vidchat.training.seeding import seed_for, seed_step
+from vidchat.training.skips import INPUTS, Skips, absurd
+from vidchat.training.skips import NotFiniteError as NotFiniteError  # what a run of this module may end with
+from vidchat.training.totals import Totals
 
-
-class NotFiniteError(RuntimeError):
-    """The gradient was not finite several updates in a row."""
+log = logging.getLogger(__name__)
 
 
 class TrainingModule(L.LightningModule):
@@ -26,10 +28,17 @@ class TrainingModule(L.LightningModule):
     the weights follows each update. Its state, with the optimizer's, the schedule's and the data position, is in the
     checkpoint: a run that stops and resumes is bit for bit the run that never stopped.
 
+    A step's micro-batches, accumulated or on several ranks, are one large batch: each is weighted by its `count`, and
+    draws by its place among all of them, so that two ranks are one that accumulates two batches.
+
     Args:
         network: What is trained, averaged and exported.
         optimizer: How.
         seed: Of everything random in training.
+
+    Attributes:
+        place: Optimizer step and this rank's micro-batch, both counted from 0.
+        micro_batches: Micro-batches of one optimizer step, of all ranks together.
     """
 
     def __init__(self, network: nn.Module, optimizer: OptimizerSettings | None = None, seed: int = 0) -> None:
@@ -38,14 +47,24 @@ class TrainingModule(L.LightningModule):
         self.settings = optimizer or OptimizerSettings()
         self.seed = seed
         self.ema = EMA(network, self.settings.ema_decay)
-        self._place = (-1, 0)  # optimizer step and micro-batch, both counted from 0
+        self.place, self.micro_batches = (-1, 0), 1
+        self.totals, self._validated = Totals(), Totals()
+        self.skips = Skips(self.settings.patience)
         self._own: dict[str, Tensor] | None = None
-        self._skips = torch.zeros(())  # consecutive updates skipped
-        self._last: dict[str, Tensor] = {}  # the losses of the last micro-batch
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Scalars to log by name; `loss` is minimised."""
+        """Scalars to log by name, each a mean over what `count` counts; `loss` is minimised."""
         raise NotImplementedError
+
+    def count(self, batch: Any) -> Tensor:
+        """Scalar on the batch's device: of how many things its losses are means.
+
+        Of a dictionary of tensors, its `count` if it has one, else its clips; of anything else, always 1.
+        """
+        if isinstance(batch, Mapping) and "count" in batch:
+            return torch.as_tensor(batch["count"])
+        clips = len(next(iter(batch.values()))) if isinstance(batch, Mapping) else 1
+        return torch.full((), float(clips), device=self.device)
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:
         """Writes what was trained to a folder that stands for itself."""
@@ -54,25 +73,31 @@ class TrainingModule(L.LightningModule):
     # One step of training, in the order in which Lightning calls it.
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        step, micro = self._place
-        self._place = (self.global_step, micro + 1 if step == self.global_step else 0)
-        seed_step(self.seed, *self._place, self.global_rank)
-        losses = self.losses(batch)
-        self._last = {name: value.detach() for name, value in losses.items()}
-        for name, value in self._last.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1)
-        return losses["loss"]
+        step, micro = self.place
+        self.place = (self.global_step, micro + 1 if step == self.global_step else 0)
+        ranks: int = self.trainer.world_size
+        self.micro_batches = ranks * self.trainer.accumulate_grad_batches
+        seed_step(self.seed, self.place[0], self.place[1] * ranks + self.global_rank)
+        losses, count = self.losses(batch), self.count(batch)
+        self.totals.add(count, losses | {INPUTS: absurd(batch, self.device)})
+        # Lightning and DDP will take the mean of these; right before the update it becomes the mean over what is counted.
+        return losses["loss"] if self.micro_batches == 1 else losses["loss"] * count
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        norm, skipped = clip_and_guard(optimizer, self.network, self.settings.clip)
+        count, means = self.totals.take()
+        inputs = means.pop(INPUTS)
+        scale = None if self.micro_batches == 1 else self.micro_batches / count.clamp(min=1)
+        norm, skipped = clip_and_guard(optimizer, self.network, self.settings.clip, scale)
+        for name, value in means.items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1)
         self.log("train/grad_norm", norm, batch_size=1)
         # A tensor here: Lightning would copy a number to the device, which waits for all work before it.
         self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"]), batch_size=1)
-        self._skips = (self._skips.to(skipped) + 1) * skipped
+        self.skips.add(skipped, inputs > 0)
         # Waiting for the device once per logged line, not once per step.
         due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due or self.device.type == "cpu":
-            self._refuse_nan(norm)
+            self.skips.refuse(self.global_step, norm, means)
 
     def optimizer_step(
         self,
@@ -84,15 +109,9 @@ class TrainingModule(L.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.ema.update()
 
-    def _refuse_nan(self, norm: Tensor) -> None:
-        skips = int(self._skips)
-        if skips > self.settings.patience:
-            culprits = [name for name, value in self._last.items() if not torch.isfinite(value).all()]
-            raise NotFiniteError(
-                f"at step {self.global_step} the gradient norm was {float(norm)} for the {skips}th update in a row "
-                f"(not finite: {', '.join(culprits) or 'the gradient only'}); these updates were skipped, so the last "
-                "checkpoint is good: resume from it with a lower learning rate"
-            )
+    def on_train_end(self) -> None:
+        if self.trainer.is_global_zero and (summary := self.skips.summary()) is not None:
+            log.warning(summary)
 
     def configure_optimizers(self) -> Any:
         optimizer, schedule = make_optimizer(self.network, self.settings)
@@ -109,11 +128,16 @@ class TrainingModule(L.LightningModule):
             self._own = None
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(seed_for(self.seed, "val", batch_idx, self.global_rank))
+        # Batches are dealt out to the ranks in turn.
+        place = batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed(seed_for(self.seed, "val", place, 0))
         with torch.compiler.set_stance("force_eager"):  # a few batches are not worth another compilation
             losses = self.losses(batch)
-        for name, value in losses.items():
-            self.log(f"val/{name}", value.detach(), prog_bar=name == "loss", batch_size=1, sync_dist=True)
+        self._validated.add(self.count(batch), losses)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self._validated.take()[1].items():
+            self.log(f"val/{name}", value, prog_bar=name == "loss", batch_size=1, sync_dist=True)
 
     # What a checkpoint holds besides Lightning's own.
 

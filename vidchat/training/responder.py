@@ -18,6 +18,7 @@ from vidchat.tokenizers.thinker import Thinker
 from vidchat.tokenizers.video import VideoTokenizer
 from vidchat.training.module import TrainingModule
 from vidchat.training.schedule import OptimizerSettings
+from vidchat.training.seeding import seed_for
 
 
 class ResponderModule(TrainingModule):
@@ -94,7 +95,11 @@ class ResponderModule(TrainingModule):
         return {name: tool.fingerprint() for name, tool in named.items()}
 
     def losses(self, batch: ChunkBatch) -> dict[str, Tensor]:
-        return self.responder.loss(batch)
+        together = self.training and self.micro_batches > 1  # a step then predicts as many tokens of each of its chunks
+        return self.responder.loss(batch, seed_for(self.seed, "masked", self.place[0]) if together else None)
+
+    def count(self, batch: ChunkBatch) -> Tensor:
+        return batch.chunk_mask.sum()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

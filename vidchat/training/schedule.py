@@ -89,17 +89,30 @@ def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> tuple[Ada
     return optimizer, LambdaLR(optimizer, lambda step: settings.factor(step))
 
 
-def clip_and_guard(optimizer: AdamW, network: nn.Module, clip: float) -> tuple[Tensor, Tensor]:
-    """Clips the gradient, and makes the optimizer skip this update if it is not finite.
+def clip_and_guard(
+    optimizer: AdamW, network: nn.Module, clip: float, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scales and clips the gradient, and makes the optimizer skip this update if it is not finite.
 
     A NaN noticed after the optimizer's step is noticed too late: the last good weights are gone. The fused AdamW reads
     `found_inf` on the device, so nothing waits for the host.
 
+    Args:
+        optimizer: What moves the network.
+        network: Whose gradient it is.
+        clip: Largest norm of the scaled gradient.
+        scale: Scalar on the device that the gradient is to be multiplied by; `None` is 1.
+
     Returns:
-        The norm before clipping, and 1.0 where this update is skipped, both scalars on the device.
+        The scaled norm before clipping, and 1.0 where this update is skipped, both scalars on the device.
     """
     parameters = [value for value in network.parameters() if value.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+    if scale is None:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+    else:
+        gradients = [value.grad for value in parameters]
+        norm = torch.nn.utils.get_total_norm(gradients) * scale
+        torch._foreach_mul_(gradients, scale * (clip / (norm + 1e-6)).clamp(max=1))
     skipped = (~torch.isfinite(norm)).to(torch.float32)
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     return norm, skipped

@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from vidchat.ranks import gather_over_ranks
 from vidchat.tokenizers.quantizer import code_use
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.module import TrainingModule
@@ -27,8 +28,8 @@ class AudioCodecModule(TrainingModule):
 
     Attributes:
         network: The codec.
-        recent: (N, D) buffer, the encoder's last vectors, for k-means. In the checkpoint with `seen` and `quantizing`,
-            so that a run resumed just before k-means does what one that never stopped does.
+        recent: (N, D) buffer, the encoder's last vectors on all ranks, for k-means. In the checkpoint with `seen` and
+            `quantizing`, so that a run resumed just before k-means does what one that never stopped does.
     """
 
     network: StftCodec
@@ -114,10 +115,13 @@ class AudioCodecModule(TrainingModule):
         return counts | {f"perplexity_{k}": value for k, value in enumerate(perplexity)}
 
     def _remember(self, vectors: Tensor) -> None:
-        """Writes vectors (B, n, D) over the oldest remembered ones."""
-        flat = vectors.flatten(0, 1).float()[: len(self.recent)]
+        """Writes vectors (B, n, D), and those of all other ranks, over the oldest remembered ones.
+
+        Vectors that are not finite are left out, as they would be of k-means for ever.
+        """
+        flat = gather_over_ranks(vectors.flatten(0, 1).float())[: len(self.recent)]
         places = (self.seen + torch.arange(len(flat), device=flat.device)) % len(self.recent)
-        self.recent[places] = flat
+        self.recent[places] = torch.where(flat.isfinite().all(1, keepdim=True), flat, self.recent[places])
         self.seen += len(flat)
 
     def _start_quantizing(self) -> None:

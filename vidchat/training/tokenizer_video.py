@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidchat.ranks import rank_count, sum_over_ranks
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.video import LatentStatistics, VideoTokenizer
 from vidchat.training.module import TrainingModule
@@ -59,9 +60,10 @@ class VideoTokenizerModule(TrainingModule):
             moving_weight: How much more a pixel counts for each unit that it differs from its clip's mean: mouths and
                 eyes are small, but they move.
             window: Side in pixels of what is cut out of most pictures to train on; `None` for all of them.
-            start_batches: Batches whose principal components a `StackedVAE` starts from; 0 goes on from its weights.
+            start_batches: Steps whose batches' principal components a `StackedVAE` starts from; 0 goes on from its
+                weights.
             start_motion: How much more motion counts in choosing these components; see `StackedVAE.start_from`.
-            statistics_batches: Batches over which the latents' statistics are measured.
+            statistics_batches: Steps over whose batches the latents' statistics are measured.
             momentum: How fast the statistics used in training follow the latents.
             half_precision: Exports the weights in half precision, for a small file.
         """
@@ -108,27 +110,36 @@ class VideoTokenizerModule(TrainingModule):
         return pictures
 
     def _follow(self, raw: Tensor) -> None:
-        """Moves the tokenizer's statistics towards those of a batch's latents.
+        """Moves the tokenizer's statistics towards those of a batch's latents, of all ranks' batches together.
 
         Statistics of one batch would not do: they would take away the batch's own mean colours, which few clips share.
+        Latents that are not finite move nothing, as their gradient moves no weight.
         """
         mean = raw.mean((0, 2, 3, 4))
         power = (raw - self.network.latents_mean.view(1, -1, 1, 1, 1)).square().mean((0, 2, 3, 4))
-        self.network.latents_std.copy_(self.network.latents_std.square().lerp(power, self.momentum).sqrt())
-        self.network.latents_mean.lerp_(mean, self.momentum)
+        mean, power = sum_over_ranks(torch.stack([mean, power])) / rank_count()
+        good = (mean.isfinite() & power.isfinite()).all()
+        std = self.network.latents_std.square().lerp(power, self.momentum).sqrt()
+        self.network.latents_std.copy_(torch.where(good, std, self.network.latents_std))
+        mean = self.network.latents_mean.lerp(mean, self.momentum)
+        self.network.latents_mean.copy_(torch.where(good, mean, self.network.latents_mean))
 
     def _importance(self, pictures: Tensor) -> Tensor:
         """(B, 1, n, H, W), 1 for what stands still."""
         return 1 + self.moving_weight * (pictures - pictures.mean(2, keepdim=True)).abs().mean(1, keepdim=True)
 
     def on_train_start(self) -> None:
-        """Starts a new `StackedVAE` from the principal components of the first batches."""
+        """Starts a new `StackedVAE` from the principal components of the first batches, the same on every rank.
+
+        Weights were made equal on all ranks before this hook, so whatever it does it must do alike.
+        """
         if self.global_step == 0 and self.start_batches and isinstance(self.network, StackedVAE):
             self.network.start_from(self._clips(self.start_batches), self.start_motion)
             self.ema.reset()
 
     def on_train_end(self) -> None:
         """Measures the statistics of the averaged weights' latents."""
+        super().on_train_end()
         with self.ema.swapped():
             self.network.set_statistics(*self._statistics())
 
@@ -137,12 +148,12 @@ class VideoTokenizerModule(TrainingModule):
         statistics = LatentStatistics(self.network.channels)
         for pictures in self._clips(self.statistics_batches):
             statistics.update(self.network.encode_raw(pictures))
-        return statistics.mean_and_std()
+        return statistics.mean_and_std(self.device)
 
     def _clips(self, batches: int) -> Iterator[Tensor]:
-        """The first training batches, whatever training itself has read."""
+        """This rank's share of the first training batches, as many as optimizer steps read, whatever was read so far."""
         loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-        for batch in islice(loader, batches):
+        for batch in islice(loader, batches * self.trainer.accumulate_grad_batches):
             yield to_pictures(batch["pictures"]).to(self.device)
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -25,6 +26,9 @@ Make = Callable[[list[Draw]], Any]  # draws to a batch
 class Endless(IterableDataset):
     """Batches k = start, start + 1, ... for ever; of W workers, the w-th makes start + w, start + w + W, ...
 
+    The batches of one optimizer step, accumulated or on several ranks, are shares of one global batch of the order: the
+    same answers make a step however it is split.
+
     Args:
         make: Draws to a batch; looks at nothing else that changes.
         order: Which items are drawn for batch k.
@@ -32,17 +36,27 @@ class Endless(IterableDataset):
         start: The first batch.
         rank: This process among `ranks`.
         ranks: Processes that train together.
+        accumulated: Batches of one rank in one optimizer step.
     """
 
     def __init__(
-        self, make: Make, order: Order, batch_size: int, start: int = 0, rank: int = 0, ranks: int = 1
+        self,
+        make: Make,
+        order: Order,
+        batch_size: int,
+        start: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        accumulated: int = 1,
     ) -> None:
         self.make, self.order, self.batch_size = make, order, batch_size
-        self.start, self.rank, self.ranks = start, rank, ranks
+        self.start, self.rank, self.ranks, self.accumulated = start, rank, ranks, accumulated
 
     def batch(self, k: int) -> Any:
         """Batch k of this rank."""
-        places = self.order.batch(k, self.batch_size, self.rank, self.ranks)
+        step, micro = divmod(k, self.accumulated)
+        share = micro * self.ranks + self.rank
+        places = self.order.batch(step, self.batch_size, share, self.ranks * self.accumulated)
         return self.make([(p.item, generator_for(self.order.seed, "draw", p.where)) for p in places])
 
     def __iter__(self) -> Iterator[Any]:
@@ -55,16 +69,43 @@ class Endless(IterableDataset):
 
 
 class Fixed(Dataset):
-    """Given batches of items, each item drawn the same way every time."""
+    """Given batches of items, each item drawn the same way every time.
 
-    def __init__(self, make: Make, batches: Sequence[Sequence[int]], seed: int) -> None:
+    Ranks take the batches in turn, all of them equally many, or they would wait for each other for ever: where the
+    batches do not divide, the last of some ranks is one that counts for nothing.
+
+    Args:
+        make: Draws to a batch.
+        batches: The items of each.
+        seed: Of every random choice.
+        rank: This process among `ranks`.
+        ranks: Processes that share the batches.
+    """
+
+    def __init__(
+        self, make: Make, batches: Sequence[Sequence[int]], seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
         self.make, self.batches, self.seed = make, batches, seed
+        self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return -(-len(self.batches) // self.ranks)
 
     def __getitem__(self, k: int) -> Any:
-        return self.make([(item, generator_for(self.seed, "fixed", item)) for item in self.batches[k]])
+        if k >= len(self):
+            raise IndexError(f"there are {len(self)} batches, not {k + 1}")
+        place = k * self.ranks + self.rank
+        counts = place < len(self.batches)
+        items = self.batches[place if counts else 0]
+        batch = self.make([(item, generator_for(self.seed, "fixed", item)) for item in items])
+        return batch if counts else uncounted(batch)
+
+
+def uncounted(batch: Any) -> Any:
+    """The same batch, of which nothing counts: all is padding, or its `count` is 0."""
+    if isinstance(batch, dict):
+        return batch | {"count": torch.zeros(())}
+    return replace(batch, chunk_mask=torch.zeros_like(batch.chunk_mask))
 
 
 def in_order(items: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -90,24 +131,41 @@ class EndlessDataModule(L.LightningDataModule):
         """Endless batches of the split `train`, from the first that was not trained on."""
         if self.train is None:
             raise FolderError('the data set has no usable clip of the split \'train\'; give some "split": "train"')
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        return self._loader(Endless(*self.train, self.batch_size, self.consumed, rank, self.ranks))
+        return self._loader(
+            Endless(*self.train, self.batch_size, self.consumed, self.rank, self.ranks, self.accumulated)
+        )
+
+    @property
+    def rank(self) -> int:
+        """This process among those that train together."""
+        return self.trainer.global_rank if self.trainer is not None else 0
 
     @property
     def ranks(self) -> int:
         """Processes that train together."""
         return self.trainer.world_size if self.trainer is not None else 1
 
+    @property
+    def accumulated(self) -> int:
+        """Batches of this rank in one optimizer step."""
+        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Each item of the split `val` once, in order; no loader where validation is off and the split is empty."""
+        """This rank's share of the batches of the split `val`; no loader where validation is off and there are none.
+
+        Each item is there once, in order. Where a number of batches is the limit, it is that of all ranks together.
+        """
+        limit = self.trainer.limit_val_batches if self.trainer is not None else 1.0
         if self.val is None:
-            if self.trainer is not None and self.trainer.limit_val_batches == 0:
+            if limit == 0:
                 return []
             raise FolderError(
                 'the data set has no usable clip of the split \'val\'; give some dialogues "split": "val", or set '
                 "trainer.limit_val_batches=0 to train without validation"
             )
-        return self._loader(Fixed(*self.val, self.seed))
+        make, batches = self.val
+        some = batches[:limit] if isinstance(limit, int) and limit > 0 else batches
+        return self._loader(Fixed(make, some, self.seed, self.rank, self.ranks))
 
     def _loader(self, dataset: Dataset) -> DataLoader:
         return DataLoader(
@@ -128,6 +186,7 @@ class EndlessDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and what decides its batches."""
         state = {"consumed": self.consumed, "seed": self.seed, "batch_size": self.batch_size, "ranks": self.ranks}
+        state["accumulated"] = self.accumulated
         return state | ({} if self.train is None else {"order": self.train[1].fingerprint()})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -141,16 +200,16 @@ class EndlessDataModule(L.LightningDataModule):
                 f"the checkpoint was made with seed={state_dict['seed']}, not {self.seed}, so its batches cannot be "
                 f"continued; set seed={state_dict['seed']}"
             )
-        ranks = state_dict.get("ranks", self.ranks)
-        before, now = ranks * state_dict["batch_size"], self.ranks * self.batch_size
-        if before != now and ranks == self.ranks:
+        before = Split.of(state_dict, Split(self.batch_size, self.ranks, self.accumulated))
+        now = Split(self.batch_size, self.ranks, self.accumulated)
+        if before.size != now.size and before.answers != now.answers and before.ranks == now.ranks:
             raise ValueError(
-                f"the checkpoint was made with data.batch_size={state_dict['batch_size']}, not {self.batch_size}, so "
-                f"its batches cannot be continued; set data.batch_size={state_dict['batch_size']}"
+                f"the checkpoint was made with data.batch_size={before.size}, not {now.size}, so its batches cannot be "
+                f"continued; set data.batch_size={before.size}"
             )
         self.consumed = state_dict["consumed"]
-        if ranks != self.ranks:
-            self._change_ranks(ranks, before, now)
+        if before != now:
+            self._change_split(before, now)
         ours = None if self.train is None else self.train[1].fingerprint()
         if ours is not None and state_dict.get("order", ours) != ours:
             rank_zero_warn(
@@ -158,15 +217,51 @@ class EndlessDataModule(L.LightningDataModule):
                 f"{self.consumed} of the new order, in which answers may come again or be left out"
             )
 
-    def _change_ranks(self, ranks: int, before: int, now: int) -> None:
-        """Says what another number of ranks means; the same number of answers counts as consumed."""
-        told = f"the checkpoint was made with {ranks} ranks of {before // ranks} answers, and this run has {self.ranks}"
-        if before == now:
-            rank_zero_warn(f"{told} of {self.batch_size}: every batch of all ranks together holds the same answers")
-            return
-        consumed = self.consumed * before
-        self.consumed = round(consumed / now)
-        rank_zero_warn(
-            f"{told} of {self.batch_size}: resuming is not exact. Training goes on after {self.consumed * now} answers "
-            f"({consumed} were consumed), in other batches; a few thousand answers may come again or be left out"
+    def _change_split(self, before: Split, now: Split) -> None:
+        """Says what another split of a step's answers means; the same number of answers counts as consumed."""
+        ranks, answers = ("rank" if before.ranks == 1 else "ranks"), ("answer" if before.size == 1 else "answers")
+        told = (
+            f"the checkpoint was made with {before.ranks} {ranks} of {before.size} {answers}{before.times}, and this run "
+            f"has {now.ranks} of {now.size}{now.times}"
         )
+        consumed = self.consumed // before.accumulated * before.answers
+        steps = round(consumed / now.answers)
+        self.consumed = steps * now.accumulated
+        if before.answers == now.answers:
+            rank_zero_warn(f"{told}: every batch of all ranks together holds the same answers")
+            return
+        rank_zero_warn(
+            f"{told}: resuming is not exact. Training goes on after {steps * now.answers} answers ({consumed} were "
+            "consumed), in other batches; a few thousand answers may come again or be left out"
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the answers of one optimizer step are split.
+
+    Attributes:
+        size: Answers in a batch of one rank.
+        ranks: Processes that train together.
+        accumulated: Batches of one rank in a step.
+    """
+
+    size: int
+    ranks: int
+    accumulated: int
+
+    @classmethod
+    def of(cls, state: dict[str, Any], default: Split) -> Split:
+        """That of a checkpoint; an old one does not say everything."""
+        known = {"size": state["batch_size"], "ranks": state.get("ranks"), "accumulated": state.get("accumulated")}
+        return replace(default, **{name: value for name, value in known.items() if value is not None})
+
+    @property
+    def answers(self) -> int:
+        """Of one optimizer step."""
+        return self.size * self.ranks * self.accumulated
+
+    @property
+    def times(self) -> str:
+        """In words, where batches are accumulated."""
+        return f", accumulated {self.accumulated} times" if self.accumulated > 1 else ""
