@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+_BETWEEN_RANKS = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")  # torch.distributed's
+
 
 @contextmanager
 def plainly() -> Iterator[None]:
@@ -31,7 +33,7 @@ def plain_message(error: BaseException) -> str | None:
     By house rule an error of this package's own kinds, and a `ValueError` raised by its own code (not by a library that
     it calls), is a sentence that says what is wrong, where, and what to do. What the system says of a path (there is no
     such folder, it may not be written) is one, too. What an object raises while Hydra builds it counts as raised by the
-    object.
+    object. What torch.distributed raises where another rank has died is one as well.
     """
     built = False
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
@@ -42,6 +44,11 @@ def plain_message(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, RuntimeError) and ("gloo" in str(error) or type(error).__name__ in _BETWEEN_RANKS):
+        return (
+            "another rank has ended, or cannot be reached: what it wrote last says why; the same command goes on from "
+            "the last checkpoint (HYDRA_FULL_ERROR=1 shows what torch.distributed said)"
+        )
     frames = list(_frames(error.__traceback__))
     raised_here = bool(frames) and str(frames[-1].tb_frame.f_globals.get("__name__", "")).startswith("vidchat.")
     return str(error) if isinstance(error, ValueError) and raised_here else None

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -10,8 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from vidchat.batch import ChunkBatch
 from vidchat.data.folder import FolderError
-from vidchat.data.loading.endless import Draw, Endless, EndlessDataModule, Fixed, in_order
+from vidchat.data.loading.endless import Draw, Endless, EndlessDataModule, Fixed, in_order, uncounted
 from vidchat.data.loading.order import Order, generator_for
 
 
@@ -62,6 +64,59 @@ def test_fixed_batches_are_all_items_in_order_drawn_alike() -> None:
     assert [fixed[k] for k in range(3)] == [fixed[k] for k in range(3)]
     with pytest.raises(IndexError):
         fixed[3]
+
+
+def test_micro_batches_share_a_global_batch_as_ranks_do() -> None:
+    def drawn(rank: int, ranks: int, accumulated: int, count: int, size: int = 2) -> list[Any]:
+        stream = Endless(make, Order.shuffled(1, 10), size, 0, rank, ranks, accumulated)
+        return [stream.batch(k) for k in range(count)]
+
+    alone = drawn(0, 1, 4, 8)
+    first, second = drawn(0, 2, 2, 4), drawn(1, 2, 2, 4)
+    assert [batch for pair in zip(first, second, strict=True) for batch in pair] == alone
+    assert [sum(alone[k : k + 4], []) for k in (0, 4)] == drawn(0, 1, 1, 2, size=8)
+
+
+def test_ranks_take_fixed_batches_in_turn_and_equally_many() -> None:
+    def tensors(draws: list[Draw]) -> dict[str, torch.Tensor]:
+        return {"item": torch.tensor([index for index, _ in draws])}
+
+    alone = [batch["item"].tolist() for batch in Fixed(tensors, in_order(range(5), 2), seed=0)]
+    ranks = [Fixed(tensors, in_order(range(5), 2), 0, rank, 2) for rank in (0, 1)]
+    assert [len(rank) for rank in ranks] == [2, 2]
+    dealt = [batch for pair in zip(*ranks, strict=True) for batch in pair]
+    assert [batch["item"].tolist() for batch in dealt if "count" not in batch] == alone
+    assert float(dealt[-1]["count"]) == 0  # no batch is left for the second rank
+
+
+def test_of_answers_that_do_not_count_all_is_padding() -> None:
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    batch = uncounted(ChunkBatch(torch.zeros(1, 3, 1, 1, 1), mask))
+    assert not batch.chunk_mask.any()
+    assert mask.all()
+
+
+def test_a_limit_of_validation_is_shared_by_the_ranks() -> None:
+    data = Numbers(batch_size=1)
+    data.setup()
+    data.trainer = SimpleNamespace(limit_val_batches=3, world_size=2, global_rank=1)  # type: ignore[assignment]
+    loader = data.val_dataloader()
+    assert isinstance(loader, DataLoader)
+    assert len(loader) == 2
+
+
+def test_another_split_of_the_same_answers_goes_on(recwarn: pytest.WarningsRecorder) -> None:
+    state = Numbers(batch_size=4, seed=5).state_dict() | {"consumed": 6}
+    halves = Numbers(batch_size=2, seed=5)
+    halves.trainer = SimpleNamespace(accumulate_grad_batches=2, world_size=1, global_rank=0)  # type: ignore[assignment]
+    halves.load_state_dict(state)
+    assert halves.consumed == 12
+    assert "holds the same answers" in str(recwarn.pop().message)
+    longer = Numbers(batch_size=4, seed=5)
+    longer.trainer = halves.trainer
+    longer.load_state_dict(state)
+    assert longer.consumed == 6  # three steps of twice the answers
+    assert "accumulated 2 times: resuming is not exact" in str(recwarn.pop().message)
 
 
 class Numbers(EndlessDataModule):

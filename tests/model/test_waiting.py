@@ -23,6 +23,8 @@ from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import clip_and_guard
+from vidchat.training.skips import Skips, absurd
+from vidchat.training.totals import Totals
 
 
 class NoNumbers(TorchFunctionMode):
@@ -106,6 +108,22 @@ def test_a_training_step_never_waits(make_responder, make_batch, set_causal):
     assert all(value.is_meta for value in (*losses.values(), norm, skipped))
     # Without a gradient, a parameter would stop distributed training.
     assert [name for name, value in model.named_parameters() if value.grad is None] == []
+
+
+def test_what_a_step_adds_up_never_waits(make_batch):
+    batch, totals, skips = make_batch().to("meta"), Totals(), Skips(patience=5)
+    scalar = torch.ones((), device="meta")
+    skips.add(scalar, scalar > 0)  # the first one makes what is kept
+    with no_waiting():
+        for _ in range(2):
+            totals.add(batch.chunk_mask.sum(), {"loss": scalar, "inputs": absurd(batch, scalar.device)})
+        count, means = totals.take()
+        skips.add(scalar, means["inputs"] > 0)
+        gradient = torch.nn.Linear(3, 3, device="meta")
+        gradient(torch.ones(1, 3, device="meta")).sum().backward()
+        clip_and_guard(torch.optim.AdamW(gradient.parameters()), gradient, 1.0, 2 / count.clamp(min=1))
+    assert count.is_meta
+    assert means["loss"].is_meta
 
 
 def test_flex_masks_never_wait():

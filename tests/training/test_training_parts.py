@@ -105,6 +105,41 @@ def test_training_stops_after_nans_in_a_row_and_the_weights_are_good(tmp_path: P
     assert all(bool(p.isfinite().all()) for p in module.ema.average.values())
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_bad_data_are_not_called_a_learning_rate_too_high(tmp_path: Path, value: float) -> None:
+    class Bad(StreamModule):
+        def train_dataloader(self) -> DataLoader[Tensor]:
+            return DataLoader([torch.full((3, 4), value)] * 9, batch_size=None)  # type: ignore[arg-type]
+
+    with pytest.raises(NotFiniteError, match="the data are bad, not the learning rate") as caught:
+        make_trainer(tmp_path, 9, []).fit(NoisyModule(patience=2), datamodule=Bad())
+    assert "lower learning rate" not in str(caught.value)
+
+
+def test_good_data_leave_the_learning_rate(tmp_path: Path) -> None:
+    class Exploding(NoisyModule):
+        def losses(self, batch: Tensor) -> dict[str, Tensor]:
+            return {"loss": super().losses(batch)["loss"] * torch.inf}
+
+    with pytest.raises(NotFiniteError, match="with a lower learning rate") as caught:
+        make_trainer(tmp_path, 9, []).fit(Exploding(patience=2), datamodule=StreamModule())
+    assert "data" not in str(caught.value)
+
+
+def test_skipped_updates_are_told_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Flickering(StreamModule):
+        def train_dataloader(self) -> DataLoader[Tensor]:
+            batches = [torch.ones(3, 4) * (torch.nan if k in (2, 5) else 1.0) for k in range(9)]
+            return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    make_trainer(tmp_path / "bad", 9, []).fit(NoisyModule(), datamodule=Flickering())
+    assert "2 of 9 updates were skipped" in caplog.text
+    assert "in 2 of them the batch itself held" in caplog.text
+    caplog.clear()
+    make_trainer(tmp_path / "good", 3, []).fit(NoisyModule(), datamodule=StreamModule())
+    assert "skipped" not in caplog.text
+
+
 def test_every_micro_batch_draws_anew_and_from_its_own_place(tmp_path: Path) -> None:
     """Step and micro-batch, counted on over the end of a step: no two share their noise."""
     seeds: list[int] = []

@@ -80,7 +80,7 @@ class TrainingModule(L.LightningModule):
         seed_step(self.seed, self.place[0], self.place[1] * ranks + self.global_rank)
         losses, count = self.losses(batch), self.count(batch)
         self.totals.add(count, losses | {INPUTS: absurd(batch, self.device)})
-        # Lightning and DDP will take the mean of these; right before the update it becomes the mean over what is counted.
+        # Lightning and DDP take the mean of these; right before the update it becomes the mean over what is counted.
         return losses["loss"] if self.micro_batches == 1 else losses["loss"] * count
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -143,6 +143,17 @@ class TrainingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["accumulated"] = self.trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"])
+        accumulated = self.trainer.accumulate_grad_batches
+        recount(checkpoint, accumulated - checkpoint.get("accumulated", accumulated))
+
+
+def recount(checkpoint: dict[str, Any], more: int) -> None:
+    """Counts Lightning's batches anew, with so many more to each step: or it would think itself within a step."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        for name in counts:
+            counts[name] += more * checkpoint["global_step"]

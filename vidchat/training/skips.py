@@ -1,4 +1,4 @@
-"""Updates that were skipped since their gradient was not finite: how many, in a row and in all, and whose fault it is."""
+"""Updates that were skipped since their gradient was not finite: how many there were, and whether the data are bad."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vidchat.ranks import norm_over_ranks
+
 
 def magnitude(waveform: Tensor, size: int) -> Tensor:
     """Waveform (B, samples) -> magnitude spectrum (B, size//2 + 1, frames); Hann windows, a quarter apart."""
@@ -56,7 +58,9 @@ class SpectralDistance(nn.Module):
     def _at(self, size: int, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         bank = getattr(self, f"bank_{size}")
         a, b = magnitude(output, size), magnitude(target, size)
-        convergence = (a - b).norm() / b.norm().clamp(min=1e-5)
+        # A ratio of norms over the batch: where ranks train together, over all of theirs.
+        norm = norm_over_ranks if output.requires_grad else Tensor.norm
+        convergence = norm(a - b) / norm(b).clamp(min=1e-5)
         mel = (self._log(bank @ a) - self._log(bank @ b)).abs().mean()
         return convergence + (self._log(a) - self._log(b)).abs().mean(), mel
 

@@ -150,10 +150,10 @@ class VideoTokenizerModule(TrainingModule):
             statistics.update(self.network.encode_raw(pictures))
         return statistics.mean_and_std(self.device)
 
-    def _clips(self, batches: int) -> Iterator[Tensor]:
-        """This rank's share of the first training batches, as many as optimizer steps read, whatever was read so far."""
+    def _clips(self, steps: int) -> Iterator[Tensor]:
+        """This rank's share of the training batches of some steps, whatever training itself reads."""
         loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-        for batch in islice(loader, batches * self.trainer.accumulate_grad_batches):
+        for batch in islice(loader, steps * self.trainer.accumulate_grad_batches):
             yield to_pictures(batch["pictures"]).to(self.device)
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:

@@ -34,9 +34,9 @@ class Totals:
         if len(parts) == 1 and not dist.is_initialized():
             return parts[0]
         names = list(parts[0][1])
-        rows = [torch.stack([torch.ones_like(count), *(losses[name].float() for name in names)]) for count, losses in parts]
         counts = torch.stack([count for count, _ in parts])[:, None]
-        # Nothing that is not there counts, not even as 0 x NaN.
-        weighted = torch.where(counts > 0, torch.stack(rows) * counts, 0.0)
-        count, *sums = sum_over_ranks(weighted.sum(0)).unbind()
+        values = torch.stack([torch.stack([losses[name].float() for name in names]) for _, losses in parts])
+        # What counts for nothing does so even where it is NaN.
+        weighted = torch.where(counts > 0, values * counts, 0.0)
+        count, *sums = sum_over_ranks(torch.cat([counts, weighted], dim=1).sum(0)).unbind()
         return count, dict(zip(names, [value / count.clamp(min=1) for value in sums], strict=True))

@@ -48,7 +48,7 @@ class Loaded:
 class DialogueBatches:
     """Makes `ChunkBatch`es from drawn items.
 
-    An item whose tokens cannot be read gives way to one of like length.
+    An item whose tokens cannot be read, or hold what no tokenizer makes, gives way to one of like length.
 
     Args:
         items: What can be drawn.
@@ -133,7 +133,7 @@ class DialogueBatches:
             except ShardError as error:
                 told = str(error)
                 log.warning("skipped an answer of dialogue %s: %s", item.dialogue.id, told)
-        raise ShardError(f"{ATTEMPTS} answers in a row could not be read, the last: {told}")
+        raise ShardError(f"the data are bad: {ATTEMPTS} answers in a row could not be used, the last: {told}")
 
     def _load(self, number: int, item: Item, generator: torch.Generator) -> Loaded:
         cache, chosen = self.caches[item.source], self.conditions

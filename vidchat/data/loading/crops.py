@@ -16,6 +16,7 @@ from torch import Tensor
 from vidchat.data.folder import read_folder
 from vidchat.data.loading.endless import Draw, EndlessDataModule, in_order
 from vidchat.data.loading.order import Order
+from vidchat.data.media.finite import refuse_broken_sound
 from vidchat.data.media.read import Media, MediaError, length_of, read_clip
 from vidchat.data.report import Report
 from vidchat.dialogue import Clip, Dialogue
@@ -52,6 +53,7 @@ class Crop:
         media = read_clip(
             clip, fps=self.fps, size=self.size, sample_rate=self.sample_rate, audio=self.samples is not None
         )
+        refuse_broken_sound(media, clip.path)
         if len(media.pictures) < self.span:
             raise MediaError(
                 f"{clip.path}: has {len(media.pictures)} pictures at {self.fps} fps, a crop needs {self.span}; "

@@ -30,6 +30,7 @@ from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncode
 from vidchat.dialogue import Branch, Dialogue, Split, Tier
 
 log = logging.getLogger(__name__)
+NAMED = 20  # dialogues that a warning names; the report names all
 
 
 @dataclass(frozen=True)
@@ -226,16 +227,34 @@ class DialogueDataModule(EndlessDataModule):
             self._write_report()
 
     def teardown(self, stage: str) -> None:
-        """Says which shards held samples that could not be read."""
-        damage = self.damage()
+        """Says which shards held samples that could not be read, or held impossible values, and of which dialogues."""
+        damage, names = self.damage(), self.damaged_dialogues()
         if damage:
             told = ", ".join(f"{count} of {shard}" for shard, count in damage.items())
-            log.warning("samples that could not be read and were skipped: %s; `vidchat data verify` checks all", told)
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            log.warning(
+                "samples that could not be used and were skipped: %s, of the dialogues %s%s; `vidchat data verify` "
+                "checks all shards",
+                told,
+                ", ".join(names[:NAMED]),
+                more,
+            )
             self.report.skipped += [(shard, f"{count} samples could not be read") for shard, count in damage.items()]
+            self.report.skipped += [(f"dialogue {name}", "a sample of it could not be used") for name in names]
             self._write_report()
 
+    def damaged_dialogues(self) -> list[str]:
+        """Ids of the dialogues of which a sample could not be used so far, in any process of this rank."""
+        found: dict[str, None] = {}
+        made = [cast(DialogueBatches, split[0]).items for split in (self.train, self.val) if split is not None]
+        for number, source in enumerate(self.sources):
+            pieces = self.folders[source.root].cache.damaged_pieces()
+            if pieces:
+                found |= dict.fromkeys(name for items in made for name in items.dialogues_of(pieces, number))
+        return list(found)
+
     def damage(self) -> dict[str, int]:
-        """How many samples of each shard could not be read so far, in any process of this rank."""
+        """How many samples of each shard could not be used so far, in any process of this rank."""
         found: dict[str, int] = {}
         for folder in self.folders.values():
             found |= {f"{folder.root}: {shard}": count for shard, count in folder.cache.damage().items()}

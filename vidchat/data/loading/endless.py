@@ -221,8 +221,8 @@ class EndlessDataModule(L.LightningDataModule):
         """Says what another split of a step's answers means; the same number of answers counts as consumed."""
         ranks, answers = ("rank" if before.ranks == 1 else "ranks"), ("answer" if before.size == 1 else "answers")
         told = (
-            f"the checkpoint was made with {before.ranks} {ranks} of {before.size} {answers}{before.times}, and this run "
-            f"has {now.ranks} of {now.size}{now.times}"
+            f"the checkpoint was made with {before.ranks} {ranks} of {before.size} {answers}{before.times}, and this "
+            f"run has {now.ranks} of {now.size}{now.times}"
         )
         consumed = self.consumed // before.accumulated * before.answers
         steps = round(consumed / now.answers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, get_args, overload
 
@@ -171,6 +171,17 @@ class Items(Sequence[Item]):
     def _turn(self, number: int) -> TurnKey:
         key, part, role = self._turns.row(number)
         return TurnKey(PARTS[part], key_of(key), ROLE_NAMES[role])
+
+    def dialogues_of(self, pieces: Collection[int], source: int) -> list[str]:
+        """The ids of a source's dialogues that need one of some pieces, by the numbers that stand for their keys."""
+        wanted = np.fromiter(pieces, np.uint64, len(pieces))
+        column = self._columns.view
+        found = np.isin(column("answer"), wanted) | (column("asked").astype(bool) & np.isin(column("question"), wanted))
+        turns = np.flatnonzero(np.isin(self._turns.view("key"), wanted))
+        ends = column("first_turn") + column("turns")
+        found[np.searchsorted(ends, turns, side="right")] = True
+        rows = column("row")[found & (column("source") == source)]
+        return [self.tables[source][row].id for row in np.unique(rows).tolist()]
 
     @property
     def sources(self) -> np.ndarray:

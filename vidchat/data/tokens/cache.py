@@ -67,7 +67,9 @@ class TokenCache:
         self.tracks: dict[Track, TrackCache] = {"latents": TrackCache(self.folder, *latents, longer=True)}
         self.longest: int = self.tracks["latents"].ingredients["longest"]
         for track, ingredients in others:  # of one length with the latents, since spans follow each other
-            self.tracks[track] = TrackCache(self.folder, track, ingredients | {"longest": self.longest})
+            vocabulary = getattr(encoder.audio_codec, "vocabulary", None) if track == "codes" else None
+            told = ingredients | {"longest": self.longest}
+            self.tracks[track] = TrackCache(self.folder, track, told, vocabulary=vocabulary)
         self.media = MediaShards(self.root)
         self._folders: dict[str, bool] = {}
 
@@ -159,8 +161,12 @@ class TokenCache:
         for track in self.tracks.values():
             _ = track.damaged
 
+    def damaged_pieces(self) -> set[int]:
+        """The numbers that stand for the keys of pieces that turned out to be unusable, in any process."""
+        return {piece for track in self.tracks.values() for piece in track.damaged_pieces()}
+
     def damage(self) -> dict[str, int]:
-        """How many samples of each shard turned out to be unreadable, in any process."""
+        """How many samples of each shard turned out to be unusable, in any process."""
         return {name: count for track in self.tracks.values() for name, count in track.damage().items()}
 
     def refuse_stale(self, pieces: Iterable[Piece]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from vidchat.data.media.finite import refuse_broken_sound
 from vidchat.data.media.read import Media, MediaError, is_wide, read_clip
 from vidchat.dialogue import ChunkClock, Clip
 
@@ -144,6 +145,7 @@ class ClipEncoder:
             max_seconds=longest / self.fps if piece.part == "first" else None,
             last=longest if piece.part == "last" else None,
         )
+        refuse_broken_sound(media, piece.clip.path)
         count, least = len(media.pictures), self.clock.pictures(1)
         if count < least:
             raise MediaError(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vidchat.data.tokens.encoder import Track
 from vidchat.data.tokens.made_with import MADE_WITH, folder_name, identity, read_made_with
+from vidchat.data.tokens.plausible import implausible
 from vidchat.data.tokens.shards import ShardError, ShardReader, indexes, write_whole, zeros_shared
 from vidchat.data.tokens.track_index import Entry, Stamp, TrackIndex
 
@@ -29,6 +30,7 @@ class TrackCache:
         track: Which track.
         ingredients: Everything that decides its tokens.
         longer: Whether a cache that differs only in having longer pieces serves too; the shortest such is read.
+        vocabulary: V of codes, which are 0 .. V-1; `None` if it is not known.
 
     Attributes:
         folder: Of this track.
@@ -39,8 +41,15 @@ class TrackCache:
         CacheError: A folder bears a fingerprint that is not of what it says it was made with.
     """
 
-    def __init__(self, folder: Path, track: Track, ingredients: dict[str, Any], longer: bool = False) -> None:
-        self.track, self.reader = track, ShardReader()
+    def __init__(
+        self,
+        folder: Path,
+        track: Track,
+        ingredients: dict[str, Any],
+        longer: bool = False,
+        vocabulary: int | None = None,
+    ) -> None:
+        self.track, self.vocabulary, self.reader = track, vocabulary, ShardReader()
         self.others: dict[Path, dict[str, Any]] = {}
         self.ingredients, self.folder, self.exists = ingredients, folder / folder_name(track, ingredients), False
         for made in sorted(folder.glob(f"{track}-*/{MADE_WITH}")):
@@ -90,7 +99,7 @@ class TrackCache:
 
     @cached_property
     def damaged(self) -> Tensor:
-        """(samples,) uint8 that every process shares: which samples turned out to be unreadable."""
+        """(samples,) uint8 that every process shares: which samples turned out to be unusable."""
         return zeros_shared(self.index.count)
 
     def ahead(self, key: str, span: int) -> None:
@@ -102,14 +111,19 @@ class TrackCache:
         """One span's tokens, as stored.
 
         Raises:
-            ShardError: They cannot be read; the sample is marked in `damaged`.
+            ShardError: They cannot be read, or hold what no tokenizer makes; the sample is marked in `damaged`.
         """
         entry = self._known(key)
+        shard = self.shards[entry.shard]
         try:
-            return self.reader.tensor(self.shards[entry.shard], entry.samples[span].member, self.track)
+            tokens = self.reader.tensor(shard, entry.samples[span].member, self.track)
+            why = implausible(self.track, tokens, self.vocabulary)
+            if why is not None:
+                raise ShardError(f"{shard}: sample {key}/{span} is bad: {why}; delete the shard and encode again")
         except ShardError:
             self.damaged[entry.number + span] = 1
             raise
+        return tokens
 
     def _known(self, key: str) -> Entry:
         entry = self.entry(key)
@@ -117,8 +131,14 @@ class TrackCache:
             raise KeyError(f"{self.folder} holds no piece {key}")
         return entry
 
+    def damaged_pieces(self) -> list[int]:
+        """The numbers that stand for the keys of the pieces of which a sample turned out to be unusable."""
+        if "damaged" not in self.__dict__ or not bool(self.damaged.any()):
+            return []
+        return self.index.pieces_of(np.flatnonzero(self.damaged.numpy()))
+
     def damage(self) -> dict[str, int]:
-        """How many samples of each shard turned out to be unreadable."""
+        """How many samples of each shard turned out to be unusable."""
         if "damaged" not in self.__dict__ or not bool(self.damaged.any()):
             return {}
         shards = Counter(self.index.shards_of(np.flatnonzero(self.damaged.numpy())).tolist())

@@ -168,10 +168,18 @@ class TrackIndex:
 
     def shards_of(self, samples: np.ndarray) -> np.ndarray:
         """(n,) the shards of n samples, by their numbers."""
+        return self._pieces.view("shard")[self._rows_of(samples)]
+
+    def pieces_of(self, samples: np.ndarray) -> list[int]:
+        """The numbers that stand for the keys of the pieces of some samples, each once."""
+        found: list[int] = np.unique(self._pieces.view("piece")[self._rows_of(samples)]).tolist()
+        return found
+
+    def _rows_of(self, samples: np.ndarray) -> np.ndarray:
         first = self._pieces.view("first")
         order = np.argsort(first, kind="stable")
-        place = np.searchsorted(first[order], samples, side="right") - 1
-        return self._pieces.view("shard")[order[place]]
+        rows: np.ndarray = order[np.searchsorted(first[order], samples, side="right") - 1]
+        return rows
 
 
 def _stamp(told: list[int] | None) -> Stamp:

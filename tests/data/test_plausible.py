@@ -1,0 +1,151 @@
+"""Tokens that are whole but cannot be: skipped, counted, and named with their dialogue and shard."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from folders import SIZE, Bytes, Codec, Vae, make_folder
+from torch import Tensor
+
+from vidchat.data.loading.conditions import Conditions
+from vidchat.data.loading.crops import ClipDataModule
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.media.read import Media
+from vidchat.data.tokens.encoder import WorkingPoint
+from vidchat.data.tokens.plausible import implausible
+from vidchat.data.tokens.shards import ShardError
+
+LONG = 29  # frames of the clips of dialogues 2 and 5
+
+
+class BadVae(Vae):
+    """Gives some of the latents of long clips, or of all, another value."""
+
+    def __init__(self, spoil: Any, every: bool = False) -> None:
+        super().__init__()
+        self.spoil, self.every = spoil, every
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        latents = super().encode(pictures)
+        return self.spoil(latents) if self.every or pictures.shape[2] == LONG else latents
+
+
+BadVae.__name__ = "Vae"  # the name is part of what tokens are said to be made with
+
+
+class BadCodec(Codec):
+    vocabulary = 1000
+
+    def __init__(self, code: int | None = None) -> None:
+        self.code = code
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        codes = super().encode(waveform)
+        if self.code is not None and waveform.shape[1] == (LONG - 1) * 640:
+            codes[:, 3, 1] = self.code
+        return codes
+
+
+def module(root: Path, vae: Vae, codec: Codec, workers: int = 0, **chosen: Any) -> DialogueDataModule:
+    tools = Tools(vae, codec, Bytes(), None)
+    conditions = Conditions(text="answer", **chosen)
+    data = DialogueDataModule([Source(root)], WorkingPoint(25, SIZE), conditions, Batching(2, 0, workers), tools)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def last(value: float) -> Any:
+    def spoil(latents: Tensor) -> Tensor:
+        latents[..., -1] = value
+        return latents
+
+    return spoil
+
+
+BAD = [
+    pytest.param(BadVae(last(torch.nan)), BadCodec(), "latents", id="nan"),
+    pytest.param(BadVae(last(-torch.inf)), BadCodec(), "latents", id="inf"),
+    pytest.param(BadVae(last(1e30)), BadCodec(), "latents", id="1e30"),
+    pytest.param(BadVae(lambda latents: latents * 1e6), BadCodec(), "latents", id="a million times"),
+    pytest.param(Vae(), BadCodec(1000), "codes", id="one code too large"),
+    pytest.param(Vae(), BadCodec(-1), "codes", id="negative code"),
+]
+
+
+@pytest.mark.parametrize(("vae", "codec", "track"), BAD)
+def test_impossible_tokens_are_skipped_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, vae: Vae, codec: Codec, track: str
+) -> None:
+    module(make_folder(tmp_path, ["train"] * 8), vae, codec)
+    caplog.clear()
+    data = module(tmp_path, Vae(), BadCodec(), workers=0)
+    batches = islice(data.train_dataloader(), 8)
+    texts = Counter(bytes(ids).decode() for batch in batches for ids in batch.text_ids.tolist())
+    assert sum(texts.values()) == 16
+    assert not {"a2", "a5"} & set(texts)
+    assert f"skipped an answer of dialogue d2: {tmp_path}/tokens/{track}" in caplog.text
+    data.teardown("fit")
+    assert caplog.records[-1].levelno == logging.WARNING
+    assert f"2 of {tmp_path}: {track}-" in caplog.messages[-1]
+    assert "of the dialogues d2, d5;" in caplog.messages[-1]
+    assert "dialogue d5: a sample of it could not be used" in (tmp_path / "tokens" / "report.txt").read_text()
+
+
+def test_what_conditions_an_answer_is_looked_at_too_whoever_reads_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_folder(tmp_path, ["train"] * 8)
+    module(root, BadVae(last(torch.nan)), BadCodec(), initiator=True)
+    data = module(root, Vae(), BadCodec(), workers=2, initiator=True)
+    for batch in islice(data.train_dataloader(), 8):
+        assert batch.turn_latents is not None
+        assert bool(batch.turn_latents.isfinite().all())
+    data.teardown("fit")
+    assert "of the dialogues d2, d5;" in caplog.messages[-1]
+
+
+def test_where_all_tokens_are_bad_the_data_are_said_to_be(tmp_path: Path) -> None:
+    module(make_folder(tmp_path, ["train"] * 3), BadVae(last(torch.nan), every=True), BadCodec())
+    data = module(tmp_path, Vae(), BadCodec())
+    with pytest.raises(ShardError, match=r"the data are bad: 20 answers .*latents-.*shard-.*sample .* nan"):
+        next(iter(data.train_dataloader()))
+
+
+def test_plausible_values_are_let_through() -> None:
+    assert implausible("latents", 30 * torch.randn(3, 4).half()) is None
+    assert implausible("features", 2e4 * torch.ones(3)) is None
+    assert implausible("codes", torch.tensor([0, 1023]), 1024) is None
+    told = implausible("codes", torch.tensor([0, 1024]), 1024)
+    assert told == "its codes lie between 0 and 1024, where 0 to 1023 is possible"
+    assert implausible("latents", torch.zeros(0)) is None
+    assert implausible("features", torch.tensor([0.0, torch.nan])) is not None
+
+
+def test_sound_that_is_no_number_is_skipped_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vidchat.data.loading import crops
+    from vidchat.data.tokens import encoder
+
+    read = crops.read_clip
+
+    def spoiled(clip: Any, **options: Any) -> Media:
+        media = read(clip, **options)
+        if clip.path.stem == "a2":
+            media.waveform[7] = torch.nan
+        return media
+
+    monkeypatch.setattr(crops, "read_clip", spoiled)
+    monkeypatch.setattr(encoder, "read_clip", spoiled)
+    make_folder(tmp_path, ["train"] * 3)
+    data = ClipDataModule(tmp_path, 25, SIZE, 16000, None, 3200, batch_size=2)
+    data.setup()
+    assert data.report.read == 5
+    assert "a2.mp4" in str(data.report)
+    assert "no numbers" in str(data.report)
+    assert "a2.mp4" in str(module(tmp_path, Vae(), BadCodec()).report)
