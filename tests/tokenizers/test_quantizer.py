@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from vidchat.tokenizers.quantizer import ResidualQuantizer, VectorQuantizer, code_use
@@ -63,6 +64,18 @@ def test_dead_entries_come_back_to_life() -> None:
     used, _ = code_use(quantizer.encode(vectors)[:, None], 8)
     assert used.item() >= 7
     assert quantizer.codebook.abs().max() < 2 * centres.abs().max()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_vectors_that_are_not_finite_move_no_codebook(value: float) -> None:
+    _, vectors = clusters(8)
+    quantizer = VectorQuantizer(8, 4, decay=0.8)
+    quantizer.usage[3] = 0.0  # dead, and not to be revived by what is broken
+    before = quantizer.codebook.clone(), quantizer.usage.clone()
+    vectors[5, 2] = value
+    quantizer.update(vectors, quantizer.encode(vectors))
+    assert torch.equal(quantizer.codebook, before[0])
+    assert torch.equal(quantizer.usage, before[1])
 
 
 def test_evaluation_leaves_the_codebooks_alone() -> None:

@@ -82,6 +82,15 @@ def test_it_overfits_a_tiny_batch_through_all_phases(tmp_path: Path) -> None:
         assert (file.getframerate(), file.getnframes()) == (RATE, RATE)
 
 
+def test_vectors_that_are_not_finite_are_not_remembered() -> None:
+    trained = module(steps=8, plain_steps=5)
+    vectors = torch.randn(2, 10, trained.recent.shape[1])
+    vectors[1, 3, 0] = torch.nan
+    trained._remember(vectors)
+    assert bool(trained.recent.isfinite().all())
+    assert torch.equal(trained.recent[:10], vectors[0])
+
+
 def test_the_quantiser_sleeps_until_its_phase_and_then_fits_the_encoder(tmp_path: Path) -> None:
     trained = module(steps=8, plain_steps=5)
     before = trained.network.quantizer.levels[0].codebook.clone()

@@ -181,6 +181,17 @@ def test_statistics_in_training_follow_mean_and_deviation() -> None:
     torch.testing.assert_close(trained.network.latents_std, expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_latents_that_are_not_finite_move_no_statistics(value: float) -> None:
+    trained = module(momentum=0.1)
+    before = trained.network.latents_mean.clone(), trained.network.latents_std.clone()
+    raw = torch.randn(4, 8, 2, 8, 8)
+    raw[1, 2, 0, 3, 3] = value
+    trained._follow(raw)
+    assert torch.equal(trained.network.latents_mean, before[0])
+    assert torch.equal(trained.network.latents_std, before[1])
+
+
 def test_windows_lie_on_the_latent_grid_and_anywhere_on_it() -> None:
     trained = module()
     stride = trained.network.spatial_stride
