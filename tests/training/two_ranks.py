@@ -174,11 +174,21 @@ def wait_for(path: Path, seconds: float = 120) -> Path:
     return path
 
 
+def other_signs(eigh: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What another machine may give: the same directions, seen from behind."""
+
+    def turned(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = eigh(matrix)
+        return values, -vectors
+
+    return turned
+
+
 def main(directory: Path) -> None:
     rank = int(os.environ["LOCAL_RANK"])
     torch.set_num_threads(1)
-    if rank == 1:  # another machine may give principal components other signs
-        torch.linalg.eigh = lambda matrix, eigh=torch.linalg.eigh: tuple(-value if value.dim() == 2 else value for value in eigh(matrix))
+    if rank == 1:
+        torch.linalg.eigh = other_signs(torch.linalg.eigh)  # type: ignore[misc]
     seen = {stage: run(stage, directory, 2, save=directory / f"{stage}_two.ckpt") for stage in STAGES}
     seen["resumed"] = run("pretrain_av", directory, 2, resume=wait_for(directory / "alone.ckpt"))
     torch.save(seen, directory / f"rank_{rank}.pt")
