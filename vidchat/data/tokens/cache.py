@@ -159,7 +159,7 @@ class TokenCache:
     def share_damage(self) -> None:
         """Makes the place where every process that is started from now on marks what it cannot read."""
         for track in self.tracks.values():
-            _ = track.damaged
+            _ = track.verdicts
 
     def damaged_pieces(self) -> set[int]:
         """The numbers that stand for the keys of pieces that turned out to be unusable, in any process."""
