@@ -128,6 +128,15 @@ def test_plausible_values_are_let_through() -> None:
     assert implausible("features", torch.tensor([0.0, torch.nan])) is not None
 
 
+@pytest.mark.parametrize("score", ["1e30", "-1e9"])
+def test_an_absurd_score_leaves_its_dialogue_out_and_the_others_alone(tmp_path: Path, score: str) -> None:
+    manifest = make_folder(tmp_path, ["train"] * 4) / "dialogues.jsonl"
+    manifest.write_text(manifest.read_text().replace('"dover": 3', f'"dover": {score}'))
+    data = module(tmp_path, Vae(), BadCodec(), scores=("dover",))
+    assert data.statistics == [pytest.approx((1.0, (2 / 3) ** 0.5))]
+    assert "dialogue d3: a score of its answer is infinite or beyond 1e+06" in str(data.report)
+
+
 def test_sound_that_is_no_number_is_skipped_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vidchat.data.loading import crops
     from vidchat.data.tokens import encoder

@@ -18,6 +18,8 @@ from vidchat.data.report import Report
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.made_with import CacheError
 
+LARGEST_SCORE = 1e6  # one that is larger would leave nothing of the others when they are standardised
+SCORES = f"a score of its answer is infinite or beyond {LARGEST_SCORE:g}; mend it in the manifest, or take it out"
 SHAPES = "its turns and its answer are not of one shape; give them the same orientation"
 
 
@@ -61,6 +63,8 @@ def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> I
             rows = stock.rows[first : first + BLOCK]
             doubtful = rows[~stock.pieces.encoded(rows)].tolist()
             why = {row: told for row in doubtful if (told := _why_not(stock, row)) is not None}
+            absurd = (np.abs(stock.pieces.scores(rows)) > LARGEST_SCORE).any(1)
+            why |= {row: SCORES for row in rows[absurd].tolist() if row not in why}
             kept = ~np.isin(rows, np.fromiter(why, np.int64, len(why)))
             if kept.any():
                 answers = _answers(stock, source, rows[kept], person[first : first + BLOCK][kept])
