@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-_BETWEEN_RANKS = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")  # torch.distributed's
-
-
 @contextmanager
 def plainly() -> Iterator[None]:
     """Ends a command with code 1 and `error: ...` on stderr where a person can put the error right.
@@ -44,7 +41,7 @@ def plain_message(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, RuntimeError) and ("gloo" in str(error) or type(error).__name__ in _BETWEEN_RANKS):
+    if isinstance(error, RuntimeError) and ("gloo" in str(error) or type(error).__name__.startswith("Dist")):
         return (
             "another rank has ended, or cannot be reached: what it wrote last says why; the same command goes on from "
             "the last checkpoint (HYDRA_FULL_ERROR=1 shows what torch.distributed said)"

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import FolderError
 from vidchat.data.loading.endless import Draw, Endless, EndlessDataModule, Fixed, in_order, uncounted
+from vidchat.data.loading.lending import Handed
 from vidchat.data.loading.order import Order, generator_for
 
 
@@ -95,6 +96,8 @@ def test_of_answers_that_do_not_count_all_is_padding() -> None:
     batch = uncounted(ChunkBatch(torch.zeros(1, 3, 1, 1, 1), mask))
     assert not batch.chunk_mask.any()
     assert mask.all()
+    handed = uncounted(Handed(ChunkBatch(torch.zeros(1, 3, 1, 1, 1), mask), None, []))  # as a loader's process sends it
+    assert not handed.batch.chunk_mask.any()
 
 
 def test_a_limit_of_validation_is_shared_by_the_ranks() -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from vidchat.data.folder import FolderError
+from vidchat.data.loading.lending import Handed
 from vidchat.data.loading.order import Order, generator_for
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,9 @@ class Fixed(Dataset):
 
 def uncounted(batch: Any) -> Any:
     """The same batch, of which nothing counts: all is padding, or its `count` is 0."""
+    if isinstance(batch, Handed):
+        batch.batch = uncounted(batch.batch)
+        return batch
     if isinstance(batch, dict):
         return batch | {"count": torch.zeros(())}
     return replace(batch, chunk_mask=torch.zeros_like(batch.chunk_mask))

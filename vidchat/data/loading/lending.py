@@ -56,10 +56,10 @@ class Lender:
     def hand_over(self, batch: Any) -> Any:
         """A batch made of this lender's tensors, ready to be sent: it arrives as the batch itself."""
         handed, self._handed = self._handed, []
-        return _Handed(batch, self._lent, handed) if handed else batch
+        return Handed(batch, self._lent, handed) if handed else batch
 
 
-class _Handed:
+class Handed:
     """A batch on its way."""
 
     def __init__(self, batch: Any, lent: Tensor | None, slots: list[int]) -> None:
