@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -14,7 +15,7 @@ from vidchat.cli import app
 from vidchat.data.folder import FolderError
 from vidchat.data.synthetic.espeak import SpeechError
 from vidchat.dialogue import Clip
-from vidchat.errors import plainly
+from vidchat.errors import plain_message, plainly
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,6 +77,15 @@ def test_a_wrong_path_is_told_in_one_sentence(
     assert done.output.startswith("error: ")
     assert len(done.output.strip().splitlines()) == 1, done.output
     assert told in done.output
+
+
+def test_what_torch_says_when_a_rank_has_died_is_a_sentence() -> None:
+    said = "[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:39660: Connection reset by peer."
+    for error in (RuntimeError(said), torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0.")):
+        message = plain_message(error)
+        assert message is not None
+        assert message.startswith("another rank has ended")
+    assert plain_message(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+
 @contextmanager
 def plainly() -> Iterator[None]:
     """Ends a command with code 1 and `error: ...` on stderr where a person can put the error right.
