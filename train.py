@@ -40,6 +40,7 @@ def train(config: DictConfig) -> Path:
         SystemExit: it was stopped by a signal, with a checkpoint to go on from.
     """
     plain = check_config(config)
+    torch.manual_seed(plain["seed"])  # of first weights: training itself seeds every micro-batch
     if plain["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, for what is not in half precision, samples above all
     output = Path(plain["output_dir"])

@@ -110,6 +110,24 @@ def test_a_resumed_stage_has_the_losses_of_one_that_never_stopped(
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+def test_a_tokenizer_starts_from_weights_of_the_seed(folder: Path, tmp_path: Path) -> None:
+    vae = "{_target_: vidchat.tokenizers.stacked.StackedVAE, channels: 2, patch: 8, widths: [4], "
+    words = [
+        "stage=tokenizer_video", "data=folder", f"data.root={folder}", "data.size=[32,32]", "data.batch_size=1",
+        "stage.steps=1", "logger=none", "callbacks={}", "stage.pictures=5", "stage.module.start_batches=0",
+        "+stage.module.statistics_batches=1", f"video_vae={vae} encoder_blocks: [1], decoder_blocks: [1]}}",
+        "trainer.limit_val_batches=0",
+    ]  # fmt: skip
+    weights = []
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            torch.rand(len(weights))  # whatever the state of the generator
+            built = compose("train", [*words, f"output_dir={tmp_path / name}", f"seed={seed}"])
+            weights.append(StackedVAE.load(train_script.train(built)).encoder[0].weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.allclose(weights[0], weights[2], atol=0.01)
+
+
 def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
     half = config(folder, tmp_path / "half", "sft_dyadic", "trainer.precision=bf16-mixed", "callbacks={}")
     train_script.train(half)

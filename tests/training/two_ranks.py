@@ -86,8 +86,8 @@ def sounds(draws: list[Draw]) -> dict[str, Tensor]:
 
 
 def build(stage: str, batch_size: int) -> tuple[TrainingModule, Data]:
-    """A stage's module, always with the same weights, and its data."""
-    torch.manual_seed(0)
+    """A stage's module and its data; where the module does not seed its weights, each rank draws others."""
+    torch.manual_seed(int(os.environ.get("LOCAL_RANK", "0")))
     settings = OptimizerSettings(lr=3e-3, steps=STEPS, warmup=1, ema_decay=0.9)
     video = StackedVAE(channels=4, patch=4, widths=[8, 8], encoder_blocks=[1, 1], decoder_blocks=[1, 1])
     if stage == "tokenizer_video":

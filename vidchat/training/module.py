@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from vidchat.ranks import copy_from_first_rank
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
 from vidchat.training.seeding import seed_for, seed_step
@@ -71,6 +72,10 @@ class TrainingModule(L.LightningModule):
         raise NotImplementedError
 
     # One step of training, in the order in which Lightning calls it.
+
+    def on_train_start(self) -> None:
+        # The weights are rank 0's since DDP has them; the average was taken before that.
+        copy_from_first_rank(self.ema.average.values())
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         step, micro = self.place

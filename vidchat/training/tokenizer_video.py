@@ -133,6 +133,7 @@ class VideoTokenizerModule(TrainingModule):
 
         Weights were made equal on all ranks before this hook, so whatever it does it must do alike.
         """
+        super().on_train_start()
         if self.global_step == 0 and self.start_batches and isinstance(self.network, StackedVAE):
             self.network.start_from(self._clips(self.start_batches), self.start_motion)
             self.ema.reset()
