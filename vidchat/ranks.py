@@ -59,6 +59,6 @@ class _NormOverRanks(torch.autograd.Function):
         return norm
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         value, norm = ctx.saved_tensors
         return rank_count() * gradient * value / norm.clamp(min=torch.finfo(norm.dtype).tiny)

@@ -120,9 +120,9 @@ class StackedVAE(ChunkwiseVAE):
             count, total, products = count + len(blocks), total + blocks.sum(0), products + blocks.T @ blocks
         for value in (count, total, products):
             sum_over_ranks(value)
-        blocks = float(count.clamp(min=1))
-        mean = total / blocks
-        return mean, products / blocks - mean[:, None] * mean
+        seen = float(count.clamp(min=1))
+        mean = total / seen
+        return mean, products / seen - mean[:, None] * mean
 
     def _weigh(self, blocks: Tensor, motion: float) -> Tensor:
         """Blocks (D, n), the deviations from their mean picture multiplied; symmetric, and `1 / motion` undoes it."""

@@ -110,7 +110,7 @@ def clip_and_guard(
     if scale is None:
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
     else:
-        gradients = [value.grad for value in parameters]
+        gradients = [value.grad for value in parameters if value.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) * scale
         torch._foreach_mul_(gradients, scale * (clip / (norm + 1e-6)).clamp(max=1))
     skipped = (~torch.isfinite(norm)).to(torch.float32)
