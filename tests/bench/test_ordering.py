@@ -24,6 +24,7 @@ from vidchat.data.synthetic.script import Case
 
 SIDE = 64
 LENGTHS = (36, 46, 60)  # frames; so different that each falls out of the other's length bounds
+INSENSITIVE = {"proxy-face found", "coverage"}  # without a detector every frame that is not blank has a face
 EMPTY, LESS, SAME = "nothing", " less one", "truths in other places"
 
 
@@ -151,7 +152,7 @@ def test_the_truth_is_the_ceiling_and_an_empty_folder_the_floor(result):
             assert good[TRUTH] >= value - 1e-9, f"{name} passes the truth in {column}"
             assert value >= good[EMPTY] - 1e-9, f"{name} falls below nothing at all in {column}"
         assert good[TRUTH] > good[EMPTY], column
-        assert good[TRUTH] > good["noise"] or column == "face found", column
+        assert good[TRUTH] > good["noise"] or column in INSENSITIVE, column
 
 
 def test_no_answer_gains_by_being_deleted(result):
@@ -165,12 +166,12 @@ def test_the_same_set_of_clips_is_at_distance_0_whoever_they_answer(result):
     seen = 0
     for system in result.systems:
         for number in system.numbers:
-            if number.column.kind == "frechet" and system.name in (TRUTH, SHUFFLED, SAME):
+            if number.column.kind == "frechet" and system.name in (TRUTH, SHUFFLED):
                 assert number.value == pytest.approx(0, abs=1e-6), (system.name, number.column.name)
                 seen += 1
-    assert seen == 9
+    assert seen == 6
 
 
 def test_a_near_copy_is_better_than_noise_in_every_measure(result):
     for column, good in table(result).items():
-        assert good["round trip"] > good["noise"] or column == "face found", column
+        assert good["round trip"] > good["noise"] or column in INSENSITIVE, column
