@@ -22,6 +22,12 @@ Better = Literal["higher", "lower", "zero", "truth"]
 """Which way is better; `truth` is as near to the true answer's value as can be."""
 
 
+NO_TURNS = {
+    "speaking": "every true answer only listens, so measures of speech do not apply",
+    "listening": "no true answer listens (pairs of the branch 'listening', or whose true answer says nothing)",
+    "any": "no pair has what it needs",
+}
+"""Why no pair has a measure's number, by the turns that it can measure."""
 FAR = -10.0
 """Features of a missing clip, in those of its truth."""
 

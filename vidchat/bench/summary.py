@@ -9,7 +9,7 @@ import numpy as np
 
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.intervals import mean_interval, resamples, spread_interval
-from vidchat.bench.measure import Column, Measure, titled
+from vidchat.bench.measure import NO_TURNS, Column, Measure, titled
 from vidchat.bench.pairs import Pair, candidates_hash
 from vidchat.bench.responsiveness import COLUMNS as LOGGED
 from vidchat.bench.results import Number, PairScore, SystemResult
@@ -79,7 +79,7 @@ class Summary:
             return "no pair has candidate replies; `vidchat bench candidates` makes them"
         if measure.turns == "listening":
             return "in no pair does the responder only listen"
-        return measure.needs or "no pair has what it needs"
+        return measure.needs or NO_TURNS[measure.turns]
 
     def _mean(self, column: Column, scores: Sequence[PairScore]) -> tuple[float, float, float, int]:
         values = np.array([score.values.get(column.name, np.nan) for score in scores])

@@ -37,6 +37,7 @@ class FaceLooks(Measure):
 
     dimension = "identity"
     columns = IDENTITY
+    doubt = "Clothes, light and pose weigh as much as the face: it tells two filmed people apart, not two like faces."
 
     needs_reference = True
 

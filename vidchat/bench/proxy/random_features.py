@@ -27,6 +27,7 @@ class RandomFeatures(Measure):
     """What both stand-ins share: features in [0, 1), so that a missing clip's can be beyond those of any clip."""
 
     dimension = "video quality"
+    doubt = "It sees textures, colours, layout and motion, not whether it is a person: trust large differences only."
 
     def absent(self, true: Features) -> Features:
         """-1 in every dimension, where a clip has 0 or more: farther from any truth than any clip can be."""
