@@ -1,8 +1,9 @@
-"""Truth >= any answer >= no answer, in every measure, on rendered and on filmed-like clips."""
+"""Truth >= any answer >= no answer, in every measure, on rendered, filmed-like and (where they are) filmed clips."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from vidchat.bench.pairs import CANDIDATES, PAIRS, read_pairs
 from vidchat.bench.scoring import score
 from vidchat.bench.suite import Backends
 from vidchat.bench.systems import SHUFFLED, TRUTH, Folder
-from vidchat.data.media.read import Media, write_clip
+from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.data.synthetic.cast import make_speaker
 from vidchat.data.synthetic.face import draw_face
 from vidchat.data.synthetic.performance import perform
 from vidchat.data.synthetic.script import Case
+from vidchat.dialogue import Clip
 
 SIDE = 64
 LENGTHS = (36, 46, 60)  # frames; so different that each falls out of the other's length bounds
@@ -107,12 +109,22 @@ def answers(truth: Media, other: Media, seed: int) -> dict[str, Media]:
     }
 
 
-@pytest.fixture(scope="module", params=["rendered", "filmed"])
+def real(folder: Path, number: int, frames: int) -> Media:
+    """A filmed speaker."""
+    path = sorted(folder.glob("grid_*.mp4"))[number]
+    clip = Clip(path, "", start=0.5, end=0.5 + frames / 25)
+    return read_clip(clip, fps=25, size=(SIDE, SIDE), sample_rate=16000)
+
+
+@pytest.fixture(scope="module", params=["rendered", "filmed-like", "real"])
 def result(request, tmp_path_factory):
     """All systems' numbers: every kind of answer, each kind with one clip deleted, and an empty folder."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)
-    truths = [{"rendered": rendered, "filmed": filmed}[request.param](n, frames) for n, frames in enumerate(LENGTHS)]
+    people = {"rendered": rendered, "filmed-like": filmed}
+    if request.param == "real":
+        people["real"] = partial(real, request.getfixturevalue("real_clips"))
+    truths = [people[request.param](number, frames) for number, frames in enumerate(LENGTHS)]
     write_bench(folder, truths)
     for number, truth in enumerate(truths):
         for name, media in answers(truth, truths[(number + 1) % len(truths)], number).items():
