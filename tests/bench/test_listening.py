@@ -144,3 +144,10 @@ def test_a_column_that_no_pair_can_have_is_a_dash_with_its_reason(folder, tmp_pa
 def test_the_branch_stands_in_the_pairs_file(folder):
     lines = [json.loads(line) for line in (folder / "bench" / PAIRS).read_text().splitlines()]
     assert [line["branch"] for line in lines if "id" in line] == ["listening", "dialogue"]
+
+
+def test_a_truth_that_is_too_short_for_a_measure_is_not_said_to_listen(folder, tmp_path):
+    pair = read_pairs(folder / "bench")[1]
+    short = replace(pair, truth=replace(pair.truth, start=0.1, end=0.42, text="so"), answer_seconds=0.32)
+    missing = make_table([run(folder, [short], tmp_path)]).missing()
+    assert "too short" in missing["proxy-Sync r"]

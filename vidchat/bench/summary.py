@@ -64,7 +64,7 @@ class Summary:
                 string = f"metric={kept.name}; {spec}; {self.prefix}"
                 number = Number(kept, measure.dimension, measure.proxy, string, *found, len(self.pairs))
                 number = replace(number, doubt=measure.doubt if measure.proxy else "")
-                numbers.append(number if number.count else replace(number, reason=self._reason(measure, column)))
+                numbers.append(number if number.count else replace(number, reason=self._reason(measure, kept, scores)))
         for column in (COVERAGE, *(LOGGED if name not in BUILT_IN else ())):
             backend = "the span that counts" if column is COVERAGE else "the generator's log"
             string = f"metric={column.name}; backend={backend}; {self.prefix}"
@@ -73,12 +73,14 @@ class Summary:
         drawn = [replace(n, draws=self._draws.get((name, n.column.name), ())) for n in numbers]
         return SystemResult(name, drawn, dict(zip((pair.id for pair in self.pairs), scores, strict=True)))
 
-    def _reason(self, measure: Measure, column: Column) -> str:
+    def _reason(self, measure: Measure, column: Column, scores: Sequence[PairScore]) -> str:
         """Why there is no number of a column."""
         if measure.needs_candidates and not any(len(pair.candidates) > 1 for pair in self.pairs):
             return "no pair has candidate replies; `vidchat bench candidates` makes them"
         if column.kind == "frechet" and not measure.needs:
             return "a distance between sets needs more clips than this benchmark has pairs"
+        if not measure.needs and any(column.name in score.values for score in scores):
+            return "no true answer has a value of it (too short, or without a voice, motion or a face)"
         return measure.needs or NO_TURNS[measure.turns]
 
     def _mean(self, column: Column, scores: Sequence[PairScore]) -> tuple[float, float, float, int]:
