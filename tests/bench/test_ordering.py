@@ -27,6 +27,7 @@ from vidchat.dialogue import Clip
 SIDE = 64
 LENGTHS = (36, 46, 60)  # frames; so different that each falls out of the other's length bounds
 INSENSITIVE = {"proxy-face found", "coverage"}  # without a detector every frame that is not blank has a face
+DELETED = ("round trip", "frozen, silent", "noise", "blocks", "white")  # of these also without the first clip
 EMPTY, LESS, SAME = "nothing", " less one", "truths in other places"
 
 
@@ -129,7 +130,7 @@ def result(request, tmp_path_factory):
     for number, truth in enumerate(truths):
         for name, media in answers(truth, truths[(number + 1) % len(truths)], number).items():
             write(folder / name / f"p{number}.mp4", media)
-    for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+    for name in DELETED:
         (folder / f"{name}{LESS}").mkdir()
         for path in sorted((folder / name).iterdir())[1:]:
             (folder / f"{name}{LESS}" / path.name).hardlink_to(path)

@@ -8,17 +8,20 @@ import torch
 
 from vidchat.bench.faces import MOUTH, Centred, part_of
 from vidchat.bench.proxy.sync import REACH, MouthAndLoudness
-from vidchat.data.media.read import Media
+from vidchat.data.media.read import Media, read_clip, write_clip
+from vidchat.dialogue import Clip
 
-FPS, RATE, SIDE, FRAMES = 25, 16000, 64, 100
+SIDE, SECONDS = 64, 4
 
 
-def talking(seed: int, delay: float = 0.0) -> Media:
+def talking(seed: int, delay: float = 0.0, fps: int = 25, rate: int = 16000) -> Media:
     """A mouth whose opening is a smooth random function of time, and a sound as loud as the mouth is fast.
 
     Args:
         seed: Of the function.
         delay: Frames by which the sound is later than the motion.
+        fps: Frames per second.
+        rate: Samples per second.
     """
     rng = np.random.default_rng(seed)
     rates, phases, sizes = rng.uniform(0.3, 3.0, 12), rng.uniform(0, 2 * np.pi, 12), rng.uniform(0.5, 1, 12)
@@ -29,14 +32,15 @@ def talking(seed: int, delay: float = 0.0) -> Media:
     def speed(time):
         return np.abs((sizes * 2 * np.pi * rates * np.cos(2 * np.pi * rates * time[:, None] + phases)).sum(1))
 
-    boxes = part_of(Centred()(Media(torch.zeros(1, 3, SIDE, SIDE), torch.zeros(0), FPS, RATE)).boxes, MOUTH)[0]
+    boxes = part_of(Centred()(Media(torch.zeros(1, 3, SIDE, SIDE), torch.zeros(0), fps, rate)).boxes, MOUTH)[0]
     left, top, right, bottom = boxes.round().astype(int)
-    face = torch.from_numpy(rng.uniform(80, 170, (1, 3, SIDE, SIDE))).repeat(FRAMES, 1, 1, 1)
+    frames = SECONDS * fps
+    face = torch.from_numpy(rng.uniform(80, 170, (1, 3, SIDE, SIDE))).repeat(frames, 1, 1, 1)
     inside = slice(top + (bottom - top) // 3, bottom - (bottom - top) // 3), slice(left + 6, right - 6)
-    face[:, :, *inside] += torch.from_numpy(6 * opening(np.arange(FRAMES) / FPS))[:, None, None, None]
-    time = np.arange(FRAMES * RATE // FPS) / RATE - delay / FPS
+    face[:, :, *inside] += torch.from_numpy(6 * opening(np.arange(frames) / fps))[:, None, None, None]
+    time = np.arange(SECONDS * rate) / rate - delay / fps
     sound = 0.01 * speed(time) * rng.standard_normal(len(time))
-    return Media(face.clamp(0, 255).byte(), torch.from_numpy(sound).float(), FPS, RATE)
+    return Media(face.clamp(0, 255).byte(), torch.from_numpy(sound).float(), fps, rate)
 
 
 def mean_curve(delay: float) -> np.ndarray:
@@ -63,3 +67,17 @@ def test_half_a_frame_lies_between_two_lags():
     curve = mean_curve(0.5)
     assert set(np.argsort(curve)[-2:]) == {REACH, REACH + 1}
     assert curve[REACH] == pytest.approx(curve[REACH + 1], abs=0.05)
+
+
+@pytest.mark.parametrize("fps", [24, 25, 30])
+def test_the_peak_stays_at_0_through_a_file_of_any_frame_rate(fps, tmp_path):
+    """Neither the codec's priming samples nor the choice of frames at 25 a second may move sound against motion."""
+    measure, curves = MouthAndLoudness(Centred()), []
+    for seed in range(4):
+        media = talking(seed, fps=fps, rate=48000)
+        write_clip(tmp_path / f"{seed}.mp4", media.pictures, media.waveform, fps, 48000)
+        read = read_clip(Clip(tmp_path / f"{seed}.mp4", ""), fps=25, size=(SIDE, SIDE), sample_rate=16000)
+        curves.append(measure.read(read)["correlation"])
+    curve = np.mean(curves, axis=0)
+    assert int(curve.argmax()) == REACH
+    assert abs(curve[REACH + 1] - curve[REACH - 1]) < 0.2
