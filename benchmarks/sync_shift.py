@@ -4,13 +4,14 @@
     python benchmarks/sync_shift.py FOLDER_OF_CLIPS
 
 Each clip's own sound is moved by so many pictures of 40 ms, later (positive) or sooner, and scored as if it were played
-so.
+so. Then the clips are cut into pieces of 3 s: how often does the mean curve of so many of them peak where it should?
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ import torch
 
 from vidchat.bench.clips import is_silent
 from vidchat.bench.faces import Centred, Detected
-from vidchat.bench.proxy.sync import MouthAndLoudness
+from vidchat.bench.proxy.sync import REACH, MouthAndLoudness
 from vidchat.data.media.read import Media, picture_size, read_clip
 from vidchat.dialogue import Clip
 
-SHIFTS = (-12, -8, -4, -2, 0, 2, 4, 8, 12)
+SHIFTS = (-12, -8, -4, -2, -1, 0, 1, 2, 4, 8, 12)
+PIECE = 75  # pictures
+COUNTS = (1, 2, 4, 8, 16, 32)
+DRAWS = 2000
 
 
 def shifted(media: Media, pictures: int) -> Media:
@@ -31,6 +35,31 @@ def shifted(media: Media, pictures: int) -> Media:
     sound = torch.roll(media.waveform, samples)
     sound[slice(0, samples) if samples >= 0 else slice(samples, None)] = 0
     return replace(media, waveform=sound)
+
+
+def pieces(media: Media) -> list[Media]:
+    """The clip cut into pieces of `PIECE` pictures, as nearly as can be; silent ones are left out."""
+    length = len(media.pictures)
+    edges = np.linspace(0, length, max(1, round(length / PIECE)) + 1).astype(int)
+    samples = media.sample_rate // media.fps
+    cut = [
+        replace(media, pictures=media.pictures[a:b], waveform=media.waveform[a * samples : b * samples])
+        for a, b in pairwise(edges)
+    ]
+    return [piece for piece in cut if not is_silent(piece.waveform)]
+
+
+def print_counts(curves: np.ndarray) -> None:
+    """How often the mean of so many curves (n, lags) peaks within one and two pictures of 0."""
+    rng = np.random.default_rng(0)
+    print(f"\n{'pieces of 3 s':28}" + "".join(f"{count:7d}" for count in COUNTS) + f"   (of {len(curves)})")
+    peaks = {
+        count: np.array([curves[rng.integers(len(curves), size=count)].mean(0).argmax() - REACH for _ in range(DRAWS)])
+        for count in COUNTS
+    }
+    for near in (1, 2):
+        shares = "".join(f"{np.mean(np.abs(at) <= near):7.2f}" for at in peaks.values())
+        print(f"{f'mean peaks within {near} of 0':28}{shares}")
 
 
 def main() -> None:
@@ -42,17 +71,19 @@ def main() -> None:
     torch.set_num_threads(1)
     measure = MouthAndLoudness(Detected(arguments.face) if arguments.face else Centred())
     print(f"{'Sync r, sound later by':28}" + "".join(f"{shift:7d}" for shift in SHIFTS) + "  Sync-C offset")
-    rows = []
+    rows, curves = [], []
     for path in sorted(arguments.folder.glob(arguments.name)):
         media = read_clip(Clip(path, ""), fps=25, size=picture_size(path), sample_rate=16000)
         if is_silent(media.waveform):
             continue
         scores = [measure.compare(measure.read(shifted(media, k)), {}, {}, None) for k in SHIFTS]  # type: ignore[arg-type]
         own = scores[SHIFTS.index(0)]
+        curves += [measure.read(piece)["correlation"] for piece in pieces(media)]
         rows.append([score["Sync r"] for score in scores])
         figures = "".join(f"{value:7.2f}" for value in rows[-1])
         print(f"{path.stem:28}{figures}{own['Sync-C']:8.2f}{own['offset']:9.0f}")
     print(f"{'mean':28}" + "".join(f"{value:7.2f}" for value in np.mean(rows, axis=0)))
+    print_counts(np.array(curves))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from vidchat.data.media.read import Media
 QUIETEST = -60.0  # dB of full scale; quieter counts as this
 ROOM = -40.0  # dB; a truth without text whose loudest 40 ms are below says nothing
 FACE = (48, 48)  # of the face's crop
-STILL_MOUTH, STILL_HEAD = 0.002, 0.05  # added to both sides of a ratio: what a camera's noise and a codec move
+STILL_MOUTH, STILL_HEAD = 0.002, 0.01  # added to both sides of a ratio: what a camera's noise and a codec move
 MOST = 6.0  # a ratio of 64
 
 

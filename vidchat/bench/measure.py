@@ -22,7 +22,13 @@ Better = Literal["higher", "lower", "zero", "truth"]
 """Which way is better; `truth` is as near to the true answer's value as can be."""
 
 
-FAR = -5.0
+NO_TURNS = {
+    "speaking": "every true answer only listens, so measures of speech do not apply",
+    "listening": "no true answer listens (pairs of the branch 'listening', or whose true answer says nothing)",
+    "any": "no pair has what it needs",
+}
+"""Why no pair has a measure's number, by the turns that it can measure."""
+FAR = -10.0
 """Features of a missing clip, in those of its truth."""
 
 
@@ -131,8 +137,8 @@ class Measure(ABC):
     def absent(self, true: Features) -> Features:
         """Features of a missing clip, for distances between sets: farther from any truth than those of any clip.
 
-        They are the truth's, turned around and five times as long: a clip's features are about as long as the truth's
-        and at worst at a right angle to them, or turned around. A distance grows with the share of missing clips.
+        Here they are the truth's, turned around and ten times as long, which no clip comes near whose features have the
+        truth's order of magnitude; a measure that knows bounds of its features overrides this with what is beyond them.
 
         Args:
             true: Features of the true answer.

@@ -9,7 +9,7 @@ import numpy as np
 
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.intervals import mean_interval, resamples, spread_interval
-from vidchat.bench.measure import Column, Measure, titled
+from vidchat.bench.measure import NO_TURNS, Column, Measure, titled
 from vidchat.bench.pairs import Pair, candidates_hash
 from vidchat.bench.responsiveness import COLUMNS as LOGGED
 from vidchat.bench.results import Number, PairScore, SystemResult
@@ -64,7 +64,7 @@ class Summary:
                 string = f"metric={kept.name}; {spec}; {self.prefix}"
                 number = Number(kept, measure.dimension, measure.proxy, string, *found, len(self.pairs))
                 number = replace(number, doubt=measure.doubt if measure.proxy else "")
-                numbers.append(number if number.count else replace(number, reason=self._reason(measure)))
+                numbers.append(number if number.count else replace(number, reason=self._reason(measure, kept, scores)))
         for column in (COVERAGE, *(LOGGED if name not in BUILT_IN else ())):
             backend = "the span that counts" if column is COVERAGE else "the generator's log"
             string = f"metric={column.name}; backend={backend}; {self.prefix}"
@@ -73,13 +73,15 @@ class Summary:
         drawn = [replace(n, draws=self._draws.get((name, n.column.name), ())) for n in numbers]
         return SystemResult(name, drawn, dict(zip((pair.id for pair in self.pairs), scores, strict=True)))
 
-    def _reason(self, measure: Measure) -> str:
-        """Why no pair has a measure's number."""
+    def _reason(self, measure: Measure, column: Column, scores: Sequence[PairScore]) -> str:
+        """Why there is no number of a column."""
         if measure.needs_candidates and not any(len(pair.candidates) > 1 for pair in self.pairs):
             return "no pair has candidate replies; `vidchat bench candidates` makes them"
-        if measure.turns == "listening":
-            return "in no pair does the responder only listen"
-        return measure.needs or "no pair has what it needs"
+        if column.kind == "frechet" and not measure.needs:
+            return "a distance between sets needs more clips than this benchmark has pairs"
+        if not measure.needs and any(column.name in score.values for score in scores):
+            return "no true answer has a value of it (too short, or without a voice, motion or a face)"
+        return measure.needs or NO_TURNS[measure.turns]
 
     def _mean(self, column: Column, scores: Sequence[PairScore]) -> tuple[float, float, float, int]:
         values = np.array([score.values.get(column.name, np.nan) for score in scores])
@@ -95,9 +97,9 @@ class Summary:
             true, made = (self._gaussian(rows[who], chosen) for who in (TRUTH, name))
             return frechet_distance(true, made)
 
-        if not known:
-            return *3 * (np.nan,), 0
         everything = range(len(known))
+        if not known or min(self._gaussian(rows[who], everything).count for who in (TRUTH, name)) < 2:
+            return *3 * (np.nan,), 0
         gaussian = self._gaussian(rows[name], everything)
         self._warn(column, gaussian.count, len(gaussian.mean))
         value = distance(everything)

@@ -28,6 +28,7 @@ class NearestSpoken(Measure):
     """
 
     dimension = "dialogue coherence"
+    doubt = "It compares sounds with those of the candidates, not meanings: a free reply lands on any of them."
     columns = (Column("coherence", "higher", worst=0.0),)
     needs_candidates = True
     turns = "speaking"

@@ -30,7 +30,7 @@ class SharpnessDrift(Measure):
 
     def spec(self) -> Mapping[str, object]:
         return {
-            "backend": "mean absolute Laplacian, last quarter against first, share of the larger, distance to the truth's",
+            "backend": "mean absolute Laplacian, last quarter against first, of the larger, distance to the truth's",
             "libraries": versions("torch"),
         }
 

@@ -35,6 +35,7 @@ class ExpressionLines(Measure):
     """
 
     dimension = "emotion"
+    doubt = "On filmed people edges of beards, glasses and turning heads weigh as much as those of a smile."
     columns = (Column("emotion FID", "lower", "frechet"), Column("expression", "lower", worst=4.0))
 
     def __init__(self, finder: FaceFinder) -> None:

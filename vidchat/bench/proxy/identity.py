@@ -37,6 +37,7 @@ class FaceLooks(Measure):
 
     dimension = "identity"
     columns = IDENTITY
+    doubt = "Clothes, light and pose weigh as much as the face: it tells two filmed people apart, not two like faces."
 
     needs_reference = True
 
@@ -66,7 +67,8 @@ class FaceLooks(Measure):
 def compare_faces(made: Features, true: Features, reference: Features) -> dict[str, float]:
     """Cosine to the reference, share of frames with a face, and drift.
 
-    Drift is how far the change of the cosine from first to last quarter is from the truth's own: people turn.
+    Drift is how far the change of the cosine from first to last quarter is from the truth's own: people turn. `nan`
+    where one of the two clips has no face that could drift.
 
     Args:
         made: `faces` (n, D) and `found` (n,), in order of time.
@@ -74,10 +76,11 @@ def compare_faces(made: Features, true: Features, reference: Features) -> dict[s
         reference: The same of one frame.
     """
     alike = _likeness(made, reference)
+    drift = abs(_change(alike) - _change(_likeness(true, reference)))
     return {
         "ArcFace": float(alike.mean()),
         "face found": float(made["found"].mean()),
-        "identity drift": abs(_change(alike) - _change(_likeness(true, reference))),
+        "identity drift": drift if made["found"].any() and true["found"].any() else float("nan"),
     }
 
 

@@ -23,14 +23,24 @@ WIDTHS = (24, 48, 64)
 SIDE = 64  # pictures are averaged down to this
 
 
-class RandomPictures(Measure):
+class RandomFeatures(Measure):
+    """What both stand-ins share: features in [0, 1), so that a missing clip's can be beyond those of any clip."""
+
+    dimension = "video quality"
+    doubt = "It sees textures, colours, layout and motion, not whether it is a person: trust large differences only."
+
+    def absent(self, true: Features) -> Features:
+        """-1 in every dimension, where a clip has 0 or more: farther from any truth than any clip can be."""
+        return {"rows": -np.ones_like(true["rows"])}
+
+
+class RandomPictures(RandomFeatures):
     """FID's stand-in: pooled activations of a random convolution net of single pictures.
 
     Args:
         frames: Pictures taken of each clip, evenly.
     """
 
-    dimension = "video quality"
     columns = (Column("FID", "lower", "frechet"),)
 
     def __init__(self, frames: int = 8) -> None:
@@ -46,14 +56,13 @@ class RandomPictures(Measure):
         return {"rows": _pooled(self.net, pictures).numpy()}
 
 
-class RandomMotion(Measure):
+class RandomMotion(RandomFeatures):
     """FVD's stand-in: pooled activations of a random three-dimensional convolution net of pictures and their changes.
 
     Args:
         frames: Pictures taken of each clip, evenly.
     """
 
-    dimension = "video quality"
     columns = (Column("FVD", "lower", "frechet"),)
 
     def __init__(self, frames: int = 16) -> None:
@@ -80,7 +89,7 @@ def _small(media: Media, frames: int) -> Tensor:
 def _spec(what: str, net: nn.Module, frames: int) -> Mapping[str, object]:
     """The protocol of both stand-ins; they differ in what they look at."""
     return {
-        "backend": f"random convolutions {what}",
+        "backend": f"random convolutions {what}, pooled, m / (1 + m)",
         "weights": weights_hash(net),
         "frames": f"{frames} evenly",
         "input": f"{SIDE}x{SIDE}, area",
@@ -104,9 +113,10 @@ def _random_net(
 
 
 def _pooled(net: nn.ModuleList, x: Tensor) -> Tensor:
-    """(n, sum of WIDTHS): the mean of every channel of every layer."""
+    """(n, sum of WIDTHS) in [0, 1): the mean m of every channel of every layer, as m / (1 + m)."""
     means = []
     for layer in net:
         x = layer(x).relu()
         means.append(x.flatten(2).mean(2))
-    return torch.cat(means, dim=1)
+    pooled = torch.cat(means, dim=1)
+    return pooled / (1 + pooled)

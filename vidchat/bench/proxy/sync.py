@@ -45,6 +45,11 @@ class MouthAndLoudness(Measure):
 
     dimension = "audio-visual sync"
     turns = "speaking"
+    doubt = (
+        "It sees that a mouth moves when it is loud, not which sound it makes. Of filmed people the mean over many "
+        "clips tells whether sound and mouth go together, and at which offset to about a frame; one clip's values, its "
+        "offset above all, tell next to nothing."
+    )
     columns = (
         Column("Sync-C", "higher", worst=0.0),
         Column("Sync-D", "lower", worst=2.0),

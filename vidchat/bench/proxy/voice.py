@@ -30,6 +30,7 @@ class PitchAndTimbre(Measure):
     """
 
     dimension = "voice"
+    doubt = "A microphone or a room counts as a voice; two people of one pitch and timbre are one."
     turns = "speaking"
     columns = (Column("SIM-o", "higher", worst=0.0),)
 
