@@ -19,10 +19,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from vidchat.bench.pairs import pair_hash, read_pairs
+from vidchat.bench.pairs import Pair, pair_hash, read_pairs
 from vidchat.bench.responsiveness import made_by
-from vidchat.errors import plainly
-from vidchat.generation.answer import Question, QuestionError, Timing, answer, check_question, read_question
+from vidchat.errors import plain_message, plainly
+from vidchat.generation.answer import (
+    PairsError,
+    Question,
+    QuestionError,
+    Timing,
+    answer,
+    check_question,
+    read_question,
+)
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.precision import multiplies_bf16, to_bf16
 from vidchat.model.reading import ChunkSampling
@@ -61,13 +69,17 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     """Answer every pair of VidChatBench that has no answer yet, each of the benchmark's one length; returns how fast.
 
     Of the true answer a model is told nothing, its length included; a model that is told what to say is told its words
-    (protocol `conditioned`).
+    (protocol `conditioned`). A pair that cannot be answered, e.g. one without words, is skipped with a warning; the
+    others are answered.
+
+    Raises:
+        PairsError: after the last pair, if some were skipped; names them.
     """
     _require(config, "checkpoint", "output")
     if config.seconds is not None:
         raise QuestionError("seconds= is not for pairs=: every answer is as long as the benchmark says (bench make)")
     device, precision = _device(config)
-    pairs, output, timings = read_pairs(Path(config.pairs)), Path(config.output), []
+    pairs, output, timings, failed = read_pairs(Path(config.pairs)), Path(config.output), [], []
     release = load_release(config.checkpoint, config.thinker)
     with_words = release.responder.conditions.switches.text
     _move(release, device, precision)
@@ -76,17 +88,35 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
         clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
         if clip.is_file() and written.is_file() and made_by(written, "pair") in (None, pair_hash(pair)):
             continue
-        question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
-        check_question(release, question)
-        batch = read_question(release, question, device)
-        settings = _settings(config, _chunks(release, pair.answer_seconds, 0))
-        timing = Timing()
-        for _ in answer(release, batch, settings, clip, timing):
-            pass
+        try:
+            timing = _respond_to_pair(config, release, pair, clip, device)
+        except ValueError as error:
+            if plain_message(error) is None:
+                raise
+            log.warning("skipped pair %s: %s", pair.id, error)
+            failed.append(pair.id)
+            continue
         made = {"protocol": "conditioned" if with_words else "dyadic", "pair": pair_hash(pair)}
         written.write_text(json.dumps(timing.log() | {"device": device, "precision": precision} | made))
         timings.append(timing)
+    if failed:
+        raise PairsError(
+            f"{len(failed)} of {len(pairs)} pairs have no answer, for the reasons above: {', '.join(failed)}; all others "
+            f"are answered in {output}"
+        )
     return timings
+
+
+def _respond_to_pair(config: DictConfig, release: Release, pair: Pair, clip: Path, device: str) -> Timing:
+    """Answers one pair into `clip`; raises a `ValueError` that names what is wrong with its files."""
+    with_words = release.responder.conditions.switches.text
+    question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
+    check_question(release, question)
+    batch = read_question(release, question, device)
+    settings, timing = _settings(config, _chunks(release, pair.answer_seconds, 0)), Timing()
+    for _ in answer(release, batch, settings, clip, timing):
+        pass
+    return timing
 
 
 def _require(config: DictConfig, *keys: str) -> None:

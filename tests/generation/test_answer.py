@@ -18,6 +18,7 @@ from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import MediaError, read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import (
+    PairsError,
     Question,
     QuestionError,
     Timing,
@@ -247,6 +248,27 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     config.seconds = 3.0
     with pytest.raises(QuestionError, match="every answer is as long as the benchmark says"):
         infer_script.respond_to_pairs(config)
+
+
+def test_pairs_that_cannot_be_answered_are_skipped_and_named(release_folder, files, tmp_path, caplog):
+    """One without words, one whose clip is broken: the last is answered, and the command says what is missing."""
+    (tmp_path / "broken.mp4").write_bytes(b"no clip" * 100)
+    pair = {"reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a"}}
+    truth = {"clip": "a.mp4", "speaker": "b", "start": 0.0, "end": 0.32}
+    broken = {"clip": "broken.mp4", "speaker": "a"}
+    lines = [
+        {"id": "wordless", **pair, "truth": truth},
+        {"id": "torn", **pair, "initiator": broken, "truth": truth | {"text": "hi"}},
+        {"id": "whole", **pair, "truth": truth | {"text": "hi"}},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        words = [f"pairs={tmp_path}", f"checkpoint={release_folder}", f"output={tmp_path / 'out'}", "device=cpu"]
+        config = compose("infer", words)
+    with pytest.raises(PairsError, match=r"^2 of 3 pairs have no answer.*: wordless, torn; "):
+        infer_script.respond_to_pairs(config)
+    assert [clip.name for clip in (tmp_path / "out").glob("*.mp4")] == ["whole.mp4"]
+    assert [record.args[0] for record in caplog.records if "skipped pair" in record.message] == ["wordless", "torn"]
 
 
 @pytest.mark.parametrize(

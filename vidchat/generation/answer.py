@@ -45,6 +45,10 @@ class QuestionError(ValueError):
     """A question that this model cannot take."""
 
 
+class PairsError(ValueError):
+    """Pairs of a bench that were left without an answer, by their ids."""
+
+
 @dataclass
 class Timing:
     """How fast an answer came.
