@@ -21,6 +21,7 @@ from rich.progress import track
 
 from vidchat.bench.pairs import Pair, pair_hash, read_pairs
 from vidchat.bench.responsiveness import made_by
+from vidchat.command_line import INFER_PATHS, run
 from vidchat.errors import plain_message, plainly
 from vidchat.generation.answer import (
     PairsError,
@@ -48,7 +49,7 @@ def respond(config: DictConfig) -> Timing:
     question = Question(
         reference=Path(config.reference),
         initiator=Path(config.initiator) if config.initiator else None,
-        text=config.text,
+        text="???" if OmegaConf.is_missing(config, "text") else config.text,  # which OmegaConf has a meaning for
         voice=Path(config.voice) if config.voice else None,
         scores=config.scores,
     )
@@ -101,7 +102,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
         timings.append(timing)
     if failed:
         raise PairsError(
-            f"{len(failed)} of {len(pairs)} pairs have no answer, for the reasons above: {', '.join(failed)}; all others "
+            f"{len(failed)} of {len(pairs)} pairs have no answer, for the reasons above: {', '.join(failed)}; the others "
             f"are answered in {output}"
         )
     return timings
@@ -183,4 +184,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "infer", INFER_PATHS, __doc__)

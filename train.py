@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
+from vidchat.command_line import TRAIN_PATHS, run
 from vidchat.data.folder import MANIFESTS
 from vidchat.errors import plainly
 from vidchat.model.compiled import compile_blocks
@@ -100,4 +101,4 @@ def main(config: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "train", TRAIN_PATHS, __doc__)

@@ -8,6 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment: every error with its traceback
+_lent = False  # the variable above is there for Hydra alone
+
+
+@contextmanager
+def lend_errors() -> Iterator[None]:
+    """Has Hydra raise what goes wrong before the task begins, which it would print in its own way otherwise."""
+    global _lent
+    os.environ[FULL_ERROR], _lent = "1", True
+    try:
+        yield
+    finally:
+        _take_back()
+
+
+def _take_back() -> None:
+    """Clears the variable, so that neither the task nor the processes that it starts see it."""
+    global _lent
+    if _lent:
+        os.environ.pop(FULL_ERROR, None)
+    _lent = False
+
 
 @contextmanager
 def plainly() -> Iterator[None]:
@@ -16,11 +38,12 @@ def plainly() -> Iterator[None]:
     A bug keeps its traceback; with HYDRA_FULL_ERROR=1 in the environment every error does. `SystemExit` is what both
     Hydra and Typer let pass: they have their own way with other exceptions.
     """
+    _take_back()
     try:
         yield
     except Exception as error:
         message = plain_message(error)
-        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if message is None or os.environ.get(FULL_ERROR) == "1":
             raise
         sys.exit(f"error: {message}")
 

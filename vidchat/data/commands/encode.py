@@ -60,6 +60,7 @@ def encode(
     Stopped (or killed) and started again, it goes on where it was. The result can be trained on with
     `python train.py ... data=folder data.root=OUTPUT` and the same tokenizers and sizes.
     """
+    from vidchat.command_line import TRAIN_PATHS, literally
     from vidchat.data.folder import manifest_of, open_folder
     from vidchat.data.loading.conditions import Conditions
     from vidchat.data.tokens.cache import TOKENS, TokenCache
@@ -70,7 +71,8 @@ def encode(
         if engine not in ("processes", "ray"):
             raise ValueError(f"--engine must be processes or ray, not {engine}")
         manifest_of(data)  # before tokenizers are loaded
-        words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec), *(overrides or [])]
+        words = [*_tokenizer("video_vae", video_vae), *_tokenizer("audio_codec", audio_codec)]
+        words += literally(overrides or [], TRAIN_PATHS)
         words += [f"thinker={thinker}"]
         words += [f"data.fps={fps}"] * (fps is not None) + [f"data.dtype={dtype}"] * (dtype is not None)
         words += [f"data.max_chunks={max_chunks}"] * (max_chunks is not None) + ["data.turn=true"] * turn
@@ -131,8 +133,10 @@ def verify(data: Annotated[Path, typer.Option(help="A data set with token or med
 
 def _tokenizer(group: str, told: str) -> list[str]:
     """Overrides for a tokenizer that is named by its config or by its folder."""
+    from vidchat.command_line import override
+
     if Path(told).is_dir():
-        return [f"{group}=demo", f"{group}.directory={told}"]
+        return [f"{group}=demo", override(f"{group}.directory", told)]
     return [] if told == "none" else [f"{group}={told}"]
 
 
@@ -142,9 +146,11 @@ def _config(data: Path, words: list[str]) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from vidchat.command_line import override
+
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", ["stage=pretrain_av", "data=folder", f"data.root={data}", *words])
+            return compose("train", ["stage=pretrain_av", "data=folder", override("data.root", data), *words])
     except (HydraException, OmegaConfBaseException) as error:
         why = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(f"{why}; tokenizers are named by their configs or folders, see {CONFIGS}") from None

@@ -1,0 +1,100 @@
+"""Free text and paths reach the config as they were typed; everything else is Hydra's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from vidchat.command_line import CONFIGS, INFER_PATHS, TRAIN_PATHS, literally, override
+from vidchat.data.commands.encode import _config as encode_config
+from vidchat.data.commands.encode import _tokenizer
+
+ROOT = Path(__file__).parents[1]
+TYPED = [
+    "Hello, how are you?", "it's fine", '"so", he said', "你好，世界", "💡 é", "3", "1e5", "nan", "true", "[1, 2]", "{a: 1}",
+    "a: b", "#1", "clip (1).mp4", "a=b", "a,b", " spaces ", "two\nlines", "\ttab", "${oc.env:HOME}", "\\${x}", "\\\\${x}", "${",
+    "$5}", "C:\\new\\text", "end\\", "\\'", "'", "''", "'\\", "\\\\'${y}'\\", "choice(a)", "*", "~", "+x", "\udcff",
+]  # fmt: skip
+
+
+def composed(name: str, *words: str) -> DictConfig:
+    paths = INFER_PATHS if name == "infer" else TRAIN_PATHS
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, literally(words, paths))
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_a_text_and_paths_are_what_was_typed(typed: str) -> None:
+    config = composed("infer", f"text={typed}", f"initiator={typed}", f"+voice={typed}"[1:], f"++output={typed}")
+    keys = ["text", "initiator", "voice", "output"]
+    resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+    assert list(resolved.values()) == [typed] * 4 == [config[key] for key in keys]  # type: ignore[union-attr]
+
+
+def test_nothing_is_null_and_the_word_null_can_be_said() -> None:
+    config = composed("infer", "text=", "initiator=", "voice=null")
+    assert (config.text, config.initiator, config.voice) == (None, None, None)
+    assert composed("infer", "text=null").text == "null"
+    config = composed("train", "stage=pretrain_av", "resume=null", "init_from=./null", "backbone_from=")
+    assert (config.resume, config.init_from, config.backbone_from) == (None, "./null", None)
+
+
+def test_paths_of_training_stay_what_they_are_where_the_config_uses_them() -> None:
+    typed = "it's, (1) = ${oc.env:HOME}"
+    words = [f"{key}={typed}" for key in ("data.root", "output_dir", "video_vae.directory", "audio_codec.directory")]
+    plain = OmegaConf.to_container(composed("train", "stage=pretrain_av", "data=folder", *words), resolve=True)
+    assert plain["data"]["root"] == plain["output_dir"] == plain["video_vae"]["directory"] == typed  # type: ignore[index,call-overload]
+    assert plain["stage"]["export"] == f"{typed}/release"  # type: ignore[index,call-overload]
+
+
+def test_all_other_words_are_hydra_s() -> None:
+    words = [
+        "stage=pretrain_av,sft_dyadic", "stage.optimizer.lr=1e-3,1e-4", "data.size=[96,64]",
+        "hydra.run.dir=a/${now:%H}", "scores={dover: 1}", "-m", "~callbacks.samples", "--cfg", "job", "texts=a,b", "data.sources=[{root:a}]",
+        "thinker=none",
+    ]  # fmt: skip
+    assert literally(words, TRAIN_PATHS) == words
+
+
+def test_a_sweep_goes_over_other_keys_with_a_path_as_it_is() -> None:
+    parsed = OverridesParser.create().parse_overrides(literally(["data.root=a,b (1)", "seed=1,2"], TRAIN_PATHS))
+    assert [one.is_sweep_override() for one in parsed] == [False, True]
+    again = f"data.root={parsed[0].get_value_element_as_str()}"  # what the sweeper hands on
+    assert OverridesParser.create().parse_override(again).value() == "a,b (1)"
+    assert override("seed", "1,2") == "seed='1,2'"
+
+
+def test_encode_takes_folders_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "it's, (1) = ${x}"
+    folder.mkdir()
+    config = encode_config(folder, _tokenizer("video_vae", str(folder)))
+    assert config.data.root == config.video_vae.directory == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train.py"], "error: You must specify 'stage', e.g, stage=<OPTION> (there are pretrain_av, pretrain_visual,"),
+        (["infer.py", "txt=3"], "error: Could not override 'txt'. To append to your config use +txt=3; --help names"),
+    ],
+)
+def test_what_hydra_refuses_is_one_sentence(words: list[str], told: str) -> None:
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (1, 1, "")
+    assert done.stderr.startswith(told)
+
+
+@pytest.mark.parametrize(("script", "key"), [("train.py", "output_dir:"), ("infer.py", "initiator: null #")])
+def test_help_says_what_a_script_does_and_every_key(script: str, key: str) -> None:
+    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("One ")
+    assert key in done.stdout
+    assert "hydra:" not in done.stdout
+    assert ("stage=pretrain_av|pretrain_visual" in done.stdout) == (script == "train.py")

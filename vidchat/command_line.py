@@ -1,0 +1,114 @@
+"""The words of a command line on their way to Hydra: free text and paths are taken as they were typed.
+
+Hydra reads the value of `key=value` in a grammar of its own, where commas, quotes, brackets, `=`, `${` and numbers mean
+something. For the keys named here the value is quoted first, so that `text=Hello, how are you?` says just that. After
+such a key nothing at all (`text=`) is null, "not given"; after a key of a path, `null` is too (a file of that name is
+`./null`). Every other key, sweeps with `-m` included, is left to Hydra.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from vidchat.errors import FULL_ERROR, lend_errors
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TEXTS = frozenset({"text"})
+INFER_PATHS = frozenset({"checkpoint", "initiator", "output", "pairs", "reference", "thinker", "voice"})
+TRAIN_PATHS = frozenset(
+    {"backbone_from", "init_from", "output_dir", "resume", "text_tokenizer.name", "thinker.name", "video_vae.name"}
+)
+PATHS_ANYWHERE = frozenset({"directory", "export", "name_or_path", "output", "root", "save_dir"})
+"""Last parts of dotted keys, such as `data.root`, that are paths wherever they stand."""
+
+
+def override(key: str, value: object) -> str:
+    """An override that gives `key` this value as it is, a text or a path, in Hydra's grammar."""
+    return f"{key}={_quoted(str(value))}"
+
+
+def literally(words: Sequence[str], paths: frozenset[str]) -> list[str]:
+    """Quotes the values of free text and paths in words such as `text=it's fine`; other words stay as they are.
+
+    Args:
+        words: What stands on a command line after the script's name.
+        paths: Keys of paths, besides those that end in one of `PATHS_ANYWHERE`.
+    """
+    return [_literal(word, paths) for word in words]
+
+
+def run(main: Callable[[], Any], config: str, paths: frozenset[str], about: str | None) -> None:
+    """Runs a function made by `hydra.main` on this process's command line; what is wrong with it is one sentence.
+
+    Args:
+        main: The function.
+        config: The name of its config in configs/.
+        paths: See `literally`.
+        about: The first part of the help, which is printed instead if `--help` or `-h` is among the words.
+    """
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        print(_help(config, about or ""))
+        return
+    sys.argv[1:] = literally(words, paths)
+    if os.environ.get(FULL_ERROR) == "1":
+        main()
+        return
+    try:
+        with lend_errors():
+            main()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {_sentence(error)}")
+
+
+def _literal(word: str, paths: frozenset[str]) -> str:
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    path = name in paths or ("." in name and name.rpartition(".")[2] in PATHS_ANYWHERE)
+    if not equals or not (path or name in TEXTS) or name.startswith("hydra."):
+        return word
+    if value == "" or (path and value == "null"):
+        return f"{key}=null"
+    return override(key, value)
+
+
+def _quoted(value: str) -> str:
+    # OmegaConf halves the backslashes before `${`, Hydra those before a quote and at the end; both keep all others.
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return "'" + re.sub(r"(\\*)('|$)", _escaped, value) + "'"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    backslashes, quote = match.groups()
+    return 2 * backslashes + ("\\'" if quote else "")
+
+
+def _help(config: str, about: str) -> str:
+    """What a script does, its config with every key's comment, and what each group offers."""
+    groups = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(CONFIGS.iterdir())}
+    lines = [f"  {name}={'|'.join(choices)}" for name, choices in groups.items() if choices]
+    keys = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0]
+    offered = "" if config == "infer" else "\n\nWhat its groups offer (configs/):\n" + "\n".join(lines)
+    hint = "Text and paths are taken as typed; KEY= gives nothing. Hydra's own help: --hydra-help."
+    return f"{about.strip()}\n\nIts keys, to be given as KEY=VALUE:\n\n{keys.strip()}{offered}\n\n{hint}"
+
+
+def _sentence(error: Exception) -> str:
+    """Hydra's message, which may have many lines, in one; with what there is to choose from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept: list[str] = []
+    for line in lines:
+        if line.startswith(("Config search path", "See https", "full_key", "object_type")):
+            break
+        kept.append(line)
+    told, *choices = re.split(r"\s+Available options.*:\s+", " ".join(kept))
+    told = told.rstrip(".")
+    return f"{told} (there are {', '.join(choices[0].split())})" if choices else f"{told}; --help names every key"
