@@ -102,8 +102,8 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
         timings.append(timing)
     if failed:
         raise PairsError(
-            f"{len(failed)} of {len(pairs)} pairs have no answer, for the reasons above: {', '.join(failed)}; the others "
-            f"are answered in {output}"
+            f"{len(failed)} of {len(pairs)} pairs have no answer, for the reasons above: {', '.join(failed)}; the "
+            f"others are in {output}"
         )
     return timings
 

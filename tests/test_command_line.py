@@ -17,8 +17,9 @@ from vidchat.data.commands.encode import _tokenizer
 
 ROOT = Path(__file__).parents[1]
 TYPED = [
-    "Hello, how are you?", "it's fine", '"so", he said', "你好，世界", "💡 é", "3", "1e5", "nan", "true", "[1, 2]", "{a: 1}",
-    "a: b", "#1", "clip (1).mp4", "a=b", "a,b", " spaces ", "two\nlines", "\ttab", "${oc.env:HOME}", "\\${x}", "\\\\${x}", "${",
+    "Hello, how are you?", "it's fine", '"so", he said', "你好，世界", "💡 é", "3", "1e5", "nan", "true", "[1, 2]",
+    "{a: 1}", "a: b", "#1", "clip (1).mp4", "a=b", "a,b", " spaces ", "two\nlines",
+    "\ttab", "${oc.env:HOME}", "\\${x}", "\\\\${x}", "${",
     "$5}", "C:\\new\\text", "end\\", "\\'", "'", "''", "'\\", "\\\\'${y}'\\", "choice(a)", "*", "~", "+x", "\udcff",
 ]  # fmt: skip
 
@@ -56,7 +57,8 @@ def test_paths_of_training_stay_what_they_are_where_the_config_uses_them() -> No
 def test_all_other_words_are_hydra_s() -> None:
     words = [
         "stage=pretrain_av,sft_dyadic", "stage.optimizer.lr=1e-3,1e-4", "data.size=[96,64]",
-        "hydra.run.dir=a/${now:%H}", "scores={dover: 1}", "-m", "~callbacks.samples", "--cfg", "job", "texts=a,b", "data.sources=[{root:a}]",
+        "hydra.run.dir=a/${now:%H}", "scores={dover: 1}",
+        "-m", "~callbacks.samples", "--cfg", "job", "texts=a,b", "data.sources=[{root:a}]",
         "thinker=none",
     ]  # fmt: skip
     assert literally(words, TRAIN_PATHS) == words
