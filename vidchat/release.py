@@ -11,25 +11,23 @@ The fingerprints are compared at load: a responder speaks the language of its to
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import HydraException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from yaml import YAMLError
 
 from vidchat.dialogue import ChunkClock
+from vidchat.foreign import ForeignError, no_larger_than, read_yaml, untrusted_target
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.graphs import CapturedLoops
@@ -44,8 +42,24 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
 TOKENIZERS = ("video_vae", "audio_codec", "text_tokenizer")
 FORMAT = 1
-_TRUSTED = ("vidchat.model.", "vidchat.tokenizers.")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+MOST_FPS, MOST_PIXELS = 240, 8192
+
+
+def _whole(value: Any, most: int) -> bool:
+    return type(value) is int and 0 < value <= most
+
+
+_SHAPES: dict[str, Callable[[Any], bool]] = {
+    "fps": lambda value: _whole(value, MOST_FPS),
+    "size": lambda value: isinstance(value, list) and len(value) == 2 and all(_whole(n, MOST_PIXELS) for n in value),
+    "turn": lambda value: isinstance(value, bool | None),
+    "thinker": lambda value: value is None or (isinstance(value, dict) and "_target_" in value),
+    **{key: lambda value: isinstance(value, dict) for key in ("model", "condition", "fingerprints")},
+    **{name: lambda value: isinstance(value, dict) and "_target_" in value for name in TOKENIZERS},
+}
+"""What a release's config must hold, besides what is checked when it is built."""
 
 
 class ReleaseError(ValueError):
@@ -84,6 +98,11 @@ class Release:
         """Height and width of the pictures it was trained on."""
         height, width = self.config["size"]
         return height, width
+
+    @property
+    def turn(self) -> bool:
+        """Whether it was trained on pictures of (width, height), too; releases that do not say were not."""
+        return bool(self.config.get("turn", False))
 
 
 def clock_of(fps: int, video_vae: VideoTokenizer, audio_codec: AudioCodec) -> ChunkClock:
@@ -157,8 +176,8 @@ def export_release(
     Args:
         directory: The folder; what it held under the same names is replaced.
         responder: With the weights to release.
-        config: The run's resolved config: `model`, `condition`, `data.fps`, `data.size` and the three tokenizers'
-            nodes are kept, with the stage's name and number of steps; paths of data are not.
+        config: The run's resolved config: `model`, `condition`, `data.fps`, `data.size`, `data.turn` and the three
+            tokenizers' nodes are kept, with the stage's name and number of steps; paths of data are not.
         video_vae: The tokenizer named by `config["video_vae"]`, and so on.
         audio_codec: See above.
         text_tokenizer: See above.
@@ -177,6 +196,7 @@ def export_release(
         "stage": {key: config["stage"][key] for key in ("name", "steps")},
         "fps": config["data"]["fps"],
         "size": list(config["data"]["size"]),
+        "turn": bool(config["data"].get("turn", False)),
         **{key: config[key] for key in ("model", "condition")},
         **{name: _carry(folder / name, config[name]) for name in TOKENIZERS},
         "fingerprints": {name: tool.fingerprint() for name, tool in tools.items()},
@@ -215,9 +235,12 @@ def load_release(source: Path | str, thinker: str | None = None) -> Release:
                 f"{folder}: the {name} found is {tool.fingerprint()}, but the responder was trained with "
                 f"{config['fingerprints'].get(name)}; restore the release's own {name}"
             )
-    responder = _build(folder, lambda: build_responder(config["model"], config["condition"], config["fps"], **tools))
+    weights = read_weights(folder)
+    model, condition, fps = config["model"], config["condition"], config["fps"]
+    with no_larger_than(folder / WEIGHTS_FILE):
+        responder = _build(folder, lambda: build_responder(model, condition, fps, **tools))
     try:
-        responder.load_state_dict({name: value.float() for name, value in read_weights(folder).items()})
+        responder.load_state_dict({name: value.float() for name, value in weights.items()})
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise ReleaseError(f"{folder}: {WEIGHTS_FILE} does not fit {CONFIG_FILE} ({reason}); export again") from error
@@ -238,17 +261,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         what = "a tokenizer's folder" if (folder / "config.json").is_file() else "a folder without config.yaml"
         raise ReleaseError(f"{folder} is {what}, not a release; give the folder that train.py exported")
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise ReleaseError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        config = read_yaml(path)
+    except (OSError, ForeignError) as error:
+        raise ReleaseError(str(error)) from error
     if not isinstance(config, dict) or config.get("kind") != "responder" or config.get("format") != FORMAT:
         raise ReleaseError(f"{path} is not the config of a responder's release of format {FORMAT}; export it again")
     missing = {"fps", "size", "model", "condition", "fingerprints", *TOKENIZERS} - config.keys()
     if missing:
         raise ReleaseError(f"{path} lacks {', '.join(sorted(missing))}; export the release again")
-    for target in _targets(config):
-        if not target.startswith(_TRUSTED) or not _own(target):
-            raise ReleaseError(f"{path} would build {target}, which is no part of vidchat; do not use this release")
+    target = untrusted_target(config)
+    if target is not None:
+        raise ReleaseError(f"{path} would build {target}, which is no part of vidchat; do not use this release")
+    wrong = [key for key, right in _SHAPES.items() if not right(config.get(key))]
+    if wrong:
+        raise ReleaseError(f"{path}: {wrong[0]} cannot be {str(config.get(wrong[0]))[:80]!r}; export the release again")
     return {str(key): value for key, value in config.items()}
 
 
@@ -297,8 +323,9 @@ def _build(folder: Path, make: Any) -> Any:
     """What `make` builds; Hydra's report of a failure is reduced to the failure."""
     try:
         return make()
-    except HydraException as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+    except Exception as error:  # a config that somebody else wrote can be wrong in any way
+        cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ is not None else error
+        reason = str(cause).partition("\n")[0] or type(cause).__name__
         raise ReleaseError(f"{folder}: {CONFIG_FILE} cannot be built: {reason}") from error
 
 
@@ -315,26 +342,3 @@ def _locate(source: Path | str) -> Path:
     except Exception as error:  # offline, not found, gated: the Hub's client has many
         reason = str(error).strip().splitlines()[0]
         raise ReleaseError(f"{source} is neither a folder here nor to be had from the Hub ({reason})") from error
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Every `_target_` in a config."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _own(target: str) -> bool:
-    """Whether a dotted name is a class of this package, or a class method such as `load`; no mere function."""
-    try:
-        found = get_object(target)
-    except Exception:  # Hydra's own kinds, and whatever an import raises
-        return False
-    return (inspect.isclass(found) or inspect.ismethod(found)) and str(getattr(found, "__module__", "")).startswith(
-        "vidchat."
-    )

@@ -16,6 +16,7 @@ from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import ClipWriter, Media, MediaError, read_picture
 from vidchat.data.tokens.encoder import ClipEncoder, Part, Piece
 from vidchat.dialogue import Clip
+from vidchat.generation.framing import frame_of, warn_of_cropping
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release
 
@@ -111,9 +112,8 @@ def check_question(release: Release, question: Question) -> None:
     if unknown:
         raise QuestionError(f"this model knows the scores {names or 'none'}, not {', '.join(sorted(unknown))}")
     for source in (question.reference, question.initiator, question.voice):
-        path = source.path if isinstance(source, Clip) else source
-        if path is not None and not path.is_file():
-            raise MediaError(f"{path} does not exist; give the path of a media file")
+        if source is not None and not _clip(source).path.is_file():
+            raise MediaError(f"{_clip(source).path} does not exist; give the path of a media file")
 
 
 def read_question(release: Release, question: Question, device: torch.device | str = "cpu") -> ChunkBatch:
@@ -130,13 +130,17 @@ def read_question(release: Release, question: Question, device: torch.device | s
     """
     check_question(release, question)
     switches = release.responder.conditions.switches
-    picture = read_picture(question.reference, release.size)
+    frame = frame_of(release, question.reference)
+    warn_of_cropping("reference", question.reference, frame)
+    picture = read_picture(question.reference, frame)
     with torch.no_grad():
         reference = release.video_vae.encode(from_bytes(picture[None]).to(device)).transpose(1, 2)
         batch = ChunkBatch(reference, torch.ones(1, 0, dtype=torch.bool, device=device))
-        span = _read(release, question.initiator, "last") if switches.turns or switches.features else None
+        span = _read(release, question.initiator, "last", frame) if switches.turns or switches.features else None
+        if span is not None and question.initiator is not None:
+            warn_of_cropping("initiator", _clip(question.initiator).path, frame)
         if switches.turns and span is not None:
-            tokens = _encoder(release).encode([span], device)[0]
+            tokens = _encoder(release, frame).encode([span], device)[0]
             latents = tokens.latents[None, 1:].to(device)  # chunk 0, one picture without sound, is left out
             batch.turn_latents = latents
             batch.turn_codes = None if tokens.codes is None else tokens.codes[None].to(device)
@@ -186,28 +190,32 @@ def answer(
             yield chunk
 
 
-def _encoder(release: Release) -> ClipEncoder:
+def _encoder(release: Release, frame: tuple[int, int]) -> ClipEncoder:
     """What cuts clips to chunks as training cuts them, and encodes them."""
     codec = release.audio_codec if release.responder.depth is not None else None
-    return ClipEncoder(release.video_vae, codec, release.clock.fps, release.size)
+    return ClipEncoder(release.video_vae, codec, release.clock.fps, frame)
 
 
-def _read(release: Release, source: Path | Clip | None, part: Part) -> Media | None:
+def _clip(source: Path | Clip) -> Clip:
+    return source if isinstance(source, Clip) else Clip(source, speaker="")
+
+
+def _read(release: Release, source: Path | Clip | None, part: Part, frame: tuple[int, int]) -> Media | None:
     """A file or a span of one, cut to chunks; `None` where there is none."""
     if source is None:
         return None
-    clip = source if isinstance(source, Clip) else Clip(source, speaker="")
-    return _encoder(release).read(Piece(clip, part, max_chunks=ANY_LENGTH))[0]
+    clip = _clip(source)
+    return _encoder(release, frame).read(Piece(clip, part, max_chunks=ANY_LENGTH))[0]
 
 
 def _voice(release: Release, path: Path | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Codes (1, V, F, K) of the responder's voice; without a clip, one chunk that is masked."""
     shape = release.responder.code_shape
-    span = _read(release, path, "first") if shape else None
+    span = _read(release, path, "first", release.size) if shape else None
     if span is None:
         frames, books = (shape.frames, shape.codebooks) if shape else (0, 0)
         nothing = torch.zeros(1, 1, frames, books, dtype=torch.long, device=device)
         return nothing, torch.zeros(1, 1, dtype=torch.bool, device=device)
-    codes = _encoder(release).encode([span], device)[0].codes
+    codes = _encoder(release, release.size).encode([span], device)[0].codes
     assert codes is not None, "a responder with codes has a depth transformer"
     return codes[None].to(device), torch.ones(1, len(codes), dtype=torch.bool, device=device)

@@ -74,13 +74,17 @@ def build(
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
+    from vidchat.foreign import read_yaml, untrusted_target
     from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
     from vidchat.model.conditions import ConditionSwitches
 
     path = Path(model) if model.endswith(".yaml") else Path("configs/model") / f"{model}.yaml"
     if not path.is_file():
         raise typer.BadParameter(f"{path} does not exist; run from the repository's root, or give a path to a yaml")
-    config = OmegaConf.load(path)
+    config = OmegaConf.create(read_yaml(path))
+    target = untrusted_target(OmegaConf.to_container(config))
+    if target is not None:
+        raise typer.BadParameter(f"{path} would build {target}, which is no part of vidchat")
     if codes is None:
         config.depth = None
     with torch.device("meta"):

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from vidchat.foreign import no_larger_than
+
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -87,7 +89,7 @@ def load_config(directory: str | Path, kind: str) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found, config = record["kind"], record["config"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TokenizerError(f"{path} is not a tokenizer's configuration: it needs 'kind' and 'config'") from error
     if found != kind:
         raise TokenizerError(f"{directory} holds a {found}, not a {kind}; choose the config group entry of {found}")
@@ -100,9 +102,7 @@ def load_weights(directory: str | Path, module: nn.Module) -> None:
     Raises:
         TokenizerError: the file is absent or unreadable, or its tensors are not this module's.
     """
-    path = Path(directory) / WEIGHTS_FILE
-    if not path.is_file():
-        raise TokenizerError(f"{directory} holds no weights ({WEIGHTS_FILE} is missing); copy the whole folder again")
+    path = _weights_of(directory)
     try:
         tensors = load_file(path)
         stored = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
@@ -110,6 +110,13 @@ def load_weights(directory: str | Path, module: nn.Module) -> None:
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise TokenizerError(f"{path} does not fit a {type(module).__name__} of its config.json: {reason}") from error
+
+
+def _weights_of(directory: str | Path) -> Path:
+    path = Path(directory) / WEIGHTS_FILE
+    if not path.is_file():
+        raise TokenizerError(f"{directory} holds no weights ({WEIGHTS_FILE} is missing); copy the whole folder again")
+    return path
 
 
 def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
@@ -154,6 +161,16 @@ class SavedTokenizer(nn.Module, ABC):
         Raises:
             TokenizerError: the folder is not a saved tokenizer of this class.
         """
-        tokenizer = cls.from_config(load_config(directory, cls.__name__))
+        config, weights = load_config(directory, cls.__name__), _weights_of(directory)
+        try:
+            with no_larger_than(weights):
+                tokenizer = cls.from_config(config)
+        except TokenizerError:
+            raise
+        except SafetensorError as error:
+            raise TokenizerError(f"{weights} is damaged ({error}); copy the whole folder again") from error
+        except Exception as error:  # a config that somebody else wrote can be wrong in any way
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise TokenizerError(f"{directory}: {CONFIG_FILE} describes no {cls.__name__}: {reason}") from error
         load_weights(directory, tokenizer)
         return tokenizer.eval()

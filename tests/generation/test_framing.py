@@ -1,0 +1,74 @@
+"""An answer has the orientation of its reference where the model knows both, and says what it crops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vidchat.data.media.read import read_clip, write_clip
+from vidchat.dialogue import Clip
+from vidchat.generation.answer import Question, answer, read_question
+from vidchat.generation.stream import GenerationSettings
+from vidchat.model.reading import ChunkSampling
+from vidchat.release import Release
+
+
+def picture(path: Path, height: int, width: int) -> Path:
+    Image.new("RGB", (width, height), (200, 30, 30)).save(path)
+    return path
+
+
+def clip(path: Path, height: int, width: int) -> Path:
+    write_clip(path, torch.zeros(30, 3, height, width, dtype=torch.uint8), 0.1 * torch.randn(30 * 640), 25, 16000)
+    return path
+
+
+def wide(release: Release, turn: bool) -> Release:
+    return replace(release, config={**release.config, "size": [16, 32], "turn": turn})
+
+
+@pytest.mark.parametrize(
+    ("turn", "reference", "frame"),
+    [(True, (64, 32), (32, 16)), (True, (32, 64), (16, 32)), (False, (64, 32), (16, 32)), (True, (40, 40), (16, 32))],
+)
+def test_the_answer_has_the_reference_s_orientation_if_the_model_knows_both(release, tmp_path, turn, reference, frame):
+    model = wide(release, turn)
+    question = Question(picture(tmp_path / "b.png", *reference), clip(tmp_path / "a.mp4", *reference), text="hello")
+    batch = read_question(model, question)
+    grid = (frame[0] // 8, frame[1] // 8)
+    assert batch.latents.shape[-2:] == batch.turn_latents.shape[-2:] == grid
+    settings = GenerationSettings(chunks=2, sampling=ChunkSampling(sets=2, flow_steps=2))
+    list(answer(model, batch, settings, tmp_path / "out.mp4"))
+    made = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=frame, sample_rate=16000)
+    assert made.pictures.shape == (8, 3, *frame)
+
+
+def test_what_is_cropped_is_said_once_for_each_file_and_only_if_it_is_visible(release, tmp_path, caplog):
+    model = wide(release, turn=False)
+    fits, tall = picture(tmp_path / "fits.png", 64, 128), picture(tmp_path / "tall.png", 64, 32)
+    alike = clip(tmp_path / "alike.mp4", 160, 316)  # 1.25 % of the height is cropped
+    read_question(model, Question(fits, alike, text="hello"))
+    assert not caplog.records
+    read_question(model, Question(tall, clip(tmp_path / "square.mp4", 32, 32), text="hello"))
+    told = [record.getMessage() for record in caplog.records]
+    assert [one.partition("=")[0] for one in told] == ["reference", "initiator"]
+    assert "tall.png is 64x32 (height x width) and the answer 16x32: 75 % of its height is cropped" in told[0]
+    assert "50 % of its height" in told[1]
+
+
+def test_the_initiator_follows_the_reference(release, tmp_path, caplog):
+    """Training keeps a dialogue whose clips all lie one way; an initiator that lies the other way is cropped to it."""
+    model = wide(release, turn=True)
+    question = Question(picture(tmp_path / "b.png", 64, 32), clip(tmp_path / "a.mp4", 32, 64), text="hello")
+    batch = read_question(model, question)
+    assert batch.turn_latents.shape[-2:] == batch.latents.shape[-2:] == (4, 2)
+    assert [record.args[0] for record in caplog.records] == ["initiator"]
+
+
+def test_releases_that_do_not_say_were_trained_one_way(release):
+    assert not replace(release, config={k: v for k, v in release.config.items() if k != "turn"}).turn
+    assert release.config["turn"] is False
