@@ -33,7 +33,7 @@ def wide(release: Release, turn: bool) -> Release:
 
 @pytest.mark.parametrize(
     ("turn", "reference", "frame"),
-    [(True, (64, 32), (32, 16)), (True, (32, 64), (16, 32)), (False, (64, 32), (16, 32)), (True, (40, 40), (16, 32))],
+    [(True, (64, 32), (32, 16)), (True, (32, 64), (16, 32)), (False, (64, 32), (16, 32)), (True, (40, 40), (32, 16))],
 )
 def test_the_answer_has_the_reference_s_orientation_if_the_model_knows_both(release, tmp_path, turn, reference, frame):
     model = wide(release, turn)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from vidchat.data.media.read import picture_size
+from vidchat.data.media.read import is_wide, picture_size
 from vidchat.release import Release
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ def frame_of(release: Release, reference: Path) -> tuple[int, int]:
     height, width = release.size
     if not release.turn or height == width:
         return height, width
-    there = picture_size(reference)
-    return (width, height) if (there[1] > there[0]) != (width > height) else (height, width)
+    turned = is_wide(reference) != (width > height)  # as `ClipEncoder` has it: what is square counts as high
+    return (width, height) if turned else (height, width)
 
 
 def warn_of_cropping(name: str, path: Path, frame: tuple[int, int]) -> None:
