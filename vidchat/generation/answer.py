@@ -14,13 +14,12 @@ from torch import Tensor
 from vidchat.batch import ChunkBatch
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import ClipWriter, Media, MediaError, read_picture
-from vidchat.data.tokens.encoder import ClipEncoder, Part, Piece
+from vidchat.data.tokens.encoder import ClipEncoder, Part
 from vidchat.dialogue import Clip
 from vidchat.generation.framing import frame_of, warn_of_cropping
+from vidchat.generation.listening import encode_heard, read_heard
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release
-
-ANY_LENGTH = 1_000_000  # chunks; what a question names is read whole
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class Question:
 
     Attributes:
         reference: A picture of the responder, or a video whose first picture is taken.
-        initiator: What the initiator says, for a model that listens (`dyadic`): a file, or a `Clip`, a span of one.
+        initiator: What the initiator says, for a model that listens (`dyadic`): a file, or a `Clip`, a span of one. Of
+            more than 30 s, the last 30 are heard.
         text: What the responder shall say, for a model that is told (`conditioned`).
         voice: A clip of the responder's voice, for a model that takes one.
         scores: Quality scores to ask for, in standard deviations from the training data's mean, by name.
@@ -140,8 +140,8 @@ def read_question(release: Release, question: Question, device: torch.device | s
         if span is not None and question.initiator is not None:
             warn_of_cropping("initiator", _clip(question.initiator).path, frame)
         if switches.turns and span is not None:
-            tokens = _encoder(release, frame).encode([span], device)[0]
-            latents = tokens.latents[None, 1:].to(device)  # chunk 0, one picture without sound, is left out
+            tokens = encode_heard(_encoder(release, frame), span, device)
+            latents = tokens.latents[None].to(device)
             batch.turn_latents = latents
             batch.turn_codes = None if tokens.codes is None else tokens.codes[None].to(device)
             batch.turn_roles = torch.zeros(latents.shape[:2], dtype=torch.long, device=device)
@@ -201,11 +201,10 @@ def _clip(source: Path | Clip) -> Clip:
 
 
 def _read(release: Release, source: Path | Clip | None, part: Part, frame: tuple[int, int]) -> Media | None:
-    """A file or a span of one, cut to chunks; `None` where there is none."""
+    """What is heard of a file or a span of one; `None` where there is none."""
     if source is None:
         return None
-    clip = _clip(source)
-    return _encoder(release, frame).read(Piece(clip, part, max_chunks=ANY_LENGTH))[0]
+    return read_heard(_encoder(release, frame), _clip(source), part)
 
 
 def _voice(release: Release, path: Path | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -216,6 +215,6 @@ def _voice(release: Release, path: Path | None, device: torch.device | str) -> t
         frames, books = (shape.frames, shape.codebooks) if shape else (0, 0)
         nothing = torch.zeros(1, 1, frames, books, dtype=torch.long, device=device)
         return nothing, torch.zeros(1, 1, dtype=torch.bool, device=device)
-    codes = _encoder(release, release.size).encode([span], device)[0].codes
+    codes = encode_heard(_encoder(release, release.size), span, device).codes
     assert codes is not None, "a responder with codes has a depth transformer"
     return codes[None].to(device), torch.ones(1, len(codes), dtype=torch.bool, device=device)
