@@ -7,9 +7,16 @@ VidChatBench into the folder `output`, with a log beside each clip.
 
 from __future__ import annotations
 
+import vidchat.threads  # noqa: F401  (before torch)
+
+# isort: split
 import json
 import logging
 import math
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +29,7 @@ from rich.progress import track
 from vidchat.bench.pairs import Pair, pair_hash, read_pairs
 from vidchat.bench.responsiveness import made_by
 from vidchat.command_line import INFER_PATHS, run
+from vidchat.devices import usable
 from vidchat.errors import plain_message, plainly
 from vidchat.generation.answer import (
     PairsError,
@@ -32,10 +40,12 @@ from vidchat.generation.answer import (
     check_question,
     read_question,
 )
+from vidchat.generation.request import check_folder, check_output, check_seconds
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.precision import multiplies_bf16, to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release
+from vidchat.threads import choose_threads
 
 log = logging.getLogger("infer")
 DEFAULT_SECONDS = 4.0
@@ -45,25 +55,35 @@ def respond(config: DictConfig) -> Timing:
     """Answer one question; returns how fast it went."""
     _require(config, "checkpoint", "reference", "output")
     device, precision = _device(config)
+    check_seconds(config.seconds)
+    question, output = _question(config), Path(config.output)
+    check_output(output, [path for path in (question.reference, question.initiator, question.voice) if path])
     release = load_release(config.checkpoint, config.thinker)
-    question = Question(
-        reference=Path(config.reference),
-        initiator=Path(config.initiator) if config.initiator else None,
-        text="???" if OmegaConf.is_missing(config, "text") else config.text,  # which OmegaConf has a meaning for
-        voice=Path(config.voice) if config.voice else None,
-        scores=config.scores,
-    )
     check_question(release, question)
+    settings = _settings(config, 1)  # refused now, if they are wrong
     _move(release, device, precision)
     batch = read_question(release, question, device)
     if release.thinker is not None:
         release.thinker.unload()  # it has understood the question; the answer needs the memory
     listened = 0 if batch.turn_latents is None else batch.turn_latents.shape[1]
-    settings = _settings(config, _chunks(release, config.seconds, listened))
+    settings = replace(settings, chunks=_chunks(release, config.seconds, listened))
     timing = Timing()
-    for _ in track(answer(release, batch, settings, Path(config.output), timing), "answering", total=settings.chunks):
+    for _ in track(answer(release, batch, settings, output, timing), "answering", total=settings.chunks):
         pass
     return timing
+
+
+def _question(config: DictConfig) -> Question:
+    if not isinstance(config.scores, Mapping | None):
+        raise QuestionError(f"scores={config.scores}: give them by name, e.g. scores={{dover: 1.0}}")
+    text = "???" if OmegaConf.is_missing(config, "text") else config.text  # which OmegaConf has a meaning for
+    return Question(
+        reference=Path(config.reference),
+        initiator=Path(config.initiator) if config.initiator else None,
+        text=None if text is None else str(text),
+        voice=Path(config.voice) if config.voice else None,
+        scores=config.scores or {},
+    )
 
 
 def respond_to_pairs(config: DictConfig) -> list[Timing]:
@@ -80,6 +100,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     if config.seconds is not None:
         raise QuestionError("seconds= is not for pairs=: every answer is as long as the benchmark says (bench make)")
     device, precision = _device(config)
+    check_folder(Path(config.output))
     pairs, output, timings, failed = read_pairs(Path(config.pairs)), Path(config.output), [], []
     release = load_release(config.checkpoint, config.thinker)
     with_words = release.responder.conditions.switches.text
@@ -112,6 +133,7 @@ def _respond_to_pair(config: DictConfig, release: Release, pair: Pair, clip: Pat
     """Answers one pair into `clip`; raises a `ValueError` that names what is wrong with its files."""
     with_words = release.responder.conditions.switches.text
     question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
+    check_output(clip, [pair.reference, pair.initiator.path, pair.truth.path])
     check_question(release, question)
     batch = read_question(release, question, device)
     settings, timing = _settings(config, _chunks(release, pair.answer_seconds, 0)), Timing()
@@ -128,11 +150,9 @@ def _require(config: DictConfig, *keys: str) -> None:
 
 def _device(config: DictConfig) -> tuple[str, str]:
     """On what, and in which precision, to generate."""
-    device, precision = config.device, config.precision
+    device, precision = usable(str(config.device)), config.precision
     if precision not in ("auto", "fp32", "bf16"):
         raise QuestionError(f"precision={precision} is not known; give auto, fp32 or bf16")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
         precision = "bf16" if multiplies_bf16(device) else "fp32"
     return device, precision
@@ -140,6 +160,8 @@ def _device(config: DictConfig) -> tuple[str, str]:
 
 def _move(release: Release, device: str, precision: str) -> None:
     """The whole release to the device; in bf16, the responder alone is."""
+    if device == "cpu":
+        log.info(choose_threads(sum(parameter.numel() for parameter in release.responder.parameters())))
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # TF32: products in full fp32 are several times slower
     if precision == "bf16":
@@ -160,13 +182,12 @@ def _chunks(release: Release, seconds: float | None, listened: int) -> int:
     if seconds is None and listened:
         return listened
     seconds = DEFAULT_SECONDS if seconds is None else seconds
-    if seconds <= 0:
-        raise QuestionError(f"seconds={seconds}: an answer must last longer than nothing")
     return max(1, math.ceil(seconds * release.clock.chunks_per_second - 1e-6))  # a whole number may be a hair above
 
 
 @hydra.main(config_path="configs", config_name="infer", version_base="1.3")
 def main(config: DictConfig) -> None:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # as an exception: nothing unfinished stays
     with plainly():
         timings = [respond(config)] if config.pairs is None else respond_to_pairs(config)
     if not timings:

@@ -6,6 +6,9 @@ and exports. Ctrl+C or SIGTERM leave a checkpoint; the same command then goes on
 
 from __future__ import annotations
 
+import vidchat.threads  # noqa: F401  (before torch)
+
+# isort: split
 import logging
 import os
 import sys
@@ -24,6 +27,7 @@ from vidchat.command_line import TRAIN_PATHS, run
 from vidchat.data.folder import MANIFESTS
 from vidchat.errors import plainly
 from vidchat.model.compiled import compile_blocks
+from vidchat.threads import choose_threads
 from vidchat.training.check import check_config
 from vidchat.training.checkpoint import Checkpoints, find_checkpoint
 from vidchat.training.initialise import check_resumed, initialise, start_from_language_model
@@ -56,6 +60,8 @@ def train(config: DictConfig) -> Path:
         log.info(start_from_language_model(module, plain["backbone_from"]))
     if resume is None and plain["init_from"] is not None:
         log.info(initialise(module, Path(plain["init_from"]), plain, fingerprints))
+    if plain["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():
+        log.info(choose_threads(sum(parameter.numel() for parameter in module.network.parameters())))
     if plain["compile"]:
         log.info("%d blocks will be compiled", compile_blocks(module.network))
     prepare_data(config)

@@ -145,6 +145,7 @@ def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
         (["data.root=nowhere"], "data.root=nowhere is no folder"),
         (["init_from=nowhere"], "init_from=nowhere does not exist"),
         (["stage.steps=0"], "stage.steps must be a whole number above 0"),
+        (["data.max_chunks=0"], "data.max_chunks must be a whole number above 0"),
         (["video_vae.directory=nowhere"], "video_vae.directory=nowhere is no folder"),
         (["data.fps=30"], "7.5 chunks/s"),
         (["audio_codec._target_=vidchat.tokenizers.stacked.StackedVAE.load"], "holds a StftCodec, not a StackedVAE"),

@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+MOST_TEXT = 1000  # ids of a text that a model reads: as bytes, a minute of English
+
 
 @dataclass
 class ChunkBatch:
@@ -21,7 +23,7 @@ class ChunkBatch:
         latents: (B, T+1, C, h, w) float, normalised; chunk 0 is the reference. At generation T may be 0.
         chunk_mask: (B, T) bool.
         codes: (B, T, F, K) int64, or `None` for a model without sound.
-        text_ids: (B, L) int64, a transcript or caption.
+        text_ids: (B, L) int64, a transcript or caption; L is at most `MOST_TEXT`.
         text_mask: (B, L) bool.
         turn_latents: (B, U, C, h, w), the chunks of the initiator's clip, after those of earlier turns.
         turn_codes: (B, U, F, K) int64.

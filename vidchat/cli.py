@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import vidchat.threads  # noqa: F401  (before torch)
+
+# isort: split
 import typer
 
 from vidchat.bench.cli import app as bench

@@ -6,6 +6,9 @@ given; then renders dyads, trains the three stages, answers with both models, an
 
 from __future__ import annotations
 
+import vidchat.threads  # noqa: F401  (before torch)
+
+# isort: split
 import os
 import subprocess
 import sys

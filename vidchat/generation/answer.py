@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidchat.batch import ChunkBatch
+from vidchat.batch import MOST_TEXT, ChunkBatch
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import ClipWriter, Media, MediaError, read_picture
 from vidchat.data.tokens.encoder import ClipEncoder, Part
@@ -30,7 +31,7 @@ class Question:
         reference: A picture of the responder, or a video whose first picture is taken.
         initiator: What the initiator says, for a model that listens (`dyadic`): a file, or a `Clip`, a span of one. Of
             more than 30 s, the last 30 are heard.
-        text: What the responder shall say, for a model that is told (`conditioned`).
+        text: What the responder shall say, for a model that is told (`conditioned`); at most `MOST_TEXT` tokens.
         voice: A clip of the responder's voice, for a model that takes one.
         scores: Quality scores to ask for, in standard deviations from the training data's mean, by name.
     """
@@ -101,8 +102,8 @@ def check_question(release: Release, question: Question) -> None:
     switches, names = release.responder.conditions.switches, list(release.config["condition"]["scores"])
     if (switches.turns or switches.features) and question.initiator is None:
         raise QuestionError("this model answers an initiator's clip: give initiator=CLIP.mp4")
-    if switches.text and question.text is None:
-        raise QuestionError('this model is told what to say: give text="..."')
+    if switches.text:
+        _text_ids(release, question)
     if switches.features and release.thinker is None:
         raise QuestionError(
             "this model needs a thinker's features, and its release names no thinker; give features as tensors "
@@ -111,6 +112,9 @@ def check_question(release: Release, question: Question) -> None:
     unknown = set(question.scores) - set(names)
     if unknown:
         raise QuestionError(f"this model knows the scores {names or 'none'}, not {', '.join(sorted(unknown))}")
+    for name, value in question.scores.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise QuestionError(f"scores.{name}={value} is no finite number; give one, in standard deviations")
     for source in (question.reference, question.initiator, question.voice):
         if source is not None and not _clip(source).path.is_file():
             raise MediaError(f"{_clip(source).path} does not exist; give the path of a media file")
@@ -151,8 +155,8 @@ def read_question(release: Release, question: Question, device: torch.device | s
             batch.feature_mask = torch.ones(batch.features.shape[:2], dtype=torch.bool, device=device)
         if switches.voice:
             batch.voice_codes, batch.voice_mask = _voice(release, question.voice, device)
-    if switches.text and question.text is not None:
-        batch.text_ids = torch.tensor([release.text_tokenizer.encode(question.text)], device=device)
+    if switches.text:
+        batch.text_ids = torch.tensor([_text_ids(release, question)], device=device)
         batch.text_mask = torch.ones_like(batch.text_ids, dtype=torch.bool)
     if switches.scores:
         names = release.config["condition"]["scores"]
@@ -188,6 +192,22 @@ def answer(
             pictures = to_bytes(chunk.pictures[0].transpose(0, 1))
             writer.write(pictures, None if chunk.waveform is None else chunk.waveform[0])
             yield chunk
+
+
+def _text_ids(release: Release, question: Question) -> list[int]:
+    """What a model that is told what to say is told; raises `QuestionError` if that is nothing, or too much."""
+    if not question.text:
+        raise QuestionError('this model is told what to say: give text="..."')
+    try:
+        ids = release.text_tokenizer.encode(question.text)
+    except UnicodeError as error:
+        raise QuestionError("the text holds bytes that are no characters; give it as UTF-8") from error
+    if len(ids) > MOST_TEXT:
+        raise QuestionError(
+            f"the text is {len(ids)} tokens long and a model reads at most {MOST_TEXT}, about a minute of speech; "
+            "shorten it, or let it be said in several answers"
+        )
+    return ids
 
 
 def _encoder(release: Release, frame: tuple[int, int]) -> ClipEncoder:

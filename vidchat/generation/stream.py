@@ -28,16 +28,24 @@ class GenerationSettings:
     """How an answer is generated.
 
     Attributes:
-        chunks: T, how many chunks the answer has.
-        window: Earlier chunks that a chunk sees, besides the condition and the reference.
-        seed: The same seed gives the same answer.
+        chunks: T >= 1, how many chunks the answer has.
+        window: Earlier chunks, one or more, that a chunk sees besides the condition and the reference.
+        seed: From 0 to 2^64 - 1; the same seed gives the same answer.
         sampling: How each chunk is drawn.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     chunks: int
     window: int = 64
     seed: int = 0
     sampling: ChunkSampling = field(default_factory=ChunkSampling)
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("chunks", self.chunks, 1), ("window", self.window, 1), ("seed", self.seed, 0)):
+            if type(value) is not int or not least <= value < 1 << 64:
+                raise ValueError(f"settings.{name} must be a whole number from {least} on, got {value!r}")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.data.folder import MANIFESTS
+from vidchat.training.machine import what_is_lacking_here
 
 
 class ConfigError(ValueError):
@@ -30,7 +31,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
-    problems = [*_paths(plain), *_numbers(plain), *_tokenizers(plain)]
+    problems = [*_paths(plain), *_numbers(plain), *_tokenizers(plain), *what_is_lacking_here(plain)]
     if problems:
         raise ConfigError("; ".join(problems))
     return plain
@@ -65,6 +66,7 @@ def _numbers(config: dict[str, Any]) -> list[str]:
         "stage.steps": config["stage"]["steps"],
         "data.batch_size": config["data"]["batch_size"],
         "data.fps": config["data"]["fps"],
+        "data.max_chunks": config["data"]["max_chunks"],
         "checkpoints.every": config["checkpoints"]["every"],
         "checkpoints.keep": config["checkpoints"]["keep"],
         "log_every": config["log_every"],

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidchat.batch import ChunkBatch
+from vidchat.batch import MOST_TEXT, ChunkBatch
 from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.endless import Draw
 from vidchat.data.loading.items import Item, Items, TurnKey
@@ -77,6 +77,7 @@ class DialogueBatches:
         self._place = np.empty_like(self.alike)
         self._place[self.alike] = np.arange(len(items))
         self.lender = Lender()
+        self._shortened: set[str] = set()  # dialogues whose text is longer than models read
         for cache in caches:
             cache.share_damage()  # now, before there are other processes
 
@@ -163,6 +164,13 @@ class DialogueBatches:
         clip = dialogue.answer if self.conditions.text == "answer" else dialogue.question
         text = clip.text if clip is not None else None
         ids = self.text_tokenizer.encode(text) if text and self.text_tokenizer is not None else []
+        if len(ids) > MOST_TEXT and dialogue.id not in self._shortened:
+            self._shortened.add(dialogue.id)
+            log.warning(
+                "dialogue %s: of its text of %d tokens the first %d are read (%d such so far in this process)",
+                dialogue.id, len(ids), MOST_TEXT, len(self._shortened),
+            )  # fmt: skip
+        ids = ids[:MOST_TEXT]
         return torch.tensor(ids, dtype=torch.long)
 
     def _add_turns(self, batch: ChunkBatch, loaded: list[Loaded]) -> None:

@@ -1,0 +1,160 @@
+"""What is wrong with a request is said in a sentence, before any work and before anything is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+import infer as infer_script
+from vidchat.batch import MOST_TEXT
+from vidchat.command_line import INFER_PATHS, literally
+from vidchat.data.media.read import write_clip
+from vidchat.devices import DeviceError, usable
+from vidchat.errors import plain_message
+from vidchat.generation.answer import QuestionError
+from vidchat.generation.request import check_output
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def words(tmp_path: Path, release_folder: Path) -> list[str]:
+    """A request that is answered."""
+    write_clip(tmp_path / "a.mp4", torch.zeros(30, 3, 16, 16, dtype=torch.uint8), torch.zeros(30 * 640), 25, 16000)
+    Image.new("RGB", (16, 16), (200, 30, 30)).save(tmp_path / "b.png")
+    given = {"initiator": tmp_path / "a.mp4", "reference": tmp_path / "b.png", "output": tmp_path / "out.mp4"}
+    fixed = [f"checkpoint={release_folder}", "text=hi", "device=cpu"]
+    return [f"{key}={value}" for key, value in given.items()] + fixed
+
+
+def composed(words: list[str], *more: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("infer", literally([*words, *more], INFER_PATHS))
+
+
+def respond(words: list[str], *more: str) -> None:
+    infer_script.respond(composed(words, *more))
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("seconds=nan", "seconds=nan"),
+        ("seconds=inf", "at most 3600"),
+        ("seconds=1e9", "at most 3600"),
+        ("seconds=0", "more than 0 s"),
+        ("seconds=-1", "more than 0 s"),
+        ("seconds=soon", "seconds=soon"),
+        ("seconds=true", "seconds=True"),
+        ("settings.window=0", "settings.window"),
+        ("settings.window=many", "settings.window"),
+        ("settings.seed=-1", "settings.seed"),
+        ("settings.seed=1e30", "settings.seed"),
+        ("scores={dover: nan}", "scores.dover=nan"),
+        ("scores={dover: high}", "scores.dover=high"),
+        ("scores=3", "scores=3"),
+        ("device=cuda:99", "device=cuda:99"),
+        ("device=gpu", "device=gpu is not known"),
+        ("device=meta", "device=meta cannot be used"),
+        ("precision=8", "precision=8"),
+        ("text=" + "x" * (MOST_TEXT + 1), f"{MOST_TEXT + 1} tokens long and a model reads at most {MOST_TEXT}"),
+        ("text=", "this model is told what to say"),
+        ("text=\udcff", "no characters"),
+    ],
+)  # fmt: skip
+def test_numbers_devices_and_texts_that_make_no_sense(words: list[str], word: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=told) as caught:
+        respond(words, word)
+    message = plain_message(caught.value)
+    assert message is not None, caught.value
+    assert "\n" not in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.png"], "nothing is left behind"
+
+
+def test_texts_that_look_like_something_else_are_said(words: list[str], tmp_path: Path) -> None:
+    assert infer_script._question(composed(words, "scores={dover: 1.5}")).scores == {"dover": 1.5}
+    for text in ("3", "true", "null", "???", "it's ${x}, \\ok", "x" * MOST_TEXT):
+        respond(words, f"text={text}", "seconds=0.1", "settings.sampling.sets=1", "settings.sampling.flow_steps=2")
+        assert (tmp_path / "out.mp4").stat().st_size > 0
+
+
+def test_an_answer_never_takes_the_place_of_what_it_is_made_from(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
+    os.link(tmp_path / "a.mp4", tmp_path / "hard.mp4")
+    (tmp_path / "sub").mkdir()
+    before = (tmp_path / "a.mp4").read_bytes()
+    for name in ("a.mp4", "link.mp4", "hard.mp4", "sub/../a.mp4"):
+        with pytest.raises(QuestionError, match="itself, which would be lost"):
+            respond(words, f"output={tmp_path / name}")
+    with pytest.raises(QuestionError, match="itself"):
+        respond(words, f"voice={tmp_path / 'v.mp4'}", f"output={tmp_path / 'v.mp4'}")
+    assert (tmp_path / "a.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("", "is a folder; give the file to write"),
+        ("x.mkv", "let the name end in .mp4"),
+        ("x", "let the name end in .mp4"),
+        ("a.mp4/x.mp4", "a.mp4 is a file"),
+        ("pipe.mp4", "no ordinary file"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused(words: list[str], tmp_path: Path, name: str, told: str) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(QuestionError, match=told):
+        respond(words, f"output={tmp_path / name}", "checkpoint=nowhere")
+
+
+def test_any_new_place_is_made(tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "folder" / "X.MP4", [tmp_path / "a.mp4"])
+
+
+def test_a_pair_is_never_answered_into_its_own_files(words: list[str], tmp_path: Path, caplog) -> None:
+    line = (
+        '{"id": "a", "reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a"}, '
+        '"truth": {"clip": "a.mp4", "speaker": "b", "text": "hi", "start": 0.0, "end": 0.3}}'
+    )
+    (tmp_path / "pairs.jsonl").write_text(line)
+    before = (tmp_path / "a.mp4").read_bytes()
+    config = composed(words, f"pairs={tmp_path}", f"output={tmp_path}")
+    with pytest.raises(ValueError, match="1 of 1 pairs have no answer"):
+        infer_script.respond_to_pairs(config)
+    assert "which would be lost" in caplog.text
+    assert (tmp_path / "a.mp4").read_bytes() == before
+
+
+def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [usable(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == ["cuda", "cpu", "cuda", "cuda:1"]
+    with pytest.raises(DeviceError, match="2 CUDA GPUs, cuda:0 to cuda:1"):
+        usable("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert usable("auto") == "cpu"
+    with pytest.raises(DeviceError, match="no CUDA GPU"):
+        usable("cuda")
+
+
+def test_a_stopped_answer_leaves_no_part_of_a_file(words: list[str], tmp_path: Path) -> None:
+    """A signal in the middle: the process ends with its code, and what it had begun to write is gone."""
+    command = [sys.executable, "infer.py", *words, "seconds=3000", "settings.sampling.flow_steps=2"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".*.partial")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(tmp_path.glob(".*.partial"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.png"]

@@ -1,0 +1,46 @@
+"""A small model computes with one thread, a large one with all; what the environment says counts first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidchat import threads
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(("parameters", "count"), [(3_000_000, 1), (20_000_000, 1), (64_000_000, 4), (10**9, 8)])
+def test_threads_follow_the_size(parameters: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", chosen.append)
+    monkeypatch.setattr("torch.get_num_threads", lambda: chosen[-1] if chosen else 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for name in threads.GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    told = threads.choose_threads(parameters)
+    assert chosen == [count]
+    assert told.startswith(f"computing with {count} thread")
+    assert "OMP_NUM_THREADS=N" in told
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads.choose_threads(parameters).endswith("as OMP_NUM_THREADS says")
+    assert chosen == [count]
+
+
+@pytest.mark.parametrize("script", ["infer", "train", "vidchat.cli"])
+def test_waiting_is_passive_before_torch_is_there(script: str) -> None:
+    look = f"""
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        print(os.environ.get("OMP_WAIT_POLICY")) if name == "torch" else None
+sys.meta_path.insert(0, Finder())
+import {script}, torch
+"""
+    clean = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")}
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, env=clean, check=True)
+    assert set(done.stdout.split()) == {"PASSIVE"}

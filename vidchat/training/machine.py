@@ -1,0 +1,63 @@
+"""What a run's config asks of this machine that it does not have: GPUs, a key for Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+from netrc import NetrcParseError, netrc
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
+def what_is_lacking_here(config: dict[str, Any]) -> list[str]:
+    """Every such problem, with the key to change.
+
+    Args:
+        config: The run's resolved config; of it `trainer` and `logger` are read.
+    """
+    return [*_accelerator(config["trainer"]), *_wandb(config.get("logger") or {})]
+
+
+def _accelerator(trainer: dict[str, Any]) -> list[str]:
+    name, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
+    if name not in ACCELERATORS:
+        return [f"trainer.accelerator={name} is not known; give one of {', '.join(ACCELERATORS)}"]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    apple = torch.backends.mps.is_available()
+    if (name == "cuda" and not count) or (name == "mps" and not apple) or (name == "gpu" and not count and not apple):
+        return [f"trainer.accelerator={name}: this machine has no such GPU that torch can use; give trainer=cpu"]
+    if name in ("gpu", "cuda") and count:
+        wanted = devices if isinstance(devices, list) else range(devices) if type(devices) is int else []
+        beyond = [number for number in wanted if type(number) is not int or number >= count]
+        return [f"trainer.devices={devices}: this machine has {count} GPUs; give fewer of them"] if beyond else []
+    return []
+
+
+def _wandb(loggers: dict[str, Any]) -> list[str]:
+    """A key is asked for at a terminal only, and long after the data were read."""
+    online = [
+        name
+        for name, logger in loggers.items()
+        if isinstance(logger, dict)
+        and str(logger.get("_target_", "")).endswith("WandbLogger")
+        and not logger.get("offline")
+        and os.environ.get("WANDB_MODE", "online") == "online"
+    ]
+    if not online or _logged_in():
+        return []
+    key = f"logger.{online[0]}.offline"
+    return [f"{key}=false needs a key; run 'wandb login', set WANDB_API_KEY, or give {key}=true and 'wandb sync' later"]
+
+
+def _logged_in() -> bool:
+    """Whether wandb has a key to use: in the environment, or in the netrc where `wandb login` writes it."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
+    try:
+        return netrc(os.environ.get("NETRC")).authenticators(str(host)) is not None
+    except (OSError, NetrcParseError):
+        return False
