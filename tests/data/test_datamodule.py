@@ -78,6 +78,17 @@ def test_the_question_conditions_without_its_first_picture(root: Path) -> None:
     assert not batch.turn_roles.any()
 
 
+def test_a_text_that_is_too_long_is_shortened_and_its_dialogue_named_once(root: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("vidchat.data.loading.batches.MOST_TEXT", 1)
+    data = module(root, text="answer")
+    for _ in range(2):
+        batch = next(iter(data.val_dataloader()))
+    assert words(batch.text_ids, batch.text_mask) == ["a", "a"]
+    told = [record.getMessage() for record in caplog.records if "of its text" in record.getMessage()]
+    assert len(told) in (2, 4), "once for each reader of batches"
+    assert "of its text of 2 tokens the first 1 are read" in told[0]
+
+
 @pytest.mark.parametrize(("whose", "expected"), [("answer", ["a4", "a5"]), ("question", ["q4", "q5"])])
 def test_text_is_the_answers_or_the_questions(root: Path, whose: str, expected: list[str]) -> None:
     batch = next(iter(module(root, text=whose).val_dataloader()))

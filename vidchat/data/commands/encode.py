@@ -66,6 +66,7 @@ def encode(
     from vidchat.data.tokens.cache import TOKENS, TokenCache
     from vidchat.data.tokens.encode import Sharding, fill, plan, survey
     from vidchat.data.tokens.media_shards import copy_manifest
+    from vidchat.devices import usable
 
     with plainly():
         if engine not in ("processes", "ray"):
@@ -90,7 +91,7 @@ def encode(
             missing = sum(len(job.pieces) for job in plan(cache, lacking, sharding))
             typer.echo(f"{count} pieces of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
             return
-        devices, run = _on_ray(_devices(device)) if engine == "ray" else (_devices(device), None)
+        devices, run = _on_ray(_devices(device)) if engine == "ray" else (list(map(usable, _devices(device))), None)
         report.skipped += fill(cache, pieces, devices, workers, run, sharding).skipped
         if output is not None:
             copy_manifest(data, output)
