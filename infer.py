@@ -143,7 +143,7 @@ def _respond_to_pair(config: DictConfig, release: Release, pair: Pair, clip: Pat
 
 
 def _require(config: DictConfig, *keys: str) -> None:
-    missing = [key for key in keys if OmegaConf.is_missing(config, key)]
+    missing = [key for key in keys if OmegaConf.is_missing(config, key) or config[key] is None]
     if missing:
         raise QuestionError(f"give {', '.join(f'{key}=...' for key in missing)} (see configs/infer.yaml)")
 

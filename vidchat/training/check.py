@@ -13,6 +13,9 @@ from vidchat.data.folder import MANIFESTS
 from vidchat.training.machine import what_is_lacking_here
 
 
+NEEDED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
+
+
 class ConfigError(ValueError):
     """Every problem found in a config, each with the key to change."""
 
@@ -42,7 +45,7 @@ def _missing(node: Any, key: str = "") -> Iterator[str]:
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _missing(value, f"{key}.{name}" if key else str(name))
-    elif node == "???":
+    elif node == "???" or (node is None and key.endswith(NEEDED)):
         yield key
 
 
