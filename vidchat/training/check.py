@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 from vidchat.data.folder import MANIFESTS
 from vidchat.training.machine import what_is_lacking_here
 
-
 NEEDED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
 
 
