@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from vidchat.command_line import CONFIGS, INFER_PATHS, TRAIN_PATHS, literally, override
+import infer as infer_script
+import train as train_script
+from vidchat.command_line import CONFIGS, INFER_PATHS, TRAIN_PATHS, _sentence, literally, override, run
 from vidchat.data.commands.encode import _config as encode_config
 from vidchat.data.commands.encode import _tokenizer
 
@@ -79,24 +83,37 @@ def test_encode_takes_folders_of_any_name(tmp_path: Path) -> None:
     assert config.data.root == config.video_vae.directory == str(folder)
 
 
+def test_what_hydra_refuses_is_one_sentence_and_nothing_else() -> None:
+    done = subprocess.run([sys.executable, "train.py"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (1, 1, "")
+    assert done.stderr.startswith(
+        "error: You must specify 'stage', e.g, stage=<OPTION> (there are pretrain_av, pretrain_visual, sft_dyadic,"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["train.py"], "error: You must specify 'stage', e.g, stage=<OPTION> (there are pretrain_av, pretrain_visual,"),
-        (["infer.py", "txt=3"], "error: Could not override 'txt'. To append to your config use +txt=3; --help names"),
+        (["infer", "txt=3"], "Could not override 'txt'. To append to your config use +txt=3; --help names every key"),
+        (["train", "stage=no"], "In 'train': Could not find 'stage/no' (there are pretrain_av, pretrain_visual, sft_"),
+        (["infer", "scores={a:1"], "no viable alternative at input '{a:1'; --help names every key"),
+        (["infer", "seconds=a(1)"], "Error parsing override 'seconds=a(1)' HydraException while evaluating"),
     ],
 )
-def test_what_hydra_refuses_is_one_sentence(words: list[str], told: str) -> None:
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (1, 1, "")
-    assert done.stderr.startswith(told)
+def test_its_messages_fit_into_a_line(words: list[str], told: str) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        composed(*words)
+    assert _sentence(caught.value).startswith(told)
+    assert "\n" not in _sentence(caught.value)
 
 
-@pytest.mark.parametrize(("script", "key"), [("train.py", "output_dir:"), ("infer.py", "initiator: null #")])
-def test_help_says_what_a_script_does_and_every_key(script: str, key: str) -> None:
-    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("One ")
-    assert key in done.stdout
-    assert "hydra:" not in done.stdout
-    assert ("stage=pretrain_av|pretrain_visual" in done.stdout) == (script == "train.py")
+@pytest.mark.parametrize(("script", "key"), [(train_script, "output_dir:"), (infer_script, "initiator: null #")])
+def test_help_says_what_a_script_does_and_every_key(script, key: str, monkeypatch, capsys) -> None:
+    name = script.__name__
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help", "text=a, b"])
+    run(script.main, name, INFER_PATHS, script.__doc__)
+    told = capsys.readouterr().out
+    assert told.startswith("One ")
+    assert key in told
+    assert "hydra:" not in told
+    assert ("stage=pretrain_av|pretrain_visual" in told) == (name == "train")

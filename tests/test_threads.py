@@ -31,16 +31,21 @@ def test_threads_follow_the_size(parameters: int, count: int, monkeypatch: pytes
     assert chosen == [count]
 
 
-@pytest.mark.parametrize("script", ["infer", "train", "vidchat.cli"])
-def test_waiting_is_passive_before_torch_is_there(script: str) -> None:
-    look = f"""
+def test_waiting_is_passive_before_torch_is_there() -> None:
+    look = """
 import os, sys
 class Finder:
     def find_spec(self, name, *_):
         print(os.environ.get("OMP_WAIT_POLICY")) if name == "torch" else None
 sys.meta_path.insert(0, Finder())
-import {script}, torch
+import infer, torch
 """
     clean = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")}
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, env=clean, check=True)
     assert set(done.stdout.split()) == {"PASSIVE"}
+
+
+@pytest.mark.parametrize("script", ["infer.py", "train.py", "vidchat/cli.py", "vidchat/demo/__main__.py"])
+def test_every_command_begins_with_it(script: str) -> None:
+    imports = [line for line in (ROOT / script).read_text().splitlines() if line.startswith(("import ", "from "))]
+    assert imports[1].startswith("import vidchat.threads"), "after __future__, before anything that imports torch"
