@@ -30,11 +30,17 @@ def choose_threads(parameters: int) -> str:
 
     given = next((name for name in GIVEN if os.environ.get(name)), None)
     if given is not None:
-        return f"computing with {torch.get_num_threads()} threads, as {given} says"
+        return f"computing with {_threads()}, as {given} says"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, min(cores, parameters // WORTH_A_THREAD)))
-    count = torch.get_num_threads()
     return (
-        f"computing with {count} thread{'s' * (count > 1)} on {cores} cores, enough for {parameters / 1e6:.0f} million "
+        f"computing with {_threads()} on {cores} cores, enough for {parameters / 1e6:.0f} million "
         f"parameters; {GIVEN[0]}=N in the environment chooses otherwise"
     )
+
+
+def _threads() -> str:
+    import torch
+
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' * (count > 1)}"

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.data.folder import MANIFESTS
+from vidchat.nested import differing_leaves
 from vidchat.training.machine import what_is_lacking_here
 
 NEEDED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
@@ -33,7 +34,8 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
-    problems = [*_paths(plain), *_numbers(plain), *_tokenizers(plain), *what_is_lacking_here(plain)]
+    problems = [*_unspeakable(plain), *_paths(plain), *_numbers(plain), *_tokenizers(plain)]
+    problems += what_is_lacking_here(plain)
     if problems:
         raise ConfigError("; ".join(problems))
     return plain
@@ -46,6 +48,13 @@ def _missing(node: Any, key: str = "") -> Iterator[str]:
             yield from _missing(value, f"{key}.{name}" if key else str(name))
     elif node == "???" or (node is None and key.endswith(NEEDED)):
         yield key
+
+
+def _unspeakable(config: dict[str, Any]) -> list[str]:
+    """Paths that are right, but would be read as an interpolation when objects are built from the config."""
+    leaves = differing_leaves(config, {})
+    held = [key for key, value, _ in leaves if isinstance(value, str) and "${" in value]
+    return [f"{held[0]} holds '${{', which a config cannot carry; rename the folder, or link to it"] if held else []
 
 
 def _paths(config: dict[str, Any]) -> list[str]:
