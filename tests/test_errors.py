@@ -93,7 +93,7 @@ def test_what_torch_says_when_a_rank_has_died_is_a_sentence() -> None:
     [
         ("-m vidchat.cli data stats no", "is not there"),  # Typer's way out, and below Hydra's
         ("train.py stage=pretrain_visual data=folder data.root=no", "data.root=no is no folder"),
-        ("infer.py checkpoint=no reference=no output=no", "no does not exist"),
+        ("infer.py checkpoint=no reference=no output=no.mp4", "no does not exist"),
     ],
 )
 def test_nothing_else_is_printed(words: str, told: str, tmp_path: Path) -> None:

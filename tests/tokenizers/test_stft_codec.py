@@ -145,7 +145,7 @@ def test_the_fingerprint_knows_weights_and_numbers(codec: StftCodec) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "config.json").write_text("{}"), "needs 'kind' and 'config'"),
         (lambda folder: (folder / "config.json").write_text('{"kind": "Mimi", "config": {}}'), "holds a Mimi"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x08"), "does not fit"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x08"), "is damaged"),
         (lambda folder: small(width=24).save(folder.parent / "other"), None),
     ],
 )
