@@ -105,7 +105,9 @@ def test_a_network_larger_than_its_weights_is_not_built(tmp_path: Path) -> None:
     weights, layers = tmp_path / "model.safetensors", 0
     with no_larger_than(weights):
         StackedVAE(4, 8, [8], [1], [1])
-    for make in (lambda: nn.Linear(10**6, 10**6), lambda: torch.arange(10**12), lambda: torch.zeros(10**12)):
+        assert len(torch.zeros(8)[2:].repeat(3)) == 18, "what is done to tensors that are there goes on"
+    makes = [lambda: nn.Linear(10**6, 10**6), lambda: torch.arange(10**12), lambda: torch.zeros(10**12)]
+    for make in (*makes, lambda: torch.ones(2).new_zeros(10**6, 10**6)):
         with pytest.raises(ForeignError, match="far larger network"), no_larger_than(weights):
             make()
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -136,14 +137,17 @@ class _Allocations(TorchDispatchMode):
         self.left, self.refusal = limit, refusal
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not types and args:
-            numbers = args[0] if isinstance(args[0], list | tuple) else args
-            wanted = math.prod(numbers) if numbers is args[0] else max(map(_number, numbers))
-            self.left -= max(wanted, 0)
-            if self.left < 0:
-                raise self.refusal
+        self.left -= _asked_for(func, args)
+        if self.left < 0:
+            raise self.refusal
         return func(*args, **(kwargs or {}))
 
 
-def _number(value: Any) -> int | float:
-    return value if isinstance(value, int | float) else 0
+def _asked_for(func: Any, args: Any) -> float:
+    """Values of the tensor that an operation makes from nothing, by a size (`empty`) or by a range (`arange`)."""
+    if not args or any(isinstance(value, torch.Tensor) for value in torch.utils._pytree.tree_leaves(args)):
+        name = func.overloadpacket.__name__  # of `new_zeros` and its like the size comes second
+        return math.prod(args[1]) if name.startswith("new_") and len(args) > 1 else 0
+    if isinstance(args[0], list | tuple):
+        return math.prod(args[0])
+    return max((value for value in args if isinstance(value, int | float)), default=0)
