@@ -134,7 +134,8 @@ class _Allocations(TorchDispatchMode):
 
     def __init__(self, limit: int, refusal: ForeignError) -> None:
         super().__init__()
-        self.left, self.refusal = limit, refusal
+        self.left: float = limit
+        self.refusal = refusal
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.left -= _asked_for(func, args)
