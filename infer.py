@@ -104,6 +104,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     pairs, output, timings, failed = read_pairs(Path(config.pairs)), Path(config.output), [], []
     release = load_release(config.checkpoint, config.thinker)
     with_words = release.responder.conditions.switches.text
+    _settings(config, 1)  # refused now, if they are wrong: no pair could be answered
     _move(release, device, precision)
     output.mkdir(parents=True, exist_ok=True)
     for pair in track(pairs, "answering pairs"):
