@@ -57,7 +57,8 @@ def respond(config: DictConfig) -> Timing:
     device, precision = _device(config)
     check_seconds(config.seconds)
     question, output = _question(config), Path(config.output)
-    check_output(output, [path for path in (question.reference, question.initiator, question.voice) if path])
+    files = (question.reference, question.initiator, question.voice)
+    check_output(output, [path for path in files if isinstance(path, Path)])
     release = load_release(config.checkpoint, config.thinker)
     check_question(release, question)
     settings = _settings(config, 1)  # refused now, if they are wrong
