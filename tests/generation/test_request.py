@@ -132,7 +132,7 @@ def test_a_pair_is_never_answered_into_its_own_files(words: list[str], tmp_path:
     with pytest.raises(ValueError, match="1 of 1 pairs have no answer"):
         infer_script.respond_to_pairs(config)
     assert "which would be lost" in caplog.text
-    with pytest.raises(ValueError, match="^settings.window must be"):
+    with pytest.raises(ValueError, match=r"^settings\.window must be"):
         infer_script.respond_to_pairs(composed(words, f"pairs={tmp_path}", f"output={tmp_path}", "settings.window=0"))
     assert (tmp_path / "a.mp4").read_bytes() == before
 
