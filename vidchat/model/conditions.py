@@ -40,11 +40,6 @@ class ConditionSwitches:
     features: int = 0
     drop: float = 0.1
 
-    @property
-    def count(self) -> int:
-        """Number of conditions; scores count as one."""
-        return sum(map(bool, (self.text, self.turns, self.voice, self.scores, self.features)))
-
 
 @dataclass
 class ConditionTokens:
@@ -87,6 +82,8 @@ class ConditionEncoder(nn.Module):
     def __init__(self, switches: ConditionSwitches, width: int, vocabulary: int) -> None:
         super().__init__()
         self.switches = switches
+        kinds = switches.text, switches.turns, switches.voice, switches.scores, switches.features
+        self._several = sum(map(bool, kinds)) > 1
         if switches.text:
             self.embed_tokens = nn.Embedding(vocabulary, width)
             nn.init.normal_(self.embed_tokens.weight, std=1.0)
@@ -153,10 +150,10 @@ class ConditionEncoder(nn.Module):
         if keep is not None or not self.training:
             same = torch.ones(size, dtype=torch.bool, device=device) if keep is None else keep
             yield from itertools.repeat(same[:, None])
-        drop, several = self.switches.drop, self.switches.count > 1
-        together = torch.rand(size, 1, device=device) >= drop
+        together = torch.rand(size, 1, device=device) >= self.switches.drop
         while True:
-            yield together & (torch.rand(size, 1, device=device) >= drop) if several else together
+            alone = torch.rand(size, 1, device=device) >= self.switches.drop if self._several else True
+            yield together & alone
 
     def _words(self, batch: ChunkBatch, shown: Iterator[Tensor]) -> list[_Section]:
         """Conditions that count positions token by token: text, scores, features."""

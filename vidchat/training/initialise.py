@@ -95,7 +95,7 @@ def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[s
     for section in ("stage.name", "model", "condition"):
         first, *rest = section.split(".")
         pair = [{k: c.get(first, {}).get(k) for k in rest} if rest else c.get(first) for c in (theirs, ours)]
-        keys = differing({first: pair[0]}, {first: pair[1]})
+        keys = [key for key in differing({first: pair[0]}, {first: pair[1]}) if not key.startswith("model.sampling")]
         if keys:
             raise CheckpointError(
                 f"{source} was trained with another config: {', '.join(keys)}; set output_dir to a new folder, "
