@@ -60,8 +60,9 @@ def check_ranges(section: str, settings: object, **ranges: tuple[bool, str]) -> 
 
 def is_number(value: object, low: float, high: float = math.inf) -> bool:
     """Whether a value is a finite number in [low, high]; True and False are none."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and low <= value <= high and value < math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return low <= value <= high and value < math.inf
 
 
 def is_count(value: object, low: int) -> bool:

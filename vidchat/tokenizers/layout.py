@@ -66,11 +66,11 @@ def audio_layout(node: Mapping[str, Any], published: Mapping[str, Any] | None = 
 def _without_weights(node: Mapping[str, Any]) -> Any:
     """A tokenizer of this package's own with random weights; `None` for one whose config says too little."""
     made = get_object(node["_target_"])
-    owner = getattr(made, "__self__", None)
+    owner: Any = getattr(made, "__self__", None)  # of a class method, the class
     with torch.random.fork_rng(devices=[]):
         if inspect.isclass(made):
             return instantiate(dict(node))
-        if getattr(made, "__name__", "") == "load" and inspect.isclass(owner):
+        if owner is not None and made.__name__ == "load":
             return owner.from_config(load_config(node["directory"], owner.__name__))
     return None
 
