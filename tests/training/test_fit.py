@@ -158,6 +158,15 @@ def test_a_tokenizer_that_only_loading_can_tell_of_is_checked_once_it_is_loaded(
         check_fit(told, StackedVAE(4, 32, [8], [1], [1]))
 
 
+def test_training_checks_again_with_the_tokenizers_it_has_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before their tokens are made, and where the config could not tell."""
+    monkeypatch.setattr(train_script, "check_config", lambda made: OmegaConf.to_container(made, resolve=True))
+    with pytest.raises(FitError, match="gives latents of 6 x 4"):
+        train_script.train(config("data.size=[96,64]", "model.patch=2", f"output_dir={tmp_path}"))
+
+
 def test_the_limit_is_the_step_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """More recomputation, fewer clips and half precision each make a step fit that did not."""
     words = ["model=base", "video_vae=wan21", "audio_codec=mimi", "data.size=[480,768]", "data.batch_size=2"]
@@ -200,3 +209,7 @@ def test_the_base_model_has_what_made_the_demo_understand() -> None:
 def test_a_gpu_is_fed_by_several_processes(trainer: str) -> None:
     assert plain(f"trainer={trainer}")["data"]["num_workers"] > 2
     assert plain(f"trainer={trainer}", "data.num_workers=0")["data"]["num_workers"] == 0
+
+
+def test_lightning_s_advice_about_workers_is_heard() -> None:
+    assert "workers" not in Path(train_script.__file__).read_text()
