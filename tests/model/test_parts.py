@@ -147,9 +147,12 @@ def test_eight_evaluations_of_a_perfect_head_recover_the_distribution(parts, tem
     """Of mean and spread; where temperature narrows the noise, of a Gaussian's it is the spread that it scales."""
     head = FlowHead(2, 8, FlowShape(width=16, blocks=1))
     head.denoiser = _KnownVelocity(*parts)
-    drawn, exact = (head.sample(torch.zeros(20000, 8), steps, temperature=temperature) for steps in (8, 400))
+    drawn, exact = (
+        head.sample(torch.zeros(4000, 8), steps, 1.0, temperature, torch.Generator().manual_seed(0))
+        for steps in (8, 100)
+    )
     if len(parts) == 1 or temperature == 1:
-        assert exact.std().item() == pytest.approx(temperature * head.denoiser.spread(), rel=0.01)
+        assert exact.std().item() == pytest.approx(temperature * head.denoiser.spread(), rel=0.03)
     assert drawn.std().item() == pytest.approx(exact.std().item(), rel=0.03)
     assert drawn.mean().item() == pytest.approx(exact.mean().item(), abs=0.03)
 
