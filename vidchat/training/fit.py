@@ -26,18 +26,25 @@ class FitError(ValueError):
 class Video(Protocol):
     """Shape of latents: a video tokenizer or its `VideoLayout`."""
 
-    channels: int
-    temporal_stride: int
-    spatial_stride: int
+    @property
+    def channels(self) -> int: ...
+    @property
+    def temporal_stride(self) -> int: ...
+    @property
+    def spatial_stride(self) -> int: ...
 
 
 class Audio(Protocol):
     """Shape of codes: an audio codec or its `AudioLayout`."""
 
-    sample_rate: int
-    hop: int
-    codebooks: int
-    vocabulary: int
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def hop(self) -> int: ...
+    @property
+    def codebooks(self) -> int: ...
+    @property
+    def vocabulary(self) -> int: ...
 
 
 def check_fit(config: Mapping[str, Any], video: Video | None = None, audio: Audio | None = None) -> Responder | None:
