@@ -12,10 +12,10 @@ import logging
 import math
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import hydra
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
@@ -37,6 +37,7 @@ def respond(config: DictConfig) -> Timing:
     _require(config, "checkpoint", "reference", "output")
     device, precision = _device(config)
     release = load_release(config.checkpoint, config.thinker)
+    sampling = _sampling(config, release)
     question = Question(
         reference=Path(config.reference),
         initiator=Path(config.initiator) if config.initiator else None,
@@ -50,7 +51,7 @@ def respond(config: DictConfig) -> Timing:
     if release.thinker is not None:
         release.thinker.unload()  # it has understood the question; the answer needs the memory
     listened = 0 if batch.turn_latents is None else batch.turn_latents.shape[1]
-    settings = _settings(config, _chunks(release, config.seconds, listened))
+    settings = _settings(config, sampling, _chunks(release, config.seconds, listened))
     timing = Timing()
     for _ in track(answer(release, batch, settings, Path(config.output), timing), "answering", total=settings.chunks):
         pass
@@ -69,7 +70,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     device, precision = _device(config)
     pairs, output, timings = read_pairs(Path(config.pairs)), Path(config.output), []
     release = load_release(config.checkpoint, config.thinker)
-    with_words = release.responder.conditions.switches.text
+    with_words, sampling = release.responder.conditions.switches.text, _sampling(config, release)
     _move(release, device, precision)
     output.mkdir(parents=True, exist_ok=True)
     for pair in track(pairs, "answering pairs"):
@@ -79,7 +80,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
         question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
         check_question(release, question)
         batch = read_question(release, question, device)
-        settings = _settings(config, _chunks(release, pair.answer_seconds, 0))
+        settings = _settings(config, sampling, _chunks(release, pair.answer_seconds, 0))
         timing = Timing()
         for _ in answer(release, batch, settings, clip, timing):
             pass
@@ -119,8 +120,13 @@ def _move(release: Release, device: str, precision: str) -> None:
         release.thinker.to(device)
 
 
-def _settings(config: DictConfig, chunks: int) -> GenerationSettings:
-    sampling: ChunkSampling = instantiate(config.settings.sampling)
+def _sampling(config: DictConfig, release: Release) -> ChunkSampling:
+    """The release's own way of sampling, but for what the config gives."""
+    given: Any = OmegaConf.to_container(config.settings.sampling, resolve=True)
+    return release.responder.sampling.changed(given)
+
+
+def _settings(config: DictConfig, sampling: ChunkSampling, chunks: int) -> GenerationSettings:
     return GenerationSettings(chunks, config.settings.window, config.settings.seed, sampling)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.data.folder import MANIFESTS
+from vidchat.training.fit import advice, check_fit
+
+log = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
@@ -21,6 +25,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: with all problems in one message.
+        FitError: the model does not fit the frames or the device, see `fit`.
     """
     missing = list(_missing(OmegaConf.to_container(config)))
     if missing:
@@ -33,6 +38,10 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     problems = [*_paths(plain), *_numbers(plain), *_tokenizers(plain)]
     if problems:
         raise ConfigError("; ".join(problems))
+    model = check_fit(plain)
+    told = None if model is None else advice(plain, model)
+    if told is not None:
+        log.warning(told)
     return plain
 
 
