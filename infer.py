@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import hydra
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
@@ -43,7 +43,6 @@ from vidchat.generation.answer import (
 from vidchat.generation.request import check_folder, check_output, check_seconds
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.precision import multiplies_bf16, to_bf16
-from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release
 from vidchat.threads import choose_threads
 
@@ -61,7 +60,7 @@ def respond(config: DictConfig) -> Timing:
     check_output(output, [path for path in files if isinstance(path, Path)])
     release = load_release(config.checkpoint, config.thinker)
     check_question(release, question)
-    settings = _settings(config, 1)  # refused now, if they are wrong
+    settings = _settings(config, release, 1)  # refused now, if they are wrong
     _move(release, device, precision)
     batch = read_question(release, question, device)
     if release.thinker is not None:
@@ -105,7 +104,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     pairs, output, timings, failed = read_pairs(Path(config.pairs)), Path(config.output), [], []
     release = load_release(config.checkpoint, config.thinker)
     with_words = release.responder.conditions.switches.text
-    _settings(config, 1)  # refused now, if they are wrong: no pair could be answered
+    _settings(config, release, 1)  # refused now, if they are wrong: no pair could be answered
     _move(release, device, precision)
     output.mkdir(parents=True, exist_ok=True)
     for pair in track(pairs, "answering pairs"):
@@ -138,7 +137,7 @@ def _respond_to_pair(config: DictConfig, release: Release, pair: Pair, clip: Pat
     check_output(clip, [pair.reference, pair.initiator.path, pair.truth.path])
     check_question(release, question)
     batch = read_question(release, question, device)
-    settings, timing = _settings(config, _chunks(release, pair.answer_seconds, 0)), Timing()
+    settings, timing = _settings(config, release, _chunks(release, pair.answer_seconds, 0)), Timing()
     for _ in answer(release, batch, settings, clip, timing):
         pass
     return timing
@@ -174,9 +173,12 @@ def _move(release: Release, device: str, precision: str) -> None:
         release.thinker.to(device)
 
 
-def _settings(config: DictConfig, chunks: int) -> GenerationSettings:
-    sampling: ChunkSampling = instantiate(config.settings.sampling)
-    return GenerationSettings(chunks, config.settings.window, config.settings.seed, sampling)
+def _settings(config: DictConfig, release: Release, chunks: int) -> GenerationSettings:
+    """The release's own way of sampling, but for what the config gives."""
+    given: Any = OmegaConf.to_container(config.settings.sampling, resolve=True)
+    return GenerationSettings(
+        chunks, config.settings.window, config.settings.seed, release.responder.sampling.changed(given)
+    )
 
 
 def _chunks(release: Release, seconds: float | None, listened: int) -> int:

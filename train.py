@@ -30,6 +30,7 @@ from vidchat.model.compiled import compile_blocks
 from vidchat.threads import choose_threads
 from vidchat.training.check import check_config
 from vidchat.training.checkpoint import Checkpoints, find_checkpoint
+from vidchat.training.fit import check_fit
 from vidchat.training.initialise import check_resumed, initialise, start_from_language_model
 from vidchat.training.metrics import MetricsFile
 from vidchat.training.module import TrainingModule
@@ -52,6 +53,7 @@ def train(config: DictConfig) -> Path:
     resume = find_checkpoint(plain["resume"], output / "checkpoints")
     wanted = [name for name in plain["stage"]["tokenizers"] if config[name] is not None]  # there may be no thinker
     tokenizers = {name: instantiate(config[name]) for name in wanted}
+    check_fit(plain, tokenizers.get("video_vae"), tokenizers.get("audio_codec"))  # where only loading could tell
     fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
     if resume is not None:
         check_resumed(resume, plain, fingerprints)
@@ -98,7 +100,6 @@ def prepare_data(config: DictConfig) -> None:
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> Any:
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,7 +1,8 @@
 """How well releases answer rendered people: the demo's measurements, on as many test dialogues as wanted.
 
     python -m vidchat.data.synthetic --output outputs/eval --dialogues 600 --seed 0
-    python benchmarks/answers.py --root outputs/eval --release checkpoints/demo [--answers 72]
+    python benchmarks/answers.py --root outputs/eval --release checkpoints/demo [--answers 72] \
+        [--sampling temperature=0.7 flow_steps=16]
 
 Prints the table of the demo's page beside chance, the truth and the tokenizers' round trip of it, and writes JSON.
 """
@@ -23,11 +24,13 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="rendered dyads")
     parser.add_argument("--release", type=Path, nargs="+", default=[Path("checkpoints/demo")])
     parser.add_argument("--answers", type=int, default=72)
+    parser.add_argument("--sampling", nargs="*", default=[], metavar="KEY=VALUE", help="instead of the releases' own")
     parser.add_argument("--output", type=Path, default=Path("outputs/answers"))
     given = parser.parse_args()
     every = read_dialogues(given.root)
     train, test = ([d for d in every if d.split == split] for split in ("train", "test"))
-    systems = Answers(given.output, train[:40], test[: given.answers])
+    sampling = {name: json.loads(value) for name, value in (word.split("=") for word in given.sampling)}
+    systems = Answers(given.output, train[:40], test[: given.answers], sampling)
     scores = systems.score({release.name: release for release in given.release})
     for name, s in scores.items():
         count = len(s.heard)

@@ -2,7 +2,7 @@
 
     python benchmarks/drift.py --release noise=outputs/a/release --release plain=outputs/b/release \
         --data outputs/data/dyads [--split test] [--answers 12] [--chunks 100] [--window 14] [--levels 0 0.1] \
-        [--output outputs/drift]
+        [--sampling temperature=0.7] [--output outputs/drift]
 
 Every release answers the same questions, far beyond the length it was trained on, so that it lives on its own output
 alone. By chunk index, averaged over answers:
@@ -36,8 +36,6 @@ from vidchat.demo.measure import nearest_face
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, read_question
 from vidchat.generation.stream import GenerationSettings, stream_answer
-from vidchat.model.depth import CodeSampling
-from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release
 
 METRICS = ("psnr_reference", "identity", "latent_mean", "latent_std", "step")
@@ -80,8 +78,8 @@ def question(release: Release, dialogue: Dialogue) -> ChunkBatch:
 
 
 def rollout(release: Release, batch: ChunkBatch, options: argparse.Namespace, level: float) -> Iterator:
-    codes = CodeSampling(temperature=0.6, top_k=30)
-    sampling = ChunkSampling(sets=6, flow_steps=8, temperature=0.5, noise_level=level, codes=codes)
+    given = {name: json.loads(value) for name, value in (word.split("=") for word in options.sampling)}
+    sampling = release.responder.sampling.changed(given | {"noise_level": level})
     settings = GenerationSettings(options.chunks, options.window, sampling=sampling)
     for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings):
         yield to_bytes(chunk.pictures[0].transpose(0, 1)), chunk.latents[0]
@@ -152,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chunks", type=int, default=100, help="of every answer, 6.25 a second")
     parser.add_argument("--window", type=int, default=14, help="chunks that a chunk sees, best as long as in training")
     parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.1], help="of noise on the model's history")
+    parser.add_argument("--sampling", nargs="*", default=[], metavar="KEY=VALUE", help="instead of the releases' own")
     parser.add_argument("--output", type=Path, default=Path("outputs/drift"))
     options = parser.parse_args(arguments)
     folders = dict(entry.partition("=")[::2] for entry in options.release)

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 
 from vidchat.batch import ChunkBatch
+from vidchat.describe import build, measure
 from vidchat.model.attention import HAS_FLASH
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.cost import DEVICES, Workload
 from vidchat.model.depth import CodeSampling
-from vidchat.model.describe import AUDIO, VIDEO, build, latent_grid, measure
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
@@ -132,8 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="base", help="a file of configs/model")
     parser.add_argument("--size", default="480x768", help="HEIGHTxWIDTH")
-    parser.add_argument("--video", choices=VIDEO, default="wan21")
-    parser.add_argument("--audio", choices=AUDIO, default="encodec_24khz")
+    parser.add_argument("--video", default="wan21", help="a name of configs/video_vae")
+    parser.add_argument("--audio", default="encodec_24khz", help="a name of configs/audio_codec, or none")
     parser.add_argument("--chunks", type=int, default=25)
     parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--batch", type=int, default=1)
@@ -145,11 +145,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_float32_matmul_precision("high")
-    channels, stride, steps = VIDEO[options.video]
-    work = Workload(
-        latent_grid(options.size, stride), options.chunks, options.turns, batch=options.batch, sets=options.sets
-    )
-    model = build(options.model, channels, steps, AUDIO[options.audio], listens=True, reads=False)
+    model, grid, _ = build(options.model, options.size, options.video, options.audio)
+    work = Workload(grid, options.chunks, options.turns, batch=options.batch, sets=options.sets)
     for stack in [module for module in model.modules() if isinstance(module, Transformer)]:
         stack.shape = replace(stack.shape, recompute=options.recompute)
     floors = measure(model, work, options.gpu)

@@ -34,9 +34,7 @@ from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, read_question
-from vidchat.model.depth import CodeSampling
 from vidchat.model.precision import to_bf16
-from vidchat.model.reading import ChunkSampling
 from vidchat.model.spatial import Page, SpatialTransformer, draw_order, set_sizes
 from vidchat.release import Release, load_release
 
@@ -72,7 +70,7 @@ def psnr(release: Release, drawn: Tensor, batch: ChunkBatch) -> float:
 def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
     """Every chunk after the true ones, or after the model's `own`: (1, T, C, h, w)."""
     model, generator = release.responder, torch.Generator().manual_seed(0)
-    sampling = ChunkSampling(sets=sets, flow_steps=8, temperature=0.5, codes=CodeSampling(temperature=0.6, top_k=30))
+    sampling = replace(model.sampling, sets=sets)
     reading, drawn = model.begin(batch, batch.latents.shape[1]), []
     for t in range(batch.chunk_mask.shape[1]):
         latents, codes = model.write_chunk(reading, sampling, generator)

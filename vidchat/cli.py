@@ -7,9 +7,9 @@ import vidchat.threads  # noqa: F401  (before torch)
 # isort: split
 import typer
 
+from vidchat import describe
 from vidchat.bench.cli import app as bench
 from vidchat.data.commands import app as data
-from vidchat.model import describe
 
 app = typer.Typer(
     help="SpeakerVid-5M's data and VidChatBench. Training is train.py, one answer is infer.py.",

@@ -90,7 +90,7 @@ def test_the_loop_is_the_model_s_own_reading(release):
     from vidchat.model.depth import CodeSampling
 
     batch = make_batch()
-    sampling = ChunkSampling(sets=2, flow_steps=2, codes=CodeSampling(temperature=0))
+    sampling = ChunkSampling(sets=2, flow_steps=2, noise_level=0.0, codes=CodeSampling(temperature=0))
     chunks = run(release, batch, chunks=3, sampling=sampling)
     batch.latents = torch.stack([batch.latents[:, 0], *(chunk.latents for chunk in chunks)], dim=1)
     batch.codes = torch.stack([chunk.codes for chunk in chunks], dim=1)

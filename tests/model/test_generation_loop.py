@@ -179,16 +179,20 @@ def test_sampling_conditions_once_is_sampling_as_trained():
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("rows", [1, 12, 1000])
 def test_steps_computed_at_once_are_single_steps(monkeypatch, guidance, rows):
-    """Whether one, two or all seven steps share a product, and by hand."""
+    """Whether one, two or all eight evaluations share a product, and by hand."""
     head = FlowHead(3, 4, FlowShape(width=16, blocks=2)).eval()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     x, condition = torch.randn(5, 3), torch.randn(5 if guidance == 1 else 10, 4)
     monkeypatch.setattr(flow, "ROWS", rows)
     with torch.no_grad():
-        drawn, expected = head.integrate(x, condition, 7, guidance), x
-        for step in range(7, 0, -1):
-            halves = [head.denoiser(expected, torch.full((5,), step / 7), half) for half in condition.split(5)]
-            velocity = halves[0] if guidance == 1 else halves[1] + guidance * (halves[0] - halves[1])
-            expected = expected - velocity / 7
+        drawn, expected = head.integrate(x, condition, 8, guidance), x
+
+        def velocity(x: torch.Tensor, time: float) -> torch.Tensor:
+            halves = [head.denoiser(x, torch.full((5,), time), half) for half in condition.split(5)]
+            return halves[0] if guidance == 1 else halves[1] + guidance * (halves[0] - halves[1])
+
+        for start, end in ((1, 3 / 5), (3 / 5, 1 / 3), (1 / 3, 1 / 7), (1 / 7, 0)):  # u / (2 - u) for u = 1, 3/4, ...
+            middle = expected - velocity(expected, start) * (start - end) / 2
+            expected = expected - velocity(middle, (start + end) / 2) * (start - end)
     torch.testing.assert_close(drawn, expected, atol=1e-5, rtol=1e-5)

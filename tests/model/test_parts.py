@@ -109,11 +109,19 @@ def test_flow_loss_starts_at_its_known_value():
         assert loss.dtype == torch.float32
 
 
-class _GaussianVelocity(torch.nn.Module):
-    """E[e - x | x_s] for x ~ N(mean, std^2): what a perfect flow head returns."""
+class _KnownVelocity(torch.nn.Module):
+    """E[e - x | x_s] for x drawn from a mixture of Gaussians: what a perfect flow head returns."""
 
-    mean, std = 1.5, 0.5
     condition = torch.nn.Identity()
+
+    def __init__(self, *parts: tuple[float, float, float]) -> None:
+        """Each part is its share, its mean and its standard deviation."""
+        super().__init__()
+        self.share, self.mean, self.std = torch.tensor(parts).T
+
+    def spread(self) -> float:
+        mean = (self.share * self.mean).sum()
+        return float((self.share * (self.std**2 + (self.mean - mean) ** 2)).sum().sqrt())
 
     def embed_times(self, times):
         return times[:, None]
@@ -122,18 +130,42 @@ class _GaussianVelocity(torch.nn.Module):
         return [time.expand(len(time), len(condition), 1)]
 
     def guided(self, x, modulations, guidance):
-        time = modulations[0]
-        data, mixed = (1 - time) * self.std**2, ((1 - time) * self.std) ** 2 + time**2
-        return -self.mean + (time - data) / mixed * (x - (1 - time) * self.mean)
+        s = modulations[0].unsqueeze(-1)
+        off, variance = x.unsqueeze(-1) - (1 - s) * self.mean, ((1 - s) * self.std) ** 2 + s**2
+        parts = (self.share.log() - variance.log() / 2 - off**2 / (2 * variance)).softmax(-1)
+        velocity = (s - (1 - s) * self.std**2) / variance * off - self.mean
+        return (parts * velocity).sum(-1)
 
 
-@pytest.mark.parametrize("steps", [10, 25, 100])
-def test_sampler_with_a_perfect_head_recovers_the_distribution(steps):
+ONE, NARROW, WIDE = [(1.0, 1.5, 0.5)], [(1.0, -1.0, 0.2)], [(1.0, 0.0, 1.0)]
+TWO, THREE = [(0.3, -1.0, 0.15), (0.7, 1.0, 0.3)], [(0.2, -1.5, 0.05), (0.3, 0.0, 0.1), (0.5, 1.2, 0.2)]
+
+
+@pytest.mark.parametrize("parts", [ONE, NARROW, WIDE, TWO, THREE], ids=["one", "narrow", "wide", "two", "three"])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_eight_evaluations_of_a_perfect_head_recover_the_distribution(parts, temperature):
+    """Of mean and spread; where temperature narrows the noise, of a Gaussian's it is the spread that it scales."""
     head = FlowHead(2, 8, FlowShape(width=16, blocks=1))
-    head.denoiser = _GaussianVelocity()
-    drawn = head.sample(torch.zeros(20000, 8), steps)
-    assert abs(drawn.mean().item() - 1.5) < 0.02
-    assert abs(drawn.std().item() - 0.5) < 2.0 / steps + 0.01
+    head.denoiser = _KnownVelocity(*parts)
+    drawn, exact = (
+        head.sample(torch.zeros(4000, 8), steps, 1.0, temperature, torch.Generator().manual_seed(0))
+        for steps in (8, 100)
+    )
+    if len(parts) == 1 or temperature == 1:
+        assert exact.std().item() == pytest.approx(temperature * head.denoiser.spread(), rel=0.03)
+    assert drawn.std().item() == pytest.approx(exact.std().item(), rel=0.025)
+    assert drawn.mean().item() == pytest.approx(exact.mean().item(), abs=0.03)
+
+
+def test_another_number_of_evaluations_takes_as_many_and_an_odd_one_is_refused():
+    head, asked = FlowHead(2, 8, FlowShape(width=16, blocks=1)), []
+    head.denoiser = _KnownVelocity(*ONE)
+    guided = head.denoiser.guided
+    head.denoiser.guided = lambda *inputs: asked.append(inputs) or guided(*inputs)
+    head.sample(torch.zeros(3, 8), 6)
+    assert len(asked) == 6
+    with pytest.raises(ValueError, match="flow_steps=7 is not possible"):
+        head.sample(torch.zeros(3, 8), 7)
 
 
 @pytest.mark.parametrize("objective", ["flow", "ddpm"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.precision import multiplies_bf16, to_bf16
 from vidchat.model.reading import ChunkSampling
@@ -85,7 +86,8 @@ def test_a_chunk_is_near_the_one_in_full_precision(pair, make_batch, guidance):
     norms = [module for module in pair[1].modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)]
     for norm in norms:
         norm.register_forward_hook(lambda _, inputs, output: normal.update({inputs[0].dtype, output.dtype}))
-    sampling = ChunkSampling(sets=3, flow_steps=4, guidance=guidance, noise_level=0.1)
+    codes = CodeSampling(temperature=0.8, top_k=0)
+    sampling = ChunkSampling(sets=3, flow_steps=4, temperature=1.0, guidance=guidance, codes=codes)
     for model in pair:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():

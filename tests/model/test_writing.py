@@ -102,7 +102,7 @@ def test_the_picture_is_drawn_knowing_its_own_sound(make_responder, make_batch):
         reading = model.begin(batch, window=10)
         for t in range(5):
             model.depth.sample = lambda *_, t=t: batch.codes[:, t]
-            model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
+            model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=2))
             torch.testing.assert_close(watched.given.pop()[0].context, trained[:, t], atol=1e-5, rtol=1e-5)
             reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
         batch.codes[:, -1] = (batch.codes[:, -1] + 1) % 16  # the last chunk's codes are read by nobody else
@@ -156,7 +156,7 @@ def test_the_picture_is_made_from_the_visual_places(make_responder, make_batch):
     watched = watch(model)
     with torch.no_grad():
         reading = model.begin(batch, 4)
-        _, codes = model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
+        _, codes = model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=2))
         visual, sound = reading.hidden[:, :4], reading.hidden[:, 4:]
         context, places, _ = watched.given[0][0]
         expected = torch.cat([visual, sound + model.embed.codes(codes)], dim=1)
@@ -206,7 +206,7 @@ def test_sound_is_made_from_the_audio_places(make_responder, make_batch):
         hidden = model.read(batch)
         model.loss(batch)
         reading = model.begin(batch, 4)
-        model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=1))
+        model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=2))
     torch.testing.assert_close(told[0], hidden[:, :, 4:].flatten(0, 1))
     assert torch.equal(told[1], reading.hidden[:, 4:])
 

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +21,7 @@ from vidchat.demo.measure import MouthReader, Scores, score
 from vidchat.dialogue import Clip, Dialogue
 from vidchat.generation.answer import Question, Timing, answer, read_question
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.depth import CodeSampling
-from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release, load_release
-
-SAMPLING = ChunkSampling(
-    sets=6, flow_steps=8, temperature=0.5, noise_level=0.1, codes=CodeSampling(temperature=0.6, top_k=30)
-)
 
 
 def true_case(dialogue: Dialogue) -> Case:
@@ -42,10 +37,17 @@ class Answers:
         folder: Where clips are written.
         train: Dialogues that the measuring of mouths is fitted to.
         test: Dialogues to answer.
+        sampling: Values of `ChunkSampling` to take instead of the releases' own.
     """
 
-    def __init__(self, folder: Path, train: Sequence[Dialogue], test: Sequence[Dialogue]) -> None:
-        self.folder, self.train, self.test = folder, train, list(test)
+    def __init__(
+        self,
+        folder: Path,
+        train: Sequence[Dialogue],
+        test: Sequence[Dialogue],
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.train, self.test, self.sampling = folder, train, list(test), sampling or {}
         self.clips: list[dict[str, Path]] = [{} for _ in self.test]
         self.timings: dict[str, list[Timing]] = defaultdict(list)
         self.references: dict[str, torch.Tensor] = {}
@@ -138,7 +140,8 @@ class Answers:
             assert dialogue.question is not None
             chunks = release.clock.chunks(dialogue.answer.truth["pictures"])
             batch = read_question(release, Question(reference=dialogue.answer.path, initiator=dialogue.question.path))
-            settings = GenerationSettings(chunks=chunks, seed=index, sampling=SAMPLING)
+            sampling = release.responder.sampling.changed(self.sampling)
+            settings = GenerationSettings(chunks=chunks, seed=index, sampling=sampling)
             timing = Timing()
             made = list(answer(release, batch, settings, self._path(name, dialogue), timing))
             self.timings[name].append(timing)

@@ -11,7 +11,7 @@ for chunk in conversation.answer():
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -31,7 +31,7 @@ class GenerationSettings:
         chunks: T >= 1, how many chunks the answer has.
         window: Earlier chunks, one or more, that a chunk sees besides the condition and the reference.
         seed: From 0 to 2^64 - 1; the same seed gives the same answer.
-        sampling: How each chunk is drawn.
+        sampling: How each chunk is drawn; `None` is as the responder's own settings have it (`Responder.sampling`).
 
     Raises:
         ValueError: a value is out of its range.
@@ -40,7 +40,7 @@ class GenerationSettings:
     chunks: int
     window: int = 64
     seed: int = 0
-    sampling: ChunkSampling = field(default_factory=ChunkSampling)
+    sampling: ChunkSampling | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("chunks", self.chunks, 1), ("window", self.window, 1), ("seed", self.seed, 0)):
@@ -119,6 +119,7 @@ class Conversation:
         graphs: CapturedLoops | None = None,
     ) -> None:
         self.responder, self.video_vae, self.settings = responder, video_vae, settings
+        self.sampling = settings.sampling or responder.sampling
         self.audio_codec = audio_codec if responder.depth else None
         self.batch = batch
         self.generator = torch.Generator(batch.latents.device).manual_seed(settings.seed)
@@ -145,9 +146,7 @@ class Conversation:
         for _ in range(self.settings.chunks if chunks is None else chunks):
             with torch.no_grad():
                 reading = self._read_what_was_said()
-                latents, codes = self.responder.write_chunk(
-                    reading, self.settings.sampling, self.generator, self._graphs
-                )
+                latents, codes = self.responder.write_chunk(reading, self.sampling, self.generator, self._graphs)
                 self._said = latents, codes
                 chunk = GeneratedChunk(
                     pictures.push(latents.unsqueeze(2)),
@@ -174,7 +173,7 @@ class Conversation:
 
     def _begin(self) -> None:
         if self._reading is None:
-            self._reading = self.responder.begin(self.batch, self.settings.window, self.settings.sampling.guidance)
+            self._reading = self.responder.begin(self.batch, self.settings.window, self.sampling.guidance)
             return
         self._read_what_was_said()
         self._reading = self.responder.begin_again(self._reading, self.batch.latents[:, 0])
@@ -183,7 +182,7 @@ class Conversation:
         """Where the backbone stands, once it has read the last chunk."""
         assert self._reading is not None, "begun"
         if self._said is not None:
-            level = self.settings.sampling.noise_level
+            level = self.sampling.noise_level
             self._reading = self.responder.read_chunk(self._reading, *self._said, level, self.generator)
             self._said = None
         return self._reading

@@ -1,12 +1,14 @@
 """What the answer is conditioned on, any subset of it, as tokens before the reference.
 
 Text (transcript or caption), quality scores, a frozen thinker's features, a sample of the responder's voice, and the
-turns so far: the initiator's clip and, before it, earlier ones. Each is a switch, and each is dropped at random in
-training so that generation can be guided.
+turns so far: the initiator's clip and, before it, earlier ones. Each is a switch. In training all of them are dropped
+together at random, since guidance extrapolates from a model that sees none, and each also on its own.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +29,8 @@ class ConditionSwitches:
         voice: Codes of the responder's voice.
         scores: Number of quality scores.
         features: Width of a thinker's hidden states; 0 for none.
-        drop: Probability with which each condition of a sample is hidden in training.
+        drop: Probability in training with which all conditions of a sample are hidden together, and with which each
+            of several is hidden on its own besides; a model with one condition hides it with this probability.
     """
 
     text: bool = False
@@ -79,6 +82,8 @@ class ConditionEncoder(nn.Module):
     def __init__(self, switches: ConditionSwitches, width: int, vocabulary: int) -> None:
         super().__init__()
         self.switches = switches
+        kinds = switches.text, switches.turns, switches.voice, switches.scores, switches.features
+        self._several = sum(map(bool, kinds)) > 1
         if switches.text:
             self.embed_tokens = nn.Embedding(vocabulary, width)
             nn.init.normal_(self.embed_tokens.weight, std=1.0)
@@ -107,7 +112,8 @@ class ConditionEncoder(nn.Module):
                 keeps everything in evaluation.
         """
         size, device = batch.size, batch.latents.device
-        words = [section for section in self._words(batch, keep) if section is not None]
+        shown = self._shown(keep, size, device)
+        words = [section for section in self._words(batch, shown) if section is not None]
         start = torch.zeros(size, device=device)
         positions = []
         for section in words:
@@ -116,7 +122,7 @@ class ConditionEncoder(nn.Module):
             start = start + count[:, -1]
         sections = list(words)
         end = start
-        for section, places, length in self._media(batch, embed, latent, patch, keep, start):
+        for section, places, length in self._media(batch, embed, latent, patch, shown, start):
             positions.append(places)
             sections.append(section)
             end = length
@@ -139,15 +145,17 @@ class ConditionEncoder(nn.Module):
             end=end,
         )
 
-    def _keep(self, keep: Tensor | None, size: int, device: torch.device) -> Tensor:
-        """(B, 1) bool, which samples keep one condition."""
-        if keep is not None:
-            return keep[:, None]
-        if not self.training:
-            return torch.ones(size, 1, dtype=torch.bool, device=device)
-        return torch.rand(size, 1, device=device) >= self.switches.drop
+    def _shown(self, keep: Tensor | None, size: int, device: torch.device) -> Iterator[Tensor]:
+        """(B, 1) bool for one condition after another: which samples are shown it."""
+        if keep is not None or not self.training:
+            same = torch.ones(size, dtype=torch.bool, device=device) if keep is None else keep
+            yield from itertools.repeat(same[:, None])
+        together = torch.rand(size, 1, device=device) >= self.switches.drop
+        while True:
+            alone = torch.rand(size, 1, device=device) >= self.switches.drop if self._several else True
+            yield together & alone
 
-    def _words(self, batch: ChunkBatch, keep: Tensor | None) -> list[_Section]:
+    def _words(self, batch: ChunkBatch, shown: Iterator[Tensor]) -> list[_Section]:
         """Conditions that count positions token by token: text, scores, features."""
         sections = []
         if self.switches.text:
@@ -159,9 +167,8 @@ class ConditionEncoder(nn.Module):
         if self.switches.features:
             features, mask = _require(batch.features, "features"), _require(batch.feature_mask, "feature_mask")
             sections.append((self.project_features(features), mask))
-        device = batch.latents.device
         return [
-            _Section(tokens, mask, mask & self._keep(keep, batch.size, device), torch.arange(tokens.shape[1]))
+            _Section(tokens, mask, mask & next(shown), torch.arange(tokens.shape[1]))
             for tokens, mask in sections
             if tokens.shape[1]
         ]
@@ -172,7 +179,7 @@ class ConditionEncoder(nn.Module):
         embed: ChunkEmbedding,
         latent: LatentShape,
         patch: int,
-        keep: Tensor | None,
+        shown: Iterator[Tensor],
         start: Tensor,
     ) -> list[tuple[_Section, Tensor, Tensor]]:
         """Conditions that count real time chunk by chunk: the voice, then the turns. With positions and their ends."""
@@ -196,7 +203,7 @@ class ConditionEncoder(nn.Module):
             index = before[:, None] + count
             places = chunk_positions(origin, index, (rows, cols), latent, embed.frames)[:, :, rows * cols - visual :]
             per_chunk = tokens.shape[2]
-            visible = mask & self._keep(keep, batch.size, mask.device)
+            visible = mask & next(shown)
             blocks = torch.arange(mask.shape[1]).repeat_interleave(per_chunk)
             section = _Section(
                 tokens.flatten(1, 2),

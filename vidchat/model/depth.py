@@ -5,6 +5,7 @@ After the RQ-Transformer (arXiv 2203.01941) and Moshi (arXiv 2410.00037), over F
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +23,51 @@ class CodeSampling:
     """How codes are drawn.
 
     Attributes:
-        temperature: Divides the logits; 0 takes the most likely code.
+        temperature: >= 0, divides the logits; 0 takes the most likely code.
         top_k: Keeps the k most likely codes; 0 keeps all.
-        top_p: Keeps the most likely codes that make up this probability; 1 keeps all.
+        top_p: In (0, 1]: keeps the most likely codes that make up this probability; 1 keeps all.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
-    temperature: float = 0.8
-    top_k: int = 50
+    temperature: float = 0.6
+    top_k: int = 30
     top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "sampling.codes",
+            self,
+            temperature=(is_number(self.temperature, 0), "a finite number >= 0"),
+            top_k=(is_count(self.top_k, 0), "a whole number >= 0"),
+            top_p=(is_number(self.top_p, 0, 1) and self.top_p > 0, "a number in (0, 1]"),
+        )
+
+
+def check_ranges(section: str, settings: object, **ranges: tuple[bool, str]) -> None:
+    """Raises `ValueError` for the first setting that is not valid, with its key and its range.
+
+    Args:
+        section: Where in a config the settings are.
+        settings: The object that holds them.
+        ranges: By attribute, whether its value is valid, and the range in words.
+    """
+    for name, (valid, wanted) in ranges.items():
+        if not valid:
+            raise ValueError(f"{section}.{name} must be {wanted}, got {getattr(settings, name)!r}")
+
+
+def is_number(value: object, low: float, high: float = math.inf) -> bool:
+    """Whether a value is a finite number in [low, high]; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return low <= value <= high and value < math.inf
+
+
+def is_count(value: object, low: int) -> bool:
+    """Whether a value is a whole number >= low."""
+    return isinstance(value, int) and is_number(value, low)
 
 
 def sample_code(logits: Tensor, sampling: CodeSampling, exponential: Tensor) -> Tensor:

@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 from torch import Tensor
 
 from vidchat.model.cache import KeyValueCache
-from vidchat.model.depth import CodeSampling
+from vidchat.model.depth import CodeSampling, check_ranges, is_count, is_number
 
 
 @dataclass(frozen=True)
 class ChunkSampling:
-    """How a chunk is drawn.
+    """How a chunk is drawn. The defaults are those of releases that say nothing (`configs/model` has newer ones').
 
     Attributes:
-        sets: N, sets in which the visual tokens are filled in.
-        flow_steps: Steps of the flow head per set.
-        temperature: Of the flow head's noise.
-        guidance: Classifier-free guidance on the condition; 1 is none.
-        noise_level: The level at which the model's own history is noised and that it is told.
+        sets: N >= 1, number of sets in which the visual tokens are filled in.
+        flow_steps: Evaluations of the flow head per set, an even number >= 2: a step takes two.
+        temperature: Scale >= 0 of the flow head's noise; a Gaussian's spread is scaled by it.
+        guidance: Scale of classifier-free guidance on the condition; 1 is none.
+        noise_level: Level in [0, 1) of the noise on the model's own history, which the model knows.
         codes: How codes are drawn.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     sets: int = 6
     flow_steps: int = 8
-    temperature: float = 1.0
+    temperature: float = 0.5
     guidance: float = 1.0
-    noise_level: float = 0.0
+    noise_level: float = 0.1
     codes: CodeSampling = field(default_factory=CodeSampling)
+
+    def __post_init__(self) -> None:
+        even = is_count(self.flow_steps, 2) and self.flow_steps % 2 == 0
+        check_ranges(
+            "sampling",
+            self,
+            sets=(is_count(self.sets, 1), "a whole number >= 1"),
+            flow_steps=(even, "an even number >= 2 (a midpoint step takes two evaluations)"),
+            temperature=(is_number(self.temperature, 0), "a finite number >= 0"),
+            guidance=(is_number(self.guidance, 0), "a finite number >= 0"),
+            noise_level=(is_number(self.noise_level, 0, 1) and self.noise_level < 1, "a number in [0, 1)"),
+        )
+
+    def changed(self, values: Mapping[str, Any]) -> Self:
+        """The same with other values, those under `codes` by name; `None` leaves a value as it is.
+
+        Raises:
+            ValueError: a name is unknown, or a value is out of its range.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        codes = {name: value for name, value in (given.pop("codes", None) or {}).items() if value is not None}
+        try:
+            return replace(self, **given, codes=replace(self.codes, **codes))
+        except TypeError as error:
+            known = [*(f.name for f in fields(self)), *(f"codes.{f.name}" for f in fields(self.codes))]
+            raise ValueError(f"sampling has no such setting ({error}); there are {', '.join(known)}") from error
 
 
 @dataclass

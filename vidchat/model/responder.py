@@ -53,6 +53,7 @@ class Responder(nn.Module):
         noise: sigma_max of the noise injection; `None` is none.
         objective: How the losses are weighed, and on what.
         set_causal: Whether the spatial transformer is set-causal: see `vidchat.model.set_causal`.
+        sampling: How its chunks are drawn where nothing else is asked for.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class Responder(nn.Module):
         noise: float | None = 0.3,
         objective: Objective | None = None,
         set_causal: bool = False,
+        sampling: ChunkSampling | None = None,
     ) -> None:
         super().__init__()
         latent, codes = tokens.latent, tokens.codes
         if (codes is None) != (depth is None):
             raise ValueError("a model has both codes and a depth transformer, or neither")
         self.latent, self.code_shape, self.patch, self.ratio = latent, codes, patch, ratio
-        self.objective = objective or Objective()
+        self.objective, self.sampling = objective or Objective(), sampling or ChunkSampling()
         token_dim = latent.channels * patch**2
         self.embed = ChunkEmbedding(backbone.width, token_dim * ratio**2, codes)
         self.conditions = ConditionEncoder(conditions or ConditionSwitches(), backbone.width, tokens.vocabulary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.data.folder import MANIFESTS
 from vidchat.nested import differing_leaves
+from vidchat.training.fit import advice, check_fit
 from vidchat.training.machine import what_is_lacking_here
 
+log = logging.getLogger(__name__)
 NEEDED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
 
 
@@ -25,6 +28,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: with all problems in one message.
+        FitError: the model does not fit the frames or the device, see `fit`.
     """
     missing = list(_missing(OmegaConf.to_container(config)))
     if missing:
@@ -38,6 +42,10 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     problems += what_is_lacking_here(plain)
     if problems:
         raise ConfigError("; ".join(problems))
+    model = check_fit(plain)
+    told = None if model is None else advice(plain, model)
+    if told is not None:
+        log.warning(told)
     return plain
 
 

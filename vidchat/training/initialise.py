@@ -95,7 +95,7 @@ def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[s
     for section in ("stage.name", "model", "condition"):
         first, *rest = section.split(".")
         pair = [{k: c.get(first, {}).get(k) for k in rest} if rest else c.get(first) for c in (theirs, ours)]
-        keys = differing({first: pair[0]}, {first: pair[1]})
+        keys = of_training(differing({first: pair[0]}, {first: pair[1]}))
         if keys:
             raise CheckpointError(
                 f"{source} was trained with another config: {', '.join(keys)}; set output_dir to a new folder, "
@@ -104,6 +104,11 @@ def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[s
     inexact = [key for section in ("seed", "data", "stage") for key in differing(theirs, ours, section)]
     if inexact:
         log.warning("resuming %s with a changed config: %s", source, ", ".join(inexact))
+
+
+def of_training(keys: list[str]) -> list[str]:
+    """Those of some keys that training reads; how answers are drawn from a model is not among them."""
+    return [key for key in keys if not key.startswith("model.sampling")]
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], section: str | None = None) -> list[str]:

@@ -1,0 +1,141 @@
+"""How answers are drawn is said once, by the model: training's samples, a release and infer.py draw alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import infer as infer_script
+from tests.generation.conftest import CONDITION, MODEL
+from vidchat.batch import ChunkBatch
+from vidchat.generation.stream import Conversation, GenerationSettings
+from vidchat.model.depth import CodeSampling
+from vidchat.model.reading import ChunkSampling
+from vidchat.model.responder import Responder
+from vidchat.release import load_release, read_config
+from vidchat.tokenizers.stacked import StackedVAE
+from vidchat.tokenizers.stft_codec import StftCodec
+from vidchat.tokenizers.text import ByteTokenizer
+from vidchat.training.initialise import differing
+from vidchat.training.responder import ResponderModule
+
+ROOT = Path(__file__).parents[2]
+OWN = {
+    "_target_": "vidchat.model.reading.ChunkSampling", "sets": 3, "flow_steps": 4, "temperature": 0.9, "guidance": 2.0,
+    "noise_level": 0.2, "codes": {"_target_": "vidchat.model.depth.CodeSampling", "temperature": 0.7, "top_k": 5},
+}  # fmt: skip
+SAMPLING = ChunkSampling(3, 4, 0.9, 2.0, 0.2, CodeSampling(0.7, 5))
+BEFORE = ChunkSampling(6, 8, 0.5, 1.0, 0.1, CodeSampling(0.6, 30, 1.0))  # infer.yaml's, when releases had none
+PLAIN = CONDITION | {"initiator": False, "voice": False, "scores": []}
+
+
+def composed(name: str, *words: str) -> Any:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose(name, list(words))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[ChunkSampling]:
+    """How each chunk is drawn from now on."""
+    kept: list[ChunkSampling] = []
+    write = Responder.write_chunk
+
+    def watched(self: Responder, reading: Any, sampling: ChunkSampling, *rest: Any) -> Any:
+        kept.append(sampling)
+        return write(self, reading, sampling, *rest)
+
+    monkeypatch.setattr(Responder, "write_chunk", watched)
+    return kept
+
+
+def test_a_model_s_sampling_goes_with_it_from_training_to_infer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[ChunkSampling]
+) -> None:
+    video = StackedVAE(channels=4, patch=4, widths=[8, 8], encoder_blocks=[1, 1], decoder_blocks=[1, 1])
+    audio = StftCodec(code_width=8, width=16, encoder_blocks=1, decoder_blocks=1, codebooks=2, vocabulary=16)
+    video.save(tmp_path / "video")
+    audio.save(tmp_path / "audio")
+    config = {
+        "stage": {"name": "x", "steps": 0}, "data": {"fps": 25, "size": [16, 16]}, "model": MODEL | {"sampling": OWN},
+        "condition": PLAIN,
+        "video_vae": {"_target_": "vidchat.tokenizers.stacked.StackedVAE.load", "directory": str(tmp_path / "video")},
+        "audio_codec": {
+            "_target_": "vidchat.tokenizers.stft_codec.StftCodec.load", "directory": str(tmp_path / "audio"),
+        },
+        "text_tokenizer": {"_target_": "vidchat.tokenizers.text.ByteTokenizer"},
+    }  # fmt: skip
+    model = OmegaConf.create(config["model"])
+    module = ResponderModule.build(model, PLAIN, 25, 0, video, audio, ByteTokenizer(), {"warmup": 0})
+
+    ones = torch.ones(1, 3, dtype=torch.bool)
+    batch = ChunkBatch(torch.randn(1, 4, 4, 2, 2), ones, torch.zeros(1, 3, 8, 2).long(), torch.zeros(1, 3).long(), ones)
+    callback = composed("train", "stage=sft_dyadic", f"output_dir={tmp_path}", "data.max_chunks=3").callbacks.samples
+    loader = SimpleNamespace(val_dataloader=lambda: [batch])
+    trainer = SimpleNamespace(datamodule=loader, global_step=7, loggers=[], is_global_zero=True)
+    instantiate(callback).sample(trainer, module)
+    assert drawn == [SAMPLING] * 3, "as training shows it"
+
+    module.export(tmp_path / "release", config)
+    release = load_release(tmp_path / "release")
+    assert release.responder.sampling == SAMPLING
+    assert infer_script._sampling(composed("infer"), release) == SAMPLING, "as infer.py draws by default"
+    words = ["settings.sampling.sets=2", "settings.sampling.codes.top_k=0"]
+    changed = replace(SAMPLING, sets=2, codes=CodeSampling(0.7, 0))
+    assert infer_script._sampling(composed("infer", *words), release) == changed, "what is given, of the rest its own"
+    settings = GenerationSettings(chunks=2)
+    assert Conversation(release.responder, video, audio, batch, settings).sampling == SAMPLING, "and from Python"
+
+
+def test_a_release_that_says_nothing_is_drawn_from_as_before(release: Any) -> None:
+    assert release.responder.sampling == BEFORE
+    assert ChunkSampling() == BEFORE
+
+
+def test_the_shipped_model_is_drawn_from_as_configs_model_has_it() -> None:
+    shipped = instantiate(read_config(ROOT / "checkpoints" / "demo")["model"].get("sampling")) or ChunkSampling()
+    assert shipped == instantiate(composed("train", "stage=sft_dyadic").model.sampling)
+
+
+def test_another_sampling_is_no_other_model_to_a_checkpoint() -> None:
+    """It has no part in training, so a run goes on with another, and with checkpoints from before it was there."""
+    from vidchat.training import initialise
+
+    keys = differing({"model": {}}, {"model": {"sampling": OWN}}, "model")
+    assert keys
+    assert all(key.startswith("model.sampling") for key in keys)
+    assert not initialise.of_training(keys)
+    assert initialise.of_training(["model.patch (1 -> 2)"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sets": 0}, "sampling.sets must be a whole number >= 1, got 0"),
+        ({"sets": 2.5}, "sampling.sets must be a whole number"),
+        ({"sets": True}, "sampling.sets must be a whole number"),
+        ({"flow_steps": 7}, "sampling.flow_steps must be an even number >= 2"),
+        ({"flow_steps": 0}, "sampling.flow_steps must be an even number >= 2"),
+        ({"temperature": -1}, "sampling.temperature must be a finite number >= 0"),
+        ({"temperature": float("nan")}, "sampling.temperature must be a finite number >= 0"),
+        ({"temperature": "hot"}, "sampling.temperature must be a finite number >= 0, got 'hot'"),
+        ({"guidance": float("inf")}, "sampling.guidance must be a finite number"),
+        ({"noise_level": 1.0}, "sampling.noise_level must be a number in [0, 1)"),
+        ({"codes": {"top_p": 0}}, "sampling.codes.top_p must be a number in (0, 1]"),
+        ({"codes": {"top_k": -1}}, "sampling.codes.top_k must be a whole number >= 0"),
+        ({"stes": 3}, "there are sets, flow_steps, temperature"),
+        ({"codes": {"heat": 3}}, "codes.temperature, codes.top_k"),
+    ],
+)
+def test_a_sampling_that_is_not_possible_is_told(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        ChunkSampling().changed(changes)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,170 @@
+"""Whether a stage's model fits its frames and its device: by formula, before anything is loaded, encoded or trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from vidchat.model.cost import Workload, parameters
+from vidchat.model.memory import FULL, MARGIN, peak_training_bytes
+from vidchat.model.responder import Responder
+from vidchat.release import build_responder
+from vidchat.tokenizers.layout import audio_layout, video_layout
+from vidchat.tokenizers.text import ByteTokenizer
+
+TEXT = 64  # tokens of a transcript that are counted: four seconds of speech
+LARGE, LARGE_RATE = 100e6, 3e-4  # parameters, and a learning rate that is for fewer
+
+
+class FitError(ValueError):
+    """A model whose tokens do not divide its frames, or whose training step is too large for its device."""
+
+
+class Video(Protocol):
+    """Shape of latents: a video tokenizer or its `VideoLayout`."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def temporal_stride(self) -> int: ...
+    @property
+    def spatial_stride(self) -> int: ...
+
+
+class Audio(Protocol):
+    """Shape of codes: an audio codec or its `AudioLayout`."""
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def hop(self) -> int: ...
+    @property
+    def codebooks(self) -> int: ...
+    @property
+    def vocabulary(self) -> int: ...
+
+
+def check_fit(config: Mapping[str, Any], video: Video | None = None, audio: Audio | None = None) -> Responder | None:
+    """Refuses frames that do not divide into tokens and a training step that the device cannot hold.
+
+    Args:
+        config: A run's resolved config.
+        video: Its video tokenizer; `None` is what the config tells of it, if it does.
+        audio: Its audio codec, likewise.
+
+    Returns:
+        The responder without memory; `None` for a tokenizer's stage, and where the config does not tell enough.
+
+    Raises:
+        FitError: one sentence that names the keys to change.
+        ClockError: the tokenizers' chunks do not span the same time.
+    """
+    stage, size, model = config["stage"], config["data"]["size"], config["model"]
+    responds = "video_vae" in stage["tokenizers"]
+    if not responds and "tokenizer" not in stage["module"]:  # the audio codec's stage sees no frame
+        return None
+    video = video or video_layout(config["video_vae"], config.get("video_layout"))
+    if video is None:
+        return None
+    check_size(size, video)
+    if not responds:
+        return None
+    grid = latent_grid(size, video, model.get("patch", 1), model.get("ratio", 1))
+    audio = audio or audio_layout(config["audio_codec"], config.get("audio_layout"))
+    if audio is None:
+        return None
+    responder = build_without_memory(config, video, audio)
+    check_memory(config, responder, grid)
+    return responder
+
+
+def check_size(size: list[int], video: Video) -> None:
+    """Raises `FitError` unless both sides are multiples of the video tokenizer's spatial stride."""
+    stride = video.spatial_stride
+    if any(side % stride for side in size):
+        near = [max(stride, round(side / stride) * stride) for side in size]
+        raise FitError(
+            f"data.size={size} must be multiples of {stride} on both sides for this video tokenizer; "
+            f"set data.size=[{near[0]},{near[1]}] or another video_vae"
+        )
+
+
+def latent_grid(size: list[int], video: Video, patch: int, ratio: int) -> tuple[int, int]:
+    """Rows and columns of the latents of frames of a size (height, width).
+
+    Raises:
+        FitError: they do not divide into the backbone's patches.
+    """
+    rows, columns = (side // video.spatial_stride for side in size)
+    side = patch * ratio
+    if rows % side or columns % side:
+        raise FitError(
+            f"data.size={size} gives latents of {rows} x {columns}, which do not divide into the backbone's patches of "
+            f"{side} (model.patch={patch} times model.ratio={ratio}); set data.size to multiples of "
+            f"{side * video.spatial_stride}, or model.patch and model.ratio to numbers whose product divides both"
+        )
+    return rows, columns
+
+
+def build_without_memory(config: Mapping[str, Any], video: Any, audio: Any) -> Responder:
+    """The config's responder on the meta device; of text tokenizers other than bytes, the words are not counted."""
+    with torch.device("meta"):
+        return build_responder(
+            config["model"], config["condition"], config["data"]["fps"], video, audio, ByteTokenizer()
+        )
+
+
+def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, int]) -> None:
+    """Raises `FitError` if a training step cannot fit the device."""
+    known = device_memory(config["trainer"])
+    if known is None:
+        return
+    device, memory = known
+    condition, data = config["condition"], config["data"]
+    turns = bool(condition["initiator"]) + bool(condition["earlier_turns"])
+    chunks, text = data["max_chunks"], TEXT * bool(condition["text"])
+    work = Workload(grid, chunks, turns * chunks, text, data["batch_size"])
+    average = bool((config["stage"].get("optimizer") or {}).get("ema_decay"))
+
+    def needed(batch: int, recompute: bool = False) -> float:
+        width = FULL if str(config["trainer"]["precision"]).startswith("32") else 2
+        step = Workload(grid, work.chunks, work.turns, text, batch)
+        return MARGIN * peak_training_bytes(model, step, width, average, recompute)
+
+    if needed(work.batch) <= memory:
+        return
+    raise FitError(
+        f"a training step of {work.batch} answers of {chunks} chunks at {data['size'][0]}x{data['size'][1]} takes "
+        f"about {needed(work.batch) / 1e9:.0f} GB and {device} has {memory / 1e9:.0f}; lower data.batch_size (1 takes "
+        f"{needed(1) / 1e9:.0f} GB, {needed(1, recompute=True) / 1e9:.0f} if model.backbone.recompute, "
+        "model.spatial.recompute and model.depth.recompute are true), data.max_chunks, data.size or "
+        "model.objective.spatial_chunks, or take a smaller model"
+    )
+
+
+def device_memory(trainer: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The device that a process trains on, in words, and its bytes of memory; `None` where that is not known."""
+    if trainer["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0), float(torch.cuda.mem_get_info(0)[1])
+    if trainer["accelerator"] not in ("cpu", "auto"):
+        return None
+    try:
+        whole = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError):
+        return None
+    processes = trainer["devices"] if isinstance(trainer["devices"], int) else 1
+    return ("this machine", whole) if processes == 1 else (f"each of {processes} processes here", whole / processes)
+
+
+def advice(config: Mapping[str, Any], model: Responder) -> str | None:
+    """A warning if a large model is to be trained with the small one's learning rate."""
+    count, rate = sum(parameters(model).values()), (config["stage"].get("optimizer") or {}).get("lr", 0)
+    if count <= LARGE or rate <= LARGE_RATE:
+        return None
+    return (
+        f"{count / 1e6:.0f} M parameters with stage.optimizer.lr={rate:g}, which suits model=tiny; models of this size "
+        "are usually trained with about 1e-4 and a warm-up of thousands of steps (stage.optimizer.warmup)"
+    )
