@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from torch import Tensor
 
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
-from vidchat.nested import differing_leaves
 from vidchat.release import read_config, read_weights
-from vidchat.training.checkpoint import CheckpointError, read_checkpoint
+from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
-
-log = logging.getLogger(__name__)
+from vidchat.training.same_run import differing, same_tokenizers
 
 
 def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
@@ -37,7 +34,7 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
         ReleaseError: a folder that is not a release.
     """
     weights, theirs, their_fingerprints = _read(source)
-    _same_tokenizers(f"init_from={source}", fingerprints, their_fingerprints)
+    same_tokenizers(f"init_from={source}", fingerprints, their_fingerprints)
     own = module.network.state_dict()
     shared = own.keys() & weights.keys()
     if not shared:
@@ -78,41 +75,6 @@ def start_from_language_model(module: TrainingModule, source: str) -> str:
     return said
 
 
-def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
-    """Refuses to go on with a run as something else than it began; warns where going on is not exact.
-
-    Args:
-        source: The checkpoint.
-        ours: The config of the run about to go on.
-        fingerprints: Of its tokenizers.
-
-    Raises:
-        CheckpointError: the stage, the model, its conditions or its tokenizers differ.
-    """
-    checkpoint = read_checkpoint(source)
-    theirs = checkpoint["config"]
-    _same_tokenizers(f"resume={source}", fingerprints, checkpoint.get("fingerprints", {}))
-    for section in ("stage.name", "model", "condition"):
-        first, *rest = section.split(".")
-        pair = [{k: c.get(first, {}).get(k) for k in rest} if rest else c.get(first) for c in (theirs, ours)]
-        keys = differing({first: pair[0]}, {first: pair[1]})
-        if keys:
-            raise CheckpointError(
-                f"{source} was trained with another config: {', '.join(keys)}; set output_dir to a new folder, "
-                "resume=null to start afresh, or init_from to start from its weights"
-            )
-    inexact = [key for section in ("seed", "data", "stage") for key in differing(theirs, ours, section)]
-    if inexact:
-        log.warning("resuming %s with a changed config: %s", source, ", ".join(inexact))
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any], section: str | None = None) -> list[str]:
-    """Dotted keys, of one section or of all, that two configs hold with different values, as `key (one -> other)`."""
-    if section is not None:
-        one, other = {section: one.get(section)}, {section: other.get(section)}
-    return [f"{key} ({before} -> {after})" for key, before, after in differing_leaves(one, other)]
-
-
 def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
     """Weights, config and tokenizers' fingerprints of a release folder or a checkpoint."""
     if not source.exists():
@@ -124,15 +86,6 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return weights | checkpoint["ema"]["average"], checkpoint["config"], checkpoint.get("fingerprints", {})
-
-
-def _same_tokenizers(source: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
-    for name in ours.keys() & theirs.keys():
-        if ours[name] != theirs[name]:
-            raise CheckpointError(
-                f"{source} was trained with the {name} {theirs[name]}, and this run has {ours[name]}; set "
-                f"{name}= to the one it was trained with"
-            )
 
 
 def _modules(names: set[str], others: set[str]) -> list[str]:
