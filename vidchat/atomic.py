@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux
 _HERE = -100  # AT_FDCWD
+_REPLACED = ".replaced"  # marks a folder as the old one, whatever its name is when a kill comes
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -63,39 +64,34 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         try:
             yield unfinished
             _sync_all(unfinished)
-            old = _replace_folder(path, unfinished)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-        if old is not None:
-            _keep_others(old, path)
+            _replace_folder(path, unfinished)
+        finally:
+            settle_folder(path)
         _sync(path.parent)
 
 
 def settle_folder(path: Path) -> None:
-    """Removes what a killed `whole_folder(path)` left, and ends a replacement that it had begun."""
+    """Ends a replacement that `whole_folder(path)` had begun, and removes what else it left."""
     unfinished, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
-    if old.is_dir():
-        if not path.exists():
-            os.rename(old, path)
-        else:
-            _keep_others(old, path)
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    if old.is_dir() and not path.exists():
+        os.rename(old, path)
+    for left in (old, unfinished):
+        if (left / _REPLACED).exists():
+            _keep_others(left, path)
+        if left.exists():
+            shutil.rmtree(left)
+    (path / _REPLACED).unlink(missing_ok=True)
 
 
-def _replace_folder(path: Path, unfinished: Path) -> Path | None:
-    """Gives `unfinished` the name `path`; returns where the folder of that name went, if there was one."""
-    if not path.exists():
-        os.rename(unfinished, path)
-        return None
-    old = path.with_name(f".{path.name}.old")
-    if _exchange(unfinished, path):
-        os.rename(unfinished, old)
-    else:  # no such call here: for a moment there is no folder, and `settle_folder` mends what a kill then leaves
-        os.rename(path, old)
-        os.rename(unfinished, path)
-    return old
+def _replace_folder(path: Path, unfinished: Path) -> None:
+    """Gives `unfinished` the name `path`; an old folder of that name is then marked, and beside it."""
+    if path.exists():
+        (path / _REPLACED).touch()
+        if _exchange(unfinished, path):
+            return
+        # No such call here: for a moment there is no folder; `settle_folder` mends what a kill then leaves.
+        os.rename(path, path.with_name(f".{path.name}.old"))
+    os.rename(unfinished, path)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -105,11 +101,10 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _keep_others(old: Path, path: Path) -> None:
-    """Moves what only the old folder holds into the new one, and removes the rest of the old."""
+    """Moves what only the old folder holds into the new one."""
     for entry in old.iterdir():
-        if not (path / entry.name).exists():
+        if entry.name != _REPLACED and not (path / entry.name).exists():
             os.rename(entry, path / entry.name)
-    shutil.rmtree(old)
 
 
 @contextmanager

@@ -1,0 +1,47 @@
+"""Kills a function at each of its file operations in turn: before every opening, renaming, making and removing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_FILES = ("open", "os.", "shutil.", "ctypes.dlsym", "ctypes.call_function")
+
+
+def deaths(work: Callable[[], Any], limit: int = 300) -> Iterator[int]:
+    """Runs `work` in forks that die, like by SIGKILL, before their first, second, ... file operation.
+
+    Yields after each death, until a fork lives to the end of `work`; `work` must begin from what is there.
+    """
+    for last in range(1, limit):
+        child = os.fork()
+        if not child:
+            _die_at(last, work)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        assert code in (0, 9), f"the fork failed before file operation {last}"
+        yield last
+        if code == 0:
+            return
+    raise AssertionError(f"more than {limit} file operations")
+
+
+def _die_at(last: int, work: Callable[[], Any]) -> None:
+    left = [last]
+
+    def hook(event: str, arguments: Any) -> None:
+        if event.startswith(_FILES):
+            left[0] -= 1
+            if left[0] == 0:
+                os._exit(9)
+
+    status = 1
+    try:
+        sys.addaudithook(hook)
+        work()
+        status = 0
+    finally:
+        left[0] = -1
+        os._exit(status)
