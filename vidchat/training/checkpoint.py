@@ -46,7 +46,7 @@ class Checkpoints(L.Callback):
             raise CheckpointError(f"checkpoints.every and checkpoints.keep must be at least 1, got {every} and {keep}")
         self.directory, self.every, self.keep, self.config = Path(directory), every, keep, config or {}
         self.signals = signals or StopSignals()
-        self.files = CheckpointFiles(self._prune)
+        self.files = CheckpointFiles(self.directory, self._prune)
         self._agreement = Agreement()
         self._saved = -1
 

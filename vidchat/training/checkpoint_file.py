@@ -105,11 +105,15 @@ class CheckpointFiles(CheckpointIO):
     more than one copy.
 
     Args:
+        directory: Where it writes in the background; what Lightning or a callback saves elsewhere is there at once.
         written: What is called with the path of each checkpoint that is on the disk and verified.
+
+    Attributes:
+        mmap: See `load_checkpoint`.
     """
 
-    def __init__(self, written: Callable[[Path], None]) -> None:
-        self.written = written
+    def __init__(self, directory: Path, written: Callable[[Path], None]) -> None:
+        self.directory, self.written = directory, written
         self.mmap = False
         self._thread: Thread | None = None
         self._error: BaseException | None = None
@@ -120,6 +124,8 @@ class CheckpointFiles(CheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._thread = Thread(target=self._write, args=(_copy(checkpoint), Path(path)), name="checkpoint")
         self._thread.start()
+        if Path(path).parent != self.directory:
+            self.wait()
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return load_checkpoint(Path(path), self.mmap)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,11 @@ def set_aside(output: Path, export: Path, resume: Path | None) -> None:
         os.rename(path, target)
     what = "the old run" if resume is None or not _within(resume, output) else f"what followed {resume.name}"
     log.warning("%s in %s is set aside in %s", what, output, place)
+
+
+def is_set_aside(folder: Path) -> bool:
+    """Whether a folder holds what `set_aside` took out of another."""
+    return re.search(r"\.old\d+$", folder.name) is not None
 
 
 def sweep_name(overrides: str) -> str:
