@@ -159,9 +159,9 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_copy_is_of_its_s
                 go_on.set()
 
     monkeypatch.setattr(checkpoint_file, "write_checkpoint", slow)
-    fit(tmp_path, 6, [Watch()], limit_val_batches=0)
+    fit(tmp_path, 5, [Watch()], limit_val_batches=0, keep=3)
     assert overlaps == [1, 1, 1], "one at a time"
     for path in newest_first(tmp_path / "checkpoints"):
         state = load_checkpoint(path)
         assert torch.equal(state["state_dict"]["network.0.weight"], weights[state["global_step"]])
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000004.ckpt", "step_00000006.ckpt"]
+    assert len(os.listdir(tmp_path / "checkpoints")) == 3
