@@ -13,7 +13,7 @@ import pytest
 
 import vidchat.atomic
 from tests.deaths import deaths
-from vidchat.atomic import settle_folder, whole_file, whole_folder
+from vidchat.atomic import FolderError, settle_folder, whole_file, whole_folder
 
 
 @contextmanager
@@ -79,6 +79,15 @@ def test_a_folder_that_cannot_be_finished_stays_as_it_was(tmp_path: Path) -> Non
     write(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink()
     assert values(folder) == {"new"}
+
+
+def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for here in ("a", "a/b"):
+        monkeypatch.chdir(tmp_path / here)
+        with pytest.raises(FolderError, match=r"a is the working folder, or holds it.* give a folder in it"):
+            write(tmp_path / "a", "new")
+    write(tmp_path / "a" / "c", "new")
 
 
 def test_a_file_is_written_beside_its_target_and_synced_before_it_bears_its_name(

@@ -21,6 +21,10 @@ _REPLACED = ".replaced"  # marks a folder as the old one, whatever its name is w
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class FolderError(ValueError):
+    """A folder that cannot be replaced as a whole."""
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Yields a file to write; it replaces `path` when the block ends without an error.
@@ -52,6 +56,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: it cannot be written or replaced; its `filename` is `path`.
+        FolderError: `path` is the working folder, holds it, or is a mount point.
     """
     path = Path(path).resolve()
     unfinished = path.with_name(f".{path.name}.tmp")
@@ -71,7 +76,14 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def settle_folder(path: Path) -> None:
-    """Ends a replacement that `whole_folder(path)` had begun, and removes what else it left."""
+    """Ends a replacement that `whole_folder(path)` had begun, and removes what else it left.
+
+    Raises:
+        FolderError: `path` cannot be replaced as a whole.
+    """
+    if Path.cwd().is_relative_to(path) or os.path.ismount(path):
+        what = "a mount point" if os.path.ismount(path) else "the working folder, or holds it"
+        raise FolderError(f"{path} is {what}, so it cannot be replaced as a whole; give a folder in it")
     unfinished, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
     if old.is_dir() and not path.exists():
         os.rename(old, path)

@@ -75,6 +75,13 @@ def test_a_damaged_newest_is_set_aside_with_a_sentence_and_the_one_before_is_use
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
+def test_the_newest_checkpoint_is_the_one_of_the_last_step(tmp_path: Path) -> None:
+    names = ["step_100000000.ckpt", "step_99999999.ckpt", "step_00000003.ckpt"]
+    for name in (*names, ".step_999999999.ckpt.tmp", "step_999999999.ckpt.damaged", "other.ckpt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in newest_first(tmp_path)] == names
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_in_silence(tmp_path: Path) -> None:
     for step in (1, 2):
         (tmp_path / f"step_0000000{step}.ckpt").touch()

@@ -272,6 +272,14 @@ def test_weights_of_other_tokenizers_are_refused(tmp_path: Path) -> None:
         initialise(module, path, {}, {"video_vae": "f2"})
 
 
+def test_weights_that_are_not_finite_are_no_start(tmp_path: Path) -> None:
+    module = NoisyModule()
+    weights = {f"network.{name}": value * torch.nan for name, value in module.network.state_dict().items()}
+    write_checkpoint({"ema": {"average": {}}, "config": {}, "state_dict": weights}, tmp_path / "step_00000001.ckpt")
+    with pytest.raises(CheckpointError, match=r"init_from=.* is not finite in \d+ of \d+ values"):
+        initialise(module, tmp_path / "step_00000001.ckpt", {}, {})
+
+
 def test_initialise_takes_the_average_names_what_is_new_and_refuses_other_shapes(tmp_path: Path) -> None:
     make_trainer(tmp_path, 5, []).fit(trained := NoisyModule(lr=0.1), datamodule=StreamModule())
     source = tmp_path / "checkpoints" / "step_00000005.ckpt"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidchat.finite import not_finite
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
 from vidchat.release import read_config, read_weights
@@ -30,7 +31,7 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
         A sentence that says what was loaded and which modules are new.
 
     Raises:
-        CheckpointError: the source is of something else, or a shape differs.
+        CheckpointError: the source is of something else, a shape differs, or a weight is not finite.
         ReleaseError: a folder that is not a release.
     """
     weights, theirs, their_fingerprints = _read(source)
@@ -50,6 +51,9 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
             f"init_from={source}: {name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} here; what "
             f"differs in the config: {keys}"
         )
+    broken = not_finite({name: weights[name] for name in shared})
+    if broken is not None:
+        raise CheckpointError(f"init_from={source}: {broken}; give a release or a checkpoint whose weights are finite")
     with torch.no_grad():
         for name in shared:
             own[name].copy_(weights[name])
