@@ -18,7 +18,9 @@ _DECIDES = (
     "stage", "model", "condition", "seed", "data", "init_from", "backbone_from",
     "trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
 )  # fmt: skip
-_FREE = ("stage.steps", "stage.export", "stage.module.release_dtype", "data.num_workers", "data.prepare")
+_FREE = (
+    "stage.steps", "stage.export", "stage.module.release_dtype", "data.num_workers", "data.prepare", "model.sampling",
+)  # fmt: skip
 _FREE_ENDS = ("optimizer.steps", "optimizer.patience", ".num_workers")
 # What the weights and the optimizer's moments are made for.
 _FIXED = ("stage.name", "model", "condition", "stage.module.tokenizer", "stage.module.codec")
