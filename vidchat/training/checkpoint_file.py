@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 import xxhash
@@ -41,7 +41,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     with whole_file(path) as file:
         stream = _HashedStream(file)
         try:
-            torch.save(checkpoint, stream)
+            torch.save(checkpoint, cast(IO[bytes], stream))
         except Exception:
             if stream.error is not None:  # torch hides it in an error of its own
                 raise stream.error from None
