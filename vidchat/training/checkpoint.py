@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidchat.finite import not_finite
 from vidchat.training.checkpoint_file import CheckpointError, CheckpointFiles, damage_of
+from vidchat.training.checkpoint_file import read_checkpoint as read_checkpoint
 from vidchat.training.stopping import Agreement, StopSignals
 
 log = logging.getLogger(__name__)
