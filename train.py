@@ -19,9 +19,11 @@ from typing import Any
 import hydra
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vidchat.command_line import TRAIN_PATHS, run
 from vidchat.data.folder import MANIFESTS
@@ -29,47 +31,90 @@ from vidchat.errors import plainly
 from vidchat.model.compiled import compile_blocks
 from vidchat.threads import choose_threads
 from vidchat.training.check import check_config
-from vidchat.training.checkpoint import Checkpoints, find_checkpoint
+from vidchat.training.checkpoint import Checkpoints, find_checkpoint, step_of
 from vidchat.training.fit import check_fit
-from vidchat.training.initialise import check_resumed, initialise, start_from_language_model
+from vidchat.training.initialise import initialise, start_from_language_model
 from vidchat.training.metrics import MetricsFile
 from vidchat.training.module import TrainingModule
 from vidchat.training.progress import Throughput, progress
+from vidchat.training.run_folder import (
+    check_set_aside,
+    clean_up,
+    finished_step,
+    locked,
+    mark_finished,
+    set_aside,
+    sweep_name,
+)
+from vidchat.training.same_run import check_resumed
+from vidchat.training.stopping import StopSignals
 
 log = logging.getLogger("train")
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 def train(config: DictConfig) -> Path:
     """Runs one stage; returns the folder it exported.
 
     Raises:
-        SystemExit: it was stopped by a signal, with a checkpoint to go on from.
+        SystemExit: a signal ended it; if it came while training, with a checkpoint to go on from.
     """
     plain = check_config(config)
     torch.manual_seed(plain["seed"])  # of first weights: training itself seeds every micro-batch
     if plain["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, for what is not in half precision, samples above all
-    output = Path(plain["output_dir"])
-    resume = find_checkpoint(plain["resume"], output / "checkpoints")
-    wanted = [name for name in plain["stage"]["tokenizers"] if config[name] is not None]  # there may be no thinker
-    tokenizers = {name: instantiate(config[name]) for name in wanted}
-    check_fit(plain, tokenizers.get("video_vae"), tokenizers.get("audio_codec"))  # where only loading could tell
-    fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
-    if resume is not None:
-        check_resumed(resume, plain, fingerprints)
+    output, export = Path(plain["output_dir"]), Path(plain["stage"]["export"])
+    with StopSignals() as signals, locked(output):
+        clean_up(output, export)
+        resume = find_checkpoint(plain["resume"], output / "checkpoints")
+        check_set_aside(plain, resume)
+        wanted = [name for name in plain["stage"]["tokenizers"] if config[name] is not None]  # there may be no thinker
+        tokenizers = {name: instantiate(config[name]) for name in wanted}
+        check_fit(plain, tokenizers.get("video_vae"), tokenizers.get("audio_codec"))  # where only loading could tell
+        fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
+        if resume is not None:
+            check_resumed(resume, plain, fingerprints)
+            if finished_step(output, export) == step_of(resume) >= plain["stage"]["steps"]:
+                log.info(_finished(output, export, step_of(resume)))
+                return export
+        module = build_module(config, plain, tokenizers, fingerprints, fresh=resume is None)
+        prepare_data(config)
+        datamodule: L.LightningDataModule = instantiate(config.stage.datamodule, **tokenizers)
+        trainer = build_trainer(config, plain, signals)
+        set_aside(output, export, resume)
+        log.info("%s: %s", plain["stage"]["name"], f"resuming from {resume}" if resume else "starting")
+        fit(trainer, module, datamodule, resume)
+        if signals.received is not None:
+            goes_on = "the same command" if plain["resume"] == "auto" else "the command with resume=auto"
+            log.warning("stopped by %s at step %d; %s goes on", signals.received.name, trainer.global_step, goes_on)
+            raise SystemExit(128 + signals.received)
+        if trainer.is_global_zero:
+            module.export(export, plain)
+            mark_finished(output, export, trainer.global_step)
+            log.info("exported to %s", export)
+    return export
+
+
+def build_module(
+    config: DictConfig, plain: dict[str, Any], tokenizers: dict[str, Any], fingerprints: dict[str, str], fresh: bool
+) -> TrainingModule:
+    """What is trained; a fresh run's starts from what its config names."""
     module: TrainingModule = instantiate(config.stage.module, **tokenizers)
-    if resume is None and plain["backbone_from"] is not None:
+    if fresh and plain["backbone_from"] is not None:
         log.info(start_from_language_model(module, plain["backbone_from"]))
-    if resume is None and plain["init_from"] is not None:
+    if fresh and plain["init_from"] is not None:
         log.info(initialise(module, Path(plain["init_from"]), plain, fingerprints))
     if plain["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():
         log.info(choose_threads(sum(parameter.numel() for parameter in module.network.parameters())))
     if plain["compile"]:
         log.info("%d blocks will be compiled", compile_blocks(module.network))
-    prepare_data(config)
-    datamodule: L.LightningDataModule = instantiate(config.stage.datamodule, **tokenizers)
+    return module
 
-    checkpoints = Checkpoints(output / "checkpoints", **plain["checkpoints"], config=plain)
+
+def build_trainer(config: DictConfig, plain: dict[str, Any], signals: StopSignals) -> L.Trainer:
+    """Lightning's trainer, with what every run has: checkpoints, progress, metrics in a file."""
+    output = Path(plain["output_dir"])
+    checkpoints = Checkpoints(output / "checkpoints", **plain["checkpoints"], config=plain, signals=signals)
     callbacks = [instantiate(node) for node in config.callbacks.values()]
     trainer: L.Trainer = instantiate(
         config.trainer,
@@ -78,16 +123,21 @@ def train(config: DictConfig) -> Path:
         logger=[MetricsFile(output), *(instantiate(node) for node in config.logger.values())],
         callbacks=[progress(plain["log_every"]), *callbacks, checkpoints, Throughput()],
     )
-    log.info("%s: %s", plain["stage"]["name"], f"resuming from {resume}" if resume else "starting")
+    return trainer
+
+
+def fit(trainer: L.Trainer, module: TrainingModule, datamodule: L.LightningDataModule, resume: Path | None) -> None:
+    """Trains; a run whose last step had been made before, but whose export had not, is brought to its end."""
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-    if checkpoints.stopped is not None:
-        log.warning("stopped by %s at step %d; the same command goes on", checkpoints.stopped.name, trainer.global_step)
-        raise SystemExit(128 + checkpoints.stopped)
-    export = Path(plain["stage"]["export"])
-    if trainer.is_global_zero:
-        module.export(export, plain)
-        log.info("exported to %s", export)
-    return export
+    if resume is not None and step_of(resume) >= trainer.max_steps:
+        module.on_train_end()  # Lightning leaves it out where there is nothing to train
+
+
+def _finished(output: Path, export: Path, step: int) -> str:
+    return (
+        f"the run in {output} is finished: it was trained for {step} steps and exported to {export}. To go on with it, "
+        "raise stage.steps; to train anew, set output_dir to a new folder, or resume=null to set this run aside"
+    )
 
 
 def prepare_data(config: DictConfig) -> None:
@@ -104,6 +154,9 @@ def main(config: DictConfig) -> Any:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with plainly():
+        job = HydraConfig.get()
+        if job.mode == RunMode.MULTIRUN:
+            config.output_dir = os.path.relpath(job.runtime.output_dir)  # each job of a sweep has a folder of its own
         train(config)
 
 

@@ -11,12 +11,23 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from tests.deaths import deaths
+from tests.test_atomic import small_disk
 from vidchat.batch import ChunkBatch
 from vidchat.generation.stream import GenerationSettings, stream_answer
-from vidchat.release import Release, ReleaseError, build_responder, export_release, load_release
+from vidchat.release import (
+    Release,
+    ReleaseError,
+    build_responder,
+    export_release,
+    load_release,
+    read_config,
+    read_weights,
+)
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
+from vidchat.tokenizers.weights import TokenizerError
 
 SHAPE = {
     "_target_": "vidchat.model.transformer.Shape",
@@ -181,3 +192,61 @@ def test_a_tokenizers_folder_and_a_checkpoint_are_named_as_what_they_are(made: t
     checkpoint.touch()
     with pytest.raises(ReleaseError, match="is a training checkpoint, not a release"):
         load_release(checkpoint)
+
+
+def _spoil(folder: Path, value: float) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("part", ["", "video_vae", "audio_codec"])
+def test_weights_that_are_not_finite_are_not_loaded(made: tuple[Path, Release], value: float, part: str) -> None:
+    _spoil(made[0] / part, value)
+    with pytest.raises(ReleaseError, match=r"is damaged: \S+ is not finite in 1 of \d+ values"):
+        load_release(made[0])
+
+
+def test_weights_that_are_not_finite_are_not_exported(
+    made: tuple[Path, Release], config: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, release = made
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    tools = (release.video_vae, release.audio_codec, release.text_tokenizer)
+    parameter = next(release.responder.parameters())
+    for value, dtype in [(torch.nan, torch.float32), (1e5, torch.float16)]:  # the latter is infinite in half precision
+        with torch.no_grad():
+            parameter.fill_(value)
+        with pytest.raises(ReleaseError, match=r"is not written: \S+ is not finite"):
+            export_release(folder, release.responder, config, *tools, dtype=dtype)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with torch.no_grad():
+        next(release.video_vae.parameters()).fill_(torch.nan)
+    with pytest.raises(TokenizerError, match=r"is not written: \S+ is not finite"):
+        release.video_vae.save(folder / "video_vae")
+
+
+def test_an_export_over_a_release_that_is_killed_or_finds_the_disk_full_leaves_one_that_loads(
+    made: tuple[Path, Release], config: dict[str, Any]
+) -> None:
+    """Before each of its file operations; the new release has another model, so files of both would not fit."""
+    folder, release = made
+    tools = (release.video_vae, release.audio_codec, release.text_tokenizer)
+    release.video_vae.save(config["video_vae"]["directory"])
+    release.audio_codec.save(config["audio_codec"]["directory"])
+    config["model"]["flow"]["width"] = 24
+    other = build_responder(config["model"], config["condition"], 25, *tools)
+    with pytest.raises(OSError) as caught, small_disk(30_000):
+        export_release(folder, other, config, *tools)
+    assert caught.value.filename == str(folder)
+    widths = [16]
+    for _ in deaths(lambda: export_release(folder, other, config, *tools)):
+        widths.append(read_config(folder)["model"]["flow"]["width"])
+        kept = release.responder if widths[-1] == 16 else other
+        kept.load_state_dict(read_weights(folder))
+        assert release.video_vae.load(folder / "video_vae").fingerprint() == release.video_vae.fingerprint()
+    assert widths == sorted(widths)
+    assert load_release(folder).config["model"]["flow"]["width"] == 24
+    assert [path.name for path in folder.parent.glob(".*")] == []

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 import train as train_script
@@ -173,6 +179,101 @@ def test_a_resume_with_another_model_is_refused(folder: Path, tmp_path: Path) ->
     train_script.train(config(folder, tmp_path, "sft_dyadic", "callbacks={}"))
     with pytest.raises(ValueError, match=r"model\.flow\.width \(16 -> 24\)"):
         train_script.train(config(folder, tmp_path, "sft_dyadic", "callbacks={}", "model.flow.width=24"))
+
+
+def test_a_finished_run_says_so_and_touches_nothing(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    options = ("callbacks={}", "trainer.limit_val_batches=0")
+    release = train_script.train(config(folder, tmp_path / "run", "sft_dyadic", *options))
+    before = {path: path.stat().st_mtime_ns for path in release.rglob("*")}
+    for steps in (2, 1):
+        again = config(folder, tmp_path / "run", "sft_dyadic", *options, f"stage.steps={steps}")
+        assert train_script.train(again) == release
+        assert f"run in {tmp_path / 'run'} is finished: it was trained for 2 steps" in caplog.text
+        assert {path: path.stat().st_mtime_ns for path in release.rglob("*")} == before
+        caplog.clear()
+    with pytest.raises(ValueError, match=r"stage\.optimizer\.lr \(0\.001 -> 0\.5\).*output_dir.*resume=null"):
+        train_script.train(config(folder, tmp_path / "run", "sft_dyadic", *options, "stage.optimizer.lr=0.5"))
+    assert {path: path.stat().st_mtime_ns for path in release.rglob("*")} == before
+    shutil.rmtree(release)
+    train_script.train(config(folder, tmp_path / "run", "sft_dyadic", *options))
+    load_release(release)
+    train_script.train(config(folder, tmp_path / "run", "sft_dyadic", *options, "resume=null", "stage.steps=1"))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000001.ckpt"]
+    assert (tmp_path / "run.old1" / "release" / "config.yaml").is_file()
+
+
+def test_a_changed_rate_counts_when_its_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
+    options = ("callbacks={}", "trainer.limit_val_batches=0", "stage.optimizer.warmup=0")
+    train_script.train(config(folder, tmp_path, "sft_dyadic", *options))
+    resume = f"resume={tmp_path}/checkpoints/step_00000002.ckpt"
+    changed = (*options, "stage.steps=3", "stage.optimizer.schedule=constant", "stage.optimizer.lr=0.5")
+    train_script.train(config(folder, tmp_path, "sft_dyadic", *changed, resume))
+    assert read_metrics(tmp_path / "metrics.csv")["train/lr"][-1] == (2, 0.5)
+    train_script.train(config(folder, tmp_path, "sft_dyadic", *changed))  # from now on it is this run's rate
+
+
+def test_a_tokenizer_killed_before_its_export_is_exported_with_its_statistics(folder: Path, tmp_path: Path) -> None:
+    options = ("video_vae=stacked", "video_vae.channels=4", "video_vae.patch=8", "video_vae.widths=[8]",
+               "video_vae.encoder_blocks=[1]", "video_vae.decoder_blocks=[1]", "callbacks={}", "data.batch_size=1",
+               "trainer.limit_val_batches=0", "stage.module.start_batches=0")  # fmt: skip
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        words = ["stage=tokenizer_video", "data=folder", f"data.root={folder}", f"output_dir={tmp_path}",
+                 "data.size=[32,32]", "stage.steps=2", "logger=none", *options]  # fmt: skip
+        plan = compose("train", words)
+    release = train_script.train(plan)
+    first = StackedVAE.load(release)
+    shutil.rmtree(release)
+    train_script.train(plan)
+    assert StackedVAE.load(release).fingerprint() == first.fingerprint()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["build_module", "fit", "mark_finished"])
+def test_a_signal_never_ends_an_unfinished_run_with_code_0(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, number: signal.Signals
+) -> None:
+    """Twice, 20 ms apart; then the same command ends it as if nothing had been."""
+    real = getattr(train_script, moment)
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), number)
+        time.sleep(0.02)
+        os.kill(os.getpid(), number)
+        return real(*args, **kwargs)
+
+    plan = config(folder, tmp_path, "sft_dyadic", "callbacks={}", "trainer.limit_val_batches=0")
+    monkeypatch.setattr(train_script, moment, stopped)
+    with pytest.raises(SystemExit) as caught:
+        train_script.train(plan)
+    assert caught.value.code == 128 + number
+    monkeypatch.undo()
+    load_release(train_script.train(plan))
+
+
+def test_each_job_of_a_sweep_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, float]] = []
+
+    def train(plan: DictConfig) -> None:
+        assert plan.stage.export == f"{plan.output_dir}/release"
+        seen.append((plan.output_dir, plan.stage.optimizer.lr))
+
+    monkeypatch.setattr(train_script, "train", train)
+    monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")  # configs/ is looked for beside train.py
+    monkeypatch.chdir(tmp_path)
+    command = ["train.py", "-m", "stage=pretrain_av,sft_dyadic", "data=folder", "data.root=/a/b"]
+    monkeypatch.setattr(sys, "argv", [*command, "stage.optimizer.lr=0.001,0.1"])
+    train_script.main()
+    names = [f"outputs/{stage}/data.root=_a_b,data=folder,stage.optimizer.lr={lr},stage={stage}"
+             for stage in ("pretrain_av", "sft_dyadic") for lr in (0.001, 0.1)]  # fmt: skip
+    assert seen == list(zip(names, [0.001, 0.1] * 2, strict=True))
+    assert all((tmp_path / name / "train.log").is_file() for name in names)
+    monkeypatch.setattr(sys, "argv", [*command[:1], "stage=sft_dyadic", "data=folder", "output_dir=here"])
+    train_script.main()
+    assert seen[-1][0] == "here"
+    GlobalHydra.instance().clear()
 
 
 def test_the_command_line_tells_mistakes_without_a_traceback(tmp_path: Path) -> None:

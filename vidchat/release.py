@@ -11,7 +11,6 @@ The fingerprints are compared at load: a responder speaks the language of its to
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,9 +23,11 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from vidchat.atomic import whole_folder
 from vidchat.dialogue import ChunkClock
+from vidchat.finite import not_finite
 from vidchat.foreign import ForeignError, no_larger_than, read_yaml, untrusted_target
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
@@ -36,7 +37,7 @@ from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
 from vidchat.tokenizers.video import VideoTokenizer
-from vidchat.tokenizers.weights import TokenizerError
+from vidchat.tokenizers.weights import TokenizerError, write_weights
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
@@ -174,7 +175,7 @@ def export_release(
     """Writes a release folder.
 
     Args:
-        directory: The folder; what it held under the same names is replaced.
+        directory: The folder; what it held under the same names is replaced, other files stay.
         responder: With the weights to release.
         config: The run's resolved config: `model`, `condition`, `data.fps`, `data.size`, `data.turn` and the three
             tokenizers' nodes are kept, with the stage's name and number of steps; paths of data are not.
@@ -185,34 +186,35 @@ def export_release(
         thinker: That of `config["thinker"]`, if there is one; not copied.
 
     Returns:
-        The folder.
+        The folder: the old one or the new, whole, whatever happens meanwhile.
+
+    Raises:
+        ReleaseError: a weight is not finite in the stored type.
+        OSError: the folder cannot be written; what it held stays.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    tools: dict[str, Any] = dict(zip(TOKENIZERS, (video_vae, audio_codec, text_tokenizer), strict=True))
-    kept = {
-        "kind": "responder",
-        "format": FORMAT,
-        "stage": {key: config["stage"][key] for key in ("name", "steps")},
-        "fps": config["data"]["fps"],
-        "size": list(config["data"]["size"]),
-        "turn": bool(config["data"].get("turn", False)),
-        **{key: config[key] for key in ("model", "condition")},
-        **{name: _carry(folder / name, config[name]) for name in TOKENIZERS},
-        "fingerprints": {name: tool.fingerprint() for name, tool in tools.items()},
-    }
-    if thinker is not None:
-        kept["thinker"] = config["thinker"]
-        kept["fingerprints"]["thinker"] = thinker.fingerprint()
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in responder.state_dict().items()}
-    unfinished = folder / f".{WEIGHTS_FILE}.tmp"
-    save_file(tensors, unfinished, metadata={"format": "pt", "kind": "responder"})
-    unfinished.chmod(0o644)  # safetensors writes for its owner alone
-    os.replace(unfinished, folder / WEIGHTS_FILE)
-    unfinished = folder / f".{CONFIG_FILE}.tmp"
-    OmegaConf.save(OmegaConf.create(kept), unfinished, resolve=True)
-    os.replace(unfinished, folder / CONFIG_FILE)
-    return folder
+    broken = not_finite(tensors)
+    if broken is not None:
+        raise ReleaseError(f"{directory} is not written: {broken}")
+    with whole_folder(directory) as folder:
+        tools: dict[str, Any] = dict(zip(TOKENIZERS, (video_vae, audio_codec, text_tokenizer), strict=True))
+        kept = {
+            "kind": "responder",
+            "format": FORMAT,
+            "stage": {key: config["stage"][key] for key in ("name", "steps")},
+            "fps": config["data"]["fps"],
+            "size": list(config["data"]["size"]),
+            "turn": bool(config["data"].get("turn", False)),
+            **{key: config[key] for key in ("model", "condition")},
+            **{name: _carry(folder / name, config[name]) for name in TOKENIZERS},
+            "fingerprints": {name: tool.fingerprint() for name, tool in tools.items()},
+        }
+        if thinker is not None:
+            kept["thinker"] = config["thinker"]
+            kept["fingerprints"]["thinker"] = thinker.fingerprint()
+        write_weights(folder / WEIGHTS_FILE, tensors, "responder")
+        OmegaConf.save(OmegaConf.create(kept), folder / CONFIG_FILE, resolve=True)
+    return Path(directory)
 
 
 def load_release(source: Path | str, thinker: str | None = None) -> Release:
@@ -279,14 +281,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """A release's tensors by name, as stored."""
+    """A release's tensors by name, as stored.
+
+    Raises:
+        ReleaseError: they are absent or damaged, or one is not finite.
+    """
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise ReleaseError(f"{folder} holds no {WEIGHTS_FILE}; copy the whole release again")
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise ReleaseError(f"{path} is damaged ({error}); copy the release again") from error
+    broken = not_finite(tensors)
+    if broken is not None:
+        raise ReleaseError(f"{path} is damaged: {broken}; copy the release again, or export it anew")
+    return tensors
 
 
 def _carry(target: Path, node: Mapping[str, Any]) -> dict[str, Any]:

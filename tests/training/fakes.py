@@ -82,7 +82,7 @@ class Recorder(L.Callback):
 
 
 def make_trainer(
-    directory: Path, steps: int, callbacks: list[L.Callback], every: int = 100, **kwargs: Any
+    directory: Path, steps: int, callbacks: list[L.Callback], every: int = 100, keep: int = 2, **kwargs: Any
 ) -> L.Trainer:
     """A trainer as `configs/trainer/cpu.yaml` makes it; the checkpoints come after `callbacks`."""
     options: dict[str, Any] = {
@@ -101,4 +101,4 @@ def make_trainer(
         "logger": False,
         "default_root_dir": str(directory),
     } | kwargs
-    return L.Trainer(callbacks=[*callbacks, Checkpoints(directory / "checkpoints", every, 2, {"a": 1})], **options)
+    return L.Trainer(callbacks=[*callbacks, Checkpoints(directory / "checkpoints", every, keep, {"a": 1})], **options)

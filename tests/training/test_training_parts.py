@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tests.training.fakes import NoisyModule, Recorder, Stream, StreamModule, make_trainer
-from vidchat.training.checkpoint import CheckpointError, Checkpoints, find_checkpoint, read_checkpoint
+from vidchat.training.checkpoint import find_checkpoint
+from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint, write_checkpoint
 from vidchat.training.ema import EMA
-from vidchat.training.initialise import check_resumed, initialise
+from vidchat.training.initialise import initialise
 from vidchat.training.module import NotFiniteError
 from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer, parameter_groups
 from vidchat.training.seeding import seed_for, seed_step
@@ -261,59 +261,23 @@ def test_checkpoints_are_whole_few_and_plain(tmp_path: Path) -> None:
     assert find_checkpoint(None, folder) is None
 
 
-def test_an_interrupted_checkpoint_does_not_bear_a_checkpoint_s_name(tmp_path: Path) -> None:
-    def full_disk(path: Path) -> None:
-        path.write_bytes(b"half a checkpoint")
-        raise OSError("no space left on device")
-
-    (tmp_path / "step_00000002.ckpt").write_bytes(b"whole")
-    trainer = SimpleNamespace(global_step=3, is_global_zero=True, save_checkpoint=full_disk)
-    with pytest.raises(OSError, match="no space"):
-        Checkpoints(tmp_path, every=1).save(trainer)  # type: ignore[arg-type]
-    assert find_checkpoint("auto", tmp_path) == tmp_path / "step_00000002.ckpt"
-
-
-def test_the_newest_checkpoint_is_the_one_of_the_last_step(tmp_path: Path) -> None:
-    for name in ("step_99999999.ckpt", "step_100000000.ckpt", "step_00000003.ckpt", ".step_999999999.ckpt.tmp"):
-        (tmp_path / name).touch()
-    assert find_checkpoint("auto", tmp_path) == tmp_path / "step_100000000.ckpt"
-
-
-def test_a_run_goes_on_as_what_it_began(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Another stage, model, condition or tokenizer is refused, other data or another seed told."""
-    config = {
-        "stage": {"name": "one", "steps": 5}, "model": {"width": 8}, "condition": {"text": None}, "seed": 0,
-        "data": {"root": "here"},
-    }  # fmt: skip
-    path = tmp_path / "step_00000001.ckpt"
-    torch.save({"ema": {}, "config": config, "fingerprints": {"video_vae": "f1"}}, path)
-    check_resumed(path, config, {"video_vae": "f1"})
-    check_resumed(path, config, {"video_vae": "f1", "audio_codec": "g"})
-    assert not caplog.text
-    for change, told in [
-        ({"stage": {"name": "two", "steps": 5}}, r"stage.name \(one -> two\)"),
-        ({"model": {"width": 16}}, r"model.width \(8 -> 16\)"),
-        ({"condition": {"text": "answer"}}, r"condition.text \(None -> answer\)"),
-    ]:
-        with pytest.raises(CheckpointError, match=told):
-            check_resumed(path, config | change, {"video_vae": "f1"})
-    with pytest.raises(CheckpointError, match="with the video_vae f1, and this run has f2"):
-        check_resumed(path, config, {"video_vae": "f2"})
-    change = {"stage": {"name": "one", "steps": 9}, "data": {"root": "there"}, "seed": 1}
-    check_resumed(path, config | change, {"video_vae": "f1"})
-    for key in ("stage.steps (5 -> 9)", "data.root (here -> there)", "seed (0 -> 1)"):
-        assert key in caplog.text
-
-
 def test_weights_of_other_tokenizers_are_refused(tmp_path: Path) -> None:
     module = NoisyModule()
     path = tmp_path / "step_00000001.ckpt"
     weights = {f"network.{name}": value for name, value in module.network.state_dict().items()}
     checkpoint = {"ema": module.ema.state_dict(), "config": {}, "state_dict": weights}
-    torch.save(checkpoint | {"fingerprints": {"video_vae": "f1"}}, path)
+    write_checkpoint(checkpoint | {"fingerprints": {"video_vae": "f1"}}, path)
     assert "4 tensors" in initialise(module, path, {}, {"video_vae": "f1"})
     with pytest.raises(CheckpointError, match=r"init_from=.*with the video_vae f1, and this run has f2"):
         initialise(module, path, {}, {"video_vae": "f2"})
+
+
+def test_weights_that_are_not_finite_are_no_start(tmp_path: Path) -> None:
+    module = NoisyModule()
+    weights = {f"network.{name}": value * torch.nan for name, value in module.network.state_dict().items()}
+    write_checkpoint({"ema": {"average": {}}, "config": {}, "state_dict": weights}, tmp_path / "step_00000001.ckpt")
+    with pytest.raises(CheckpointError, match=r"init_from=.* is not finite in \d+ of \d+ values"):
+        initialise(module, tmp_path / "step_00000001.ckpt", {}, {})
 
 
 def test_initialise_takes_the_average_names_what_is_new_and_refuses_other_shapes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from vidchat.release import read_config
+from vidchat.training.run_folder import is_set_aside
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,8 @@ class Table2(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Writes `bench/`, the rows' clips, scores and `ablation.md` into the sweep's folder."""
         folder = Path(config.hydra.sweep.dir)
-        releases = sorted(path.parent for path in folder.glob("*/release/config.yaml"))
+        paths = [path.parent for path in sorted(folder.glob("*/release/config.yaml"))]
+        releases = [path for path in paths if not is_set_aside(path.parent)]
         if not releases:
             log.error("no row was trained in %s, so there is no table", folder)
             return

@@ -6,9 +6,10 @@ the same tokens. It covers the class, its configuration and every weight, as the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vidchat.atomic import whole_folder
+from vidchat.finite import not_finite
 from vidchat.foreign import no_larger_than
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+_OS_ERROR = re.compile(r"os error (\d+)")
 
 
 class TokenizerError(ValueError):
@@ -56,7 +60,7 @@ def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
 def save_tokenizer(
     directory: str | Path, module: nn.Module, config: Mapping[str, Any], dtype: torch.dtype | None = None
 ) -> None:
-    """Writes `config.json` and `model.safetensors`; each appears whole or not at all.
+    """Writes `config.json` and `model.safetensors`, both or neither; files of other names stay.
 
     Args:
         directory: The folder; made if absent.
@@ -64,17 +68,33 @@ def save_tokenizer(
         config: What JSON can hold; the keyword arguments that rebuild the module.
         dtype: Stores floating-point tensors in this type, e.g. `torch.float16` for a small file. They come back as
             float32, rounded; `round_weights` first if the module in memory must keep the file's fingerprint.
+
+    Raises:
+        TokenizerError: a weight is not finite in the stored type.
+        OSError: the folder cannot be written; what it held stays.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(value, dtype) for name, value in module.state_dict().items()}
-    unfinished = folder / f"{WEIGHTS_FILE}.{os.getpid()}.tmp"
-    unfinished.write_bytes(save(tensors, metadata={"format": "pt", "kind": type(module).__name__}))
-    os.replace(unfinished, folder / WEIGHTS_FILE)
-    text = json.dumps({"kind": type(module).__name__, "config": dict(config)}, indent=2, sort_keys=True)
-    unfinished = folder / f"{CONFIG_FILE}.{os.getpid()}.tmp"
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / CONFIG_FILE)
+    broken = not_finite(tensors)
+    if broken is not None:
+        raise TokenizerError(f"{directory} is not written: {broken}")
+    with whole_folder(directory) as folder:
+        write_weights(folder / WEIGHTS_FILE, tensors, type(module).__name__)
+        text = json.dumps({"kind": type(module).__name__, "config": dict(config)}, indent=2, sort_keys=True)
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], kind: str) -> None:
+    """Writes contiguous tensors to a safetensors file that says what they are of, readable for everybody.
+
+    Raises:
+        OSError: it cannot be written, e.g. since the disk is full.
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt", "kind": kind})
+    except SafetensorError as error:  # it has the system's error in words alone
+        number = _OS_ERROR.search(str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+    path.chmod(0o644)  # safetensors writes for its owner alone
 
 
 def load_config(directory: str | Path, kind: str) -> dict[str, Any]:
@@ -100,7 +120,7 @@ def load_weights(directory: str | Path, module: nn.Module) -> None:
     """Loads `model.safetensors` into a module built from the same folder's configuration.
 
     Raises:
-        TokenizerError: the file is absent or unreadable, or its tensors are not this module's.
+        TokenizerError: the file is absent or unreadable, its tensors are not this module's, or one is not finite.
     """
     path = _weights_of(directory)
     try:
@@ -110,6 +130,9 @@ def load_weights(directory: str | Path, module: nn.Module) -> None:
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise TokenizerError(f"{path} does not fit a {type(module).__name__} of its config.json: {reason}") from error
+    broken = not_finite(stored)
+    if broken is not None:
+        raise TokenizerError(f"{path} is damaged: {broken}; copy the folder again, or train it anew")
 
 
 def _weights_of(directory: str | Path) -> Path:

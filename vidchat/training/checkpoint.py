@@ -1,75 +1,80 @@
-"""Checkpoints that a run can be stopped and resumed by, exactly.
-
-A checkpoint is written only between optimizer steps, under a temporary name that is then renamed, so that what bears a
-checkpoint's name is whole. It holds tensors and plain types only and is read with `weights_only=True`.
-"""
+"""Checkpoints that a run can be stopped and resumed by, exactly, and the choice of the one that it goes on from."""
 
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 import re
-import shutil
 import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from vidchat.finite import not_finite
+from vidchat.training.checkpoint_file import CheckpointError, CheckpointFiles, damage_of
+from vidchat.training.checkpoint_file import read_checkpoint as read_checkpoint
+from vidchat.training.stopping import Agreement, StopSignals
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"step_(\d+)\.ckpt")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that is absent, unreadable, or of something else than what is asked for."""
-
-
 class Checkpoints(L.Callback):
     """Writes `step_NNNNNNNN.ckpt` every so many optimizer steps, at the end, and when asked to stop.
 
-    SIGTERM and SIGINT (Ctrl+C) end the run after the optimizer step under way, with a checkpoint; a second signal ends
-    it at once, without.
+    A checkpoint is taken between optimizer steps only, and only of finite weights. It is written in the background;
+    older ones are removed when it was read back from the disk without an error.
 
     Args:
         directory: Where checkpoints go.
         every: Optimizer steps between checkpoints.
         keep: How many of the newest to keep.
         config: The run's resolved config, kept with the weights: `init_from` and `resume` compare it.
-
-    Attributes:
-        stopped: The signal that ended the run, or `None`.
+        signals: What notes the signals that stop the run; see `StopSignals`.
     """
 
-    def __init__(self, directory: str | Path, every: int, keep: int = 2, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        every: int,
+        keep: int = 2,
+        config: dict[str, Any] | None = None,
+        signals: StopSignals | None = None,
+    ) -> None:
         if every < 1 or keep < 1:
             raise CheckpointError(f"checkpoints.every and checkpoints.keep must be at least 1, got {every} and {keep}")
         self.directory, self.every, self.keep, self.config = Path(directory), every, keep, config or {}
-        self.stopped: signal.Signals | None = None
+        self.signals = signals or StopSignals()
+        self.files = CheckpointFiles(self.directory, self._prune)
+        self._agreement = Agreement()
         self._saved = -1
-        self._handlers: dict[signal.Signals, Any] = {}
+
+    @property
+    def stopped(self) -> signal.Signals | None:
+        """The signal that ended the run, on this rank or another, or `None`."""
+        return self.signals.received
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.files.mmap = trainer.strategy.root_device.type != "cpu"  # there, weights would stay in the file for good
+        trainer.strategy.checkpoint_io = self.files
+        # Lightning asks every rank at every micro-batch whether rank 0 got a SIGTERM, and waits for the device to know.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step  # a resumed run's checkpoint exists already
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.stopped = signal.Signals(number)
-            signal.signal(number, self._handlers[self.stopped])
-            launcher = trainer.strategy.launcher
-            if launcher is not None and self.stopped is signal.SIGTERM:
-                launcher.kill(number)  # pass it on to the other ranks that this process started
-
-        # Lightning registers its own handler before this hook; it would stop between two micro-batches of a step.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, stop)
+        launcher = trainer.strategy.launcher
+        self._agreement.begin()
+        self.signals.begin_training(None if launcher is None else launcher.kill)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.fit_loop._should_accumulate():
             return
-        stop = trainer.strategy.reduce_boolean_decision(self.stopped is not None, all=False)
+        self.files.check()
+        stop = self._agreement.exchange(self.signals.received or 0)
         if stop:
+            self.signals.received = signal.Signals(stop)
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # or Lightning would validate once more on the way out
         last = trainer.global_step >= trainer.max_steps
@@ -77,78 +82,113 @@ class Checkpoints(L.Callback):
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._release_signals()
+        self._agreement.end()
+        self.files.wait()
+        self.signals.end_training()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._release_signals()
+        self.signals.end_training()
+        try:
+            self.files.wait()
+        except Exception as error:
+            log.error("the last checkpoint could not be written: %s", error)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Lets the next step have all its micro-batches where another number of them was accumulated before."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        rest = progress["ready"] % trainer.accumulate_grad_batches
+        progress.update({name: value - rest for name, value in progress.items()})
+
     def save(self, trainer: L.Trainer) -> Path:
-        """Writes a checkpoint now; every rank must call it."""
+        """Begins to write a checkpoint of now; every rank must call it.
+
+        Raises:
+            CheckpointError: the weights are not finite; the checkpoints that there are stay as they are.
+        """
         path = self.directory / f"step_{trainer.global_step:08d}.ckpt"
-        unfinished = path.with_name(f".{path.name}.tmp")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            _remove(path)
-            os.replace(unfinished, path)
-            for old in _newest_first(self.directory)[self.keep :]:
-                _remove(old)
+        broken = not_finite(_weights(trainer.lightning_module))
+        if broken is not None:
+            raise CheckpointError(
+                f"at step {trainer.global_step} {broken}, so no checkpoint is written; the one before in "
+                f"{self.directory} is good: go on from it with a lower learning rate"
+            )
+        trainer.save_checkpoint(path, weights_only=False)
         self._saved = trainer.global_step
         return path
 
-    def _release_signals(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+    def _prune(self, written: Path) -> None:
+        """Removes all but the newest of what is not newer than a checkpoint that was just written."""
+        not_newer = [path for path in newest_first(self.directory) if step_of(path) <= step_of(written)]
+        for old in not_newer[self.keep :]:
+            old.unlink()
 
 
 def find_checkpoint(resume: str | None, directory: Path) -> Path | None:
-    """Which checkpoint a run continues: `auto` is the newest in `directory` if there is one, `None` is a fresh start.
+    """Chooses the checkpoint that a run goes on from, verified.
+
+    Args:
+        resume: `auto` for the newest good one in `directory`, if there is one; damaged newer ones are set aside under
+            another name. `None` for a fresh start, or a path.
+        directory: The run's checkpoints.
 
     Raises:
-        CheckpointError: `resume` names something that does not exist.
+        CheckpointError: `resume` names something that does not exist or is damaged, or all in `directory` are damaged.
     """
     if resume is None:
         return None
     if resume == "auto":
-        return next(iter(_newest_first(directory)), None)
+        return _newest_good(directory)
     path = Path(resume)
     if not path.exists():
         raise CheckpointError(f"resume={resume} does not exist; use resume=auto for the newest in {directory}")
+    if (damage := damage_of(path)) is not None:
+        raise CheckpointError(f"resume={resume} is damaged ({damage}); use resume=auto for the newest in {directory}")
     return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of `Checkpoints` on the CPU.
-
-    Raises:
-        CheckpointError: it cannot be read, or something else wrote it.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+def _newest_good(directory: Path) -> Path | None:
+    damaged: dict[Path, str] = {}
+    for path in newest_first(directory):
+        damage = damage_of(path)
+        if damage is None:
+            for bad, reason in damaged.items():
+                _set_aside(bad, reason, path)
+            return path
+        damaged[path] = damage
+    if damaged:
+        newest, reason = next(iter(damaged.items()))
         raise CheckpointError(
-            f"{path} is not a readable checkpoint ({_first_line(error)}); give a step_*.ckpt that train.py wrote"
-        ) from error
-    if not isinstance(checkpoint, dict) or "ema" not in checkpoint or "config" not in checkpoint:
-        raise CheckpointError(f"{path} is not a checkpoint of train.py (it holds no EMA or config); give a step_*.ckpt")
-    return checkpoint
+            f"{newest} is damaged ({reason}), and no other checkpoint in {directory} is good; restore one, or start "
+            "afresh with resume=null"
+        )
+    return None
 
 
-def _newest_first(directory: Path) -> list[Path]:
-    found = [(int(match[1]), path) for path in directory.glob("*.ckpt") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+def _set_aside(bad: Path, reason: str, good: Path) -> None:
+    log.warning("%s is damaged (%s); it is set aside as %s.damaged, and %s is used", bad, reason, bad.name, good.name)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        bad.rename(bad.with_name(f"{bad.name}.damaged"))
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():  # a sharded checkpoint
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def newest_first(directory: Path) -> list[Path]:
+    """The checkpoints in a folder, by their steps."""
+    return sorted((path for path in directory.glob("*.ckpt") if _NAME.fullmatch(path.name)), key=step_of, reverse=True)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+def step_of(path: Path) -> int:
+    """The number of optimizer steps before a checkpoint, by its name; -1 if the name says none."""
+    match = _NAME.fullmatch(path.name)
+    return -1 if match is None else int(match[1])
+
+
+def _weights(module: L.LightningModule) -> dict[str, Tensor]:
+    ema = getattr(module, "ema", None)
+    averages = {} if ema is None else {f"the average of {name}": value for name, value in ema.average.items()}
+    return module.state_dict() | averages
+
+
+def _nothing() -> None:
+    pass

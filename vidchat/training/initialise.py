@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidchat.finite import not_finite
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
-from vidchat.nested import differing_leaves
 from vidchat.release import read_config, read_weights
-from vidchat.training.checkpoint import CheckpointError, read_checkpoint
+from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
-
-log = logging.getLogger(__name__)
+from vidchat.training.same_run import differing, same_tokenizers
 
 
 def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
@@ -33,11 +31,11 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
         A sentence that says what was loaded and which modules are new.
 
     Raises:
-        CheckpointError: the source is of something else, or a shape differs.
+        CheckpointError: the source is of something else, a shape differs, or a weight is not finite.
         ReleaseError: a folder that is not a release.
     """
     weights, theirs, their_fingerprints = _read(source)
-    _same_tokenizers(f"init_from={source}", fingerprints, their_fingerprints)
+    same_tokenizers(f"init_from={source}", fingerprints, their_fingerprints)
     own = module.network.state_dict()
     shared = own.keys() & weights.keys()
     if not shared:
@@ -53,6 +51,9 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
             f"init_from={source}: {name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} here; what "
             f"differs in the config: {keys}"
         )
+    broken = not_finite({name: weights[name] for name in shared})
+    if broken is not None:
+        raise CheckpointError(f"init_from={source}: {broken}; give a release or a checkpoint whose weights are finite")
     with torch.no_grad():
         for name in shared:
             own[name].copy_(weights[name])
@@ -78,46 +79,6 @@ def start_from_language_model(module: TrainingModule, source: str) -> str:
     return said
 
 
-def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
-    """Refuses to go on with a run as something else than it began; warns where going on is not exact.
-
-    Args:
-        source: The checkpoint.
-        ours: The config of the run about to go on.
-        fingerprints: Of its tokenizers.
-
-    Raises:
-        CheckpointError: the stage, the model, its conditions or its tokenizers differ.
-    """
-    checkpoint = read_checkpoint(source)
-    theirs = checkpoint["config"]
-    _same_tokenizers(f"resume={source}", fingerprints, checkpoint.get("fingerprints", {}))
-    for section in ("stage.name", "model", "condition"):
-        first, *rest = section.split(".")
-        pair = [{k: c.get(first, {}).get(k) for k in rest} if rest else c.get(first) for c in (theirs, ours)]
-        keys = of_training(differing({first: pair[0]}, {first: pair[1]}))
-        if keys:
-            raise CheckpointError(
-                f"{source} was trained with another config: {', '.join(keys)}; set output_dir to a new folder, "
-                "resume=null to start afresh, or init_from to start from its weights"
-            )
-    inexact = [key for section in ("seed", "data", "stage") for key in differing(theirs, ours, section)]
-    if inexact:
-        log.warning("resuming %s with a changed config: %s", source, ", ".join(inexact))
-
-
-def of_training(keys: list[str]) -> list[str]:
-    """Those of some keys that training reads; how answers are drawn from a model is not among them."""
-    return [key for key in keys if not key.startswith("model.sampling")]
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any], section: str | None = None) -> list[str]:
-    """Dotted keys, of one section or of all, that two configs hold with different values, as `key (one -> other)`."""
-    if section is not None:
-        one, other = {section: one.get(section)}, {section: other.get(section)}
-    return [f"{key} ({before} -> {after})" for key, before, after in differing_leaves(one, other)]
-
-
 def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
     """Weights, config and tokenizers' fingerprints of a release folder or a checkpoint."""
     if not source.exists():
@@ -129,15 +90,6 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return weights | checkpoint["ema"]["average"], checkpoint["config"], checkpoint.get("fingerprints", {})
-
-
-def _same_tokenizers(source: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
-    for name in ours.keys() & theirs.keys():
-        if ours[name] != theirs[name]:
-            raise CheckpointError(
-                f"{source} was trained with the {name} {theirs[name]}, and this run has {ours[name]}; set "
-                f"{name}= to the one it was trained with"
-            )
 
 
 def _modules(names: set[str], others: set[str]) -> list[str]:

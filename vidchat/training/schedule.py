@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 _MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -81,12 +81,36 @@ def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[di
     ]
 
 
+class Schedule(LambdaLR):
+    """A learning rate that is a function of the settings and the step, also after a checkpoint was loaded.
+
+    A checkpoint tells it the step only, and a plain function's state is in no checkpoint, so a run that goes on with
+    another rate, or with more steps, follows the new schedule from its next step on.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "base_lrs": self.base_lrs})
+        self._last_lr = [base * self.lr_lambdas[0](self.last_epoch) for base in self.base_lrs]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
 def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> tuple[AdamW, LambdaLR]:
-    """AdamW in its fused form, which can skip an update without asking the host, and its schedule."""
+    """AdamW in its fused form, which can skip an update without asking the host, and its schedule.
+
+    Both keep `settings` when they load a checkpoint: it gives them the moments and the step, no rate, decay or betas.
+    """
     first, second = settings.betas
     optimizer = AdamW(parameter_groups(network, settings), lr=settings.lr, betas=(first, second), fused=True)
-    # A plain function's state stays out of the checkpoint, so a run resumed with more steps follows the new schedule.
-    return optimizer, LambdaLR(optimizer, lambda step: settings.factor(step))
+    optimizer.register_load_state_dict_pre_hook(_keep_settings)
+    return optimizer, Schedule(optimizer, lambda step: settings.factor(step))
+
+
+def _keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state with the optimizer's own rate, decay and betas."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    groups = [{**group, **settings} for group, settings in zip(state["param_groups"], own, strict=False)]
+    return state if len(own) != len(state["param_groups"]) else {**state, "param_groups": groups}
 
 
 def clip_and_guard(

@@ -1,0 +1,17 @@
+"""Whether weights are numbers: what is written or read anywhere has no NaN and no infinity in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Says which tensor holds a NaN or an infinity, and in how many of its values; `None` if all are finite."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            count = int((~torch.isfinite(value)).sum())
+            return f"{name} is not finite in {count} of {value.numel()} values"
+    return None

@@ -1,0 +1,159 @@
+"""A run owns its folder: no second process is in it, and what an earlier run left there is never mixed with its own."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from vidchat.atomic import settle_folder, whole_file
+from vidchat.training.checkpoint import newest_first, step_of
+
+log = logging.getLogger(__name__)
+_LOCK, _FINISHED = ".lock", "finished.json"
+# What train.py writes into a run's folder, beside the export; only this is set aside.
+_WRITTEN = (
+    "checkpoints", "metrics.csv", "train.log", "tensorboard", "wandb", "samples", "pictures", "sounds", _FINISHED,
+)  # fmt: skip
+
+
+class RunFolderError(ValueError):
+    """A run's folder that this run may not write to."""
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Inside, no other run can be in the folder. The lock is rank 0's, on behalf of all, and ends with its process.
+
+    Raises:
+        RunFolderError: another run is in it.
+    """
+    if _rank() != 0:
+        yield
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / _LOCK).open("a+") as file:
+        try:
+            # Not flock, which workers forked from this process would hold on to after its death.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise RunFolderError(
+                    f"another run is in {output} ({file.read().strip() or 'its process is not known'}); wait for its "
+                    "end, or set output_dir to another folder"
+                ) from error
+            log.warning("%s cannot be locked (%s): do not start two runs in it at once", output, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def clean_up(output: Path, export: Path) -> None:
+    """Removes what a killed run had begun to write, and ends an export that it had begun to put in place."""
+    if _rank() == 0:
+        settle_folder(export.resolve())
+        for orphan in (output / "checkpoints").glob(".*.tmp"):
+            orphan.unlink()
+
+
+def finished_step(output: Path, export: Path) -> int | None:
+    """The step at which the run in a folder was exported to `export`, if it was and the export is still there."""
+    try:
+        record = json.loads((output / _FINISHED).read_text(encoding="utf-8"))
+        step, place = int(record["step"]), Path(record["export"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step if place.resolve() == export.resolve() and export.is_dir() else None
+
+
+def mark_finished(output: Path, export: Path, step: int) -> None:
+    """Notes that the run was exported after so many steps."""
+    with whole_file(output / _FINISHED) as file:
+        file.write(json.dumps({"step": step, "export": str(export)}).encode())
+
+
+def check_set_aside(config: Mapping[str, Any], resume: Path | None) -> None:
+    """Refuses a fresh start that would set aside something it starts from.
+
+    Raises:
+        RunFolderError: a path of the config lies in what would be set aside.
+    """
+    output = Path(config["output_dir"])
+    leaving = [path.resolve() for path in _leaving(output, Path(config["stage"]["export"]), resume)]
+    sources = {key: config[key] for key in ("init_from", "backbone_from")}
+    sources |= {f"{name}.directory": (config[name] or {}).get("directory") for name in config["stage"]["tokenizers"]}
+    for key, value in sources.items():
+        if value is not None and any(Path(value).resolve().is_relative_to(path) for path in leaving):
+            raise RunFolderError(
+                f"{key}={value} is part of the run in {output}, which resume={config['resume']} sets aside; set "
+                "output_dir to a new folder"
+            )
+
+
+def set_aside(output: Path, export: Path, resume: Path | None) -> None:
+    """Moves what an earlier run left to a folder beside, if this run does not go on from its newest checkpoint.
+
+    Args:
+        output: The run's folder.
+        export: Where it will be exported to.
+        resume: The checkpoint it goes on from, `None` for a fresh start. If it lies in the folder, only checkpoints of
+            later steps are set aside.
+    """
+    leaving = _leaving(output, export, resume)
+    if not leaving or _rank() != 0:
+        return
+    place = next(place for k in range(1, 10**6) if not (place := output.with_name(f"{output.name}.old{k}")).exists())
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.close()  # it opens its file again for the next line, in the new folder
+    for path in leaving:
+        target = place / path.relative_to(output)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(path, target)
+    what = "the old run" if resume is None or not _within(resume, output) else f"what followed {resume.name}"
+    log.warning("%s in %s is set aside in %s", what, output, place)
+
+
+def is_set_aside(folder: Path) -> bool:
+    """Whether a folder holds what `set_aside` took out of another."""
+    return re.search(r"\.old\d+$", folder.name) is not None
+
+
+def sweep_name(overrides: str) -> str:
+    """A folder's name for the overrides of a job in a sweep, such as `seed=1,stage.optimizer.lr=0.001`."""
+    name = overrides.replace("/", "_")
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    return name if len(os.fsencode(name)) <= 200 else f"{name[:60]}-{digest}"
+
+
+def _leaving(output: Path, export: Path, resume: Path | None) -> list[Path]:
+    """What belongs to an earlier run, and not to one that goes on from `resume`."""
+    checkpoints = newest_first(output / "checkpoints")
+    if resume is not None and _within(resume, output):
+        return [path for path in checkpoints if step_of(path) > step_of(resume)]
+    if not checkpoints and not export.exists():
+        return []  # nothing was trained: a start that failed leaves nothing worth keeping
+    names = [output / name for name in _WRITTEN]
+    if _within(export, output):
+        names.append(output / export.resolve().relative_to(output.resolve()).parts[0])
+    return [path for path in dict.fromkeys(names) if path.exists()]
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve()) and path.resolve() != folder.resolve()
+
+
+def _rank() -> int:
+    return int(rank_zero_only.rank)  # type: ignore[attr-defined]
