@@ -86,10 +86,10 @@ def test_a_model_s_sampling_goes_with_it_from_training_to_infer(
     module.export(tmp_path / "release", config)
     release = load_release(tmp_path / "release")
     assert release.responder.sampling == SAMPLING
-    assert infer_script._sampling(composed("infer"), release) == SAMPLING, "as infer.py draws by default"
+    assert infer_script._settings(composed("infer"), release, 2).sampling == SAMPLING, "as infer.py draws by default"
     words = ["settings.sampling.sets=2", "settings.sampling.codes.top_k=0"]
     changed = replace(SAMPLING, sets=2, codes=CodeSampling(0.7, 0))
-    assert infer_script._sampling(composed("infer", *words), release) == changed, "what is given, of the rest its own"
+    assert infer_script._settings(composed("infer", *words), release, 2).sampling == changed, "what is given, of the rest its own"
     settings = GenerationSettings(chunks=2)
     assert Conversation(release.responder, video, audio, batch, settings).sampling == SAMPLING, "and from Python"
 
@@ -106,13 +106,8 @@ def test_the_shipped_model_is_drawn_from_as_configs_model_has_it() -> None:
 
 def test_another_sampling_is_no_other_model_to_a_checkpoint() -> None:
     """It has no part in training, so a run goes on with another, and with checkpoints from before it was there."""
-    from vidchat.training import initialise
-
-    keys = differing({"model": {}}, {"model": {"sampling": OWN}}, "model")
-    assert keys
-    assert all(key.startswith("model.sampling") for key in keys)
-    assert not initialise.of_training(keys)
-    assert initialise.of_training(["model.patch (1 -> 2)"])
+    assert not differences({"model": {}}, {"model": {"sampling": OWN}})
+    assert differences({"model": {"patch": 1}}, {"model": {"patch": 2}})
 
 
 @pytest.mark.parametrize(
