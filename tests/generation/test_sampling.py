@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import infer as infer_script
+from infer import _settings
 from tests.generation.conftest import CONDITION, MODEL
 from vidchat.batch import ChunkBatch
 from vidchat.generation.stream import Conversation, GenerationSettings
@@ -24,8 +24,8 @@ from vidchat.release import load_release, read_config
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
-from vidchat.training.initialise import differing
 from vidchat.training.responder import ResponderModule
+from vidchat.training.same_run import deciding_differences
 
 ROOT = Path(__file__).parents[2]
 OWN = {
@@ -86,10 +86,10 @@ def test_a_model_s_sampling_goes_with_it_from_training_to_infer(
     module.export(tmp_path / "release", config)
     release = load_release(tmp_path / "release")
     assert release.responder.sampling == SAMPLING
-    assert infer_script._settings(composed("infer"), release, 2).sampling == SAMPLING, "as infer.py draws by default"
+    assert _settings(composed("infer"), release, 2).sampling == SAMPLING, "as infer.py draws by default"
     words = ["settings.sampling.sets=2", "settings.sampling.codes.top_k=0"]
     changed = replace(SAMPLING, sets=2, codes=CodeSampling(0.7, 0))
-    assert infer_script._settings(composed("infer", *words), release, 2).sampling == changed, "what is given, of the rest its own"
+    assert _settings(composed("infer", *words), release, 2).sampling == changed, "what is given, of the rest its own"
     settings = GenerationSettings(chunks=2)
     assert Conversation(release.responder, video, audio, batch, settings).sampling == SAMPLING, "and from Python"
 
@@ -106,8 +106,8 @@ def test_the_shipped_model_is_drawn_from_as_configs_model_has_it() -> None:
 
 def test_another_sampling_is_no_other_model_to_a_checkpoint() -> None:
     """It has no part in training, so a run goes on with another, and with checkpoints from before it was there."""
-    assert not differences({"model": {}}, {"model": {"sampling": OWN}})
-    assert differences({"model": {"patch": 1}}, {"model": {"patch": 2}})
+    assert not deciding_differences({"model": {}}, {"model": {"sampling": OWN}})
+    assert deciding_differences({"model": {"patch": 1}}, {"model": {"patch": 2}})
 
 
 @pytest.mark.parametrize(

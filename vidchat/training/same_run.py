@@ -47,7 +47,7 @@ def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[s
     """
     checkpoint = load_checkpoint(source)
     same_tokenizers(f"resume={source}", fingerprints, checkpoint.get("fingerprints", {}))
-    differences = differences(checkpoint["config"], ours)
+    differences = deciding_differences(checkpoint["config"], ours)
     fixed = [item for item in differences if _under(item[0], _FIXED) or item[0].endswith(_FIXED_ENDS)]
     if fixed:
         raise CheckpointError(
@@ -81,7 +81,7 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], section: str | N
     return [f"{key} ({before} -> {after})" for key, before, after in differing_leaves(one, other)]
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
+def deciding_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
     """What decides how the weights move and is not the same in both."""
     every = differing_leaves(theirs, ours)
     batch = _global_batch(ours)
