@@ -20,3 +20,9 @@ def real_clips() -> Path:
     if not (folder / "MANIFEST.json").is_file():
         pytest.skip("the real clips are not beside this checkout (../shared/data/real)")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults", choices=("short", "long"), default="short", help="How much of tests/faults: 10,000 inputs or 100,000."
+    )

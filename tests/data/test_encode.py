@@ -197,24 +197,6 @@ def test_whenever_a_write_fails_resuming_gives_the_same_bytes(
     assert hashes(tmp_path / "torn") == undisturbed  # these stand-ins do not mind what is encoded with what
 
 
-def test_killed_twenty_times_at_random_moments_nothing_is_lost_or_done_twice(root: Path, tmp_path: Path) -> None:
-    script = Path(__file__).with_name("killing.py")
-    repository = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script), str(root), str(tmp_path / "out"), "20"],
-        env={**os.environ, "PYTHONPATH": f"{repository}:{Path(__file__).parent}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["kills"] == 20
-    assert told["encoded"] <= told["pieces"] + told["kills"]  # at most the window under way, each time
-    assert hashes(tmp_path / "out" / "torn") == hashes(tmp_path / "out" / "whole")
-
-
 def test_many_processes_make_the_same_bytes(root: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     many = cache(root, folder=tmp_path / "many")
     report = fill(many, pieces_of(root), workers=2, engine=in_processes, sharding=SMALL)

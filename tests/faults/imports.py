@@ -1,0 +1,15 @@
+"""Everything that a child of the suite needs, imported once by the server that forks them."""
+
+import lightning  # noqa: F401
+import torch
+
+import infer  # noqa: F401
+import train  # noqa: F401
+import vidchat.bench.scoring
+import vidchat.bench.suite
+import vidchat.cli
+import vidchat.data.commands.encode
+import vidchat.data.loading.datamodule
+import vidchat.training.responder  # noqa: F401
+
+torch.set_num_threads(1)
