@@ -93,3 +93,31 @@ def export(release: Path, target: Path) -> None:
         config[name] = {**config[name], "directory": str(release / name)}
     export_release(target, loaded.responder, config, loaded.video_vae, loaded.audio_codec, loaded.text_tokenizer)
 
+
+
+def train_poisoned(poison: str, data: Path, output: Path) -> None:
+    """Trains on tokens of which those of one clip, `responder0`, are not what any tokenizer makes."""
+    import logging
+
+    from vidchat.data.tokens.encoder import ClipEncoder
+
+    read, encode_tracks, spoilt = ClipEncoder.read, ClipEncoder.encode_tracks, set[int]()
+
+    def noting(self: ClipEncoder, piece: Any) -> Any:
+        spans = read(self, piece)
+        spoilt.update(id(span) for span in spans if piece.clip.path.stem == "responder0")
+        return spans
+
+    def spoiling(self: ClipEncoder, spans: Any, *arguments: Any) -> Any:
+        made = encode_tracks(self, spans, *arguments)
+        for span, tokens in zip(spans, made, strict=True):
+            if id(span) in spoilt and poison == "codes" and "codes" in tokens:
+                tokens["codes"] = tokens["codes"] + 1000
+            elif id(span) in spoilt and poison != "codes" and "latents" in tokens:
+                tokens["latents"] = tokens["latents"] * (1e6 if poison == "latents" else float("nan"))
+        return made
+
+    ClipEncoder.read, ClipEncoder.encode_tracks = noting, spoiling  # type: ignore[method-assign]
+    output.mkdir(parents=True)
+    logging.basicConfig(filename=output / "train.log", level=logging.INFO)
+    train(data, output)

@@ -1,5 +1,9 @@
 """Everything that a child of the suite needs, imported once by the server that forks them."""
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # asking the Hub would be a connection; offline, it ends at once
+
 import lightning  # noqa: F401
 import torch
 

@@ -11,31 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from tests.faults import commands
 from tests.faults.sandbox import Moment, events_of, run
-from tests.faults.specimens import make_data
 from vidchat.release import load_release
 from vidchat.training.checkpoint import read_checkpoint
 from vidchat.training.metrics import read_metrics
 
 CLOCK = ("speed/", "time")  # logged values that no two runs share
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never killed; its release answers initiators."""
-    place = tmp_path_factory.mktemp("trained")
-    assert run(commands.train, data, place / "run", folder=place) == ""
-    return place / "run"
 
 
 def files(folder: Path) -> dict[str, bytes]:
