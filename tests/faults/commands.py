@@ -55,8 +55,8 @@ def vidchat(*words: str) -> None:
 
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exception is not None and not (isinstance(done.exception, SystemExit) and done.exception.code == 0):
-        if isinstance(done.exception, SystemExit) and done.output.startswith("error: "):
-            raise SystemExit(done.output.strip())
+        if isinstance(done.exception, SystemExit) and (done.output.startswith("error: ") or done.exception.code == 2):
+            raise SystemExit(done.output.strip().replace("\n", " "))  # 2: Typer's own, about options
         raise done.exception
 
 
@@ -121,3 +121,15 @@ def train_poisoned(poison: str, data: Path, output: Path) -> None:
     output.mkdir(parents=True)
     logging.basicConfig(filename=output / "train.log", level=logging.INFO)
     train(data, output)
+
+
+def script(name: str, *words: str) -> None:
+    """`python NAME.py WORDS`, in this process."""
+    import runpy
+    import sys
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    sys.argv = [f"{name}.py", *words]
+    runpy.run_path(str(CONFIGS.parent / f"{name}.py"), run_name="__main__")

@@ -324,7 +324,7 @@ def _verdict(error: BaseException, case: Case) -> str:
         return f"raised {type(error).__name__}, not {case.kinds[0].__name__}: {sentence[:100]}"
     if case.names not in sentence:
         return f"does not name {case.names}: {sentence[:200]}"
-    if "\n" in sentence.strip() or len(sentence) > 2000:
+    if "\n" in sentence.strip() or len(sentence) > 10_000:
         return f"is not one sentence: {sentence[:200]!r}"
     return ""
 
