@@ -8,6 +8,7 @@ folder. Children are forked from a server that has imported everything and start
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import os
 import resource
@@ -207,7 +208,7 @@ def _run(pipe: Connection, moment: Moment | None, limit: int | None, folder: Pat
         pipe.send((True, ""))
     except BaseException as error:
         sentence = sentence_of(error)
-        pipe.send((sentence is not None, sentence or "".join(traceback.format_exception(error))))
+        pipe.send((sentence is not None, sentence or _place(error)))
 
 
 def _watch_files(folder: Path, then: Callable[[], None]) -> None:
@@ -241,6 +242,7 @@ def _prepare(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout = sys.stderr = io.StringIO()
     with open(os.devnull, "w") as nowhere:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
@@ -316,8 +318,7 @@ def _judge(case: Case) -> str:
 def _verdict(error: BaseException, case: Case) -> str:
     sentence = sentence_of(error)
     if sentence is None:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {str(error)[:100]!r} from {Path(place.filename).name}:{place.lineno}"
+        return _place(error)
     if case.must == "work":
         return f"raised {type(error).__name__}: {sentence[:200]}"
     if case.kinds and not isinstance(error, case.kinds):
@@ -327,6 +328,14 @@ def _verdict(error: BaseException, case: Case) -> str:
     if "\n" in sentence.strip() or len(sentence) > 10_000:
         return f"is not one sentence: {sentence[:200]!r}"
     return ""
+
+
+def _place(error: BaseException) -> str:
+    """An error, and the last places in this package and in all that it passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/vidchat/" in frame.filename][-1:]
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in dict.fromkeys([*ours, *frames[-1:]])]
+    return f"{type(error).__name__}: {str(error)[:100]!r} from {', '.join(places)}"
 
 
 def sentence_of(error: BaseException) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.faults import commands
@@ -23,8 +24,15 @@ from vidchat.training.metrics import read_metrics
 CLOCK = ("speed/", "time")  # logged values that no two runs share
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def files(folder: Path) -> dict[str, Any]:
+    """What a folder's files hold, by name; of safetensors the tensors, whose header may come in any order."""
+    return {path.relative_to(folder).as_posix(): _held(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def _held(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    return {name: (value.dtype, value.tolist()) for name, value in load_file(path).items()}
 
 
 def same(one: Any, other: Any) -> bool:

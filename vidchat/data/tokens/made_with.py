@@ -72,7 +72,7 @@ def read_made_with(path: Path, track: str) -> dict[str, Any]:
     """
     try:
         made = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         made = None
     whole = isinstance(made, dict) and "longest" in made and isinstance(made.get("tokenizer"), dict)
     if not whole or folder_name(track, made) != path.parent.name:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from vidchat.data.tokens.shards import (
     dumps,
     indexes,
     publish,
+    reading,
     summarise,
 )
 from vidchat.data.whole import whole
@@ -53,8 +55,11 @@ class MediaShards:
     def _files(self) -> dict[str, tuple[Path, Member]]:
         files = {}
         for path in indexes(self.folder):
-            for file in json.loads(path.read_text())["files"]:
-                files[file["name"]] = (path.with_suffix(".tar"), Member(file["offset"], file["size"], file["check"]))
+            with reading(path):
+                for file in json.loads(path.read_text())["files"]:
+                    name, offset, size = str(file["name"]), index(file["offset"]), index(file["size"])
+                    int(file["check"], 16)
+                    files[name] = (path.with_suffix(".tar"), Member(offset, size, file["check"]))
         return files
 
     @property

@@ -32,6 +32,18 @@ class ShardError(ValueError):
     """A sample, or a whole shard, that is not what its index says."""
 
 
+@contextmanager
+def reading(index: Path) -> Iterator[None]:
+    """Raises a `ShardError` that names the index for whatever its content does to the block that reads it."""
+    try:
+        yield
+    except ShardError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise ShardError(f"{index}: is damaged ({why}); copy it again, or delete it to make it anew") from error
+
+
 class Member(NamedTuple):
     """Where the bytes of a member are in a tar, and their 64-bit XXH3, which is as fast as reading them."""
 
@@ -118,9 +130,10 @@ def summarise(folder: Path) -> dict[str, Any]:
     """Writes `index.json`: the folder's shards by name, each with samples, bytes and SHA-256, and the sums."""
     shards = {}
     for path in indexes(folder):
-        index = json.loads(path.read_text())
-        if index["bytes"]:
-            shards[path.with_suffix(".tar").name] = {key: index[key] for key in ("samples", "bytes", "sha256")}
+        with reading(path):
+            index = json.loads(path.read_text())
+            if index["bytes"]:
+                shards[path.with_suffix(".tar").name] = {key: index[key] for key in ("samples", "bytes", "sha256")}
     total = {key: sum(shard[key] for shard in shards.values()) for key in ("samples", "bytes")}
     whole = {"shards": len(shards), **total, "files": shards}
     write_whole(folder / "index.json", json.dumps(whole, indent=1) + "\n")
@@ -128,15 +141,28 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 
 def is_summarised(folder: Path) -> bool:
-    """Whether `index.json` tells of the shards that are there."""
-    there = folder / "index.json"
+    """Whether `index.json` tells of the shards that are there; one that cannot be read tells of none."""
     names = {path.name for path in folder.glob("shard-*.tar")}
-    return there.is_file() and json.loads(there.read_text())["files"].keys() == names
+    try:
+        return (folder / "index.json").is_file() and _summary(folder).keys() == names
+    except ShardError:
+        return False
+
+
+def _summary(folder: Path) -> dict[str, dict[str, Any]]:
+    """The files that `index.json` tells of; raises `ShardError`."""
+    path = folder / "index.json"
+    with reading(path):
+        files: dict[str, dict[str, Any]] = json.loads(path.read_text())["files"]
+        for name, told in files.items():
+            if "/" in name or not {"bytes", "sha256"} <= told.keys():
+                raise ValueError(f"{name} is no shard with 'bytes' and 'sha256'")
+        return files
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """What is wrong with a folder's shards, after reading them all."""
-    for name, told in json.loads((folder / "index.json").read_text())["files"].items():
+    """What is wrong with a folder's shards, after reading them all; raises `ShardError` without a readable index."""
+    for name, told in _summary(folder).items():
         path = folder / name
         if not path.is_file():
             yield f"{path}: is missing; copy it again"
@@ -237,14 +263,17 @@ class ShardReader:
         Raises:
             ShardError: The tar is missing or shorter than its index says, or the bytes have changed.
         """
-        data = self._buffer(member.size)
-        bytes_: memoryview = data.numpy().data
+        end, read = member.offset + member.size, -1
         try:
-            read = os.preadv(self._descriptor(path), [bytes_], member.offset)
+            descriptor = self._descriptor(path)
+            if 0 <= member.offset <= end <= os.fstat(descriptor).st_size:  # before memory is taken for it
+                data = self._buffer(member.size)
+                bytes_: memoryview = data.numpy().data
+                read = os.preadv(descriptor, [bytes_], member.offset)
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror}); copy the shard again") from error
         if read != member.size:
-            raise ShardError(f"{path}: ends before byte {member.offset + member.size}; copy the shard again")
+            raise ShardError(f"{path}: ends before byte {end}; copy the shard again")
         if xxhash.xxh3_64_hexdigest(bytes_) != member.check:
             raise ShardError(f"{path}: the {member.size} bytes at {member.offset} have changed; copy the shard again")
         return data
@@ -261,7 +290,7 @@ class ShardReader:
         if path in self._open:
             self._open.move_to_end(path)
         else:
-            self._open[path] = os.open(path, os.O_RDONLY)
+            self._open[path] = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
             if len(self._open) > OPEN_FILES:
                 os.close(self._open.popitem(last=False)[1])
         return self._open[path]

@@ -9,13 +9,14 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import accumulate
+from operator import index
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vidchat.data.columns import Columns
-from vidchat.data.tokens.shards import Member
+from vidchat.data.tokens.shards import Member, reading
 
 Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
 ABSENT = -1  # bytes of a clip that is not there
@@ -53,6 +54,9 @@ class TrackIndex:
     Args:
         indexes: The index files of the shards.
 
+    Raises:
+        ShardError: One of them is damaged.
+
     Attributes:
         shards: The tars.
         generations: Of each.
@@ -67,28 +71,8 @@ class TrackIndex:
         bad: list[tuple[int, str, Stamp, str]] = []
         self._shapes: dict[tuple[int, ...], int] = {}
         for path in indexes:
-            told = json.loads(path.read_text())
-            some = told["pieces"]
-            spans = [len(piece["samples"]) for piece in some]
-            stamps = [_stamp(piece["stamp"]) or (ABSENT, 0) for piece in some]
-            pieces.extend(
-                piece=[number_of(piece["key"]) for piece in some],
-                shard=[len(self.shards)] * len(some),
-                first=list(accumulate(spans, initial=len(samples)))[:-1],
-                spans=spans,
-                size=[size for size, _ in stamps],
-                time=[time for _, time in stamps],
-            )
-            every = [sample for piece in some for sample in piece["samples"]]
-            samples.extend(
-                offset=[sample[0] for sample in every],
-                size=[sample[1] for sample in every],
-                check=[int(sample[2], 16) for sample in every],
-                shape=[self._shape(tuple(sample[3])) for sample in every],
-            )
-            bad += [(len(self.shards), piece["key"], _stamp(piece["stamp"]), piece["why"]) for piece in told["bad"]]
-            self.shards.append(path.with_suffix(".tar"))
-            self.generations.append(told["generation"])
+            with reading(path):
+                bad += self._add(path, pieces, samples)
         self.count, self._samples = len(samples), samples
         order = sorted(range(len(self.shards)), key=lambda shard: (self.generations[shard], self.shards[shard]))
         self._rank = np.empty(len(order), np.int64)
@@ -96,6 +80,36 @@ class TrackIndex:
         self._pieces = self._latest(pieces)
         self._bad = self._still_bad(bad)
         self._shape_list = list(self._shapes)
+
+    def _add(self, path: Path, pieces: Columns, samples: Columns) -> list[tuple[int, str, Stamp, str]]:
+        """Appends what one index tells of; returns the pieces that could not be encoded."""
+        told = json.loads(path.read_text())
+        some = told["pieces"]
+        spans = [len(piece["samples"]) for piece in some]
+        if 0 in spans:
+            raise ValueError("a piece without samples")
+        stamps = [_stamp(piece["stamp"]) or (ABSENT, 0) for piece in some]
+        pieces.extend(
+            piece=[number_of(piece["key"]) for piece in some],
+            shard=[len(self.shards)] * len(some),
+            first=list(accumulate(spans, initial=len(samples)))[:-1],
+            spans=spans,
+            size=[size for size, _ in stamps],
+            time=[time for _, time in stamps],
+        )
+        every = [sample for piece in some for sample in piece["samples"]]
+        samples.extend(
+            offset=[sample[0] for sample in every],
+            size=[sample[1] for sample in every],
+            check=[int(sample[2], 16) for sample in every],
+            shape=[self._shape(tuple(map(index, sample[3]))) for sample in every],
+        )
+        self.generations.append(index(told["generation"]))
+        self.shards.append(path.with_suffix(".tar"))
+        return [
+            (len(self.shards) - 1, key_of(number_of(piece["key"])), _stamp(piece["stamp"]), str(piece["why"]))
+            for piece in told["bad"]
+        ]
 
     def _shape(self, shape: tuple[int, ...]) -> int:
         return self._shapes.setdefault(shape, len(self._shapes))
