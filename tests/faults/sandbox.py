@@ -334,7 +334,7 @@ def _place(error: BaseException) -> str:
     """An error, and the last places in this package and in all that it passed."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "/vidchat/" in frame.filename][-1:]
-    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in dict.fromkeys([*ours, *frames[-1:]])]
+    places = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours, *frames[-1:]))
     return f"{type(error).__name__}: {str(error)[:100]!r} from {', '.join(places)}"
 
 
