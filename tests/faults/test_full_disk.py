@@ -59,7 +59,7 @@ def test_an_answer_that_cannot_be_written_leaves_the_one_before(data: Path, trai
 
 def test_shards_that_cannot_be_written_are_gone_on_with(data: Path, tmp_path: Path) -> None:
     assert run(commands.encode, data, tmp_path / "whole", folder=tmp_path) == ""
-    for limit in (100, 3000, 8000):
+    for limit in (100, 3000):
         said = run(commands.encode, data, tmp_path / "torn", folder=tmp_path, limit=limit)
         assert "torn" in said
     assert run(commands.encode, data, tmp_path / "torn", folder=tmp_path) == ""
@@ -75,7 +75,7 @@ def test_shards_that_cannot_be_written_are_gone_on_with(data: Path, tmp_path: Pa
         (("data", "show", "{data}", "--output", "out/x.html"), "clip.mp4"),  # likewise
         (("data", "show", "{data}", "--output", "out/x.png"), "x.png"),
         (("bench", "make", "--data", "{data}", "--split", "val", "--output", "out"), "out"),
-        (("bench", "score", "--pairs", "{bench}", "--system", "a={bench}/clips", "-o", "out", "--resamples", "3"), "out"),
+        (("bench", "score", "--pairs", "{bench}", "--system", "a={bench}/clips", "-o", "out", "--resamples", "3"), ".npz"),
         (("bench", "report", "{bench}/scores.json", "-o", "out"), "out"),
     ],
 )
