@@ -192,14 +192,15 @@ def test_a_hostile_archive_is_read_as_far_as_it_goes(tmp_path: Path, amount: Cal
 
 
 def test_poisoned_tokens_are_refused_by_the_name_of_their_sample(data: Path, tmp_path: Path) -> None:
-    """Codes out of range and latents a million times too large stand in good shards; training says whose they are."""
+    """Codes out of range and latents a million times too large stand in good shards; training says where."""
     for poison in ("codes", "latents", "nan"):
         place = tmp_path / poison
         shutil.copytree(data, place / "data", ignore=shutil.ignore_patterns("tokens"))
         said = run(commands.train_poisoned, poison, place / "data", place / "run", folder=place)
         log = place / "run" / "train.log"
         heard = said + (log.read_text() if log.is_file() else "")
-        assert "responder0" in heard, f"{poison}: nobody is told; it said {said!r}"
+        assert "dialogue d0: " in heard, f"{poison}: nobody is told; it said {said!r}"
+        assert "shard-" in heard
 
 
 def test_random_words_as_made_with_are_refused(data: Path, tmp_path: Path) -> None:
