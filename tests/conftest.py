@@ -24,5 +24,8 @@ def real_clips() -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--faults", choices=("short", "long"), default="short", help="How much of tests/faults: 10,000 inputs or 100,000."
+        "--faults",
+        choices=("short", "long"),
+        default="short",
+        help="How much of tests/faults: 10,000 inputs or 100,000.",
     )

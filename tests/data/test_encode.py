@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import subprocess
 import sys
 import tarfile
 from pathlib import Path

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from typer.testing import CliRunner
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SHAPE = "{_target_: vidchat.model.transformer.Shape, width: 16, layers: 2, heads: 2, kv_heads: 2, head_dim: 8, mlp_width: 16}"
+SIZES = "width: 16, layers: 2, heads: 2, kv_heads: 2, head_dim: 8, mlp_width: 16"
+SHAPE = f"{{_target_: vidchat.model.transformer.Shape, {SIZES}}}"
 
 
 def compose_config(name: str, words: list[str]) -> DictConfig:
@@ -27,7 +28,8 @@ def train(data: Path, output: Path, *words: str) -> None:
         "stage=sft_dyadic", "data=folder", f"data.root={data}", f"output_dir={output}", "data.size=[32,32]",
         "data.batch_size=1", "data.max_chunks=3", "stage.steps=8", "logger=none", "log_every=1", "callbacks={}",
         "video_vae._target_=vidchat.tokenizers.stacked.StackedVAE.load", f"video_vae.directory={data}/video_vae",
-        "audio_codec._target_=vidchat.tokenizers.stft_codec.StftCodec.load", f"audio_codec.directory={data}/audio_codec",
+        "audio_codec._target_=vidchat.tokenizers.stft_codec.StftCodec.load",
+        f"audio_codec.directory={data}/audio_codec",
         "model.patch=1", "model.ratio=2", f"model.backbone={SHAPE}", f"model.spatial={SHAPE}", f"model.depth={SHAPE}",
         "model.flow.width=16", "model.flow.blocks=1", "trainer.val_check_interval=4", "checkpoints.every=2",
     ]  # fmt: skip
@@ -92,7 +94,6 @@ def export(release: Path, target: Path) -> None:
     for name in ("video_vae", "audio_codec"):
         config[name] = {**config[name], "directory": str(release / name)}
     export_release(target, loaded.responder, config, loaded.video_vae, loaded.audio_codec, loaded.text_tokenizer)
-
 
 
 def train_poisoned(poison: str, data: Path, output: Path) -> None:

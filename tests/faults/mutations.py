@@ -57,7 +57,9 @@ def _number(data: bytearray, chance: random.Random) -> None:
 def _letters(data: bytearray, chance: random.Random) -> None:
     """Four letters in a row, a name or a tag, become bytes of another alphabet."""
     first = chance.randrange(max(1, len(data) - 4))
-    data[first : first + 4] = chance.choice((b"\xa9\xe9\xff\xfe", b"\xc3\x28\xa0\xa1", b"free", b"mdat", b"\x00\x00\x00\x00"))
+    data[first : first + 4] = chance.choice(
+        (b"\xa9\xe9\xff\xfe", b"\xc3\x28\xa0\xa1", b"free", b"mdat", b"\x00\x00\x00\x00")
+    )
 
 
 DAMAGE: tuple[Callable[[bytearray, random.Random], None], ...] = (

@@ -11,6 +11,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import sys
@@ -72,6 +73,12 @@ def judge(cases: Cases, folder: Path, *arguments: Any) -> None:
     if broken:
         more = f"\n... and {len(broken) - 30} more" if len(broken) > 30 else ""
         raise AssertionError(f"{len(broken)} cases:\n" + "\n".join(broken[:30]) + more)
+
+
+def some(folder: Path, cases: Callable[..., list[Case]], count: int, *arguments: Any) -> Iterator[Case]:
+    """So many of a list of cases, always the same; to be judged where each takes long."""
+    every = cases(folder, *arguments)
+    yield from random.Random(0).sample(every, min(count, len(every)))
 
 
 def _failures(cases: Cases, folder: Path, *arguments: Any) -> list[str]:
@@ -197,7 +204,9 @@ def _counting(count: Path, below: Path, function: Callable[..., object], *argume
     count.write_text(str(seen[0]))
 
 
-def _run(pipe: Connection, moment: Moment | None, limit: int | None, folder: Path, function: Any, *arguments: Any) -> None:
+def _run(
+    pipe: Connection, moment: Moment | None, limit: int | None, folder: Path, function: Any, *arguments: Any
+) -> None:
     _prepare(folder)
     if moment is not None:
         moment.arm()

@@ -17,7 +17,12 @@ from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 
 FRAMES, RATE, SIDE = 10, 16000, 32
-CODECS = {"mp4": ("libx264", "aac"), "mkv": ("libx264", "libopus"), "webm": ("libvpx-vp9", "libopus"), "mov": ("mpeg4", "aac")}
+CODECS = {
+    "mp4": ("libx264", "aac"),
+    "mkv": ("libx264", "libopus"),
+    "webm": ("libvpx-vp9", "libopus"),
+    "mov": ("mpeg4", "aac"),
+}
 SUFFIXES = (*CODECS, "wav", "jpg", "png")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,8 +16,9 @@ from PIL import Image
 
 from tests.faults import commands
 from tests.faults.mutations import damaged, damaged_json
-from tests.faults.sandbox import Case, judge
+from tests.faults.sandbox import Case, judge, some
 from tests.faults.specimens import film
+from tests.faults.test_checkpoints import Evil
 from vidchat.bench.pairs import PairsError, read_pairs
 from vidchat.bench.responsiveness import read_log
 from vidchat.bench.results import ResultError, read_result
@@ -24,7 +26,9 @@ from vidchat.bench.table import latex, markdown
 
 
 def pair(name: str) -> dict[str, Any]:
-    clips = {side: {"clip": f"{side}.mp4", "speaker": f"{side} {name}", "text": "a word"} for side in ("initiator", "truth")}
+    clips = {
+        side: {"clip": f"{side}.mp4", "speaker": f"{side} {name}", "text": "a word"} for side in ("initiator", "truth")
+    }
     return {"id": name, "reference": "face.png", **clips}
 
 
@@ -54,7 +58,10 @@ def hostile_pairs(folder: Path, bench: Path, count: int) -> Iterator[Case]:
     """A line of `pairs.jsonl` or `candidates.jsonl` with a strange value, or damaged."""
     shutil.copytree(bench, folder / "bench", dirs_exist_ok=True)
     good = pair("first")
-    replies = {"id": "first", "candidates": [{"text": "yes", "worth": 1.0, "sounds": ["truth.mp4"]}, {"text": "no", "worth": 0.2}]}
+    replies = {
+        "id": "first",
+        "candidates": [{"text": "yes", "worth": 1.0, "sounds": ["truth.mp4"]}, {"text": "no", "worth": 0.2}],
+    }
     for seed in range(count):
         name, value = (("pairs", good), ("candidates", replies))[seed % 2]
         path = folder / "bench" / f"{name}.jsonl"
@@ -65,7 +72,7 @@ def hostile_pairs(folder: Path, bench: Path, count: int) -> Iterator[Case]:
             how, text = damaged_json(value, seed)
             data = text.encode("utf-8", "surrogatepass")
         path.write_bytes(data + b"\n")
-        yield Case(f"{name} {seed} ({how})", partial(_use, folder / "bench"), path.name, (PairsError,))
+        yield Case(f"{name} {seed} ({how})", partial(_use, folder / "bench"), str(path.parent), (PairsError,))
         path.write_bytes(kept) if kept else path.unlink()
 
 
@@ -150,28 +157,68 @@ def test_a_hostile_answer_costs_no_score(bench: Path, tmp_path: Path, amount: Ca
     judge(hostile_answers, tmp_path, bench, amount(12))
 
 
-def hostile_words(folder: Path, bench: Path) -> Iterator[Case]:
+def hostile_words(folder: Path, bench: Path) -> list[Case]:
     """The commands' words."""
     pairs, system = ("--pairs", bench), ("--system", f"ours={bench / 'answers'}")
     out = ("-o", folder / "out")
     (folder / "taken").touch()
     (folder / "empty").mkdir(exist_ok=True)
-    words: list[tuple[Any, ...]] = [("report", "no.json", *out), ("report", bench, *out), ("report", bench / "pairs.jsonl", *out)]
-    words += [("score", *pairs, "--system", text, *out) for text in ("", "=", "a=", "=b", "truth=.", "a=/dev/null", "a=${x}")]
+    words: list[tuple[Any, ...]] = [
+        ("report", "no.json", *out),
+        ("report", bench, *out),
+        ("report", bench / "pairs.jsonl", *out),
+    ]
+    words += [
+        ("score", *pairs, "--system", text, *out) for text in ("", "=", "a=", "=b", "truth=.", "a=/dev/null", "a=${x}")
+    ]
     words += [("score", *pairs, *system, *system, *out), ("score", "--pairs", folder / "empty", *system, *out)]
     for size in ("0x0", "1x1", "99999999x99999999", "-1x5", "x", "32x", "nan", "1e3x1e3"):
         words.append(("score", *pairs, *system, *out, "--size", size))
     for option in ("--workers", "--resamples", "--frames", "--embed"):
         words += [("score", *pairs, *system, *out, option, value) for value in ("0", "-1")]
     words += [("score", *pairs, *system, *out, "--device", name) for name in ("cuda:99", "tpu", "")]
-    words += [("score", *pairs, *system, *out, "--face", path) for path in ("no.onnx", bench / "face.png", bench, "/dev/null")]
-    words += [("score", *pairs, *system, "-o", folder / "taken"), ("make", "--data", bench, *out), ("make", "--data", "", *out)]
+    for option in (
+        "face",
+        "inception",
+        "i3d",
+        "videomae",
+        "arcface",
+        "syncnet",
+        "dnsmos",
+        "utmos",
+        "whisper",
+        "xvector",
+    ):
+        more = ("--scrfd", bench / "face.png") if option == "arcface" else ()
+        for path in ("no.onnx", bench / "face.png", bench / "answers", _evil(folder)):
+            words.append(("score", *pairs, *system, *out, f"--{option}", path, *more))
+    words += [
+        ("score", *pairs, *system, "-o", folder / "taken"),
+        ("make", "--data", bench, *out),
+        ("make", "--data", "", *out),
+    ]
     for testset in ("/dev/null", bench / "face.png", bench / "pairs.jsonl", bench):
         words.append(("make", "--testset", testset, "--clips", bench, *out))
-    words += [("ablation", *pairs, "--row", row, *out) for row in ("", "dyadic", "dyadic:=.", "x:none=.", "dyadic:loud=.")]
-    for line in words:
-        yield Case("bench " + " ".join(map(str, line)).replace(str(folder), "."), partial(commands.vidchat, "bench", *line))
+    words += [
+        ("ablation", *pairs, "--row", row, *out) for row in ("", "dyadic", "dyadic:=.", "x:none=.", "dyadic:loud=.")
+    ]
+    names = [" ".join(map(str, line)).replace(str(folder), ".").replace(str(bench), "BENCH") for line in words]
+    return [
+        Case(f"bench {name}", partial(commands.vidchat, "bench", *line), after=lambda: no_canary(folder))
+        for name, line in zip(names, words, strict=True)
+    ]
 
 
-def test_hostile_words_of_the_bench(bench: Path, tmp_path: Path) -> None:
-    judge(hostile_words, tmp_path, bench)
+def no_canary(folder: Path) -> None:
+    assert not (folder / "canary").exists(), "it was executed"
+
+
+def _evil(folder: Path) -> Path:
+    """A pickle that makes a file when it is loaded."""
+    path = folder / "evil.pt"
+    path.write_bytes(pickle.dumps(Evil(os.system, f"touch {folder / 'canary'}")))
+    return path
+
+
+def test_hostile_words_of_the_bench(bench: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
+    judge(some, tmp_path, hostile_words, amount(30), bench)

@@ -26,7 +26,9 @@ def damaged_checkpoints(folder: Path, checkpoint: Path, count: int) -> Iterator[
         how, data = damaged(good, seed)
         if data != good:
             path.write_bytes(data)
-            yield Case(f"checkpoint {seed} ({how})", partial(read_checkpoint, path), path.name, (CheckpointError,), "fail")
+            yield Case(
+                f"checkpoint {seed} ({how})", partial(read_checkpoint, path), path.name, (CheckpointError,), "fail"
+            )
 
 
 def test_a_damaged_checkpoint_is_refused(trained: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
@@ -59,16 +61,25 @@ def foreign_checkpoints(folder: Path, checkpoint: Path) -> Iterator[Case]:
             for save in (torch.save, partial(torch.save, _use_new_zipfile_serialization=False), _pickle):
                 save(held, path)
                 name = f"{call[0].__name__} as {place}"
-                yield Case(name, partial(read_checkpoint, path), path.name, (CheckpointError,), "fail", partial(_no, canary))
+                yield Case(
+                    name, partial(read_checkpoint, path), path.name, (CheckpointError,), "fail", partial(_no, canary)
+                )
     others: dict[str, Any] = {"a list": [1], "a tensor": torch.ones(3), "nothing": None, "an empty dict": {}}
-    others |= {f"{key} is {value!r}": state | {key: value} for key in ("ema", "config", "state_dict") for value in (None, 3)}
+    others |= {
+        f"{key} is {value!r}": state | {key: value} for key in ("ema", "config", "state_dict") for value in (None, 3)
+    }
     for name, held in others.items():
         torch.save(held, path)
         yield Case(name, partial(read_checkpoint, path), path.name, (CheckpointError,), "fail")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("step/data.pkl", bytes(2_000_000_000))
     yield Case("a zip bomb", partial(read_checkpoint, path), path.name, (CheckpointError,), "fail")
-    for name, data in {"empty": b"", "text": b"hello", "zeros": bytes(10_000), "a zip's end": b"PK\5\6" + bytes(18)}.items():
+    for name, data in {
+        "empty": b"",
+        "text": b"hello",
+        "zeros": bytes(10_000),
+        "a zip's end": b"PK\5\6" + bytes(18),
+    }.items():
         path.write_bytes(data)
         yield Case(name, partial(read_checkpoint, path), path.name, (CheckpointError,), "fail")
     path.unlink()

@@ -75,7 +75,10 @@ def test_shards_that_cannot_be_written_are_gone_on_with(data: Path, tmp_path: Pa
         (("data", "show", "{data}", "--output", "out/x.html"), "clip.mp4"),  # likewise
         (("data", "show", "{data}", "--output", "out/x.png"), "x.png"),
         (("bench", "make", "--data", "{data}", "--split", "val", "--output", "out"), "out"),
-        (("bench", "score", "--pairs", "{bench}", "--system", "a={bench}/clips", "-o", "out", "--resamples", "3"), ".npz"),
+        (
+            ("bench", "score", "--pairs", "{bench}", "--system", "a={bench}/clips", "-o", "out", "--resamples", "3"),
+            ".npz",
+        ),
         (("bench", "report", "{bench}/scores.json", "-o", "out"), "out"),
     ],
 )

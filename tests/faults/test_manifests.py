@@ -28,7 +28,8 @@ def entry(name: str, split: str = "train") -> dict[str, Any]:
     """A good dialogue."""
     told = {"text": "some words", "start": 0.0, "end": 0.36, "scores": {"dover": 0.5}, "truth": {"identity": 3}}
     turns = [
-        {"role": role, "speaker": f"{role} {name}", "clip": f"{role}.mp4", **told} for role in ("initiator", "responder")
+        {"role": role, "speaker": f"{role} {name}", "clip": f"{role}.mp4", **told}
+        for role in ("initiator", "responder")
     ]
     return {"id": name, "split": split, "branch": "dialogue", "tier": "sft", "turns": turns}
 
@@ -77,7 +78,9 @@ def hostile_lines(folder: Path, count: int) -> Iterator[Case]:
             line = text.encode("utf-8", "surrogatepass")
         else:
             how, line = damaged(json.dumps(entry("middle")).encode(), seed)
-        manifest.write_bytes(b"\n".join((FIRST.encode(), line.translate(bytes.maketrans(b"\r\n", b"  ")), LAST.encode())))
+        manifest.write_bytes(
+            b"\n".join((FIRST.encode(), line.translate(bytes.maketrans(b"\r\n", b"  ")), LAST.encode()))
+        )
         yield Case(f"line {seed} ({how})", partial(_open, folder), must="work")
         if seed % 20 == 1:
             name, use = users[seed // 20 % len(users)]
@@ -98,11 +101,16 @@ def test_a_hostile_line_costs_that_line_alone(folder: Path, amount: Callable[[in
 def hostile_files(folder: Path) -> Iterator[Case]:
     """Manifests that are strange as a whole, by every command that reads one."""
     good = (FIRST + "\n" + LAST).encode()
-    readable = {"a mark": codecs.BOM_UTF8 + good, "old line ends": good.replace(b"\n", b"\r\n"), "gaps": b"\n\n" + good + b"\n\n"}
+    readable = {
+        "a mark": codecs.BOM_UTF8 + good,
+        "old line ends": good.replace(b"\n", b"\r\n"),
+        "gaps": b"\n\n" + good + b"\n\n",
+    }
     strange = {
         "empty": b"", "spaces": b" \n\n ", "utf-16": good.decode().encode("utf-16"), "binary": os.urandom(4000),
         "a list": b"[" + good.replace(b"\n", b",") + b"]", "deep": b"[" * 200_000, "one number": b"1" * 100_000,
-        "a long line": b'{"id": "' + b"x" * 10_000_000 + b'"}', "null bytes": bytes(10_000), "twice": good + b"\n" + good,
+        "a long line": b'{"id": "' + b"x" * 10_000_000 + b'"}', "null bytes": bytes(10_000),
+        "twice": good + b"\n" + good,
     }  # fmt: skip
     for suffix in ("jsonl", "json"):
         manifest = folder / f"dialogues.{suffix}"

@@ -93,8 +93,10 @@ def strange_files(folder: Path) -> Iterator[Case]:
 def _strange(folder: Path) -> Iterator[Path]:
     texts = {
         "empty.mp4": b"", "text.mp4": b"hello\n" * 50, "zeros.mp4": bytes(5000), "page.mp4": b"<html><video></html>",
-        "list.m3u8": b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "list.mp4": b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n",
-        "concat.mp4": b"ffconcat version 1.0\nfile /etc/passwd\n", "sdp.mp4": b"v=0\nm=video 9 RTP/AVP 96\nc=IN IP4 0.0.0.0\n",
+        "list.m3u8": b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n",
+        "list.mp4": b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n",
+        "concat.mp4": b"ffconcat version 1.0\nfile /etc/passwd\n",
+        "sdp.mp4": b"v=0\nm=video 9 RTP/AVP 96\nc=IN IP4 0.0.0.0\n",
         "drawn.svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>',
         "script.mp4": b"#!/bin/sh\ntouch canary\n", "pickle.mp4": b"cposix\nsystem\n(S'touch canary'\ntR.",
     }  # fmt: skip

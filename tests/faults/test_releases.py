@@ -62,7 +62,16 @@ def hostile_configs(folder: Path, good: Path, count: int) -> Iterator[Case]:
         {"_target_": "vidchat.tokenizers.text.HubTokenizer", "name": "someone/${oc.env:A_SECRET}"},
         {"_target_": "vidchat.tokenizers.text.HubTokenizer", "name": "https://127.0.0.1:9/x"},
     ]  # fmt: skip
-    texts = ["${oc.env:A_SECRET}", "${oc.env:HOME}/x", "${stage}", "${missing}", "${", "/etc/passwd", "../../..", "a\0b"]
+    texts = [
+        "${oc.env:A_SECRET}",
+        "${oc.env:HOME}/x",
+        "${stage}",
+        "${missing}",
+        "${",
+        "/etc/passwd",
+        "../../..",
+        "a\0b",
+    ]
     for number in range(count):
         path = paths[number % len(paths)]
         value = chance.choice((*calls, *texts, *ABSURD))
@@ -80,12 +89,15 @@ def test_a_hostile_config_is_refused_in_a_sentence(trained: Path, tmp_path: Path
 
 
 def _secret_is_kept(folder: Path) -> None:
+    """Loads a release; neither what it holds nor what is said of it may be the secret."""
     try:
-        release = load_release(folder)
+        told = str(load_release(folder).config)
     except ValueError as error:
-        assert SECRET not in str(error), "the secret is in the message"
+        told = str(error)
         raise
-    assert SECRET not in str(release.config), "the secret is in the config"
+    finally:
+        if SECRET in told:
+            raise LookupError("the secret is told")
 
 
 def hostile_texts(folder: Path, good: Path, count: int) -> Iterator[Case]:
@@ -99,7 +111,8 @@ def hostile_texts(folder: Path, good: Path, count: int) -> Iterator[Case]:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{k}: &a{k} [{', '.join(9 * [f'*a{k - 1}'])}]\n" for k in range(1, 12))
     strange = {
-        "empty": "", "a list": "- 1\n", "a word": "hello", "tabs": "\tx: 1", "a bomb": bomb, "a bomb within": text + bomb,
+        "empty": "", "a list": "- 1\n", "a word": "hello", "tabs": "\tx: 1", "a bomb": bomb,
+        "a bomb within": text + bomb,
         "deep": "a: " + "[" * 5000 + "]" * 5000, "deep maps": text + "z: " + "{a: " * 3000 + "1" + "}" * 3000,
         "python": text + f"z: !!python/object/apply:os.system ['touch {canary}']\n", "cycle": text + "z: &z [*z]\n",
         "python name": text + "z: !!python/name:os.system\n", "merge": text + "z: &z {<<: *z}\n",
@@ -117,9 +130,16 @@ def hostile_texts(folder: Path, good: Path, count: int) -> Iterator[Case]:
         path.write_bytes(data)
         yield Case(f"config.yaml {seed} ({how})", partial(read_config, release), str(release))
     path.unlink()
-    for make in (path.mkdir, partial(os.mkfifo, path), partial(path.symlink_to, "/etc/passwd"), partial(path.symlink_to, path)):
+    for make in (
+        path.mkdir,
+        partial(os.mkfifo, path),
+        partial(path.symlink_to, "/etc/passwd"),
+        partial(path.symlink_to, path),
+    ):
         make()
-        yield Case(f"config.yaml made by {getattr(make, 'func', make)}", partial(_load, release), str(release), must="fail")
+        yield Case(
+            f"config.yaml made by {getattr(make, 'func', make)}", partial(_load, release), str(release), must="fail"
+        )
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -162,8 +182,10 @@ def _strange_files(good: bytes) -> dict[str, bytes]:
     huge = header.replace(b'"shape":[', b'"shape":[1000000000,', 1)
     return {
         "empty": b"", "a huge header": struct.pack("<Q", 2**62) + good[8:], "no header": good[8:],
-        "a header of lists": struct.pack("<Q", 20_000) + b"[" * 20_000, "absurd shape": struct.pack("<Q", len(huge)) + huge,
-        "offsets beyond": good.replace(b'"data_offsets":[0,', b'"data_offsets":[9,'), "nothing in it": struct.pack("<Q", 2) + b"{}",
+        "a header of lists": struct.pack("<Q", 20_000) + b"[" * 20_000, "absurd shape": struct.pack("<Q",
+        len(huge)) + huge,
+        "offsets beyond": good.replace(b'"data_offsets":[0,', b'"data_offsets":[9,'),
+        "nothing in it": struct.pack("<Q", 2) + b"{}",
     }  # fmt: skip
 
 

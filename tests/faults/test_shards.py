@@ -41,7 +41,9 @@ class Reader:
 
     def __init__(self, data: Path, tokens: Path) -> None:
         self.data, self.tokens = data, tokens
-        self.encoder = ClipEncoder(StackedVAE.load(data / "video_vae"), StftCodec.load(data / "audio_codec"), 25, (32, 32))
+        self.encoder = ClipEncoder(
+            StackedVAE.load(data / "video_vae"), StftCodec.load(data / "audio_codec"), 25, (32, 32)
+        )
         self.pieces = [Piece(Clip(path, "ann"), "first", 4) for path in sorted(data.glob("*.mp4"))]
         self.good = self.load()
 
@@ -53,7 +55,9 @@ class Reader:
     def check(self) -> None:
         """What is loaded is what was written: less, but nothing else."""
         for latents, codes in self.load():
-            assert any(torch.equal(latents, a) and torch.equal(codes, b) for a, b in self.good), "other tokens came back"
+            assert any(torch.equal(latents, a) and torch.equal(codes, b) for a, b in self.good), (
+                "other tokens came back"
+            )
 
 
 def damaged_shards(folder: Path, data: Path, count: int) -> Iterator[Case]:

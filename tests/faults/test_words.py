@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tests.faults import commands
-from tests.faults.sandbox import Case, judge
+from tests.faults.sandbox import Case, judge, some
 
 TEXTS = (
-    "", " ", "Hello, how are you?", "it's fine", '"so", he said', "你好，世界", "a=b, c: {d} [e]", "3", "true", "null", "nan",
-    "${oc.env:A_SECRET}", "${x", "\\", "'", "$(touch canary)", "`touch canary`", "-1", "--help", "a" * 4999, "🙂" * 100, "\u202e",
+    "", " ", "Hello, how are you?", "it's fine", '"so", he said', "你好，世界", "a=b, c: {d} [e]", "3", "true",
+    "null", "nan",
+    "${oc.env:A_SECRET}", "${x", "\\", "'", "$(touch canary)", "`touch canary`", "-1", "--help",
+    "a" * 4999, "🙂" * 100, "\u202e",
     "<script>", "\udcff", "1e400",
 )  # fmt: skip
 PATHS = (
-    "no.mp4", "", " ", ".", "..", "/", "/dev/null", "/dev/zero", "/proc/self/mem", "a" * 300, "a/" * 3000, "a\tb", "${oc.env:HOME}",
+    "no.mp4", "", " ", ".", "..", "/", "/dev/null", "/dev/zero", "/proc/self/mem", "a" * 300, "a/" * 3000,
+    "a\tb", "${oc.env:HOME}",
     "a=b, (1).mp4", "'", "http://127.0.0.1:9/x.mp4", "file:///etc/passwd", "concat:a|b", "-i", "~", "*", "\udcff",
 )  # fmt: skip
-NUMBERS = ("nan", "inf", "-inf", "-1", "0", "1e400", "1e30", "1e-30", "x", "null", "true", "[]", "{}", "", "''", "9" * 400, "0x10")
+NUMBERS = (
+    "nan",
+    "inf",
+    "-inf",
+    "-1",
+    "0",
+    "1e400",
+    "1e30",
+    "1e-30",
+    "x",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "",
+    "''",
+    "9" * 400,
+    "0x10",
+)
 PATH_KEYS = ("checkpoint", "initiator", "reference", "output", "voice", "pairs", "thinker")
 NUMBER_KEYS = (
     "seconds", "settings.window", "settings.seed", "settings.sampling.sets", "settings.sampling.flow_steps",
@@ -33,13 +53,23 @@ NUMBER_KEYS = (
 def texts_and_paths(folder: Path, release: Path, initiator: Path) -> list[Case]:
     """infer.py with every hostile text, path and number; the question stays whole, as does everything beside it."""
     os.environ["A_SECRET"] = "a-secret"
-    given = {"checkpoint": release, "initiator": initiator, "reference": initiator, "output": folder / "out.mp4", "seconds": 0.3}
+    given = {
+        "checkpoint": release,
+        "initiator": initiator,
+        "reference": initiator,
+        "output": folder / "out.mp4",
+        "seconds": 0.3,
+    }
     kept = initiator.read_bytes()
 
     def case(**changed: object) -> Case:
         words = [f"{key}={value}" for key, value in (given | changed).items()]
         name = " ".join(f"{key}={str(value)[:40]!r}" for key, value in changed.items())
-        return Case(f"infer {name}", partial(commands.script, "infer", *words), after=partial(_untouched, folder, initiator, kept))
+        return Case(
+            f"infer {name}",
+            partial(commands.script, "infer", *words),
+            after=partial(_untouched, folder, initiator, kept),
+        )
 
     cases = [case(text=text) for text in TEXTS]
     cases += [case(**{key: path}) for key in PATH_KEYS for path in PATHS]
@@ -51,12 +81,6 @@ def texts_and_paths(folder: Path, release: Path, initiator: Path) -> list[Case]:
         words = [*(f"{key}={value}" for key, value in given.items()), word]
         cases.append(Case(f"infer {word}", partial(commands.script, "infer", *words)))
     return cases
-
-
-def some(folder: Path, cases: Callable[..., list[Case]], count: int, *arguments: object) -> Iterator[Case]:
-    """So many of the cases, always the same."""
-    every = cases(folder, *arguments)
-    yield from random.Random(0).sample(every, min(count, len(every)))
 
 
 def _untouched(folder: Path, initiator: Path, kept: bytes) -> None:
@@ -76,13 +100,17 @@ def test_every_word_of_infer_is_literal_or_refused(
 def numbers_of_training(folder: Path) -> list[Case]:
     """train.py with every hostile number: refused before the first step, or trained with."""
     keys = (
-        "stage.steps", "data.batch_size", "data.fps", "data.max_chunks", "checkpoints.every", "checkpoints.keep", "log_every",
+        "stage.steps", "data.batch_size", "data.fps", "data.max_chunks", "checkpoints.every",
+        "checkpoints.keep", "log_every",
         "seed", "stage.optimizer.lr", "stage.optimizer.warmup", "trainer.accumulate_grad_batches", "trainer.devices",
-        "trainer.val_check_interval", "data.num_workers", "condition.drop", "model.ratio", "model.flow.width", "data.size",
+        "trainer.val_check_interval", "data.num_workers", "condition.drop", "model.ratio",
+        "model.flow.width", "data.size",
     )  # fmt: skip
     more = ("resume=null", "stage.steps=1", "trainer.limit_val_batches=0")
     return [
-        Case(f"train {key}={number}", partial(commands.train, folder / "data", folder / "run", *more, f"{key}={number}"))
+        Case(
+            f"train {key}={number}", partial(commands.train, folder / "data", folder / "run", *more, f"{key}={number}")
+        )
         for key in keys
         for number in ("nan", "-1", "0", "1e400", "x", "null", "1.5")
     ]
@@ -100,14 +128,21 @@ def words_of_data(folder: Path, data: Path) -> list[Case]:
     lines += [["encode", "--data", data, "--output", out, *more] for more in (
         ["--size", "0x0"], ["--size", "x"], ["--size", "-1x4"], ["--fps", "0"], ["--fps", "-1"], ["--max-chunks", "0"],
         ["--workers", "0"], ["--shard-mb", "0"], ["--shard-clips", "0"], ["--device", "cuda:99"], ["--device", "tpu"],
-        ["--dtype", "float7"], ["--video-vae", "no"], ["--video-vae", "/dev/null"], ["--engine", "x"], ["seed=1"], ["=="],
+        ["--dtype", "float7"], ["--video-vae", "no"], ["--video-vae", "/dev/null"], ["--engine", "x"],
+        ["seed=1"], ["=="],
     )]  # fmt: skip
     lines += [["ingest", "--annotations", path, "--output", folder / "x.parquet", "--source", source]
-              for path in (*PATHS[:9], data) for source in ("folder", "speakervid", "seamless_interaction")]  # fmt: skip
-    lines += [["pack", "--data", data, "--output", place] for place in ("/dev/null", "/proc/x", data / "dialogues.jsonl")]
+              for path in (*PATHS[:9], data) for source in ("folder", "speakervid",
+              "seamless_interaction")]  # fmt: skip
+    lines += [
+        ["pack", "--data", data, "--output", place] for place in ("/dev/null", "/proc/x", data / "dialogues.jsonl")
+    ]
     lines += [["verify", "--data", path] for path in PATHS]
     said = [[str(word) for word in line] for line in lines if "\udcff" not in line]  # which the runner cannot print
-    return [Case("data " + " ".join(word[:60] for word in words), partial(commands.vidchat, "data", *words)) for words in said]
+    return [
+        Case("data " + " ".join(word[:60] for word in words), partial(commands.vidchat, "data", *words))
+        for words in said
+    ]
 
 
 def test_hostile_words_of_data(data: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
