@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import commands
-from tests.faults.sandbox import run
+from tests.faults.children import run
 from tests.faults.specimens import make_data
 
 

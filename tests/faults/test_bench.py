@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.faults import commands
+from tests.faults.law import Case, judge, some
 from tests.faults.mutations import damaged, damaged_json
-from tests.faults.sandbox import Case, judge, some
 from tests.faults.specimens import film
 from tests.faults.test_checkpoints import Evil
 from vidchat.bench.pairs import PairsError, read_pairs

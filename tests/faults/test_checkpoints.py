@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from tests.faults import commands
+from tests.faults.children import run
+from tests.faults.law import Case, judge
 from tests.faults.mutations import damaged
-from tests.faults.sandbox import Case, judge, run
 from tests.faults.test_kills import assert_same_run
 from vidchat.training.checkpoint import CheckpointError, read_checkpoint
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.faults import commands
-from tests.faults.sandbox import run
+from tests.faults.children import run
 from tests.faults.test_kills import assert_same_run, files
 from vidchat.release import load_release
 

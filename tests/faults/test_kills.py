@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.faults import commands
-from tests.faults.sandbox import Moment, events_of, run
+from tests.faults.children import Moment, events_of, run
 from vidchat.release import load_release
 from vidchat.training.checkpoint import read_checkpoint
 from vidchat.training.metrics import read_metrics

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.faults.law import Case, judge
 from tests.faults.mutations import damaged, damaged_json
-from tests.faults.sandbox import Case, judge
 from tests.faults.specimens import film
 from vidchat.bench.make import make_from_folder
 from vidchat.data.folder import open_folder

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.faults.law import Case, judge
 from tests.faults.mutations import damaged
-from tests.faults.sandbox import Case, judge
 from tests.faults.specimens import SUFFIXES, film, make_specimens
 from vidchat.bench.clips import View, black, read_made
 from vidchat.data.media import read

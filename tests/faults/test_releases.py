@@ -17,8 +17,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.faults import commands
+from tests.faults.law import Case, judge
 from tests.faults.mutations import VALUES, damaged
-from tests.faults.sandbox import Case, judge
 from vidchat.release import load_release, read_config, read_weights
 
 SECRET = "a-secret-of-the-loader"

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from tests.faults import commands
+from tests.faults.children import run
+from tests.faults.law import Case, judge
 from tests.faults.mutations import VALUES, damaged, damaged_json
-from tests.faults.sandbox import Case, judge, run
 from vidchat.data.manifest.speakervid.archives import read_archive
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encoder import ClipEncoder, Piece

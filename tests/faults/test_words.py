@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults import commands
-from tests.faults.sandbox import Case, judge, some
+from tests.faults.law import Case, judge, some
 
 TEXTS = (
     "", " ", "Hello, how are you?", "it's fine", '"so", he said', "你好，世界", "a=b, c: {d} [e]", "3", "true",

@@ -1,15 +1,12 @@
-"""Processes that may be killed, and the law that every hostile input is judged by.
+"""The law that every hostile input is judged by, and the judge.
 
-The law: a command either works, or raises one error that `vidchat.errors` tells in one sentence, which names the file
-or the key; within bounded time and memory; without running a program, opening a connection, or writing outside its
-folder. Children are forked from a server that has imported everything and started no threads.
+A command either works, or raises one error that `vidchat.errors` tells in one sentence, which names the file or the
+key; within bounded time and memory; without running a program, opening a connection, or writing outside its folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import multiprocessing
 import os
 import random
 import resource
@@ -23,14 +20,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from tests.faults.children import context, place_of, prepare, sentence_of
+
 CPU_SECONDS = 5  # of one input
 SILENT_SECONDS = 30  # of one input on the clock, which only an endless wait reaches
 MEGABYTES = 400  # by which one input may grow the process at its peak
 ADDRESS_SPACE = 12 << 30  # more is refused by the system, so that this machine survives a failing test
 PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "pty.spawn")
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.faults.imports"])
 
 
 @dataclass(frozen=True)
@@ -111,154 +107,8 @@ def _failures(cases: Cases, folder: Path, *arguments: Any) -> list[str]:
         number += 1
 
 
-def run(
-    function: Callable[..., object],
-    *arguments: Any,
-    folder: Path,
-    moment: Moment | None = None,
-    seconds: float | None = None,
-    limit: int | None = None,
-) -> str:
-    """Runs a function in a child; returns `""`, the sentence it ended with, or `"killed"`.
-
-    Args:
-        function: A function of a module.
-        arguments: Its arguments.
-        folder: Working directory; its `tmp` is the directory of temporary files.
-        moment: When the child ends, by what it does.
-        seconds: When it is killed, by the clock.
-        limit: Bytes of the longest file that can be written, as on a full disk.
-
-    Raises:
-        AssertionError: it raised something that is not told in a sentence.
-    """
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_run, args=(theirs, moment, limit, folder, function, *arguments))
-    child.start()
-    theirs.close()
-    if seconds is not None and not ours.poll(seconds):
-        child.kill()
-    try:
-        ended, text = ours.recv()
-    except EOFError:
-        child.join()
-        assert child.exitcode in (-signal.SIGKILL, -signal.SIGXFSZ), child.exitcode
-        return "killed"
-    child.join()
-    assert ended, text
-    return str(text)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A moment at which a child ends, without a chance to clean up.
-
-    Attributes:
-        folder: Whose events count: files below it opened for writing, renamed, removed, made.
-        event: Number of the event before which the child kills itself.
-        byte: If given, it dies later than the event: when a file reaches this length, in the middle of that write.
-    """
-
-    folder: Path
-    event: int
-    byte: int | None = None
-
-    def arm(self) -> None:
-        """Makes this process end at the moment."""
-        left = [self.event]
-        if self.byte is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, and would go on with an error
-
-        def count() -> None:
-            left[0] -= 1
-            if left[0] >= 0:
-                return
-            if self.byte is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            else:
-                limit_files(self.byte)
-
-        _watch_files(self.folder, count)
-
-
-def limit_files(length: int) -> None:
-    """Lets no file of this process grow beyond a length, as a full disk does."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (length, resource.RLIM_INFINITY))
-
-
-def events_of(function: Callable[..., object], *arguments: Any, folder: Path, below: Path) -> int:
-    """How many events on files below a folder a function's whole run consists of."""
-    count = folder / "events"
-    run(_counting, count, below, function, *arguments, folder=folder)
-    return int(count.read_text())
-
-
-def _counting(count: Path, below: Path, function: Callable[..., object], *arguments: Any) -> None:
-    seen = [0]
-
-    def note() -> None:
-        seen[0] += 1
-
-    _watch_files(below, note)
-    function(*arguments)
-    count.write_text(str(seen[0]))
-
-
-def _run(
-    pipe: Connection, moment: Moment | None, limit: int | None, folder: Path, function: Any, *arguments: Any
-) -> None:
-    _prepare(folder)
-    if moment is not None:
-        moment.arm()
-    if limit is not None:
-        limit_files(limit)
-    try:
-        function(*arguments)
-        pipe.send((True, ""))
-    except BaseException as error:
-        sentence = sentence_of(error)
-        pipe.send((sentence is not None, sentence or _place(error)))
-
-
-def _watch_files(folder: Path, then: Callable[[], None]) -> None:
-    """Calls `then` before each event on a file below the folder."""
-    place = str(folder)
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, _, flags = arguments
-            if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR):
-                return
-        elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink"):
-            path = arguments[1] if event == "os.rename" else arguments[0]
-        else:
-            return
-        if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(place):
-            then()
-
-    sys.addaudithook(hook)
-
-
-def _prepare(folder: Path) -> None:
-    """One thread, no output, no core file, the folder's own place for temporary files."""
-    import tempfile
-
-    import torch
-
-    (folder / "tmp").mkdir(exist_ok=True)
-    os.environ["TMPDIR"], tempfile.tempdir = str(folder / "tmp"), str(folder / "tmp")
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.stdout = sys.stderr = io.StringIO()
-    with open(os.devnull, "w") as nowhere:
-        for stream in (1, 2):
-            os.dup2(nowhere.fileno(), stream)
-
-
 def _judge_all(pipe: Connection, skip: int, cases: Cases, folder: Path, *arguments: Any) -> None:
-    _prepare(folder)
+    prepare(folder)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     strange = _watch_all(folder)
     signal.signal(signal.SIGPROF, _too_long)
@@ -327,7 +177,7 @@ def _judge(case: Case) -> str:
 def _verdict(error: BaseException, case: Case) -> str:
     sentence = sentence_of(error)
     if sentence is None:
-        return _place(error)
+        return place_of(error)
     if case.must == "work":
         return f"raised {type(error).__name__}: {sentence[:200]}"
     if case.kinds and not isinstance(error, case.kinds):
@@ -337,23 +187,6 @@ def _verdict(error: BaseException, case: Case) -> str:
     if "\n" in sentence.strip() or len(sentence) > 10_000:
         return f"is not one sentence: {sentence[:200]!r}"
     return ""
-
-
-def _place(error: BaseException) -> str:
-    """An error, and the last places in this package and in all that it passed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "/vidchat/" in frame.filename][-1:]
-    places = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours, *frames[-1:]))
-    return f"{type(error).__name__}: {str(error)[:100]!r} from {', '.join(places)}"
-
-
-def sentence_of(error: BaseException) -> str | None:
-    """What a person is told of an error, `None` for a traceback."""
-    from vidchat.errors import plain_message
-
-    if isinstance(error, SystemExit) and isinstance(error.code, str):
-        return error.code.removeprefix("error: ")
-    return plain_message(error)
 
 
 def _peak_reset() -> int:
