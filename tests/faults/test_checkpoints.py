@@ -17,7 +17,7 @@ from tests.faults.children import run
 from tests.faults.law import Case, judge
 from tests.faults.mutations import damaged
 from tests.faults.test_kills import assert_same_run
-from vidchat.training.checkpoint import CheckpointError, read_checkpoint
+from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 
 
 def damaged_checkpoints(folder: Path, checkpoint: Path, count: int) -> Iterator[Case]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tests.faults import commands
 from tests.faults.children import Moment, events_of, run
 from vidchat.release import load_release
-from vidchat.training.checkpoint import read_checkpoint
+from vidchat.training.checkpoint_file import read_checkpoint
 from vidchat.training.metrics import read_metrics
 
 CLOCK = ("speed/", "time")  # logged values that no two runs share

@@ -14,6 +14,7 @@ from vidchat.data.folder import MANIFESTS
 from vidchat.nested import differing_leaves
 from vidchat.training.fit import advice, check_fit
 from vidchat.training.machine import what_is_lacking_here
+from vidchat.training.numbers import wrong_numbers
 
 log = logging.getLogger(__name__)
 NEEDED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
@@ -38,7 +39,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
-    problems = [*_unspeakable(plain), *_paths(plain), *_numbers(plain), *_tokenizers(plain)]
+    problems = [*_unspeakable(plain), *_paths(plain), *wrong_numbers(plain), *_tokenizers(plain)]
     problems += what_is_lacking_here(plain)
     if problems:
         raise ConfigError("; ".join(problems))
@@ -78,23 +79,6 @@ def _paths(config: dict[str, Any]) -> list[str]:
         if value is not None and not (key == "resume" and value == "auto") and not Path(value).exists():
             problems.append(f"{key}={value} does not exist")
     return problems
-
-
-def _numbers(config: dict[str, Any]) -> list[str]:
-    wanted = {
-        "stage.steps": config["stage"]["steps"],
-        "data.batch_size": config["data"]["batch_size"],
-        "data.fps": config["data"]["fps"],
-        "data.max_chunks": config["data"]["max_chunks"],
-        "checkpoints.every": config["checkpoints"]["every"],
-        "checkpoints.keep": config["checkpoints"]["keep"],
-        "log_every": config["log_every"],
-    }
-    return [f"{key} must be a whole number above 0, got {n}" for key, n in wanted.items() if not _positive(n)]
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and value > 0
 
 
 def _tokenizers(config: dict[str, Any]) -> list[str]:
