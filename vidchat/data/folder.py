@@ -106,10 +106,10 @@ def inside(root: Path, name: str, media: bool = True) -> Path:
         raise ValueError(f"'clip' must be a path relative to the folder, not {name!r:.80}")
     _unicode(name, "clip")
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-        raise ValueError(f"the clip '{name}' lies outside the folder; use a path inside it")
+        raise ValueError(f"the clip {name!r:.200} lies outside the folder; use a path inside it")
     path = root / name
     if media and not path.is_file():
-        raise ValueError(f"the clip '{name}' does not exist; add the file or remove the dialogue")
+        raise ValueError(f"the clip {name!r:.200} does not exist; add the file or remove the dialogue")
     return path
 
 
@@ -169,8 +169,9 @@ def _table_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{manifest.name} row {number}", _row_entry(row)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise FolderError(f"{manifest}: cannot be read ({error}); make it again with 'vidchat data branches'") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise FolderError(f"{manifest}: cannot be read ({why}); make it again with 'vidchat data branches'") from None
 
 
 def _row_entry(row: dict[str, Any]) -> Any:
