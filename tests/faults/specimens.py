@@ -23,7 +23,7 @@ CODECS = {
     "webm": ("libvpx-vp9", "libopus"),
     "mov": ("mpeg4", "aac"),
 }
-SUFFIXES = (*CODECS, "wav", "jpg", "png")
+SUFFIXES = (*CODECS, "wav", "jpg", "png", "webp", "gif")
 
 
 def make_specimens(folder: Path) -> dict[str, bytes]:
@@ -33,8 +33,9 @@ def make_specimens(folder: Path) -> dict[str, bytes]:
     picture = Image.fromarray(_frames()[0])
     exif = Image.Exif()
     exif[0x0112] = 6  # turned
-    picture.save(folder / "good.jpg", exif=exif)
-    picture.save(folder / "good.png")
+    for suffix in ("jpg", "png", "webp"):
+        picture.save(folder / f"good.{suffix}", exif=exif)
+    picture.save(folder / "good.gif")
     with wave.open(str(folder / "good.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

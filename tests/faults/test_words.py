@@ -107,12 +107,15 @@ def numbers_of_training(folder: Path) -> list[Case]:
         "model.flow.width", "data.size",
     )  # fmt: skip
     more = ("resume=null", "stage.steps=1", "trainer.limit_val_batches=0")
+    words = [f"{key}={number}" for key in keys for number in ("nan", "-1", "0", "1e400", "x", "null", "1.5")]
+    words += [
+        "trainer.accelerator=gpu", "trainer.accelerator=x", "trainer.precision=x",
+        "stage.optimizer.schedule=x", "stage.optimizer.betas=[2,3]", "stage.optimizer.betas=3", "data.dtype=x",
+        "condition.text=x", "condition.scores=3", "model._target_=os.system", "stage.branch=x", "stage.tier=x",
+        "data.sources=[{weight:-1}]", "data.sources=[{weight:nan}]", "data.sources=3", "data.sources=[]",
+    ]  # fmt: skip
     return [
-        Case(
-            f"train {key}={number}", partial(commands.train, folder / "data", folder / "run", *more, f"{key}={number}")
-        )
-        for key in keys
-        for number in ("nan", "-1", "0", "1e400", "x", "null", "1.5")
+        Case(f"train {word}", partial(commands.train, folder / "data", folder / "run", *more, word)) for word in words
     ]
 
 

@@ -14,7 +14,7 @@ from vidchat.data.folder import MANIFESTS
 from vidchat.nested import differing_leaves
 from vidchat.training.fit import advice, check_fit
 from vidchat.training.machine import what_is_lacking_here
-from vidchat.training.numbers import wrong_numbers
+from vidchat.training.values import wrong_values
 
 log = logging.getLogger(__name__)
 NEEDED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
@@ -39,7 +39,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
-    problems = [*_unspeakable(plain), *_paths(plain), *wrong_numbers(plain), *_tokenizers(plain)]
+    problems = [*_unspeakable(plain), *_paths(plain), *wrong_values(plain), *_tokenizers(plain)]
     problems += what_is_lacking_here(plain)
     if problems:
         raise ConfigError("; ".join(problems))

@@ -1,4 +1,4 @@
-"""Which numbers a run's config may hold, by key."""
+"""Which values a run's config may hold, by key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,15 @@ def _is_interval(value: Any) -> bool:
 def _are_devices(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(type(n) is int and n >= 0 for n in value)
-    return value == "auto" or (type(value) is int and (value > 0 or value == -1))
+    return value == "auto" or (type(value) is int and value > 0)
+
+
+def _are_betas(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_real(n) and 0 <= n < 1 for n in value)
+
+
+def _are(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
 
 _PARTS = ("width", "layers", "heads", "kv_heads", "head_dim", "mlp_width")
@@ -52,7 +60,10 @@ CHECKS: Mapping[str, Check] = {
     "stage.optimizer.ema_decay": _real(0, 1),
     "stage.optimizer.final": _real(0),
     "stage.optimizer.patience": _whole(0),
+    "stage.optimizer.betas": (_are_betas, "two numbers of at least 0 and below 1"),
     "data.fps": _whole(1),
+    "data.dtype": (lambda name: name in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
+    "data.sources": (_are(dict), "a list such as [{root: OTHER, weight: 2}]"),
     "data.size": (_is_size, "[height, width] in pixels"),
     "data.batch_size": _whole(1),
     "data.max_chunks": _whole(1),
@@ -60,6 +71,7 @@ CHECKS: Mapping[str, Check] = {
     "data.sample_rate": _whole(1),
     "condition.drop": _real(0, 1),
     "condition.features": _whole(0),
+    "condition.scores": (_are(str), "a list of names of scores"),
     "trainer.devices": (_are_devices, "a number of devices, a list of their numbers, or auto"),
     "trainer.accumulate_grad_batches": _whole(1),
     "trainer.val_check_interval": (_is_interval, "a number of micro-batches, or null"),
@@ -73,8 +85,8 @@ CHECKS: Mapping[str, Check] = {
 """Key -> whether a value is right, and what would be. A key that a config lacks is not asked for."""
 
 
-def wrong_numbers(config: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with each number of a config, by its key."""
+def wrong_values(config: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with each of these values of a config, by its key."""
     for key, (right, words) in CHECKS.items():
         *sections, name = key.split(".")
         node: Any = config
