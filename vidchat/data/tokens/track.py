@@ -116,9 +116,11 @@ class TrackCache:
             ShardError: They cannot be read, or hold what no tokenizer makes; the sample is marked in `verdicts`.
         """
         entry = self._known(key)
-        shard, number = self.shards[entry.shard], entry.number + span
+        shard, sample, number = self.shards[entry.shard], entry.samples[span], entry.number + span
         try:
-            tokens = self.reader.tensor(shard, entry.samples[span].member, self.track)
+            tokens = self.reader.tensor(shard, sample.member, self.track)
+            if tuple(tokens.shape) != sample.shape:
+                raise ShardError(f"{shard}: holds {tuple(tokens.shape)} where its index says {sample.shape}; copy both")
             # Looking at all values takes longer than reading them; the checksum says that they are still the same.
             why = None if self.verdicts[number] == GOOD else implausible(self.track, tokens, self.vocabulary)
             if why is not None:
