@@ -33,7 +33,7 @@ def damaged_checkpoints(folder: Path, checkpoint: Path, count: int) -> Iterator[
 
 
 def test_a_damaged_checkpoint_is_refused(trained: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
-    judge(damaged_checkpoints, tmp_path, newest(trained), amount(500))
+    judge(damaged_checkpoints, tmp_path, newest(trained), amount(300))
 
 
 def newest(run_folder: Path) -> Path:

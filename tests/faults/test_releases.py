@@ -85,7 +85,7 @@ def _kept_to_itself(canary: Path) -> None:
 
 
 def test_a_hostile_config_is_refused_in_a_sentence(trained: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
-    judge(hostile_configs, tmp_path, trained / "release", amount(400))
+    judge(hostile_configs, tmp_path, trained / "release", amount(250))
 
 
 def _secret_is_kept(folder: Path) -> None:
@@ -212,7 +212,7 @@ def hostile_tokenizers(folder: Path, good: Path, count: int) -> Iterator[Case]:
 
 
 def test_a_hostile_tokenizer_is_refused(trained: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
-    judge(hostile_tokenizers, tmp_path, trained / "release", amount(40))
+    judge(hostile_tokenizers, tmp_path, trained / "release", amount(30))
 
 
 def asked(folder: Path, good: Path, initiator: Path) -> Iterator[Case]:

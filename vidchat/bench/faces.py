@@ -133,7 +133,11 @@ def onnx_session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings about how a published file was exported
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of kinds that onnxruntime alone knows
+        why = str(error).splitlines()[0][:200]
+        raise BackendError(f"{path}: is no ONNX file that can be run ({why}); download it again") from error
 
 
 def part_of(boxes: Floats, part: tuple[float, float, float, float]) -> Floats:

@@ -134,14 +134,14 @@ def longest_answer(truths: Iterable[Clip]) -> float:
     Raises:
         PairsError: None of them can be opened.
     """
-    lengths = []
+    lengths, why = [], ""
     for clip in truths:
         try:
             lengths.append((length_of(clip.path) if clip.end is None else clip.end) - clip.start)
-        except (MediaError, OSError):
-            continue  # whoever scores it names it
+        except (MediaError, OSError) as error:  # whoever scores it names it
+            why = why or f"; the first: {error}"
     if not lengths or max(lengths) <= 0:
-        raise PairsError("no true answer can be opened, so there is nothing to compare with; check the files' folder")
+        raise PairsError(f"no true answer can be opened, so there is nothing to compare with{why}")
     return math.ceil(100 * max(lengths) - 1e-6) / 100
 
 

@@ -144,7 +144,8 @@ def read_result(path: Path) -> Result:
     except (OSError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
         if isinstance(error, ResultError):
             raise
-        raise ResultError(f"{path}: holds no results of `vidchat bench score` ({error!r})") from None
+        why = f"{type(error).__name__}: {error}"[:200]  # of a UnicodeDecodeError, `repr` is the whole file
+        raise ResultError(f"{path}: holds no results of `vidchat bench score` ({why})") from None
 
 
 def _content_hash(content: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from vidchat.bench.canonical.weights import read_script
 from vidchat.bench.measure import Column, Features, Measure, evenly, need_file
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
@@ -34,7 +35,7 @@ class I3d(Measure):
         if frames < FEWEST:
             raise ValueError(f"I3D needs {FEWEST} pictures or more, not {frames}")
         self.frames, self.device = frames, device
-        self.net = torch.jit.load(str(self.path), map_location=device).eval()
+        self.net = read_script(self.path, device)
 
     def spec(self) -> Mapping[str, object]:
         return {

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vidchat.bench.canonical.weights import read_script
 from vidchat.bench.measure import BackendError, Column, Features, Measure, evenly, need_file
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
@@ -35,7 +36,7 @@ class Inception(Measure):
     def __init__(self, path: Path | str, frames: int = 8, device: str = "cpu") -> None:
         self.path = need_file(path, "the TorchScript Inception of StyleGAN, inception-2015-12-05.pt")
         self.frames, self.device = frames, device
-        self.net = torch.jit.load(str(self.path), map_location=device).eval()
+        self.net = read_script(self.path, device)
         if not hasattr(self.net, "layers"):
             raise BackendError(f"{path}: has no 'layers'; give StyleGAN's inception-2015-12-05.pt")
 

@@ -45,6 +45,15 @@ def read_weights(path: Path, *inside: str) -> dict[str, Tensor]:
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
+def read_script(path: Path, device: str) -> torch.jit.ScriptModule:
+    """A TorchScript network, for evaluation; raises `BackendError` if the file holds none."""
+    try:
+        return torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0][:200]
+        raise BackendError(f"{path}: cannot be read as TorchScript ({why}); download it again") from None
+
+
 def renamed(name: str, rules: Rules) -> str:
     """A parameter's name after all rules (pattern, replacement), one after the other."""
     for pattern, replacement in rules:
