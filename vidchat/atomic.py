@@ -34,7 +34,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.tmp")
-    with _named(path, unfinished):
+    with naming(path, unfinished):
         try:
             with unfinished.open("w+b") as file:
                 yield file
@@ -60,7 +60,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path).resolve()
     unfinished = path.with_name(f".{path.name}.tmp")
-    with _named(path, unfinished):
+    with naming(path, unfinished):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +119,14 @@ def _keep_others(old: Path, path: Path) -> None:
             os.rename(entry, path / entry.name)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file that appears whole or not at all; raises `OSError` as `whole_file`."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
 @contextmanager
-def _named(path: Path, unfinished: Path) -> Iterator[None]:
+def naming(path: Path, unfinished: Path) -> Iterator[None]:
     """Errors of writing name the target, not what lies beside it; errors of what the caller reads stay as they are."""
     try:
         yield

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from vidchat.atomic import write_text
 from vidchat.errors import plainly
 
 app = typer.Typer(
@@ -214,8 +215,8 @@ def ablation(
             app(["score", *words, *cache], standalone_mode=False)
             rows += rows_of(read_result(results / "scores.json"))
         table = ablation_table(rows) + "\n" + orderings_text(orderings(rows))
-        (output / "ablation.md").write_text(table, encoding="utf-8")
-        (output / "ablation.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
+        write_text(output / "ablation.md", table)
+        write_text(output / "ablation.json", json.dumps(as_json(rows), indent=1) + "\n")
         told = {f"{place.protocol}: {place.name}": path for place, path in clips.items()}
         draw_sheet(read_pairs(pairs), told, output / "ablation.png")
         print(table)
@@ -257,8 +258,8 @@ def _report(scores: list[Path], output: Path, embed: int) -> None:
     results = [read_result(path) for path in scores]
     output.mkdir(parents=True, exist_ok=True)
     text = markdown(results)
-    (output / "report.md").write_text(text, encoding="utf-8")
-    (output / "report.tex").write_text(latex(results), encoding="utf-8")
+    write_text(output / "report.md", text)
+    write_text(output / "report.tex", latex(results))
     page = write_page(results, output / "index.html", embed)
     print(text.split("\n## Protocols")[0])
     console.print(f"Open [bold]{page}[/bold]; also report.md, report.tex", highlight=False)

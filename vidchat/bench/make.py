@@ -18,6 +18,7 @@ from vidchat.bench.workers import as_note, is_general
 from vidchat.data.folder import read_folder
 from vidchat.data.media.read import picture_size, read_clip
 from vidchat.data.report import Report
+from vidchat.data.whole import whole
 from vidchat.dialogue import Clip, Dialogue
 
 FPS = 25
@@ -144,7 +145,8 @@ def _later(answer: Clip) -> Clip:
 def _write_reference(answer: Clip, path: Path) -> None:
     one = Clip(answer.path, answer.speaker, start=answer.start, end=answer.end)
     media = read_clip(one, fps=FPS, size=picture_size(answer.path), sample_rate=16000, audio=False, max_seconds=1 / FPS)
-    Image.fromarray(media.pictures[0].permute(1, 2, 0).numpy()).save(path)
+    with whole(path) as partial:
+        Image.fromarray(media.pictures[0].permute(1, 2, 0).numpy()).save(partial, format="PNG")
 
 
 def _placed(clip: Clip, output: Path, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vidchat.atomic import write_text
 from vidchat.bench.comparison import STATED
 from vidchat.bench.plots import whiskers
 from vidchat.bench.results import Number, Result
@@ -57,7 +58,7 @@ def write_page(results: Sequence[Result], path: Path, embed: int) -> Path:
     page = _asset("page.html")
     for name, text in parts.items():
         page = page.replace(f"<!--{name}-->", text)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vidchat.atomic import write_text
 from vidchat.bench.protocol import file_hash, text_hash
 from vidchat.bench.rules import BAD, COUNTED, GIVEN
 from vidchat.data.folder import inside
@@ -147,9 +148,7 @@ def longest_answer(truths: Iterable[Clip]) -> float:
 
 def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Writes JSON lines; the file appears whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
 
 def pairs_hash(pairs: Sequence[Pair]) -> str:

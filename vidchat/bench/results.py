@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vidchat.atomic import write_text
 from vidchat.bench.measure import Column
 from vidchat.bench.protocol import text_hash
 
@@ -114,10 +115,7 @@ class Result:
         """Writes JSON with a hash of itself; a value that is no number becomes null."""
         path.parent.mkdir(parents=True, exist_ok=True)
         told = _plain({"format": FORMAT, **asdict(self)})
-        partial = path.with_name(f".{path.name}.partial")
-        text = json.dumps({"hash": _content_hash(told), **told}, indent=1)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps({"hash": _content_hash(told), **told}, indent=1) + "\n")
 
 
 def read_result(path: Path) -> Result:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vidchat.bench.pairs import Pair
 from vidchat.bench.sizes import sizes_of
 from vidchat.data.media.read import MediaError, read_clip
+from vidchat.data.whole import whole
 from vidchat.dialogue import Clip
 
 FPS = 25
@@ -43,7 +44,8 @@ def draw_sheet(
         pencil.text((2, top + 1), name, "black", font)
         row = np.concatenate([_moments(clip, size, moments) for clip in clips], axis=1)
         sheet.paste(Image.fromarray(row), (0, top + LABEL))
-    sheet.save(output)
+    with whole(output) as partial:
+        sheet.save(partial, format="PNG")
 
 
 def _moments(clip: Clip, size: tuple[int, int], moments: int) -> NDArray[np.uint8]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from vidchat.bench.measure import Features
+from vidchat.data.whole import whole
 
 
 def fingerprint(*parts: str) -> str:
@@ -38,7 +38,5 @@ class Store:
         """Keeps the features."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with open(partial, "wb") as file:
+        with whole(path) as partial, open(partial, "wb") as file:
             np.savez(file, **features)  # type: ignore[arg-type]
-        os.replace(partial, path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vidchat.atomic import write_text
+
 
 @dataclass
 class Report:
@@ -28,4 +30,4 @@ class Report:
     def write(self, path: Path) -> None:
         """Writes the report as text, replacing an older one."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{self}\n", encoding="utf-8")
+        write_text(path, f"{self}\n")

@@ -22,6 +22,7 @@ from vidchat.data.media.read import Media, MediaError, picture_size, read_clip, 
 from vidchat.data.tokens.kept_tokens import AudioDecoder, KeptTokens, VideoDecoder
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import ShardError
+from vidchat.data.whole import whole, write_whole
 from vidchat.dialogue import Clip, Dialogue
 
 log = logging.getLogger(__name__)
@@ -150,9 +151,11 @@ def show(
     dialogues = choose(root, choice, count, seed, elsewhere)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() in (".png", ".jpg"):
-        _sheet(dialogues, elsewhere).save(output)
+        sheet = _sheet(dialogues, elsewhere)
+        with whole(output) as partial:
+            sheet.save(partial, format="PNG" if output.suffix.lower() == ".png" else "JPEG")
     else:
-        output.write_text(_page(root, dialogues, elsewhere), encoding="utf-8")
+        write_whole(output, _page(root, dialogues, elsewhere))
     return len(dialogues)
 
 

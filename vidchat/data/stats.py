@@ -16,6 +16,7 @@ from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of
 from vidchat.data.manifest.dialogues import SUMMARY
 from vidchat.data.manifest.table import COLUMNS, ROWS, ManifestError, as_table, open_manifest
 from vidchat.data.report import Report
+from vidchat.data.whole import whole
 from vidchat.dialogue import Clip, Dialogue
 
 MANIFEST = "clips.parquet"
@@ -241,7 +242,8 @@ def draw(found: Distributions, picture: Path) -> None:
     panels[7].text(0.05, 0.95, "\n".join(told), va="top", fontsize=13)
     figure.tight_layout()
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=110)
+    with whole(picture) as partial:
+        figure.savefig(partial, dpi=110, format=picture.suffix[1:] or "png")
     plt.close(figure)
 
 

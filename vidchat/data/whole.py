@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vidchat.atomic import naming
+
 
 def check_target(path: Path) -> None:
     """Refuses to write to what is no file: renaming a file to the name of a device, say /dev/null, would replace it.
@@ -24,12 +26,14 @@ def whole(path: Path) -> Iterator[Path]:
 
     Raises:
         ValueError: There is a folder, a pipe or a device of this name.
+        OSError: It cannot be written; names `path`.
     """
     check_target(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with naming(path, partial):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -40,8 +44,20 @@ def write_whole(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def forget_dead(path: Path) -> None:
+    """Removes what killed processes of this machine left of a file; others may be writing it."""
+    for leftover in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
+        number = leftover.name.split(".")[-2]
+        if number.isdigit() and not os.path.exists(f"/proc/{number}") and os.path.isdir("/proc/self"):
+            leftover.unlink(missing_ok=True)
+
+
 def forget(path: Path) -> None:
     """Removes what killed processes left of a file; nobody else may be writing it."""
-    escaped = "".join(f"[{c}]" if c in "*?[" else c for c in path.name)
-    for leftover in path.parent.glob(f".{escaped}.*.partial"):
+    for leftover in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
         leftover.unlink(missing_ok=True)
+
+
+def _escaped(name: str) -> str:
+    """A name as a pattern that no other name fits."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

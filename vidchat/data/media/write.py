@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidchat.data.whole import check_target
+from vidchat.data.whole import check_target, forget_dead
 
 # An AAC frame is 1024 samples, and decoders hand back whole frames. At 48 kHz that is 21 ms, less than a picture;
 # at 16 kHz it would be 64 ms.
@@ -55,6 +55,7 @@ class ClipWriter:
     def __enter__(self) -> Self:
         check_target(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        forget_dead(self.path)
         self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
         return self
 

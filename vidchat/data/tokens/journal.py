@@ -21,9 +21,10 @@ from typing import Any
 
 from torch import Tensor
 
+from vidchat.atomic import write_text
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encoder import Track
-from vidchat.data.tokens.shards import ShardWriter, dumps, pack, partial, publish, write_whole
+from vidchat.data.tokens.shards import ShardWriter, dumps, pack, partial, publish
 from vidchat.data.tokens.track import TrackCache
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        write_whole(self.path, dumps({"done": self.done, "finished": self.finished, "shards": self.shards}))
+        write_text(self.path, dumps({"done": self.done, "finished": self.finished, "shards": self.shards}))
 
     def publish(self, cache: TokenCache) -> None:
         """Gives the tars and their indexes their names, and closes the journal."""

@@ -22,6 +22,8 @@ import xxhash
 from safetensors.torch import save
 from torch import Tensor
 
+from vidchat.atomic import naming, write_text
+
 BLOCK = 512  # what a tar is made of
 END = bytes(2 * BLOCK)
 OPEN_FILES = 64  # of one reader
@@ -77,7 +79,8 @@ class ShardWriter:
         info = tarfile.TarInfo(name)
         info.size, info.mode = len(data), 0o644
         header = info.tobuf(tarfile.USTAR_FORMAT)
-        self._file.write(header + data + bytes(-len(data) % BLOCK))
+        with naming(self.path, self.partial):
+            self._file.write(header + data + bytes(-len(data) % BLOCK))
         member = Member(self.size + len(header), len(data), xxhash.xxh3_64_hexdigest(data))
         self.size += BLOCK + len(data) + -len(data) % BLOCK
         return member
@@ -88,14 +91,16 @@ class ShardWriter:
 
     def flush(self) -> int:
         """Puts everything on the disk; returns the bytes that a later writer may rely on."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path, self.partial):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return self.size
 
     def finish(self) -> tuple[int, str]:
         """Ends the tar; returns its bytes and their SHA-256. A tar without members is removed: (0, "")."""
         if self.size:
-            self._file.write(END)
+            with naming(self.path, self.partial):
+                self._file.write(END)
             self.flush()
         self._file.close()
         if not self.size:
@@ -123,7 +128,7 @@ def publish(path: Path, index: dict[str, Any]) -> None:
     """Gives a finished tar its name and its index; doing it twice does no harm."""
     if partial(path).is_file():
         os.replace(partial(path), path)
-    write_whole(path.with_suffix(".json"), dumps(index))
+    write_text(path.with_suffix(".json"), dumps(index))
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -136,7 +141,7 @@ def summarise(folder: Path) -> dict[str, Any]:
                 shards[path.with_suffix(".tar").name] = {key: index[key] for key in ("samples", "bytes", "sha256")}
     total = {key: sum(shard[key] for shard in shards.values()) for key in ("samples", "bytes")}
     whole = {"shards": len(shards), **total, "files": shards}
-    write_whole(folder / "index.json", json.dumps(whole, indent=1) + "\n")
+    write_text(folder / "index.json", json.dumps(whole, indent=1) + "\n")
     return whole
 
 
@@ -184,19 +189,6 @@ _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))  # json.dumps wo
 def dumps(value: Any) -> str:
     """JSON, the same text for the same value."""
     return _JSON.encode(value)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all. Only one process may write it at a time."""
-    unfinished = partial(path)
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def pack(name: str, tensor: Tensor) -> bytes:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vidchat.atomic import write_text
 from vidchat.data.tokens.encoder import Track
 from vidchat.data.tokens.made_with import MADE_WITH, folder_name, identity, read_made_with
 from vidchat.data.tokens.plausible import implausible
-from vidchat.data.tokens.shards import ShardError, ShardReader, indexes, write_whole, zeros_shared
+from vidchat.data.tokens.shards import ShardError, ShardReader, indexes, zeros_shared
 from vidchat.data.tokens.track_index import Entry, Stamp, TrackIndex
 
 UNSEEN, BAD, GOOD = 0, 1, 2  # of a sample's values
@@ -67,7 +68,7 @@ class TrackCache:
         """Makes the folder and says what it is made with."""
         if not self.exists:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / MADE_WITH, json.dumps(self.ingredients, indent=1, sort_keys=True))
+            write_text(self.folder / MADE_WITH, json.dumps(self.ingredients, indent=1, sort_keys=True))
             self.exists = True
 
     @cached_property
