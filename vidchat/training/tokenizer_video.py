@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidchat.atomic import whole_file
 from vidchat.ranks import rank_count, sum_over_ranks
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.video import LatentStatistics, VideoTokenizer
@@ -191,7 +192,8 @@ class PictureSamples(L.Callback):
         sheet = ((torch.cat(list(pictures.unbind(1)), dim=2) + 1) * 127.5).round().byte().cpu()
         path = Path(trainer.default_root_dir) / "pictures" / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)
+        with whole_file(path) as file:
+            Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(file, format="PNG")
         for logger in trainer.loggers:
             board = getattr(logger, "experiment", None)
             if hasattr(logger, "log_image"):  # wandb

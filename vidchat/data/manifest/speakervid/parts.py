@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
+from vidchat.atomic import write_text
 from vidchat.data.manifest.speakervid.archives import Member, read_archive, read_folder_part
 from vidchat.data.manifest.speakervid.labels import (
     Reader,
@@ -123,7 +124,7 @@ def make_part(unit: Unit, root: Path, parts: Path) -> str:
             _write(work / f"rows-{number:05d}.arrow", unit.kind, waiting)
     keys = dict(sorted(tally.keys.items(), key=lambda item: (-item[1], item[0]))[:200])
     summary = {"stamp": part_stamp(unit), "kind": unit.kind, "path": unit.path, "read": tally.read, "keys": keys}
-    (work / "done.json").write_text(json.dumps(summary))
+    write_text(work / "done.json", json.dumps(summary))
     os.replace(work, parts / unit.id)
     return unit.id
 
