@@ -27,7 +27,6 @@ def run(
     *arguments: Any,
     folder: Path,
     moment: Moment | None = None,
-    seconds: float | None = None,
     limit: int | None = None,
 ) -> str:
     """Runs a function in a child; returns `""`, the sentence it ended with, or `"killed"`.
@@ -37,7 +36,6 @@ def run(
         arguments: Its arguments.
         folder: Working directory; its `tmp` is the directory of temporary files.
         moment: When the child ends, by what it does.
-        seconds: When it is killed, by the clock.
         limit: Bytes of the longest file that can be written, as on a full disk.
 
     Raises:
@@ -47,8 +45,6 @@ def run(
     child = context.Process(target=_run, args=(theirs, moment, limit, folder, function, *arguments))
     child.start()
     theirs.close()
-    if seconds is not None and not ours.poll(seconds):
-        child.kill()
     try:
         ended, text = ours.recv()
     except EOFError:
