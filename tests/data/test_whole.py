@@ -13,6 +13,7 @@ import pytest
 import torch
 from folders import make_folder
 
+from vidchat.atomic import write_text
 from vidchat.data.manifest.dialogues import Derive, write_dialogues
 from vidchat.data.manifest.sources import ingest_folder
 from vidchat.data.media.write import ClipWriter, write_clip
@@ -23,12 +24,8 @@ from vidchat.data.whole import forget, whole, write_whole
 FRAMES = torch.zeros(5, 3, 32, 32, dtype=torch.uint8)
 
 
-class DiskFullError(OSError):
-    pass
-
-
 def full(*_: object, **__: object) -> Any:
-    raise DiskFullError(28, "No space left on device")
+    raise OSError(28, "No space left on device")
 
 
 def files(folder: Path) -> list[str]:
@@ -43,7 +40,7 @@ def test_a_file_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> N
             partial.write_text("half of the n")
             full()
 
-    with pytest.raises(DiskFullError):
+    with pytest.raises(OSError, match=r"No space left on device: .*/a\.json"):
         fail()
     assert (tmp_path / "a.json").read_text() == "old"
     assert files(tmp_path) == ["a.json"]
@@ -75,7 +72,7 @@ def test_a_clip_that_cannot_be_written_leaves_nothing(
         monkeypatch.setattr("vidchat.data.media.write.av.open", Container)
     else:
         monkeypatch.setattr(ClipWriter, step, full)
-    with pytest.raises(DiskFullError):
+    with pytest.raises(OSError, match="No space left"):
         write_clip(tmp_path / "a.mp4", FRAMES, torch.zeros(3200), 25, 16000)
     assert files(tmp_path) == []
 
@@ -103,18 +100,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_packing_that_fails_leaves_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards.ShardWriter, "finish", full)
-    with pytest.raises(DiskFullError):
+    with pytest.raises(OSError, match="No space left"):
         pack(data, tmp_path, 1 << 30)
     monkeypatch.setattr("vidchat.data.tokens.media_shards.shutil.copyfile", full)
-    with pytest.raises(DiskFullError):
+    with pytest.raises(OSError, match="No space left"):
         copy_manifest(data, tmp_path)
     assert files(tmp_path) == []
 
 
 def test_an_index_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidchat.data.tokens.shards.os.fsync", full)
-    with pytest.raises(DiskFullError):
-        shards.write_whole(tmp_path / "index.json", "{}")
+    monkeypatch.setattr("vidchat.atomic.os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*/index\.json"):
+        write_text(tmp_path / "index.json", "{}")
     assert files(tmp_path) == []
 
 
@@ -123,7 +120,7 @@ def test_dialogues_that_cannot_be_written_leave_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
 ) -> None:
     monkeypatch.setattr("vidchat.data.manifest.dialogues._entry", full)
-    with pytest.raises(DiskFullError):
+    with pytest.raises(OSError, match="No space left"):
         write_dialogues(data / "clips.parquet", tmp_path, Derive(), file_format=file_format)
     assert files(tmp_path) == ["branches.json"]
 
@@ -132,7 +129,7 @@ def test_a_manifest_that_cannot_be_written_leaves_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(DiskFullError):
+    with pytest.raises(OSError, match="No space left"):
         ingest_folder(data, tmp_path / "clips.parquet")
     assert files(tmp_path) == ["clips.damaged.jsonl", "clips.report.json"]
     assert json.loads((tmp_path / "clips.report.json").read_text())["clips"] == 2
