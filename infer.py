@@ -26,6 +26,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
+from vidchat.atomic import write_text
 from vidchat.bench.pairs import Pair, pair_hash, read_pairs
 from vidchat.bench.responsiveness import made_by
 from vidchat.command_line import INFER_PATHS, run
@@ -58,7 +59,7 @@ def respond(config: DictConfig) -> Timing:
     question, output = _question(config), Path(config.output)
     files = (question.reference, question.initiator, question.voice)
     check_output(output, [path for path in files if isinstance(path, Path)])
-    release = load_release(config.checkpoint, config.thinker)
+    release = load_release(config.checkpoint, config.thinker_from)
     check_question(release, question)
     settings = _settings(config, release, 1)  # refused now, if they are wrong
     _move(release, device, precision)
@@ -102,7 +103,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     device, precision = _device(config)
     check_folder(Path(config.output))
     pairs, output, timings, failed = read_pairs(Path(config.pairs)), Path(config.output), [], []
-    release = load_release(config.checkpoint, config.thinker)
+    release = load_release(config.checkpoint, config.thinker_from)
     with_words = release.responder.conditions.switches.text
     _settings(config, release, 1)  # refused now, if they are wrong: no pair could be answered
     _move(release, device, precision)
@@ -120,7 +121,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
             failed.append(pair.id)
             continue
         made = {"protocol": "conditioned" if with_words else "dyadic", "pair": pair_hash(pair)}
-        written.write_text(json.dumps(timing.log() | {"device": device, "precision": precision} | made))
+        write_text(written, json.dumps(timing.log() | {"device": device, "precision": precision} | made))
         timings.append(timing)
     if failed:
         raise PairsError(

@@ -58,6 +58,12 @@ def test_paths_of_training_stay_what_they_are_where_the_config_uses_them() -> No
     assert plain["stage"]["export"] == f"{typed}/release"  # type: ignore[index,call-overload]
 
 
+def test_every_key_of_infer_can_be_given() -> None:
+    """A key that is named like a group of configs/ could not: Hydra would look for a choice of that name."""
+    keys = [key for key in composed("infer") if key != "settings"]
+    assert composed("infer", *(f"{key}=x" for key in keys)).checkpoint == "x"
+
+
 def test_all_other_words_are_hydra_s() -> None:
     words = [
         "stage=pretrain_av,sft_dyadic", "stage.optimizer.lr=1e-3,1e-4", "data.size=[96,64]",

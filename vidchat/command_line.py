@@ -22,7 +22,7 @@ from vidchat.errors import FULL_ERROR, lend_errors
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEXTS = frozenset({"text"})
-INFER_PATHS = frozenset({"checkpoint", "initiator", "output", "pairs", "reference", "thinker", "voice"})
+INFER_PATHS = frozenset({"checkpoint", "initiator", "output", "pairs", "reference", "thinker_from", "voice"})
 TRAIN_PATHS = frozenset(
     {"backbone_from", "init_from", "output_dir", "resume", "text_tokenizer.name", "thinker.name", "video_vae.name"}
 )

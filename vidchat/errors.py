@@ -63,6 +63,8 @@ def plain_message(error: BaseException) -> str | None:
         return f"a key of the config is wrong or lacking: {error}"
     if type(error).__module__.startswith("vidchat."):
         return str(error)
+    if type(error).__name__ == "InstantiationException":  # Hydra's own refusal to build something
+        return f"the config cannot be built: {' '.join(str(error).split())[:300]}"
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, RuntimeError) and ("gloo" in str(error) or type(error).__name__.startswith("Dist")):

@@ -29,7 +29,7 @@ NUMBERS = (
 )  # fmt: skip
 
 
-PATH_KEYS = ("checkpoint", "initiator", "reference", "output", "voice", "pairs", "thinker")
+PATH_KEYS = ("checkpoint", "initiator", "reference", "output", "voice", "pairs", "thinker_from")
 NUMBER_KEYS = (
     "seconds", "settings.window", "settings.seed", "settings.sampling.sets", "settings.sampling.flow_steps",
     "settings.sampling.temperature", "settings.sampling.guidance", "settings.sampling.noise_level",
