@@ -32,6 +32,7 @@ import webdataset
 from safetensors.torch import load
 from torch import Tensor
 
+from vidchat.atomic import write_text
 from vidchat.data.loading.batches import DialogueBatches
 from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
@@ -39,7 +40,7 @@ from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.data.tokens.cache import TOKENS, TokenCache
 from vidchat.data.tokens.encode import fill
 from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track, WorkingPoint
-from vidchat.data.tokens.shards import dumps, write_whole
+from vidchat.data.tokens.shards import dumps
 from vidchat.dialogue import Clip
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
@@ -185,7 +186,7 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
     pieces = [Piece(Clip(work / f"{k}.mp4", "a"), "spans", CHUNKS) for k in range(count)]
     turns = [[{"role": "responder", "speaker": "a", "clip": f"{k}.mp4"}] for k in range(count)]
     lines = [dumps({"id": str(k), "branch": "single", "turns": turn}) for k, turn in enumerate(turns)]
-    write_whole(work / "dialogues.jsonl", "\n".join(lines))
+    write_text(work / "dialogues.jsonl", "\n".join(lines))
     cache = TokenCache(work, RandomEncoder(), CHUNKS, "float16")
     written = 2.0 * math.prod(LATENTS)
     table.measure("tokens: writing shards", lambda: fill(cache, pieces).read, written, repeats=1)

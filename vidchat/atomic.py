@@ -25,14 +25,26 @@ class FolderError(ValueError):
     """A folder that cannot be replaced as a whole."""
 
 
+def check_target(path: Path) -> None:
+    """Refuses to write to what is no file: renaming a file to the name of a device, say /dev/null, would replace it.
+
+    Raises:
+        ValueError: there is a folder, a pipe or a device of this name.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: is a folder, a pipe or a device; give the name of a file to write")
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Yields a file to write; it replaces `path` when the block ends without an error.
 
     Raises:
+        ValueError: there is a folder, a pipe or a device of this name.
         OSError: it cannot be written; its `filename` is `path`.
     """
     path = Path(path)
+    check_target(path)
     unfinished = path.with_name(f".{path.name}.tmp")
     with naming(path, unfinished):
         try:
@@ -120,7 +132,7 @@ def _keep_others(old: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all; raises `OSError` as `whole_file`."""
+    """Writes a text file that appears whole or not at all; raises what `whole_file` does."""
     with whole_file(path) as file:
         file.write(text.encode("utf-8"))
 

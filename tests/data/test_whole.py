@@ -19,7 +19,7 @@ from vidchat.data.manifest.sources import ingest_folder
 from vidchat.data.media.write import ClipWriter, write_clip
 from vidchat.data.tokens import shards
 from vidchat.data.tokens.media_shards import copy_manifest, pack
-from vidchat.data.whole import forget, whole, write_whole
+from vidchat.data.whole import forget, whole
 
 FRAMES = torch.zeros(5, 3, 32, 32, dtype=torch.uint8)
 
@@ -33,7 +33,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_a_file_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.json", "old")
+    write_text(tmp_path / "a.json", "old")
 
     def fail() -> None:
         with whole(tmp_path / "a.json") as partial:
@@ -86,7 +86,7 @@ def test_folders_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{name}: is a folder, a pipe or a device"):
             write_clip(tmp_path / name, FRAMES, None, 25, 16000)
         with pytest.raises(ValueError, match=f"{name}: is a folder, a pipe or a device"):
-            write_whole(tmp_path / name, "{}")
+            write_text(tmp_path / name, "{}")
     assert files(tmp_path) == []
     assert (tmp_path / "pipe").is_fifo()
 

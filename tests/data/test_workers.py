@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vidchat.data.whole import write_whole
+from vidchat.atomic import write_text
 from vidchat.data.workers import each
 
 
@@ -64,7 +64,7 @@ def _runs(process: int) -> bool:
 
 
 def test_a_text_appears_whole(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.json", "{}")
-    write_whole(tmp_path / "a.json", "[]")
+    write_text(tmp_path / "a.json", "{}")
+    write_text(tmp_path / "a.json", "[]")
     assert (tmp_path / "a.json").read_text() == "[]"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -59,8 +59,10 @@ def texts_and_paths(folder: Path, release: Path, initiator: Path) -> list[Case]:
         )
 
     cases = [case(text=text) for text in TEXTS]
-    cases += [case(**{key: path}) for key in PATH_KEYS for path in PATHS]
-    cases += [case(output=path) for path in (initiator, release, release / "config.yaml", folder)]
+    # Never a real device to write to: whatever renamed a file to its name would take it from the whole machine.
+    cases += [case(**{key: path}) for key in PATH_KEYS for path in PATHS if key != "output" or "/dev/" not in path]
+    os.mkfifo(folder / "pipe")
+    cases += [case(output=path) for path in (initiator, release, release / "config.yaml", folder, folder / "pipe")]
     cases += [case(**{key: number}) for key in NUMBER_KEYS for number in NUMBERS]
     cases += [case(device=device) for device in ("cuda", "cuda:99", "cuda:-1", "tpu", "", "cpu:7", "mps", "3", "meta")]
     cases += [case(scores=scores) for scores in ("{dover: nan}", "{dover: x}", "{no: 1}", "[1]", "3", "{}", "null")]
@@ -124,8 +126,9 @@ def words_of_data(folder: Path, data: Path) -> list[Case]:
     lines += [["ingest", "--annotations", path, "--output", folder / "x.parquet", "--source", source]
               for path in (*PATHS[:4], "/dev/null", data) for source in ("folder", "speakervid",
               "seamless_interaction")]  # fmt: skip
+    os.mkfifo(folder / "pipe")
     lines += [
-        ["pack", "--data", data, "--output", place] for place in ("/dev/null", "/proc/x", data / "dialogues.jsonl")
+        ["pack", "--data", data, "--output", place] for place in (folder / "pipe", "/proc/x", data / "dialogues.jsonl")
     ]
     lines += [["verify", "--data", path] for path in PATHS]
     said = [[str(word) for word in line] for line in lines if "\udcff" not in line]  # which the runner cannot print

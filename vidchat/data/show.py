@@ -17,12 +17,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vidchat.atomic import write_text
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.media.read import Media, MediaError, picture_size, read_clip, write_clip
 from vidchat.data.tokens.kept_tokens import AudioDecoder, KeptTokens, VideoDecoder
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import ShardError
-from vidchat.data.whole import whole, write_whole
+from vidchat.data.whole import whole
 from vidchat.dialogue import Clip, Dialogue
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def show(
         with whole(output) as partial:
             sheet.save(partial, format="PNG" if output.suffix.lower() == ".png" else "JPEG")
     else:
-        write_whole(output, _page(root, dialogues, elsewhere))
+        write_text(output, _page(root, dialogues, elsewhere))
     return len(dialogues)
 
 

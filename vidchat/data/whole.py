@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, written by what wants a name and not an open file (see `vidchat.atomic`)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vidchat.atomic import naming
-
-
-def check_target(path: Path) -> None:
-    """Refuses to write to what is no file: renaming a file to the name of a device, say /dev/null, would replace it.
-
-    Raises:
-        ValueError: There is a folder, a pipe or a device of this name.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path}: is a folder, a pipe or a device; give the name of a file to write")
+from vidchat.atomic import check_target, naming
 
 
 @contextmanager
@@ -36,12 +26,6 @@ def whole(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all."""
-    with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def forget_dead(path: Path) -> None:

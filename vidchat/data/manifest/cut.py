@@ -18,10 +18,10 @@ from typing import Any
 
 from rich.progress import Progress
 
+from vidchat.atomic import write_text
 from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.cut_video import CutReport, CutSettings, cut_video
 from vidchat.data.manifest.table import ManifestError, open_manifest, videos
-from vidchat.data.whole import write_whole
 from vidchat.data.workers import each
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def cut(
             progress.update(task, completed=sum(report.counts.values()))
     if not dry_run:
         name = REPORT if part[1] == 1 else f"cut.report.{part[0]}.json"
-        write_whole(output / name, json.dumps(report.as_json(), indent=1) + "\n")
+        write_text(output / name, json.dumps(report.as_json(), indent=1) + "\n")
     return report
 
 
@@ -97,7 +97,7 @@ def _claim(output: Path, settings: CutSettings) -> None:
             raise ManifestError(
                 f"{output} holds clips cut with {key}={found.get(key)}, not {told[key]}; choose another --output"
             )
-    write_whole(note, json.dumps(told, indent=1) + "\n")
+    write_text(note, json.dumps(told, indent=1) + "\n")
 
 
 def _index(media: Path) -> dict[str, str]:

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
+from vidchat.atomic import write_text
 from vidchat.data.manifest.branches import BRANCH_COLUMNS, BranchSettings, Found, Row, find
 from vidchat.data.manifest.splits import SPLIT_COLUMNS, SplitSettings, split_videos
 from vidchat.data.manifest.table import SCORES, ManifestError, clip_file, open_manifest, rows, videos
 from vidchat.data.manifest.tiers import TierSettings, is_silent, tier_of
-from vidchat.data.whole import forget, whole, write_whole
+from vidchat.data.whole import forget, whole
 from vidchat.dialogue import Branch, Split, Tier
 
 SUMMARY = "branches.json"
@@ -197,7 +198,7 @@ def write_dialogues(
         (_write_parquet if as_parquet else _write_jsonl)(partial, entries)
     other.unlink(missing_ok=True)
     told = {"settings": asdict(settings), "in_place": media is not None, **summary.as_json()}
-    write_whole(output / SUMMARY, json.dumps(told, indent=1) + "\n")
+    write_text(output / SUMMARY, json.dumps(told, indent=1) + "\n")
     return summary
 
 
@@ -210,7 +211,7 @@ def _claim(output: Path) -> None:
             f"{output / taken[0]} was not written by 'vidchat data branches' and is left alone; choose another --output"
         )
     if not (output / SUMMARY).exists():
-        write_whole(output / SUMMARY, "{}\n")
+        write_text(output / SUMMARY, "{}\n")
 
 
 def _link(link: Path, media: Path) -> None:

@@ -19,13 +19,13 @@ from typing import Any
 
 from rich.progress import track
 
+from vidchat.atomic import write_text
 from vidchat.data.manifest.sources import write_whole_report
 from vidchat.data.manifest.speakervid.archives import Member, read_archive, read_folder_part
 from vidchat.data.manifest.speakervid.layout import LayoutError
 from vidchat.data.manifest.speakervid.names import Damage, base_name
 from vidchat.data.manifest.speakervid.values import Record, number, parse, text
 from vidchat.data.manifest.table import as_table, sorted_rows, write_manifest
-from vidchat.data.whole import write_whole
 from vidchat.data.workers import each
 
 _ID = re.compile(r"(V[0-9A-Z]+_S[0-9A-Z]+_I[0-9A-Z]+)_(P[0-9A-Z]+)")
@@ -103,7 +103,7 @@ def _read_place(place: str, root: Path, work: Path) -> None:
             people.append(_person(place, member.name, parse(member.data)))
         except Damage as error:
             damage.append(_damaged(place, member.name, error))
-    write_whole(part, json.dumps({"stamp": stamp, "people": people, "damage": damage}))
+    write_text(part, json.dumps({"stamp": stamp, "people": people, "damage": damage}))
 
 
 def _members(path: Path) -> Iterator[Member]:

@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 from rich.progress import track
 
+from vidchat.atomic import write_text
 from vidchat.data.folder import MANIFESTS, FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.table import COLUMNS, SCORES, as_table, sorted_rows, write_manifest
 from vidchat.data.media.read import header_of
-from vidchat.data.whole import write_whole
 from vidchat.dialogue import Clip, Dialogue
 
 TABLE = "dialogues.csv"
@@ -59,7 +59,7 @@ def ingest_folder(root: Path, output: Path) -> dict[str, Any]:
 def write_whole_report(output: Path, clips: list[dict[str, Any]], damage: list[dict[str, Any]]) -> None:
     """The report and the list of damaged records beside a manifest that fits into memory."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output.with_suffix(".damaged.jsonl"), "".join(json.dumps(line) + "\n" for line in damage))
+    write_text(output.with_suffix(".damaged.jsonl"), "".join(json.dumps(line) + "\n" for line in damage))
     reasons = Counter(line["reason"].split(":")[0] if len(line["reason"]) < 60 else line["kind"] for line in damage)
     report = {
         "clips": len(clips),
@@ -67,7 +67,7 @@ def write_whole_report(output: Path, clips: list[dict[str, Any]], damage: list[d
         "left_out": dict(sorted(reasons.items())),
         "clips_without_score": {name: sum(clip.get(name) is None for clip in clips) for name in SCORES},
     }
-    write_whole(output.with_suffix(".report.json"), json.dumps(report, indent=1) + "\n")
+    write_text(output.with_suffix(".report.json"), json.dumps(report, indent=1) + "\n")
 
 
 def _entries(root: Path) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidchat.data.whole import check_target, forget_dead
+from vidchat.atomic import check_target
+from vidchat.data.whole import forget_dead
 
 # An AAC frame is 1024 samples, and decoders hand back whole frames. At 48 kHz that is 21 ms, less than a picture;
 # at 16 kHz it would be 64 ms.

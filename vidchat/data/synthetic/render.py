@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vidchat.atomic import write_text
 from vidchat.data.media.write import write_clip
 from vidchat.data.synthetic.cast import Plan, plan_dialogues
 from vidchat.data.synthetic.face import draw_face
@@ -28,7 +29,6 @@ from vidchat.data.synthetic.pairing import pair_again
 from vidchat.data.synthetic.performance import Performance, perform
 from vidchat.data.synthetic.script import cases
 from vidchat.data.synthetic.voice import Voice, speak
-from vidchat.data.whole import write_whole
 from vidchat.dialogue import Role
 
 VERSION = 2
@@ -78,7 +78,7 @@ def render(output: Path, settings: RenderSettings, workers: int | None = None) -
     processes = (os.cpu_count() or 1) if workers is None else max(1, workers)
     records = list(_run(job, plans, processes))
     records += pair_again(records, settings.pairings, settings.seed)
-    write_whole(output / MANIFEST, "".join(f"{json.dumps(record)}\n" for record in records))
+    write_text(output / MANIFEST, "".join(f"{json.dumps(record)}\n" for record in records))
     return output / MANIFEST
 
 
@@ -163,4 +163,4 @@ def _claim(output: Path, settings: RenderSettings) -> None:
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and was not rendered here; choose another --output")
     (output / "clips").mkdir(parents=True, exist_ok=True)
-    write_whole(note, json.dumps(wanted, indent=1))
+    write_text(note, json.dumps(wanted, indent=1))

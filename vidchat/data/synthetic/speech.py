@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from vidchat.atomic import write_text
 from vidchat.data.media.write import write_clip
 from vidchat.data.synthetic.identity import BUILDS
 from vidchat.data.synthetic.script import cases
 from vidchat.data.synthetic.voice import PROSODY, Voice, random_voice, speak
-from vidchat.data.whole import write_whole
 from vidchat.dialogue import Split
 
 TIMBRES = ("m1", "m2", "m3", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5", "Lee", "linda", "john", "steph", "adam")
@@ -79,7 +79,7 @@ def render_speech(output: Path, settings: SpeechSettings) -> Path:
         json.dumps(_render_sentence(output, number, settings))
         for number in track(range(settings.sentences), "speaking sentences")
     ]
-    write_whole(output / "dialogues.jsonl", "\n".join(lines) + "\n")
+    write_text(output / "dialogues.jsonl", "\n".join(lines) + "\n")
     return output / "dialogues.jsonl"
 
 

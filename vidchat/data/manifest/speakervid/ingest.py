@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
+from vidchat.atomic import write_text
 from vidchat.data.manifest.speakervid.join import join_bucket
 from vidchat.data.manifest.speakervid.layout import KINDS, LISTS, LayoutError, Unit, find_units
 from vidchat.data.manifest.speakervid.parts import BUCKETS, make_part, part_stamp
 from vidchat.data.manifest.table import SCORES, write_manifest
-from vidchat.data.whole import whole, write_whole
+from vidchat.data.whole import whole
 from vidchat.data.workers import each
 
 
@@ -56,8 +57,8 @@ def ingest_speakervid(annotations: Path, output: Path, workers: int | None = Non
         report = _report(units, work / "parts", joined)
         _list_damage(units, work / "parts", joined, output.with_suffix(".damaged.jsonl"))
         write_manifest(output, _tables(joined, report))
-        write_whole(report_path, json.dumps(report, indent=1) + "\n")
-        write_whole(done, stamp)
+        write_text(report_path, json.dumps(report, indent=1) + "\n")
+        write_text(done, stamp)
         shutil.rmtree(joined)
     return report
 

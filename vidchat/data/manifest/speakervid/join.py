@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vidchat.atomic import write_text
 from vidchat.data.manifest.speakervid.layout import LISTS, Unit
 from vidchat.data.manifest.speakervid.names import Damage
 from vidchat.data.manifest.speakervid.parts import FILLS, KEYS, damaged, read_bucket
 from vidchat.data.manifest.table import SCHEMA, SPEECH
-from vidchat.data.whole import whole, write_whole
+from vidchat.data.whole import whole
 
 LABELS = ("asr", "anno", "l_score", "scene_json", "speaker_json")
 
@@ -44,7 +45,7 @@ def join_bucket(bucket: int, units: Sequence[Unit], parts: Path, joined: Path) -
     table = _clips(tables, found)
     with (joined / f"{bucket:02d}.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in found.damage)
-    write_whole(joined / f"{bucket:02d}.json", json.dumps(found.counts, sort_keys=True))
+    write_text(joined / f"{bucket:02d}.json", json.dumps(found.counts, sort_keys=True))
     with whole(target) as unfinished:
         pq.write_table(table, unfinished, compression="zstd")
     return bucket
