@@ -154,7 +154,7 @@ def hostile_answers(folder: Path, bench: Path, count: int) -> Iterator[Case]:
 
 
 def test_a_hostile_answer_costs_no_score(bench: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
-    judge(hostile_answers, tmp_path, bench, amount(6))
+    judge(hostile_answers, tmp_path, bench, amount(3))
 
 
 def hostile_words(folder: Path, bench: Path) -> list[Case]:

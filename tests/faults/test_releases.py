@@ -85,7 +85,7 @@ def _kept_to_itself(canary: Path) -> None:
 
 
 def test_a_hostile_config_is_refused_in_a_sentence(trained: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
-    judge(hostile_configs, tmp_path, trained / "release", amount(250))
+    judge(hostile_configs, tmp_path, trained / "release", amount(200))
 
 
 def _secret_is_kept(folder: Path) -> None:

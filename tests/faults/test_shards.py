@@ -124,7 +124,7 @@ def hostile_media_shards(folder: Path, count: int) -> Iterator[Case]:
         how, text = damaged_json(json.loads(good), seed)
         index.write_text(text)
         yield Case(f"media index {seed} ({how})", partial(_extract_all, folder / "packed"), str(folder / "packed"))
-        if seed % 5 == 0:
+        if seed % 20 == 0:
             act = partial(commands.vidchat, "data", "stats", folder / "packed")
             yield Case(f"media index {seed} ({how}) in stats", act, str(folder / "packed"))
     index.write_bytes(good)

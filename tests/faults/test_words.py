@@ -83,7 +83,7 @@ def test_every_word_of_infer_is_literal_or_refused(
 ) -> None:
     initiator = tmp_path / "initiator.mp4"
     initiator.write_bytes((data / "initiator0.mp4").read_bytes())
-    judge(some, tmp_path, texts_and_paths, amount(50), trained / "release", initiator)
+    judge(some, tmp_path, texts_and_paths, amount(40), trained / "release", initiator)
 
 
 def numbers_of_training(folder: Path) -> list[Case]:
@@ -140,4 +140,4 @@ def words_of_data(folder: Path, data: Path) -> list[Case]:
 
 def test_hostile_words_of_data(data: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
     shutil.copytree(data, tmp_path / "data")
-    judge(some, tmp_path, words_of_data, amount(50), tmp_path / "data")
+    judge(some, tmp_path, words_of_data, amount(40), tmp_path / "data")
