@@ -51,7 +51,11 @@ class Reader:
     def load(self) -> list[Any]:
         cache = TokenCache(self.data, self.encoder, 4, folder=self.tokens)
         there = [piece for piece in self.pieces if not cache.look(piece).missing]
-        return [(tokens.latents, tokens.codes) for piece in there for tokens in [cache.load(cache.key(piece))]]
+        try:
+            return [(tokens.latents, tokens.codes) for piece in there for tokens in [cache.load(cache.key(piece))]]
+        finally:
+            for track in cache.tracks.values():
+                track.reader.close()
 
     def check(self) -> None:
         """What is loaded is what was written: less, but nothing else."""

@@ -140,7 +140,7 @@ def longest_answer(truths: Iterable[Clip]) -> float:
         try:
             lengths.append((length_of(clip.path) if clip.end is None else clip.end) - clip.start)
         except (MediaError, OSError) as error:  # whoever scores it names it
-            why = why or f"; the first: {error}"
+            why = why or f"; the first: {' '.join(str(error).split())}"
     if not lengths or max(lengths) <= 0:
         raise PairsError(f"no true answer can be opened, so there is nothing to compare with{why}")
     return math.ceil(100 * max(lengths) - 1e-6) / 100
@@ -275,6 +275,8 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield f"{path} line {number}", json.loads(line)
+                entry = json.loads(line)
+                json.dumps(entry, ensure_ascii=False).encode()  # half a character could not be written or printed
             except (ValueError, RecursionError) as error:
                 raise PairsError(f"{path} line {number}: is not JSON ({error})") from None
+            yield f"{path} line {number}", entry

@@ -108,7 +108,11 @@ def inside(root: Path, name: str, media: bool = True) -> Path:
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         raise ValueError(f"the clip {name!r:.200} lies outside the folder; use a path inside it")
     path = root / name
-    if media and not path.is_file():
+    try:
+        there = not media or path.is_file()
+    except OSError as error:  # of a name that is too long
+        raise ValueError(f"the clip {name!r:.200} cannot be looked for: {error.strerror}") from None
+    if not there:
         raise ValueError(f"the clip {name!r:.200} does not exist; add the file or remove the dialogue")
     return path
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from vidchat.ranks import copy_from_first_rank, gather_over_ranks, sum_over_ranks
 
+MOST = 1024  # codebooks; a foreign config may ask for any number
+
 
 @dataclass
 class Quantized:
@@ -130,6 +132,8 @@ class ResidualQuantizer(nn.Module):
         """
         super().__init__()
         self.dropout = dropout
+        if not 1 <= codebooks <= MOST:
+            raise ValueError(f"codebooks must be 1 to {MOST}, got {codebooks}")
         self.levels = nn.ModuleList(VectorQuantizer(vocabulary, width, decay) for _ in range(codebooks))
 
     def encode(self, vectors: Tensor) -> Tensor:

@@ -255,13 +255,14 @@ class ShardReader:
         Raises:
             ShardError: The tar is missing or shorter than its index says, or the bytes have changed.
         """
-        end, read = member.offset + member.size, -1
+        end = member.offset + member.size
         try:
             descriptor = self._descriptor(path)
-            if 0 <= member.offset <= end <= os.fstat(descriptor).st_size:  # before memory is taken for it
-                data = self._buffer(member.size)
-                bytes_: memoryview = data.numpy().data
-                read = os.preadv(descriptor, [bytes_], member.offset)
+            if not 0 <= member.offset <= end <= os.fstat(descriptor).st_size:  # before memory is taken for it
+                raise ShardError(f"{path}: ends before byte {end}; copy the shard again")
+            data = self._buffer(member.size)
+            bytes_: memoryview = data.numpy().data
+            read = os.preadv(descriptor, [bytes_], member.offset)
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror}); copy the shard again") from error
         if read != member.size:
