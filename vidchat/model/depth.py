@@ -16,8 +16,10 @@ from vidchat.model.chunks import CodeShape
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.incremental import IncrementalTransformer
 from vidchat.model.transformer import Shape, Transformer
+from vidchat.registry import register
 
 
+@register("code_sampling")
 @dataclass(frozen=True)
 class CodeSampling:
     """How codes are drawn.

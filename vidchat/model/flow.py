@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.transformer import sinusoid
+from vidchat.registry import register
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -25,6 +26,7 @@ ROWS = 1024  # of a product at most, where steps are computed together
 LEVELS = 1000  # noise levels of training: DDPM's steps, and as many times of the flow, so fine that nothing is lost
 
 
+@register("flow_head")
 @dataclass(frozen=True)
 class FlowShape:
     """Sizes of the head.

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidchat.registry import register
 
+
+@register("objective")
 @dataclass(frozen=True)
 class Objective:
     """How the losses are weighed, and on what; generation does not read it.

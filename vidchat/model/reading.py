@@ -10,8 +10,10 @@ from torch import Tensor
 
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.depth import CodeSampling, check_ranges, is_count, is_number
+from vidchat.registry import register
 
 
+@register("chunk_sampling")
 @dataclass(frozen=True)
 class ChunkSampling:
     """How a chunk is drawn. The defaults are those of releases that say nothing (`configs/model` has newer ones').

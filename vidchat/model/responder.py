@@ -36,8 +36,10 @@ from vidchat.model.picture import Given, Picture
 from vidchat.model.reading import ChunkSampling, Reading
 from vidchat.model.set_causal import SetCausalTransformer
 from vidchat.model.transformer import Shape, Transformer
+from vidchat.registry import register
 
 
+@register("responder")
 class Responder(nn.Module):
     """Answers an initiator's clip with sound and picture, chunk by chunk.
 

@@ -17,11 +17,13 @@ from vidchat.model.cache import Cache
 from vidchat.model.mask import BlockCausal
 from vidchat.model.norm import RMSNorm
 from vidchat.model.rotary import rotary_angles, rotate
+from vidchat.registry import register
 
 ALL = slice(None)
 Memory = tuple[Tensor, tuple[Tensor, Tensor]]  # tokens (B, N, D) that are read by others, with their rotary angles
 
 
+@register("transformer")
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a stack of transformer blocks.

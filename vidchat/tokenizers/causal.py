@@ -14,6 +14,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
+from vidchat.registry import register
 from vidchat.tokenizers.carried import carrying
 from vidchat.tokenizers.video import VideoStream, VideoTokenizer
 from vidchat.tokenizers.weights import TokenizerError, not_loaded
@@ -29,6 +30,7 @@ LOOK_AHEAD = {
 WAN_STRIDE = 4
 
 
+@register("causal_vae", by="from_pretrained")
 class CausalVAE(VideoTokenizer):
     """A video VAE of diffusers, whole clips in and out.
 

@@ -8,12 +8,14 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
+from vidchat.registry import register
 from vidchat.tokenizers.chunkwise import ChunkwiseVAE
 from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 IMAGE_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "AutoencoderDC": AutoencoderDC}
 
 
+@register("packed_vae", by="from_pretrained")
 class PackedVAE(ChunkwiseVAE):
     """An image VAE of diffusers behind the chunk interface: the latents of a chunk's pictures, along channels.
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncodecConfig, EncodecModel, MimiConfig, MimiModel, PretrainedConfig
 
+from vidchat.registry import register
 from vidchat.tokenizers.audio import AudioCodec, AudioStream
 from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
@@ -101,6 +102,7 @@ class PretrainedCodec(AudioCodec):
             )
 
 
+@register("encodec", by="from_pretrained")
 class EncodecCodec(PretrainedCodec):
     """EnCodec 24 kHz.
 
@@ -127,6 +129,7 @@ class EncodecCodec(PretrainedCodec):
         return memory.run(self.model.decoder.layers, self.model.quantizer.decode(codes.permute(2, 0, 1)))[:, 0]
 
 
+@register("mimi", by="from_pretrained")
 class MimiCodec(PretrainedCodec):
     """Mimi. The first codebook is its semantic one, the others are acoustic."""
 

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidchat.ranks import copy_from_first_rank, sum_over_ranks
+from vidchat.registry import register
 from vidchat.tokenizers.chunkwise import ChunkwiseVAE
 from vidchat.tokenizers.weights import TokenizerError
 
 
+@register("stacked_vae", by="load")
 class StackedVAE(ChunkwiseVAE):
     """A linear map of blocks and a residual network, side by side and added, in the encoder and in the decoder.
 

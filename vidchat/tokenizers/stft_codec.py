@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidchat.registry import register
 from vidchat.tokenizers.audio import AudioCodec, AudioStream
 from vidchat.tokenizers.quantizer import Quantized, ResidualQuantizer
 
@@ -120,6 +121,7 @@ class Spectrum(nn.Module):
         return F.fold(columns, (1, size), (1, self.window_size), stride=(1, self.hop)).view(parts.shape[0], size)
 
 
+@register("stft_codec", by="load")
 class StftCodec(AudioCodec):
     """The codec: spectrum -> encoder -> residual quantiser -> decoder -> spectrum."""
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from transformers import AutoTokenizer
 
+from vidchat.registry import register
 from vidchat.tokenizers.weights import TokenizerError
 
 
@@ -22,6 +23,7 @@ class TextTokenizer(Protocol):
         """A short hash of all that decides the ids."""
 
 
+@register("bytes")
 class ByteTokenizer:
     """UTF-8 bytes as ids."""
 
@@ -34,6 +36,7 @@ class ByteTokenizer:
         return "bytes"
 
 
+@register("hub_tokenizer")
 class HubTokenizer:
     """A tokenizer of the Hub, e.g. `Qwen/Qwen3-0.6B`.
 

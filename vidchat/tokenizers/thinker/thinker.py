@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerConfig, WhisperFeatureExtractor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as QwenThinker
 
+from vidchat.registry import register
 from vidchat.tokenizers.thinker.files import locate, weights_digest
 from vidchat.tokenizers.thinker.patches import fitted_size, patchify, resize
 from vidchat.tokenizers.thinker.prompt import AUDIO, MEDIA_START, SYSTEM, VIDEO, chat, media, video_places
@@ -39,6 +40,7 @@ class Media(Protocol):
     sample_rate: int
 
 
+@register("thinker")
 class Thinker:
     """A frozen Qwen2.5-Omni thinker. Nothing but its configuration is read until it is asked to think.
 
