@@ -59,7 +59,7 @@ def respond(config: DictConfig) -> Timing:
     question, output = _question(config), Path(config.output)
     files = (question.reference, question.initiator, question.voice)
     check_output(output, [path for path in files if isinstance(path, Path)])
-    release = load_release(config.checkpoint, config.thinker_from)
+    release = load_release(config.checkpoint, config.thinker_from, config.trust)
     check_question(release, question)
     settings = _settings(config, release, 1)  # refused now, if they are wrong
     _move(release, device, precision)
@@ -103,7 +103,7 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     device, precision = _device(config)
     check_folder(Path(config.output))
     pairs, output, timings, failed = read_pairs(Path(config.pairs)), Path(config.output), [], []
-    release = load_release(config.checkpoint, config.thinker_from)
+    release = load_release(config.checkpoint, config.thinker_from, config.trust)
     with_words = release.responder.conditions.switches.text
     _settings(config, release, 1)  # refused now, if they are wrong: no pair could be answered
     _move(release, device, precision)

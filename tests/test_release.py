@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vidchat.release import (
     read_config,
     read_weights,
 )
+from vidchat.release_format import to_names
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
@@ -83,7 +85,7 @@ def made(config: dict[str, Any], tmp_path: Path) -> tuple[Path, Release]:
         "audio_codec": StftCodec.load(tmp_path / "codec"),
         "text_tokenizer": ByteTokenizer(),
     }
-    responder = build_responder(config["model"], config["condition"], 25, **tools).eval()
+    responder = build_responder(to_names(config["model"]), config["condition"], 25, **tools).eval()
     with torch.no_grad():
         for parameter in responder.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -153,6 +155,26 @@ def _edit(folder: Path, key: str, value: Any) -> None:
     OmegaConf.save(config, folder / "config.yaml")
 
 
+def _name(folder: Path, name: Any) -> None:
+    """Another name of a part, deep in the model."""
+    _edit(folder, "text_tokenizer.type" if isinstance(name, list) else "model.flow.type", name)
+
+
+def _format(folder: Path, stated: Any) -> None:
+    _edit(folder, "format", stated)
+
+
+def _first_format(folder: Path, target: str) -> None:
+    """As a release of format 1 would say it."""
+    _edit(folder, "format", 1)
+    _edit(folder, "model.flow._target_", target)
+
+
+OUTSIDE = (
+    "os.system", "vidchat.tokenizers.weights.save_tokenizer", "vidchat.tokenizers.weights.os.system", "mylab.VAE",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -166,15 +188,15 @@ def _edit(folder: Path, key: str, value: Any) -> None:
         (lambda f: _edit(f, "kind", "tokenizer"), "not the config of a responder's release"),
         (lambda f: _edit(f, "model.flow.width", 8), "does not fit config.yaml"),
         (lambda f: _edit(f, "model.flow.widht", 8), "cannot be built"),
-        (lambda f: _edit(f, "text_tokenizer._target_", "os.system"), "would build os.system"),
-        (
-            lambda f: _edit(f, "text_tokenizer._target_", "vidchat.tokenizers.weights.save_tokenizer"),
-            "would build vidchat.tokenizers.weights.save_tokenizer",
-        ),
-        (
-            lambda f: _edit(f, "text_tokenizer._target_", "vidchat.tokenizers.weights.os.system"),
-            "would build vidchat.tokenizers.weights.os.system",
-        ),
+        (lambda f: _edit(f, "text_tokenizer._target_", "os.system"), "a key of bytes is wrong"),
+        *((partial(_name, name=name), "is no name of a part") for name in ("os.system", "../x", "", "a/b/c", "A/b")),
+        (partial(_name, name="posix"), "posix is no name vidchat knows"),
+        (partial(_name, name="os/system"), "it needs the package os, whose code would run here"),
+        (partial(_name, name=["bytes"]), "text_tokenizer cannot be"),
+        *((partial(_first_format, target=target), f"would build {target}") for target in OUTSIDE),
+        (partial(_format, stated=3), "is of format '3'; this vidchat reads formats 1 to 2: take a newer one"),
+        (partial(_format, stated=True), "is of format 'True'"),
+        (partial(_format, stated=None), "does not state its format"),
     ],
 )
 def test_says_in_a_sentence_what_is_wrong(made: tuple[Path, Release], spoil: Any, told: str) -> None:
@@ -237,7 +259,7 @@ def test_an_export_over_a_release_that_is_killed_or_finds_the_disk_full_leaves_o
     release.video_vae.save(config["video_vae"]["directory"])
     release.audio_codec.save(config["audio_codec"]["directory"])
     config["model"]["flow"]["width"] = 24
-    other = build_responder(config["model"], config["condition"], 25, *tools)
+    other = build_responder(to_names(config["model"]), config["condition"], 25, *tools)
     with pytest.raises(OSError) as caught, small_disk(30_000):
         export_release(folder, other, config, *tools)
     assert caught.value.filename == str(folder)

@@ -123,7 +123,8 @@ def _config(model: str, video: str, audio: str) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    from vidchat.foreign import read_yaml, untrusted_target
+    from vidchat.foreign import read_yaml
+    from vidchat.release_format import to_names
 
     own = model.endswith(".yaml")
     words = ["stage=pretrain_av", "data=folder", "data.root=.", f"video_vae={video}"]
@@ -137,10 +138,7 @@ def _config(model: str, video: str, audio: str) -> DictConfig:
     if own:
         if not Path(model).is_file():
             raise ValueError(f"{model} does not exist; give a name of configs/model or the path of a yaml")
-        written = read_yaml(Path(model))
-        target = untrusted_target(written)
-        if target is not None:
-            raise ValueError(f"{model} would build {target}, which is no part of vidchat")
+        written = to_names(read_yaml(Path(model)), foreign=False)
         fitted = {key: config.model[key] for key in ("patch", "ratio")}
         config.model = OmegaConf.merge(written, fitted, {"depth": None} if audio == "none" else {})
     return config

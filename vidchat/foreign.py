@@ -1,13 +1,12 @@
 """Configs and sizes that strangers wrote: what a release or a tokenizer's folder says is checked before it is built.
 
-A release comes from the Hub or a colleague. Its config names what to build and how large, so it could ask for a class
-that is no part of this package, for the loader's environment (`${oc.env:...}`), for an endless file (YAML aliases), or
-for ten million layers. Each is refused here, in a sentence, before any work.
+A release comes from the Hub or a colleague. Its config names what to build and how large, so it could ask for the
+loader's environment (`${oc.env:...}`), for an endless file (YAML aliases), or for ten million layers. Each is refused
+here, in a sentence, before any work. What it may build is the matter of `vidchat.registry`.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 import yaml
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -25,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 MOST_BYTES = 1 << 18  # of a config; ours have some 3 kB
 MOST_DEPTH = 32
 SLACK = 4, 1 << 22  # a module may make more than it keeps: so many times the file's values, and so many more
-TRUSTED = ("vidchat.model.", "vidchat.tokenizers.")
 
 
 class ForeignError(ValueError):
@@ -64,36 +61,6 @@ def _problem(text: str) -> str | None:
         if depth > MOST_DEPTH:
             return f"more than {MOST_DEPTH} levels"
     return None
-
-
-def untrusted_target(node: Any) -> str | None:
-    """The first `_target_` in a config that is not a class of this package's models and tokenizers, if there is one."""
-    for target in _targets(node):
-        if not target.startswith(TRUSTED) or not _own(target):
-            return target
-    return None
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _own(target: str) -> bool:
-    """Whether a dotted name is a class of this package, or a class method such as `load`; no mere function."""
-    try:
-        found = get_object(target)
-    except Exception:  # Hydra's own kinds, and whatever an import raises
-        return False
-    return (inspect.isclass(found) or inspect.ismethod(found)) and str(getattr(found, "__module__", "")).startswith(
-        "vidchat."
-    )
 
 
 @contextmanager

@@ -11,8 +11,9 @@ when it is installed: `[project.entry-points."vidchat.names"] mylab = "mylab.par
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -31,6 +32,10 @@ T = TypeVar("T", bound=type)
 
 class UnknownName(ValueError):
     """A name that nothing here or in a trusted package is registered under, or a part without a name."""
+
+
+class WrongArguments(ValueError):
+    """A node whose keys are not the arguments of what it names."""
 
 
 def register(name: str, by: str | None = None) -> Callable[[T], T]:
@@ -68,12 +73,41 @@ def build(node: Any, trust: Iterable[str] = (), **more: Any) -> Any:
 
     Raises:
         UnknownName: see `look_up`.
+        WrongArguments: a key is wrong or lacking.
     """
     trust = tuple(trust)
     if isinstance(node, Mapping):
-        arguments = {str(key): build(value, trust) for key, value in node.items() if key != "type"}
-        return look_up(str(node["type"]), trust)(**arguments, **more) if "type" in node else arguments
+        arguments = {str(key): build(value, trust) for key, value in node.items() if key != "type"} | more
+        return _call(str(node["type"]), arguments, trust) if "type" in node else arguments
     return [build(value, trust) for value in node] if isinstance(node, list) else node
+
+
+def names_in(node: Any) -> Iterator[str]:
+    """The names that `build` would look up."""
+    if isinstance(node, Mapping):
+        if "type" in node:
+            yield str(node["type"])
+        for key, value in node.items():
+            yield from names_in(value) if key != "type" else ()
+    elif isinstance(node, list):
+        for value in node:
+            yield from names_in(value)
+
+
+def packages_in(node: Any) -> set[str]:
+    """The other packages whose parts a node names."""
+    return {name.rpartition("/")[0] for name in names_in(node)} - {""}
+
+
+def _call(name: str, arguments: dict[str, Any], trust: Iterable[str]) -> Any:
+    builder = look_up(name, trust)
+    signature = inspect.signature(builder)
+    try:
+        signature.bind_partial(**arguments)  # names a wrong key, rather than the one that lacks for it
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise WrongArguments(f"a key of {name} is wrong or lacking: {error}") from error
+    return builder(**arguments)
 
 
 def look_up(name: str, trust: Iterable[str] = ()) -> Callable[..., Any]:
@@ -90,7 +124,7 @@ def look_up(name: str, trust: Iterable[str] = ()) -> Callable[..., Any]:
             break
         _import(module, package)
     if name not in _builders:
-        where = f"registered by no module of {package}; is it" if package else "no name that vidchat knows; is this"
+        where = f"registered by nothing that {package} imports; is it" if package else "no name vidchat knows; is this"
         raise UnknownName(f"{name} is {where} the version that made this?")
     return _builders[name]
 

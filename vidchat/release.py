@@ -1,7 +1,8 @@
 """A release: a folder from which a trained responder is loaded by one call, here or from the Hub.
 
     model.safetensors   the averaged weights
-    config.yaml         the model, its conditions, its working rates, its tokenizers by name and fingerprint
+    config.yaml         the model, its conditions, its working rates, its tokenizers: by names of `vidchat.registry`,
+                        never by import paths; the tokenizers' fingerprints
     video_vae/          a copy of the video tokenizer, unless it has a name on the Hub
     audio_codec/        likewise
 
@@ -13,14 +14,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -28,11 +27,13 @@ from safetensors.torch import load_file
 from vidchat.atomic import whole_folder
 from vidchat.dialogue import ChunkClock
 from vidchat.finite import not_finite
-from vidchat.foreign import ForeignError, no_larger_than, read_yaml, untrusted_target
+from vidchat.foreign import ForeignError, no_larger_than, read_yaml
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.responder import Responder
+from vidchat.registry import UnknownName, build, look_up, names_in
+from vidchat.release_format import FORMAT, FormatError, from_format_1, to_names
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
@@ -42,7 +43,6 @@ from vidchat.tokenizers.weights import TokenizerError, write_weights
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
 TOKENIZERS = ("video_vae", "audio_codec", "text_tokenizer")
-FORMAT = 1
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 MOST_FPS, MOST_PIXELS = 240, 8192
@@ -52,13 +52,17 @@ def _whole(value: Any, most: int) -> bool:
     return type(value) is int and 0 < value <= most
 
 
+def _named(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("type"), str)
+
+
 _SHAPES: dict[str, Callable[[Any], bool]] = {
     "fps": lambda value: _whole(value, MOST_FPS),
     "size": lambda value: isinstance(value, list) and len(value) == 2 and all(_whole(n, MOST_PIXELS) for n in value),
     "turn": lambda value: isinstance(value, bool | None),
-    "thinker": lambda value: value is None or (isinstance(value, dict) and "_target_" in value),
-    **{key: lambda value: isinstance(value, dict) for key in ("model", "condition", "fingerprints")},
-    **{name: lambda value: isinstance(value, dict) and "_target_" in value for name in TOKENIZERS},
+    "thinker": lambda value: value is None or _named(value),
+    **{key: lambda value: isinstance(value, dict) for key in ("condition", "fingerprints")},
+    **dict.fromkeys(("model", *TOKENIZERS), _named),
 }
 """What a release's config must hold, besides what is checked when it is built."""
 
@@ -76,7 +80,7 @@ class Release:
         video_vae: Pixels <-> latents.
         audio_codec: Waveform <-> codes.
         text_tokenizer: Text -> ids.
-        config: What `config.yaml` holds; `fps` and `size` are the working rates.
+        config: What `config.yaml` holds, in the words of the present format; `fps` and `size` are the working rates.
         thinker: What it understands initiators with, if it does; `None` also where features are given as tensors.
         graphs: Captured in its answers, for the next ones.
     """
@@ -118,24 +122,28 @@ def build_responder(
     video_vae: VideoTokenizer,
     audio_codec: AudioCodec,
     text_tokenizer: TextTokenizer,
+    trust: Iterable[str] = (),
 ) -> Responder:
     """An untrained responder: its sizes from the config, its shapes from the tokenizers it will speak to.
 
     Args:
-        model: Config of the model; without `depth` it has no sound.
+        model: Config of the model, of names; without `depth` it has no sound.
         condition: Config of the conditions, as the data module takes them.
         fps: Pictures per second.
         video_vae: Its video tokenizer.
         audio_codec: Its audio codec.
         text_tokenizer: Its text tokenizer.
+        trust: Packages beside this one whose parts it may have.
 
     Raises:
         ClockError: the tokenizers' rates don't divide.
+        UnknownName, WrongArguments: see `vidchat.registry`.
     """
     clock = clock_of(fps, video_vae, audio_codec)
     codes = CodeShape(clock.frames_per_chunk, audio_codec.codebooks, audio_codec.vocabulary)
-    responder: Responder = instantiate(
+    responder: Responder = build(
         model,
+        trust,
         tokens=TokenShapes(
             latent=LatentShape(video_vae.channels, video_vae.temporal_stride),
             codes=codes if model.get("depth") else None,
@@ -190,6 +198,7 @@ def export_release(
 
     Raises:
         ReleaseError: a weight is not finite in the stored type.
+        UnknownName, FormatError: a part of the config cannot be named.
         OSError: the folder cannot be written; what it held stays.
     """
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in responder.state_dict().items()}
@@ -205,32 +214,37 @@ def export_release(
             "fps": config["data"]["fps"],
             "size": list(config["data"]["size"]),
             "turn": bool(config["data"].get("turn", False)),
-            **{key: config[key] for key in ("model", "condition")},
+            "model": to_names(config["model"]),
+            "condition": config["condition"],
             **{name: _carry(folder / name, config[name]) for name in TOKENIZERS},
             "fingerprints": {name: tool.fingerprint() for name, tool in tools.items()},
         }
         if thinker is not None:
-            kept["thinker"] = config["thinker"]
+            kept["thinker"] = to_names(config["thinker"])
             kept["fingerprints"]["thinker"] = thinker.fingerprint()
         write_weights(folder / WEIGHTS_FILE, tensors, "responder")
         OmegaConf.save(OmegaConf.create(kept), folder / CONFIG_FILE, resolve=True)
     return Path(directory)
 
 
-def load_release(source: Path | str, thinker: str | None = None) -> Release:
+def load_release(source: Path | str, thinker: str | None = None, trust: Iterable[str] | str = ()) -> Release:
     """Loads a release from a folder, or from the Hub by `owner/name`.
 
     Args:
         source: The release.
         thinker: Where its thinker lies here, if not under the name that the release gives.
+        trust: Packages beside this one that it may have parts of; their code is run.
 
     Raises:
-        ReleaseError: it is not there, not a release, damaged, or its tokenizers are not those it was trained with.
+        ReleaseError: it is not there, not a release, damaged, its tokenizers are not those it was trained with, or it
+            has parts of a package that is not trusted; no code of that package was run.
     """
+    trust = (trust,) if isinstance(trust, str) else tuple(trust)
     folder = _locate(source)
     config = read_config(folder)
-    tools: dict[str, Any] = {name: _load_tokenizer(folder, name, config[name]) for name in TOKENIZERS}
-    mind = _load_thinker(folder, config, thinker)
+    _check_names(folder, config, trust)
+    tools: dict[str, Any] = {name: _load_tokenizer(folder, name, config[name], trust) for name in TOKENIZERS}
+    mind = _load_thinker(folder, config, thinker, trust)
     for name, tool in (tools | ({"thinker": mind} if mind else {})).items():
         if tool.fingerprint() != config["fingerprints"].get(name):
             raise ReleaseError(
@@ -240,7 +254,7 @@ def load_release(source: Path | str, thinker: str | None = None) -> Release:
     weights = read_weights(folder)
     model, condition, fps = config["model"], config["condition"], config["fps"]
     with no_larger_than(folder / WEIGHTS_FILE):
-        responder = _build(folder, lambda: build_responder(model, condition, fps, **tools))
+        responder = _build(folder, lambda: build_responder(model, condition, fps, **tools, trust=trust))
     try:
         responder.load_state_dict({name: value.float() for name, value in weights.items()})
     except RuntimeError as error:
@@ -250,7 +264,7 @@ def load_release(source: Path | str, thinker: str | None = None) -> Release:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A release's config, checked: its kind, its format, and that it builds nothing but this package's own parts.
+    """A release's config, checked: its kind, its format, its keys. One of format 1 comes in the words of format 2.
 
     Raises:
         ReleaseError: see `load_release`.
@@ -266,18 +280,40 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_yaml(path)
     except (OSError, ForeignError) as error:
         raise ReleaseError(str(error)) from error
-    if not isinstance(config, dict) or config.get("kind") != "responder" or config.get("format") != FORMAT:
-        raise ReleaseError(f"{path} is not the config of a responder's release of format {FORMAT}; export it again")
+    if not isinstance(config, dict) or config.get("kind") != "responder":
+        raise ReleaseError(f"{path} is not the config of a responder's release; export it again")
+    config = _of_this_format(path, config)
     missing = {"fps", "size", "model", "condition", "fingerprints", *TOKENIZERS} - config.keys()
     if missing:
         raise ReleaseError(f"{path} lacks {', '.join(sorted(missing))}; export the release again")
-    target = untrusted_target(config)
-    if target is not None:
-        raise ReleaseError(f"{path} would build {target}, which is no part of vidchat; do not use this release")
     wrong = [key for key, right in _SHAPES.items() if not right(config.get(key))]
     if wrong:
         raise ReleaseError(f"{path}: {wrong[0]} cannot be {str(config.get(wrong[0]))[:80]!r}; export the release again")
     return {str(key): value for key, value in config.items()}
+
+
+def _of_this_format(path: Path, config: dict[Any, Any]) -> dict[Any, Any]:
+    stated = config.get("format")
+    if type(stated) is int and stated == FORMAT:
+        return config
+    if type(stated) is int and stated == 1:
+        try:
+            named: dict[Any, Any] = from_format_1(config)
+        except FormatError as error:
+            raise ReleaseError(f"{path}: {error}") from error
+        return named | {"format": FORMAT}
+    said = "does not state its format" if stated is None else f"is of format {str(stated)[:80]!r}"
+    raise ReleaseError(f"{path} {said}; this vidchat reads formats 1 to {FORMAT}: take a newer one, or export it again")
+
+
+def _check_names(folder: Path, config: Mapping[str, Any], trust: Iterable[str]) -> None:
+    """Raises `ReleaseError` if a part has a name that is unknown here, before any is built."""
+    try:
+        for part in ("model", *TOKENIZERS, "thinker"):
+            for name in names_in(config.get(part)):
+                look_up(name, trust)
+    except UnknownName as error:
+        raise ReleaseError(f"{folder / CONFIG_FILE}: {error}") from error
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -301,41 +337,40 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def _carry(target: Path, node: Mapping[str, Any]) -> dict[str, Any]:
     """A tokenizer's config node for the release; a tokenizer that lies in a folder is copied along."""
-    node = dict(node)
-    if "directory" in node:
+    named: dict[str, Any] = to_names(node)
+    if "directory" in named:
         target.mkdir(exist_ok=True)
-        for file in Path(node["directory"]).iterdir():
+        for file in Path(named["directory"]).iterdir():
             if file.suffix in (".json", ".safetensors"):
                 shutil.copyfile(file, target / file.name)
-        node["directory"] = target.name
-    return node
+        named["directory"] = target.name
+    return named
 
 
-def _load_tokenizer(folder: Path, name: str, node: dict[str, Any]) -> Any:
+def _load_tokenizer(folder: Path, name: str, node: dict[str, Any], trust: Iterable[str]) -> Any:
     if "directory" in node:
         if not (folder / name).is_dir():
             raise ReleaseError(f"{folder} lacks the folder {name}; copy the whole release again")
         node = {**node, "directory": str(folder / name)}
-    return _build(folder, lambda: instantiate(node))
+    return _build(folder, lambda: build(node, trust))
 
 
-def _load_thinker(folder: Path, config: dict[str, Any], name: str | None) -> Thinker | None:
+def _load_thinker(folder: Path, config: dict[str, Any], name: str | None, trust: Iterable[str]) -> Thinker | None:
     """The thinker that a release names, from there or from `name`; its weights are not read yet."""
     if config.get("thinker") is None:
         return None
     node = config["thinker"] | ({"name": name} if name else {})
-    thinker: Thinker = _build(folder, lambda: instantiate(node))
+    thinker: Thinker = _build(folder, lambda: build(node, trust))
     check_thinker(thinker, config["condition"])
     return thinker
 
 
 def _build(folder: Path, make: Any) -> Any:
-    """What `make` builds; Hydra's report of a failure is reduced to the failure."""
+    """What `make` builds."""
     try:
         return make()
     except Exception as error:  # a config that somebody else wrote can be wrong in any way
-        cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ is not None else error
-        reason = str(cause).partition("\n")[0] or type(cause).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ReleaseError(f"{folder}: {CONFIG_FILE} cannot be built: {reason}") from error
 
 

@@ -6,7 +6,7 @@ table of those that it can hold keeps its releases loadable wherever the code ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.utils import get_object
@@ -21,6 +21,8 @@ FORMAT_1 = {
     "vidchat.model.flow.FlowShape": "flow_head",
     "vidchat.model.objective.Objective": "objective",
     "vidchat.model.responder.Objective": "objective",
+    "vidchat.model.reading.ChunkSampling": "chunk_sampling",
+    "vidchat.model.depth.CodeSampling": "code_sampling",
     "vidchat.tokenizers.stacked.StackedVAE.load": "stacked_vae",
     "vidchat.tokenizers.causal.CausalVAE.from_pretrained": "causal_vae",
     "vidchat.tokenizers.packed.PackedVAE.from_pretrained": "packed_vae",
@@ -37,20 +39,39 @@ class FormatError(ValueError):
     """A config that is of no known format, or would build what no release of that format holds."""
 
 
-def to_names(node: Any) -> Any:
-    """A node of a training config with the registered names of what it instantiates.
+def to_names(node: Any, foreign: bool = True) -> Any:
+    """A node of a training config with the registered names of what it instantiates; one of names stays as it is.
+
+    Args:
+        node: Mappings, sequences and values, plain or OmegaConf's.
+        foreign: Whether other packages than this one may be imported for it.
 
     Raises:
         UnknownName: a part has none.
-        FormatError: it calls for more than a name and arguments, such as `_partial_`.
+        FormatError: it calls for more than a name and arguments, such as `_partial_`, or for what is not there.
     """
     if isinstance(node, Mapping):
         other = [key for key in node if str(key).startswith("_") and key not in _HYDRA]
+        if "_target_" in node:
+            other += [key for key in node if key == "type"]  # it would stand where the name stands
+        if not foreign and "/" in str(node.get("type")):
+            raise FormatError(f"it would build {node['type']}, which is no part of vidchat; do not use it")
         if other:
             raise FormatError(f"a release cannot hold {', '.join(map(str, other))}; name a class and its arguments")
-        named = {"type": name_of(get_object(node["_target_"]))} if "_target_" in node else {}
-        return named | {str(key): to_names(value) for key, value in node.items() if key not in _HYDRA}
-    return [to_names(value) for value in node] if isinstance(node, list) else node
+        named = {"type": name_of(_imported(str(node["_target_"]), foreign))} if "_target_" in node else {}
+        return named | {str(key): to_names(value, foreign) for key, value in node.items() if key not in _HYDRA}
+    if isinstance(node, Sequence) and not isinstance(node, str | bytes):
+        return [to_names(value, foreign) for value in node]
+    return node
+
+
+def _imported(target: str, foreign: bool) -> Any:
+    if not (foreign or target.startswith("vidchat.")):
+        raise FormatError(f"it would build {target}, which is no part of vidchat; do not use it")
+    try:
+        return get_object(target)
+    except Exception as error:  # Hydra's own kinds, and whatever an import raises
+        raise FormatError(f"_target_: {target} cannot be imported: {str(error).partition(chr(10))[0]}") from error
 
 
 def from_format_1(node: Any) -> Any:
@@ -60,7 +81,7 @@ def from_format_1(node: Any) -> Any:
         FormatError: it would build what no release of format 1 holds.
     """
     if isinstance(node, Mapping):
-        target = node.get("_target_")
+        target = str(node["_target_"]) if "_target_" in node else None
         if target is not None and target not in FORMAT_1:
             raise FormatError(f"it would build {target}, which no release of vidchat holds; do not use it")
         named = {} if target is None else {"type": FORMAT_1[target]}

@@ -61,6 +61,9 @@ def hostile_configs(folder: Path, good: Path, count: int) -> Iterator[Case]:
         {"_target_": "vidchat.model.responder.Responder.__init__.__globals__"}, {"_target_": ""}, {"_target_": 3},
         {"_target_": "vidchat.tokenizers.text.HubTokenizer", "name": "someone/${oc.env:A_SECRET}"},
         {"_target_": "vidchat.tokenizers.text.HubTokenizer", "name": "https://127.0.0.1:9/x"},
+        {"type": "os.system"}, {"type": "os/system"}, {"type": "antigravity/fly"}, {"type": ["bytes"]}, {"type": ""},
+        {"type": "responder"}, {"type": "stacked_vae", "directory": "/dev"}, {"type": "bytes", "_target_": "os.system"},
+        {"type": "hub_tokenizer", "name": "https://127.0.0.1:9/x"},
     ]  # fmt: skip
     texts = [
         "${oc.env:A_SECRET}",

@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from vidchat.release import Release, build_responder, export_release, load_release
+from vidchat.release_format import to_names
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
@@ -55,7 +56,7 @@ def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )  # fmt: skip
     video, audio = StackedVAE.load(folder / "video"), StftCodec.load(folder / "audio")
-    responder = build_responder(config.model, config.condition, 25, video, audio, ByteTokenizer())
+    responder = build_responder(to_names(config.model), config.condition, 25, video, audio, ByteTokenizer())
     for parameter in responder.parameters():  # a zero-initialised head would draw the same from everything
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)

@@ -20,6 +20,7 @@ from vidchat.generation.stream import Conversation, GenerationSettings
 from vidchat.model.depth import CodeSampling
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
+from vidchat.registry import build
 from vidchat.release import load_release, read_config
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
@@ -100,7 +101,7 @@ def test_a_release_that_says_nothing_is_drawn_from_as_before(release: Any) -> No
 
 
 def test_the_shipped_model_is_drawn_from_as_configs_model_has_it() -> None:
-    shipped = instantiate(read_config(ROOT / "checkpoints" / "demo")["model"].get("sampling")) or ChunkSampling()
+    shipped = build(read_config(ROOT / "checkpoints" / "demo")["model"].get("sampling")) or ChunkSampling()
     assert shipped == instantiate(composed("train", "stage=sft_dyadic").model.sampling)
 
 

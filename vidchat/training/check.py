@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.data.folder import MANIFESTS
 from vidchat.nested import differing_leaves
+from vidchat.registry import UnknownName
+from vidchat.release_format import FormatError, to_names
 from vidchat.training.fit import advice, check_fit
 from vidchat.training.machine import what_is_lacking_here
 from vidchat.training.values import wrong_values
@@ -39,7 +41,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
-    problems = [*_unspeakable(plain), *_paths(plain), *wrong_values(plain), *_tokenizers(plain)]
+    problems = [*_unspeakable(plain), *_paths(plain), *wrong_values(plain), *_tokenizers(plain), *_nameless(plain)]
     problems += what_is_lacking_here(plain)
     if problems:
         raise ConfigError("; ".join(problems))
@@ -88,4 +90,15 @@ def _tokenizers(config: dict[str, Any]) -> list[str]:
         directory = (config[name] or {}).get("directory")
         if directory is not None and not Path(directory).is_dir():
             problems.append(f"{name}.directory={directory} is no folder; run from the repository's root, or train one")
+    return problems
+
+
+def _nameless(config: dict[str, Any]) -> list[str]:
+    """Parts that the stage's release could not name, so that it could not be loaded."""
+    problems = []
+    for name in config["stage"]["tokenizers"]:
+        try:
+            to_names(config[name])
+        except (UnknownName, FormatError) as error:
+            problems.append(f"{name}: {error}")
     return problems

@@ -11,7 +11,9 @@ import torch
 from vidchat.model.cost import Workload, parameters
 from vidchat.model.memory import FULL, MARGIN, peak_training_bytes
 from vidchat.model.responder import Responder
+from vidchat.registry import packages_in
 from vidchat.release import build_responder
+from vidchat.release_format import to_names
 from vidchat.tokenizers.layout import audio_layout, video_layout
 from vidchat.tokenizers.text import ByteTokenizer
 
@@ -111,9 +113,10 @@ def latent_grid(size: list[int], video: Video, patch: int, ratio: int) -> tuple[
 
 def build_without_memory(config: Mapping[str, Any], video: Any, audio: Any) -> Responder:
     """The config's responder on the meta device; of text tokenizers other than bytes, the words are not counted."""
+    model, tools = to_names(config["model"]), (video, audio, ByteTokenizer())
     with torch.device("meta"):
         return build_responder(
-            config["model"], config["condition"], config["data"]["fps"], video, audio, ByteTokenizer()
+            model, config["condition"], config["data"]["fps"], *tools, trust=packages_in(model)
         )
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from vidchat.finite import not_finite
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
-from vidchat.release import read_config, read_weights
+from vidchat.release import TOKENIZERS, read_config, read_weights
+from vidchat.release_format import to_names
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
 from vidchat.training.same_run import differing, same_tokenizers
@@ -46,7 +47,8 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
     wrong = sorted(name for name in shared if own[name].shape != weights[name].shape)
     if wrong:
         name = wrong[0]
-        keys = ", ".join(differing(theirs, config, "model") or differing(theirs, config)) or "no key of the config"
+        ours = _as_released(config) if source.is_dir() else config
+        keys = ", ".join(differing(theirs, ours, "model") or differing(theirs, ours)) or "no key of the config"
         raise CheckpointError(
             f"init_from={source}: {name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} here; what "
             f"differs in the config: {keys}"
@@ -90,6 +92,12 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return weights | checkpoint["ema"]["average"], checkpoint["config"], checkpoint.get("fingerprints", {})
+
+
+def _as_released(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config with its parts in names, as a release has them."""
+    parts = ("model", "thinker", *TOKENIZERS)
+    return {key: to_names(value) if key in parts else value for key, value in config.items()}
 
 
 def _modules(names: set[str], others: set[str]) -> list[str]:

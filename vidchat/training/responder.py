@@ -11,7 +11,9 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 from vidchat.model.responder import Responder
+from vidchat.registry import packages_in
 from vidchat.release import TOKENIZERS, build_responder, check_thinker, export_release
+from vidchat.release_format import to_names
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
@@ -69,9 +71,10 @@ class ResponderModule(TrainingModule):
         """The module of a config; the model's first weights are drawn from `seed`."""
         check_thinker(thinker, condition)
         torch.manual_seed(seed)
-        responder = build_responder(model, condition, fps, video_vae, audio_codec, text_tokenizer)
+        named, tools = to_names(model), (video_vae, audio_codec, text_tokenizer)
+        responder = build_responder(named, condition, fps, *tools, trust=packages_in(named))
         settings = OptimizerSettings(**optimizer)
-        return cls(responder, video_vae, audio_codec, text_tokenizer, settings, seed, release_dtype, thinker)
+        return cls(responder, *tools, settings, seed, release_dtype, thinker)
 
     @property
     def responder(self) -> Responder:
