@@ -168,7 +168,7 @@ def _import(module: str, package: str) -> None:
 
 
 def _class_of(builder: Callable[..., Any]) -> type:
-    return builder if isinstance(builder, type) else builder.__self__  # type: ignore[attr-defined, no-any-return]
+    return builder if isinstance(builder, type) else builder.__self__  # type: ignore[attr-defined]
 
 
 def _path_of(builder: Callable[..., Any]) -> str:
