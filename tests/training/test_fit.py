@@ -18,7 +18,7 @@ from vidchat.describe import build
 from vidchat.tokenizers.layout import audio_layout, video_layout
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
-from vidchat.training import check, fit
+from vidchat.training import check, fit, machine
 from vidchat.training.check import check_config
 from vidchat.training.fit import FitError, check_fit, latent_grid
 
@@ -43,6 +43,7 @@ def plain(*words: str, stage: str = "sft_dyadic") -> dict[str, Any]:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU of 80 GB."""
     monkeypatch.setattr(fit, "device_memory", lambda trainer: ("a GPU", 80e9))
+    monkeypatch.setattr(machine, "_accelerator", lambda trainer: [])
 
 
 def meta_batch(model: Any, rows: int, columns: int) -> ChunkBatch:
