@@ -19,38 +19,29 @@ from typing import Any
 import hydra
 import lightning as L
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from vidchat.command_line import TRAIN_PATHS, run
+from vidchat.command_line import TRAIN_PATHS, restore_words, run, sweep_folder
 from vidchat.data.folder import MANIFESTS
 from vidchat.errors import plainly
 from vidchat.model.compiled import compile_blocks
 from vidchat.threads import choose_threads
+from vidchat.training import run_folder
 from vidchat.training.check import check_config
 from vidchat.training.checkpoint import Checkpoints, find_checkpoint, step_of
 from vidchat.training.fit import check_fit
 from vidchat.training.initialise import initialise, start_from_language_model
+from vidchat.training.machine import check_one_rank
 from vidchat.training.metrics import MetricsFile
 from vidchat.training.module import TrainingModule
 from vidchat.training.progress import Throughput, progress
-from vidchat.training.run_folder import (
-    check_set_aside,
-    clean_up,
-    finished_step,
-    locked,
-    mark_finished,
-    set_aside,
-    sweep_name,
-)
 from vidchat.training.same_run import check_resumed
 from vidchat.training.stopping import StopSignals
 
 log = logging.getLogger("train")
-OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+OmegaConf.register_new_resolver("sweep_name", run_folder.sweep_name, replace=True)
 
 
 def train(config: DictConfig) -> Path:
@@ -64,24 +55,24 @@ def train(config: DictConfig) -> Path:
     if plain["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, for what is not in half precision, samples above all
     output, export = Path(plain["output_dir"]), Path(plain["stage"]["export"])
-    with StopSignals() as signals, locked(output):
-        clean_up(output, export)
+    with StopSignals() as signals, run_folder.locked(output):
+        run_folder.clean_up(output, export)
         resume = find_checkpoint(plain["resume"], output / "checkpoints")
-        check_set_aside(plain, resume)
+        run_folder.check_set_aside(plain, resume)
         wanted = [name for name in plain["stage"]["tokenizers"] if config[name] is not None]  # there may be no thinker
         tokenizers = {name: instantiate(config[name]) for name in wanted}
         check_fit(plain, tokenizers.get("video_vae"), tokenizers.get("audio_codec"))  # where only loading could tell
         fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
         if resume is not None:
             check_resumed(resume, plain, fingerprints)
-            if finished_step(output, export) == step_of(resume) >= plain["stage"]["steps"]:
-                log.info(_finished(output, export, step_of(resume)))
+            if run_folder.finished_step(output, export) == step_of(resume) >= plain["stage"]["steps"]:
+                log.info(run_folder.finished_sentence(output, export, step_of(resume)))
                 return export
         module = build_module(config, plain, tokenizers, fingerprints, fresh=resume is None)
+        trainer = build_trainer(config, plain, signals)
         prepare_data(config)
         datamodule: L.LightningDataModule = instantiate(config.stage.datamodule, **tokenizers)
-        trainer = build_trainer(config, plain, signals)
-        set_aside(output, export, resume)
+        run_folder.set_aside(output, export, resume)
         log.info("%s: %s", plain["stage"]["name"], f"resuming from {resume}" if resume else "starting")
         fit(trainer, module, datamodule, resume)
         if signals.received is not None:
@@ -90,7 +81,7 @@ def train(config: DictConfig) -> Path:
             raise SystemExit(128 + signals.received)
         if trainer.is_global_zero:
             module.export(export, plain)
-            mark_finished(output, export, trainer.global_step)
+            run_folder.mark_finished(output, export, trainer.global_step)
             log.info("exported to %s", export)
     return export
 
@@ -115,12 +106,12 @@ def build_trainer(config: DictConfig, plain: dict[str, Any], signals: StopSignal
     """Lightning's trainer, with what every run has: checkpoints, progress, metrics in a file."""
     output = Path(plain["output_dir"])
     checkpoints = Checkpoints(output / "checkpoints", **plain["checkpoints"], config=plain, signals=signals)
-    callbacks = [instantiate(node) for node in config.callbacks.values()]
+    callbacks = [instantiate(node) for node in (config.callbacks or {}).values()]
     trainer: L.Trainer = instantiate(
         config.trainer,
         default_root_dir=str(output),
         enable_progress_bar=sys.stderr.isatty(),
-        logger=[MetricsFile(output), *(instantiate(node) for node in config.logger.values())],
+        logger=[MetricsFile(output), *(instantiate(node) for node in (config.logger or {}).values())],
         callbacks=[progress(plain["log_every"]), *callbacks, checkpoints, Throughput()],
     )
     return trainer
@@ -131,13 +122,6 @@ def fit(trainer: L.Trainer, module: TrainingModule, datamodule: L.LightningDataM
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     if resume is not None and step_of(resume) >= trainer.max_steps:
         module.on_train_end()  # Lightning leaves it out where there is nothing to train
-
-
-def _finished(output: Path, export: Path, step: int) -> str:
-    return (
-        f"the run in {output} is finished: it was trained for {step} steps and exported to {export}. To go on with it, "
-        "raise stage.steps; to train anew, set output_dir to a new folder, or resume=null to set this run aside"
-    )
 
 
 def prepare_data(config: DictConfig) -> None:
@@ -153,10 +137,11 @@ def main(config: DictConfig) -> Any:
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    restore_words()
     with plainly():
-        job = HydraConfig.get()
-        if job.mode == RunMode.MULTIRUN:
-            config.output_dir = os.path.relpath(job.runtime.output_dir)  # each job of a sweep has a folder of its own
+        if (folder := sweep_folder()) is not None:
+            check_one_rank(config.trainer)
+            config.output_dir = folder
         train(config)
 
 

@@ -236,7 +236,8 @@ def test_a_signal_never_ends_an_unfinished_run_with_code_0(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, number: signal.Signals
 ) -> None:
     """Twice, 20 ms apart; then the same command ends it as if nothing had been."""
-    real = getattr(train_script, moment)
+    place = train_script.run_folder if moment == "mark_finished" else train_script
+    real = getattr(place, moment)
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
         os.kill(os.getpid(), number)
@@ -245,7 +246,7 @@ def test_a_signal_never_ends_an_unfinished_run_with_code_0(
         return real(*args, **kwargs)
 
     plan = config(folder, tmp_path, "sft_dyadic", "callbacks={}", "trainer.limit_val_batches=0")
-    monkeypatch.setattr(train_script, moment, stopped)
+    monkeypatch.setattr(place, moment, stopped)
     with pytest.raises(SystemExit) as caught:
         train_script.train(plan)
     assert caught.value.code == 128 + number

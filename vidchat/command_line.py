@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.errors import FULL_ERROR, lend_errors
@@ -28,6 +30,7 @@ TRAIN_PATHS = frozenset(
 )
 PATHS_ANYWHERE = frozenset({"directory", "export", "name_or_path", "output", "root", "save_dir"})
 """Last parts of dotted keys, such as `data.root`, that are paths wherever they stand."""
+_typed: list[str] | None = None  # while sys.argv holds quoted words instead
 
 
 def override(key: str, value: object) -> str:
@@ -58,7 +61,8 @@ def run(main: Callable[[], Any], config: str, paths: frozenset[str], about: str 
     if {"--help", "-h"} & set(words):
         print(_help(config, about or ""))
         return
-    sys.argv[1:] = literally(words, paths)
+    global _typed
+    _typed, sys.argv[1:] = words, literally(words, paths)
     if os.environ.get(FULL_ERROR) == "1":
         main()
         return
@@ -67,11 +71,34 @@ def run(main: Callable[[], Any], config: str, paths: frozenset[str], about: str 
             main()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_sentence(error)}")
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        groups = ", ".join(sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir()))
+        sys.exit(f"error: a group ({groups}) must be given the name of one of its configs, not null; see --help")
+
+
+def restore_words() -> None:
+    """Gives `sys.argv` the words that were typed: Lightning starts the other ranks with them, which quote them again.
+
+    To be called when Hydra has read them.
+    """
+    global _typed
+    if _typed is not None:
+        sys.argv[1:], _typed = _typed, None
+
+
+def sweep_folder() -> str | None:
+    """The folder of its own that a job of a sweep (`-m`) has, from here; `None` in a single run."""
+    job = HydraConfig.get()
+    return os.path.relpath(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
 
 
 def _literal(word: str, paths: frozenset[str]) -> str:
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
+    if word.startswith('hydra.run.dir="') and word.endswith('"'):
+        return override(key, value[1:-1])  # Lightning's word to another rank: quotes around the bare path
     path = name in paths or ("." in name and name.rpartition(".")[2] in PATHS_ANYWHERE)
     if not equals or not (path or name in TEXTS) or name.startswith("hydra."):
         return word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from netrc import NetrcParseError, netrc
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,26 @@ def what_is_lacking_here(config: dict[str, Any]) -> list[str]:
         config: The run's resolved config; of it `trainer` and `logger` are read.
     """
     return [*_accelerator(config["trainer"]), *_wandb(config.get("logger") or {})]
+
+
+class RanksError(ValueError):
+    """More devices than a run of this kind can train on."""
+
+
+def check_one_rank(trainer: Mapping[str, Any]) -> None:
+    """Refuses a sweep's job on several devices: their processes would each begin the sweep anew.
+
+    Raises:
+        RanksError: `trainer` asks for more than one device, or, with `auto`, would take more.
+    """
+    devices, gpu = trainer["devices"], trainer["accelerator"] in ("auto", "gpu", "cuda")
+    every = torch.cuda.device_count() if gpu and torch.cuda.is_available() else 1
+    count = {"auto": every, "-1": every, -1: every}.get(devices, devices) if isinstance(devices, int | str) else devices
+    if str(count) != "1" and not (isinstance(count, Sequence) and len(count) == 1 and not isinstance(count, str)):
+        raise RanksError(
+            f"a sweep (-m) trains each job on one device, and trainer.devices={devices}; set trainer.devices=1, or "
+            "start each job as a command of its own"
+        )
 
 
 def _accelerator(trainer: dict[str, Any]) -> list[str]:

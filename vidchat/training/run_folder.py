@@ -78,6 +78,14 @@ def finished_step(output: Path, export: Path) -> int | None:
     return step if place.resolve() == export.resolve() and export.is_dir() else None
 
 
+def finished_sentence(output: Path, export: Path, step: int) -> str:
+    """What to say where there is nothing left to train."""
+    return (
+        f"the run in {output} is finished: it was trained for {step} steps and exported to {export}. To go on with it, "
+        "raise stage.steps; to train anew, set output_dir to a new folder, or resume=null to set this run aside"
+    )
+
+
 def mark_finished(output: Path, export: Path, step: int) -> None:
     """Notes that the run was exported after so many steps."""
     with whole_file(output / _FINISHED) as file:
