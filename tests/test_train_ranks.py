@@ -58,7 +58,7 @@ def test_both_ranks_read_the_paths_that_were_typed(place: Path) -> None:
 
 def test_a_sweep_on_several_ranks_is_refused(place: Path) -> None:
     done = subprocess.run(
-        command(place, "-m", "seed=1,2"), cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+        command(place, "seed=1,2", "-m"), cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
     assert "trainer.devices=2; set trainer.devices=1" in done.stderr

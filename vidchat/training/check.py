@@ -41,6 +41,8 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
+    if wrong := _shapes(plain):
+        raise ConfigError("; ".join(wrong))
     problems = [*_unspeakable(plain), *_paths(plain), *wrong_values(plain), *_tokenizers(plain), *_nameless(plain)]
     problems += what_is_lacking_here(plain)
     if problems:
@@ -50,6 +52,23 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     if told is not None:
         log.warning(told)
     return plain
+
+
+def _shapes(config: dict[str, Any]) -> list[str]:
+    """Sections that are no sections, and a size that is no height and width: what the other checks look into."""
+    sections = ["data", "model", "condition", "trainer", "checkpoints", "stage", "stage.module", "stage.datamodule"]
+    if "optimizer" in config["stage"]:
+        sections.append("stage.optimizer")
+    problems = []
+    for key in sections:
+        name, _, rest = key.partition(".")
+        value = config[name].get(rest) if rest and isinstance(config[name], dict) else config[name]
+        if not isinstance(value, dict):
+            problems.append(f"{key} must hold keys of its own, got {value}; leave it out, or set one of its keys")
+    size = config["data"]["size"] if isinstance(config["data"], dict) else [1, 1]
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        problems.append(f"data.size={size} must be a height and a width in pixels, as data.size=[96,96]")
+    return problems
 
 
 def _missing(node: Any, key: str = "") -> Iterator[str]:
