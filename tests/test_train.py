@@ -165,6 +165,7 @@ def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
         (["audio_codec._target_=vidchat.tokenizers.stacked.StackedVAE.load"], "holds a StftCodec, not a StackedVAE"),
         (["init_from={folder}/video_vae"], "a tokenizer's folder"),
         (["init_from={folder}/dialogues.jsonl"], "not a readable checkpoint"),
+        (["text_tokenizer._target_=no.such.Tokenizer"], "_target_ of the config names cannot be loaded"),
         (["+model.flow.widht=3"], "unexpected keyword argument 'widht'"),
         (["condition.text=answer", "+model.colour=red"], "unexpected keyword argument 'colour'"),
         (["stage.branch=multi_turn"], "no dialogue of the split 'train'"),

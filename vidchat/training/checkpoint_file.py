@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -177,8 +178,13 @@ def _damage_in(file: BinaryIO) -> str | None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _COMMENT_SIZE))
     stated = _COMMENT.fullmatch(file.read())
+    if stated is None and zipfile.is_zipfile(file):  # whole, as torch.save leaves it
+        return (
+            "it carries no hash: an earlier version of train.py wrote it, which can go on from it, and whose release "
+            "init_from takes"
+        )
     if stated is None:
-        return "it is cut off, or something else than this version of train.py wrote it: it carries no hash"
+        return "it is cut off, or something else than train.py wrote it: it carries no hash"
     digest = xxhash.xxh3_128()
     file.seek(0)
     left = size - _COMMENT_SIZE - 2

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 _DECIDES = (
     "stage", "model", "condition", "seed", "data", "init_from", "backbone_from",
     "trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm", "trainer.limit_train_batches", "trainer.overfit_batches",
 )  # fmt: skip
 _FREE = (
     "stage.steps", "stage.export", "stage.module.release_dtype", "data.num_workers", "data.prepare", "model.sampling",
