@@ -55,7 +55,7 @@ def test_every_damage_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="is not a readable checkpoint"):
             read_checkpoint(path)
     torch.save(checkpoint(1.0), path)
-    with pytest.raises(CheckpointError, match="carries no hash: an earlier version of train.py wrote it.*init_from"):
+    with pytest.raises(CheckpointError, match=r"carries no hash: an earlier version of train.py wrote it.*init_from"):
         read_checkpoint(path)
 
 

@@ -114,8 +114,10 @@ class StackedVAE(ChunkwiseVAE):
     def _moments(self, clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D) of the clips' blocks of D values."""
         values = self.to_latents.in_channels
-        total, products = (self.to_latents.weight.new_zeros(*shape) for shape in ((values,), (values, values)))
-        count = torch.zeros((), dtype=torch.float64, device=total.device)
+        # In double precision, or the last components, which vary little, would depend on the order of the sums.
+        count, total, products = (
+            self.to_latents.weight.new_zeros(shape, dtype=torch.float64) for shape in ((), (values,), (values, values))
+        )
         for pictures in clips:
             stack = F.pixel_unshuffle(self.split(pictures).flatten(0, 1).flatten(1, 2), self.spatial_stride)
             blocks = stack.permute(0, 2, 3, 1).flatten(0, 2).float()
