@@ -61,8 +61,6 @@ def plain_message(error: BaseException) -> str | None:
         error, built = error.__cause__, True
     if built and isinstance(error, TypeError) and " argument" in str(error):
         return f"a key of the config is wrong or lacking: {error}"
-    if built and isinstance(error, ImportError):
-        return f"what a _target_ of the config names cannot be loaded: {' '.join(str(error).split())}"
     if type(error).__module__.startswith("vidchat."):
         return str(error)
     if type(error).__name__ == "InstantiationException":  # Hydra's own refusal to build something

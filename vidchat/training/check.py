@@ -55,7 +55,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
 
 
 def _shapes(config: dict[str, Any]) -> list[str]:
-    """Sections that are no sections, and a size that is no height and width: what the other checks look into."""
+    """Sections that are no sections: what the other checks look into."""
     sections = ["data", "model", "condition", "trainer", "checkpoints", "stage", "stage.module", "stage.datamodule"]
     if "optimizer" in config["stage"]:
         sections.append("stage.optimizer")
@@ -65,9 +65,6 @@ def _shapes(config: dict[str, Any]) -> list[str]:
         value = config[name].get(rest) if rest and isinstance(config[name], dict) else config[name]
         if not isinstance(value, dict):
             problems.append(f"{key} must hold keys of its own, got {value}; leave it out, or set one of its keys")
-    size = config["data"]["size"] if isinstance(config["data"], dict) else [1, 1]
-    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        problems.append(f"data.size={size} must be a height and a width in pixels, as data.size=[96,96]")
     return problems
 
 
