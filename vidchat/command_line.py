@@ -67,6 +67,18 @@ def run(main: Callable[[], Any], config: str, paths: frozenset[str], about: str 
             main()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_sentence(error)}")
+    except ValueError as error:
+        if not str(_raised_in(error)).startswith("hydra._internal."):  # where Hydra reads `thinker=null` and its like
+            raise
+        sys.exit(f"error: {_sentence(error)}")
+
+
+def _raised_in(error: BaseException) -> object:
+    """The name of the module that raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace and trace.tb_frame.f_globals.get("__name__")
 
 
 def _literal(word: str, paths: frozenset[str]) -> str:
