@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidchat.data.folder import FolderError, read_dialogues, read_folder
+from vidchat.data.folder import FolderError, open_folder, read_dialogues, read_folder
 
 
 def turns(question: str = "a.mp4", answer: str = "b.mp4", **more: Any) -> list[dict[str, Any]]:
