@@ -41,7 +41,7 @@ from vidchat.generation.answer import (
     check_question,
     read_question,
 )
-from vidchat.generation.request import check_folder, check_output, check_seconds
+from vidchat.generation.request import check_folder, check_groups, check_output, check_seconds
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.precision import multiplies_bf16, to_bf16
 from vidchat.release import Release, load_release
@@ -176,9 +176,11 @@ def _move(release: Release, device: str, precision: str) -> None:
 
 def _settings(config: DictConfig, release: Release, chunks: int) -> GenerationSettings:
     """The release's own way of sampling, but for what the config gives."""
-    given: Any = OmegaConf.to_container(config.settings.sampling, resolve=True)
+    whole: Any = OmegaConf.to_container(config)
+    given = whole["settings"]
+    check_groups(given)
     return GenerationSettings(
-        chunks, config.settings.window, config.settings.seed, release.responder.sampling.changed(given)
+        chunks, given["window"], given["seed"], release.responder.sampling.changed(given["sampling"])
     )
 
 

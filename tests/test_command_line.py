@@ -113,6 +113,20 @@ def test_its_messages_fit_into_a_line(words: list[str], told: str) -> None:
     assert "\n" not in _sentence(caught.value)
 
 
+@pytest.mark.parametrize("word", ["thinker=null", "model=null", "=3"])
+def test_a_group_that_is_given_no_name_is_one_sentence(word: str, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "stage=pretrain_av", word])
+    with pytest.raises(SystemExit, match=r"^error: a group \(.*thinker.*\) must be given the name of one of its"):
+        run(train_script.main, "train", TRAIN_PATHS, "")
+
+
+def test_every_path_of_infer_can_be_given() -> None:
+    """None of them is the name of a config group, whose values Hydra looks for in a folder of its own."""
+    words = [f"{key}=/a b/{key}" for key in INFER_PATHS]
+    config = composed("infer", *words)
+    assert {OmegaConf.select(config, key) for key in INFER_PATHS} == {word.partition("=")[2] for word in words}
+
+
 @pytest.mark.parametrize(("script", "key"), [(train_script, "output_dir:"), (infer_script, "initiator: null #")])
 def test_help_says_what_a_script_does_and_every_key(script, key: str, monkeypatch, capsys) -> None:
     name = script.__name__

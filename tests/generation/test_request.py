@@ -18,7 +18,7 @@ from PIL import Image
 import infer as infer_script
 from vidchat.batch import MOST_TEXT
 from vidchat.command_line import INFER_PATHS, literally
-from vidchat.data.media.read import write_clip
+from vidchat.data.media.read import MediaError, write_clip
 from vidchat.devices import DeviceError, usable
 from vidchat.errors import plain_message
 from vidchat.generation.answer import QuestionError
@@ -56,6 +56,19 @@ def respond(words: list[str], *more: str) -> None:
         ("seconds=-1", "more than 0 s"),
         ("seconds=soon", "seconds=soon"),
         ("seconds=true", "seconds=True"),
+        (f"seconds={10**400}", "at most 3600"),
+        ("settings=3", "settings=3: it holds several values"),
+        ("settings.sampling=null", "settings.sampling=None: it holds several values"),
+        ("settings.sampling.codes=1.5", "settings.sampling.codes=1.5: it holds several values"),
+        (f"settings.sampling.sets={10**400}", "sets"),
+        ("settings.sampling.sets=1001", "sets"),
+        ("settings.sampling.flow_steps=1002", "flow_steps"),
+        (f"settings.sampling.temperature={10**400}", "temperature"),
+        ("settings.sampling.temperature=1e30", "temperature"),
+        ("settings.sampling.guidance=1e30", "guidance"),
+        (f"settings.sampling.codes.temperature={10**400}", "temperature"),
+        (f"scores={{dover: {10**400}}}", "scores.dover=1"),
+        ("scores={dover: 1e30}", "scores.dover=1e"),
         ("settings.sampling.sets=0", "sets"),
         ("settings.sampling.sets=-3", "sets"),
         ("settings.sampling.sets=1.5", "sets"),
@@ -120,12 +133,30 @@ def test_an_answer_never_takes_the_place_of_what_it_is_made_from(words: list[str
         ("x", "let the name end in .mp4"),
         ("a.mp4/x.mp4", "a.mp4 is a file"),
         ("pipe.mp4", "no ordinary file"),
+        ("x" * 240 + ".mp4", "no file can have that name"),
+        ("x\0.mp4", "no file can have that name"),
     ],
 )
 def test_places_that_cannot_be_written_are_refused(words: list[str], tmp_path: Path, name: str, told: str) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(QuestionError, match=told):
         respond(words, f"output={tmp_path / name}", "checkpoint=nowhere")
+
+
+def test_paths_that_lead_nowhere_are_refused_as_missing(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    for key in ("initiator", "reference", "voice"):
+        for name in ("loop.mp4", "x\0.mp4", "y" * 300, "gone"):
+            with pytest.raises(MediaError, match="does not exist"):
+                respond(words, f"{key}={tmp_path / name}")
+    respond(words, f"output={tmp_path / 'loop.mp4'}", "seconds=0.1")
+    assert (tmp_path / "loop.mp4").is_file(), "a link that leads nowhere is replaced"
+
+
+def test_names_that_mean_something_to_ffmpeg_are_names(words: list[str], tmp_path: Path) -> None:
+    for name in ("http:.mp4", "pipe:1.mp4", "o%03d.mp4", "-.mp4"):
+        respond(words, f"output={tmp_path / name}", "seconds=0.1")
+        assert (tmp_path / name).stat().st_size > 0
 
 
 def test_any_new_place_is_made(tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ def inside(root: Path, name: str, media: bool = True) -> Path:
     if not isinstance(name, str) or not name:
         raise ValueError(f"'clip' must be a path relative to the folder, not {name!r:.80}")
     _unicode(name, "clip")
+    if "\0" in name:
+        raise ValueError(f"the clip {name!r:.200} holds a null character, which no path can; correct it")
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         raise ValueError(f"the clip {name!r:.200} lies outside the folder; use a path inside it")
     path = root / name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,10 @@ from vidchat.dialogue import Clip
 from vidchat.generation.framing import frame_of, warn_of_cropping
 from vidchat.generation.listening import encode_heard, read_heard
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
+from vidchat.model.depth import is_number
 from vidchat.release import Release
+
+MOST_SCORE = 100  # standard deviations; far beyond any score in training
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,12 @@ def check_question(release: Release, question: Question) -> None:
     if unknown:
         raise QuestionError(f"this model knows the scores {names or 'none'}, not {', '.join(sorted(unknown))}")
     for name, value in question.scores.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise QuestionError(f"scores.{name}={value} is no finite number; give one, in standard deviations")
+        if not is_number(value, -MOST_SCORE, MOST_SCORE):
+            raise QuestionError(
+                f"scores.{name}={value}: give a number from -{MOST_SCORE} to {MOST_SCORE}, in standard deviations"
+            )
     for source in (question.reference, question.initiator, question.voice):
-        if source is not None and not _clip(source).path.is_file():
+        if source is not None and not os.path.isfile(_clip(source).path):
             raise MediaError(f"{_clip(source).path} does not exist; give the path of a media file")
 
 

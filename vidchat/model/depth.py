@@ -18,6 +18,8 @@ from vidchat.model.incremental import IncrementalTransformer
 from vidchat.model.transformer import Shape, Transformer
 from vidchat.registry import register
 
+MOST = 100  # of temperatures and guidance: far beyond what is of use, and products stay finite
+
 
 @register("code_sampling")
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class CodeSampling:
     """How codes are drawn.
 
     Attributes:
-        temperature: >= 0, divides the logits; 0 takes the most likely code.
+        temperature: In [0, `MOST`], divides the logits; 0 takes the most likely code.
         top_k: Keeps the k most likely codes; 0 keeps all.
         top_p: In (0, 1]: keeps the most likely codes that make up this probability; 1 keeps all.
 
@@ -41,7 +43,7 @@ class CodeSampling:
         check_ranges(
             "sampling.codes",
             self,
-            temperature=(is_number(self.temperature, 0), "a finite number >= 0"),
+            temperature=(is_number(self.temperature, 0, MOST), f"a number in [0, {MOST}]"),
             top_k=(is_count(self.top_k, 0), "a whole number >= 0"),
             top_p=(is_number(self.top_p, 0, 1) and self.top_p > 0, "a number in (0, 1]"),
         )
@@ -60,16 +62,14 @@ def check_ranges(section: str, settings: object, **ranges: tuple[bool, str]) -> 
             raise ValueError(f"{section}.{name} must be {wanted}, got {getattr(settings, name)!r}")
 
 
-def is_number(value: object, low: float, high: float = math.inf) -> bool:
-    """Whether a value is a finite number in [low, high]; True and False are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return low <= value <= high and value < math.inf
+def is_number(value: object, low: float, high: float) -> bool:
+    """Whether a value is a number in [low, high]; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-def is_count(value: object, low: int) -> bool:
-    """Whether a value is a whole number >= low."""
-    return isinstance(value, int) and is_number(value, low)
+def is_count(value: object, low: int, high: float = math.inf) -> bool:
+    """Whether a value is a whole number in [low, high]."""
+    return isinstance(value, int) and is_number(value, low, high)
 
 
 def sample_code(logits: Tensor, sampling: CodeSampling, exponential: Tensor) -> Tensor:

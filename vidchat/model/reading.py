@@ -9,8 +9,10 @@ from typing import Any, Self
 from torch import Tensor
 
 from vidchat.model.cache import KeyValueCache
-from vidchat.model.depth import CodeSampling, check_ranges, is_count, is_number
+from vidchat.model.depth import MOST, CodeSampling, check_ranges, is_count, is_number
 from vidchat.registry import register
+
+MOST_EVALUATIONS = 1000  # of sets and of steps: more take minutes a chunk and change nothing
 
 
 @register("chunk_sampling")
@@ -19,10 +21,10 @@ class ChunkSampling:
     """How a chunk is drawn. The defaults are those of releases that say nothing (`configs/model` has newer ones').
 
     Attributes:
-        sets: N >= 1, number of sets in which the visual tokens are filled in.
-        flow_steps: Evaluations of the flow head per set, an even number >= 2: a step takes two.
-        temperature: Scale >= 0 of the flow head's noise; a Gaussian's spread is scaled by it.
-        guidance: Scale of classifier-free guidance on the condition; 1 is none.
+        sets: N in [1, `MOST_EVALUATIONS`], number of sets in which the visual tokens are filled in.
+        flow_steps: Evaluations of the flow head per set, an even number in [2, `MOST_EVALUATIONS`]: a step takes two.
+        temperature: Scale in [0, `MOST`] of the flow head's noise; a Gaussian's spread is scaled by it.
+        guidance: Scale in [0, `MOST`] of classifier-free guidance on the condition; 1 is none.
         noise_level: Level in [0, 1) of the noise on the model's own history, which the model knows.
         codes: How codes are drawn.
 
@@ -38,14 +40,15 @@ class ChunkSampling:
     codes: CodeSampling = field(default_factory=CodeSampling)
 
     def __post_init__(self) -> None:
-        even = is_count(self.flow_steps, 2) and self.flow_steps % 2 == 0
+        number, most = f"a number in [0, {MOST}]", MOST_EVALUATIONS
+        even = is_count(self.flow_steps, 2, most) and self.flow_steps % 2 == 0
         check_ranges(
             "sampling",
             self,
-            sets=(is_count(self.sets, 1), "a whole number >= 1"),
-            flow_steps=(even, "an even number >= 2 (a midpoint step takes two evaluations)"),
-            temperature=(is_number(self.temperature, 0), "a finite number >= 0"),
-            guidance=(is_number(self.guidance, 0), "a finite number >= 0"),
+            sets=(is_count(self.sets, 1, most), f"a whole number in [1, {most}]"),
+            flow_steps=(even, f"an even number in [2, {most}] (a midpoint step takes two evaluations)"),
+            temperature=(is_number(self.temperature, 0, MOST), number),
+            guidance=(is_number(self.guidance, 0, MOST), number),
             noise_level=(is_number(self.noise_level, 0, 1) and self.noise_level < 1, "a number in [0, 1)"),
         )
 

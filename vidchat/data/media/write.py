@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ class ClipWriter:
 
     Raises:
         ValueError: `path` is a folder, a pipe or a device.
+        OSError: The file cannot be written; names it.
     """
 
     def __init__(self, path: Path, fps: int, sample_rate: int | None) -> None:
@@ -57,7 +59,8 @@ class ClipWriter:
         check_target(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         forget_dead(self.path)
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
+        with self._naming():  # `file:`, as a name with a colon is a protocol to FFmpeg
+            self._container = av.open(f"file:{self._partial}", "w", format="mp4", options={"movflags": "+faststart"})
         return self
 
     def write(self, pictures: Tensor, waveform: Tensor | None = None) -> None:
@@ -66,10 +69,19 @@ class ClipWriter:
             self._add_streams(*pictures.shape[-2:])
         if self._video is None:
             raise ValueError(f"{self.path}: the first piece to be written must have a picture")
-        for picture in pictures.to(torch.uint8).cpu().numpy():
-            self._write_picture(picture)
-        if waveform is not None and waveform.numel():
-            self._write_sound(waveform.detach().float().cpu().numpy())
+        with self._naming():
+            for picture in pictures.to(torch.uint8).cpu().numpy():
+                self._write_picture(picture)
+            if waveform is not None and waveform.numel():
+                self._write_sound(waveform.detach().float().cpu().numpy())
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Names the file in what FFmpeg raises of it, such as a full disk."""
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
 
     def _add_streams(self, height: int, width: int) -> None:
         video = self._container.add_stream("libx264", rate=self.fps, options=VIDEO_OPTIONS)
@@ -108,7 +120,8 @@ class ClipWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._close(failed=kind is not None)
+            with self._naming():
+                self._close(failed=kind is not None)
             if kind is None:
                 os.replace(self._partial, self.path)
         finally:
