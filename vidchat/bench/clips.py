@@ -135,6 +135,11 @@ def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
     )
 
 
+def read_span(clip: Clip, pictures: int, view: View) -> Media:
+    """A clip cut or filled by the rule to a number of pictures, for distances between sets; raises `MediaError`."""
+    return _to_length(_read(clip, view, pictures / view.fps)[0], pictures)
+
+
 def unscored(status: str, note: str, pictures: int, view: View) -> Found:
     """Nothing at all, black and silent, in the place of a clip that is not there or cannot be scored."""
     return Found(black(pictures, view), (status,), note, 0.0, 0.0)

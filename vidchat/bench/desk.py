@@ -141,6 +141,9 @@ class Desk:
             made: Features = {}
             if self._asks(measure) and not absent:
                 made, keys[index] = self._kept(index, source.key, partial(self._read, measure, found))
+                if measure.compares_sets and source.whole:
+                    key = f"{source.key}, {source.whole}"
+                    _, keys[index] = self._kept(index, key, lambda measure=measure: measure.read(found().whole))
             elif self._asks(measure) and measure.compares_sets:
                 made, keys[index] = self._kept(index, "absent", partial(measure.absent, self.true[index]))
             features.append(made)
@@ -156,8 +159,7 @@ class Desk:
         return not measure.lacks(self.pair, self.listens)
 
     def _read(self, measure: Measure, found: _Lazy) -> Features:
-        media = found().whole if measure.compares_sets else found().media
-        return measure.read(media, self.truth if measure.beside else None)
+        return measure.read(found().media, self.truth if measure.beside else None)
 
     def _kept(self, index: int, source: str, read: Callable[[], Features]) -> tuple[Features, str]:
         key = fingerprint(self.task.specs[index], source, self.truth_key)

@@ -18,8 +18,8 @@ from vidchat.data.media.read import Media
 Features = dict[str, NDArray]
 """Arrays by name, of one clip; small enough for a file."""
 PROXY = "proxy-"
-Better = Literal["higher", "lower", "zero", "truth"]
-"""Which way is better; `truth` is as near to the true answer's value as can be."""
+Better = Literal["higher", "lower"]
+"""Which way is better."""
 
 
 NO_TURNS = {
@@ -108,7 +108,7 @@ class Measure(ABC):
 
     @property
     def compares_sets(self) -> bool:
-        """Whether it has a distance between sets; it then reads `Found.whole`."""
+        """Whether it has a distance between sets; its rows are then read of `Found.whole`, too."""
         return any(column.kind == "frechet" for column in self.columns)
 
     def lacks(self, pair: Pair, listens: bool) -> str:
