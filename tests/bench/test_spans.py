@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests.bench.conftest import film
+from tests.bench.test_scoring import VIEW, number, run
 from vidchat.bench.clips import View, read_truth
 from vidchat.bench.spans import dealt, frames_of
 from vidchat.bench.systems import Folder
-from vidchat.data.media.read import write_clip
+from vidchat.data.media.read import read_clip, write_clip
 from vidchat.dialogue import Clip
 
 
@@ -66,6 +67,24 @@ def test_what_is_scored_beside_the_truth_is_as_long_as_it(pairs, tmp_path):
     system, view = Folder("a", tmp_path).dealt(asked, 25), View((48, 48))
     assert system.spans == {asked[0].id: 20, asked[1].id: 40}
     found = [system.read(pair, system.source(pair), read_truth(pair, view), view) for pair in asked]
-    assert [len(one.media.pictures) for one in found] == [40, 20]
+    assert [len(one.media.pictures) for one in found] == [20, 20]
     assert [len(one.whole.pictures) for one in found] == [20, 40]
     assert [one.coverage for one in found] == [0.5, 1.0], "an early end shows, pair by pair"
+
+
+def test_a_share_that_is_lacking_counts_as_the_worst_and_in_sets_as_black(pairs, tmp_path):
+    half, whole = Folder("half", tmp_path / "half"), Folder("whole", tmp_path / "whole")
+    for pair in pairs:
+        truth = read_clip(pair.truth, fps=25, size=VIEW.size, sample_rate=16000)
+        for folder, frames in ((half.folder, 20), (whole.folder, 40)):
+            folder.mkdir(exist_ok=True)
+            write_clip(folder / f"{pair.id}.mp4", truth.pictures[:frames], truth.waveform[: 640 * frames], 25, 16000)
+    result = run(pairs, [half, whole], tmp_path)
+    hues = {name: number(result, name, "proxy-hue").value for name in ("half", "whole")}
+    assert hues["whole"] < 3
+    assert hues["half"] == pytest.approx(0.5 * 255 + 0.5 * hues["whole"], abs=2), "as good as the whole, half of it"
+    assert number(result, "half", "proxy-FID").value > 100 * number(result, "whole", "proxy-FID").value
+    again = run(pairs, [half, whole], tmp_path)
+    assert [n.value for s in again.systems for n in s.numbers] == pytest.approx(
+        [n.value for s in result.systems for n in s.numbers], nan_ok=True
+    ), "from the cache"

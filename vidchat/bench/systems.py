@@ -108,8 +108,8 @@ class Folder:
 class Answers:
     """True answers: to each pair its own, or, as a floor, that of another pair, by another speaker if there is one.
 
-    Another pair's answer is cut beside the truth, or ends early, as any system's does. For distances between sets it is as
-    long as it is, so that both have the same set of clips; a folder of the same clips is dealt the same lengths.
+    Another pair's answer is cut beside the truth, or ends early, as any system's does. For distances between sets it is
+    as long as it is, so that both have the same set of clips; a folder of the same clips is dealt the same lengths.
     """
 
     name: str
