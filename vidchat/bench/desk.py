@@ -147,7 +147,7 @@ class Desk:
                 made, keys[index] = self._kept(index, source.key, partial(self._read, measure, found))
                 if measure.compares_sets and apart:
                     key = f"{source.key}, as a set {source.whole}"
-                    _, keys[index] = self._kept(index, key, lambda measure=measure: measure.read(found().whole))
+                    _, keys[index] = self._kept(index, key, partial(self._read_whole, measure, found))
             elif self._asks(measure) and measure.compares_sets:
                 made, keys[index] = self._kept(index, "absent", partial(measure.absent, self.true[index]))
             features.append(made)
@@ -164,6 +164,9 @@ class Desk:
 
     def _read(self, measure: Measure, found: _Lazy) -> Features:
         return measure.read(found().media, self.truth if measure.beside else None)
+
+    def _read_whole(self, measure: Measure, found: _Lazy) -> Features:
+        return measure.read(found().whole)
 
     def _kept(self, index: int, source: str, read: Callable[[], Features]) -> tuple[Features, str]:
         key = fingerprint(self.task.specs[index], source, self.truth_key)
