@@ -63,11 +63,6 @@ def test_few_pairs_tell_nothing_however_clear(pairs):
     assert found == ("a" if pairs >= ENOUGH_PAIRS else None)
 
 
-def test_nearer_to_zero_is_better_from_either_side():
-    assert best(system("a", RNG.normal(-0.1, 0.2, 30), "zero"), system("b", RNG.normal(1, 0.2, 30), "zero")) == "a"
-    assert best(system("a", RNG.normal(-1, 0.2, 30), "zero"), system("b", RNG.normal(1, 0.2, 30), "zero")) is None
-
-
 def test_built_in_systems_take_no_part():
     assert best(system(TRUTH, HARD + 9), system("a", HARD + 1), system("b", HARD)) == "a"
     assert best(system(TRUTH, HARD), system("a", HARD + 1)) is None, "of one system there is no best"

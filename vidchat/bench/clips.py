@@ -18,6 +18,8 @@ from vidchat.dialogue import Clip
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg")
 SILENCE = 1e-3  # root mean square, -60 dB of full scale
 STATUSES = ("good", "missing", "unreadable", "silent", "short", "not scored")
+SHORT = "short"
+"""Status of an answer that lacks more of the span than is tolerated."""
 ABSENT = frozenset({"missing", "unreadable"})
 """Statuses of a pair that has no answer at all."""
 RULE = f"{COUNTED} {BAD}"
@@ -49,12 +51,12 @@ class Found:
     """A clip as it is scored.
 
     Attributes:
-        media: What is scored beside the truth: filled or cut by the rule.
+        media: What is scored beside the truth: cut by the rule; shorter than the truth if the answer is.
         statuses: What was wrong, of `STATUSES`; `good` alone if nothing was.
         note: In a sentence, if something was.
         seconds: How long the clip was, at most as much as was decoded; 0 if there was none.
         coverage: The share of the span that counts which the clip has, 0 ... 1.
-        alone: What distances between sets take instead, where that is another.
+        alone: What distances between sets take instead, where that is another: filled up by the rule.
     """
 
     media: Media
@@ -105,7 +107,7 @@ def read_reference(pair: Pair, view: View) -> Media:
 
 
 def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
-    """A generated clip by the rule: exactly as many pictures and samples as the truth.
+    """A generated clip by the rule: as many pictures and samples as the truth, or as it has if it ends early.
 
     Args:
         clip: The clip, or `None` if the system has none.
@@ -119,20 +121,27 @@ def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
         media, note = _read(clip, view, span / view.fps)
     except MediaError as error:
         return unscored("unreadable", in_short(error, clip), span, view)
-    has, statuses, notes = len(media.pictures), [], [note] if note else []
+    has, statuses, notes = min(span, len(media.pictures)), [], [note] if note else []
     if is_silent(media.waveform) and not is_silent(truth.waveform):
         statuses.append("silent")
         notes = notes or ["it is silent"]
-    if has < span - TOLERANCE * view.fps:
-        statuses.append("short")
+    lacks = has < span - TOLERANCE * view.fps
+    if lacks:
+        statuses.append(SHORT)
         notes.append(f"{has / view.fps:.2f} s, where {span / view.fps:.2f} s count")
     return Found(
-        _to_length(media, span),
+        _to_length(media, has if lacks else span),
         tuple(statuses) or ("good",),
         "; ".join(dict.fromkeys(notes)),
         has / view.fps,
-        min(1.0, has / span),
+        has / span,
+        _to_length(media, span) if lacks else None,
     )
+
+
+def read_span(clip: Clip, pictures: int, view: View) -> Media:
+    """A clip cut or filled by the rule to a number of pictures, for distances between sets; raises `MediaError`."""
+    return _to_length(_read(clip, view, pictures / view.fps)[0], pictures)
 
 
 def unscored(status: str, note: str, pictures: int, view: View) -> Found:

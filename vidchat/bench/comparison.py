@@ -23,7 +23,7 @@ STATED = (
 def worth(value: float | NDArray[np.float64], better: Better) -> NDArray[np.float64]:
     """Values turned so that more is better."""
     values = np.asarray(value, dtype=np.float64)
-    return {"higher": values, "lower": -values, "zero": -np.abs(values), "truth": np.zeros_like(values)}[better]
+    return values if better == "higher" else -values
 
 
 def surely_better(

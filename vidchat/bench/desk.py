@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vidchat.bench.clips import ABSENT, RULE, Found, View, read_reference, read_truth, unscored
+from vidchat.bench.clips import ABSENT, RULE, SHORT, Found, View, read_reference, read_truth, unscored
 from vidchat.bench.listening import is_listening
 from vidchat.bench.measure import Features, Measure, bounded_values, titled
 from vidchat.bench.pairs import Pair
-from vidchat.bench.protocol import file_hash, protocol_string
+from vidchat.bench.protocol import file_hash, protocol_string, text_hash
 from vidchat.bench.responsiveness import log_path, read_log
 from vidchat.bench.results import PairScore
 from vidchat.bench.store import Store, fingerprint
@@ -69,7 +69,7 @@ class Desk:
 
     def __init__(self, task: Task, pair: Pair) -> None:
         self.task, self.pair, self.store = task, pair, Store(task.store)
-        self.truth_key = f"{clip_key(pair.truth)} {pair.answer_seconds!r} {task.view}"
+        self.truth_key = f"{clip_key(pair.truth)} {pair.answer_seconds!r} {task.view} {text_hash([RULE])}"
         self.true: list[Features] = []
         self.ceilings: list[dict[str, float]] = []
 
@@ -117,7 +117,8 @@ class Desk:
         found = _Lazy(read)
         statuses, note, seconds, coverage = self._facts(source, found)
         absent = bool(set(statuses) & ABSENT)
-        features, keys = self._features(source, found, absent)
+        features, keys = self._features(source, found, statuses)
+        share = coverage if SHORT in statuses else 1.0
         if system.name == TRUTH:
             self.true = features
             self.ceilings = self._compared(features)
@@ -125,7 +126,7 @@ class Desk:
         values = {COVERAGE.name: coverage}
         for measure, made, ceiling in zip(self.task.measures, compared, self.ceilings, strict=True):
             if self._asks(measure):
-                bounded = bounded_values(measure, made, ceiling)
+                bounded = bounded_values(measure, made, ceiling, share)
                 values |= {titled(name, measure.proxy): value for name, value in bounded.items()}
         if source.clip is not None and system.name not in BUILT_IN:
             logged, wrong = read_log(log_path(source.clip.path))
@@ -133,14 +134,20 @@ class Desk:
             note = "; ".join(part for part in (note, wrong) if part)
         return PairScore(values, statuses, note, seconds, place_of(source.clip)), keys
 
-    def _features(self, source: Source, found: _Lazy, absent: bool) -> tuple[list[Features], dict[int, str]]:
-        """Features by measure, and the keys of those that are kept."""
+    def _features(
+        self, source: Source, found: _Lazy, statuses: Sequence[str]
+    ) -> tuple[list[Features], dict[int, str]]:
+        """Features by measure, and the keys of those that are kept; of a distance between sets, its own."""
+        absent, apart = bool(set(statuses) & ABSENT), bool(source.whole) or SHORT in statuses
         features: list[Features] = []
         keys: dict[int, str] = {}
         for index, measure in enumerate(self.task.measures):
             made: Features = {}
             if self._asks(measure) and not absent:
                 made, keys[index] = self._kept(index, source.key, partial(self._read, measure, found))
+                if measure.compares_sets and apart:
+                    key = f"{source.key}, as a set {source.whole}"
+                    _, keys[index] = self._kept(index, key, partial(self._read_whole, measure, found))
             elif self._asks(measure) and measure.compares_sets:
                 made, keys[index] = self._kept(index, "absent", partial(measure.absent, self.true[index]))
             features.append(made)
@@ -156,8 +163,10 @@ class Desk:
         return not measure.lacks(self.pair, self.listens)
 
     def _read(self, measure: Measure, found: _Lazy) -> Features:
-        media = found().whole if measure.compares_sets else found().media
-        return measure.read(media, self.truth if measure.beside else None)
+        return measure.read(found().media, self.truth if measure.beside else None)
+
+    def _read_whole(self, measure: Measure, found: _Lazy) -> Features:
+        return measure.read(found().whole)
 
     def _kept(self, index: int, source: str, read: Callable[[], Features]) -> tuple[Features, str]:
         key = fingerprint(self.task.specs[index], source, self.truth_key)
@@ -169,7 +178,7 @@ class Desk:
 
     def _facts(self, source: Source, found: Callable[[], Found]) -> tuple[tuple[str, ...], str, float, float]:
         """What was wrong with a clip, which is kept beside its features."""
-        key = fingerprint("facts", RULE, source.key, self.truth_key, f"listens {self.listens}")
+        key = fingerprint("facts", source.key, self.truth_key, f"listens {self.listens}")
         if (kept := self.store.load(key)) is None:
             seen = found().listening() if self.listens else found()
             kept = {"statuses": np.array(seen.statuses), "note": np.array(seen.note)}

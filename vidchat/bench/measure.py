@@ -18,8 +18,8 @@ from vidchat.data.media.read import Media
 Features = dict[str, NDArray]
 """Arrays by name, of one clip; small enough for a file."""
 PROXY = "proxy-"
-Better = Literal["higher", "lower", "zero", "truth"]
-"""Which way is better; `truth` is as near to the true answer's value as can be."""
+Better = Literal["higher", "lower"]
+"""Which way is better."""
 
 
 NO_TURNS = {
@@ -62,7 +62,7 @@ class Column:
     digits: int = 3
     worst: float | None = None
 
-    def between(self, value: float, truth: float) -> float:
+    def between(self, value: float, truth: float, share: float = 1.0) -> float:
         """Bounds a pair's value by `worst` below and by the true answer's value above.
 
         An answer that passes the truth (a frozen face is more like the reference than one that turns, a louder mouth
@@ -71,6 +71,8 @@ class Column:
         Args:
             value: The answer's; `nan` if it cannot have one.
             truth: The true answer's; `nan` if this pair cannot have one.
+            share: Of the span that counts, which the answer has; the rest counts as `worst`, so that to end early is
+                no gain in any measure.
 
         Returns:
             The bounded value; `nan` if the truth's is.
@@ -78,7 +80,8 @@ class Column:
         if math.isnan(truth) or self.worst is None:
             return truth if math.isnan(truth) else value
         pick, against = (max, min) if self.better == "higher" else (min, max)
-        return self.worst if math.isnan(value) else against(pick(value, self.worst), pick(truth, self.worst))
+        kept = self.worst if math.isnan(value) else against(pick(value, self.worst), pick(truth, self.worst))
+        return share * kept + (1 - share) * self.worst if share < 1 else kept
 
 
 class Measure(ABC):
@@ -108,7 +111,7 @@ class Measure(ABC):
 
     @property
     def compares_sets(self) -> bool:
-        """Whether it has a distance between sets; it then reads `Found.whole`."""
+        """Whether it has a distance between sets; its rows are then read of `Found.whole`, too."""
         return any(column.kind == "frechet" for column in self.columns)
 
     def lacks(self, pair: Pair, listens: bool) -> str:
@@ -157,17 +160,20 @@ class Measure(ABC):
         return {}
 
 
-def bounded_values(measure: Measure, made: Mapping[str, float], truth: Mapping[str, float]) -> dict[str, float]:
+def bounded_values(
+    measure: Measure, made: Mapping[str, float], truth: Mapping[str, float], share: float = 1.0
+) -> dict[str, float]:
     """The values of a pair's `mean` columns, each no better than the truth's and no worse than a missing answer's.
 
     Args:
         measure: Whose columns.
         made: What `compare` gives for the answer; empty for a missing one.
         truth: What `compare` gives for the true answer.
+        share: Of the span that counts, which the answer has; less than 1 only if it is `short`.
     """
     means = [column for column in measure.columns if column.kind == "mean"]
     missing = math.nan
-    return {c.name: c.between(made.get(c.name, missing), truth.get(c.name, missing)) for c in means}
+    return {c.name: c.between(made.get(c.name, missing), truth.get(c.name, missing), share) for c in means}
 
 
 def titled(name: str, proxy: bool) -> str:

@@ -18,7 +18,7 @@ from vidchat.bench.comparison import STATED
 from vidchat.bench.plots import whiskers
 from vidchat.bench.results import Number, Result
 from vidchat.bench.rules import GIVEN
-from vidchat.bench.systems import BUILT_IN, TRUTH
+from vidchat.bench.systems import BUILT_IN
 from vidchat.bench.table import ARROWS, PROXIES, Table, counted, figure, make_table
 
 MEANING = {
@@ -203,7 +203,7 @@ def _data(results: Sequence[Result], table: Table, folder: Path, embed: int) -> 
         for c in {c.column.name: c for c in table.columns if c.column.kind == "mean"}.values()
     ]
     systems = dict.fromkeys(system for pair in pairs.values() for system in pair["systems"])
-    told = {"pairs": list(pairs.values()), "systems": list(systems), "columns": columns, "truth": TRUTH}
+    told = {"pairs": list(pairs.values()), "systems": list(systems), "columns": columns}
     return json.dumps(told, ensure_ascii=False).replace("<", "\\u003c")
 
 

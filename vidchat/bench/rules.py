@@ -9,8 +9,11 @@ GIVEN = (
 )
 COUNTED = (
     "What counts is an answer's span from its start to the true answer's end, or to answer_seconds if that is earlier. "
-    "What is longer is cut there. What it lacks of the span is scored as nothing: black and silent (where it lacks up "
-    f"to {TOLERANCE:g} s: its last frame, silent); the share that it has is its coverage."
+    "What is longer is cut there. What it has of the span is scored, and the share that it lacks counts as the "
+    "worst value of every measure, in distances between sets as black frames and silence (where it lacks up to "
+    f"{TOLERANCE:g} s, its last frame is held); the share that it has is its coverage. "
+    "A set has no order: distances between sets deal the true answers' lengths out among a system's answers so that "
+    "least is lacking, and each keeps its own where nothing is gained."
 )
 BAD = (
     "No pair is left out for a system's clip. The true answer is the ceiling: pair by pair, what is beyond its value "

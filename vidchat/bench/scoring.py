@@ -60,7 +60,8 @@ def score(
         raise ValueError(f"systems need names of their own, and not one of {', '.join(BUILT_IN)}; got {names}")
     folders = [system for system in systems if isinstance(system, Folder)]
     misnamed = [warning for folder in folders for warning in folder.warnings(pairs, protocol)]
-    task = Task([*built_in(pairs), *systems], build, view, store)
+    asked = [one.dealt(pairs, view.fps) if isinstance(one, Folder) else one for one in systems]
+    task = Task([*built_in(pairs), *asked], build, view, store)
     specs = task.specs  # made first, so that weights that do not fit are told before the long work
     scored = _score_pairs(task, pairs, workers)
     bad = [one[TRUTH][0].note for one in scored if one[TRUTH][0].statuses == NOT_SCORED]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from vidchat.bench.clips import Found, View, find, frozen, read_made, read_truth, strays
+from vidchat.bench.clips import ABSENT, Found, View, find, frozen, read_made, read_span, read_truth, strays
 from vidchat.bench.pairs import Pair, pair_hash
 from vidchat.bench.protocol import file_hash
 from vidchat.bench.responsiveness import log_path, made_by
 from vidchat.bench.sizes import sizes_of
+from vidchat.bench.spans import dealt, frames_of
 from vidchat.data.media.read import Media, read_picture
 from vidchat.dialogue import Clip
 
@@ -27,10 +28,12 @@ class Source:
     Attributes:
         clip: The clip, or `None` if there is none, or if it is made of the reference.
         key: Tells its content from any other.
+        whole: How much of it distances between sets take, as part of a key; empty if what is scored beside the truth.
     """
 
     clip: Clip | None
     key: str
+    whole: str = ""
 
 
 class System(Protocol):
@@ -46,17 +49,43 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of generated clips, each named by its pair's id."""
+    """A folder of generated clips, each named by its pair's id.
+
+    Attributes:
+        name: Stands in the table.
+        folder: Where the clips are.
+        spans: Frames that distances between sets take of the clips of some pairs, by id; of others, their own truth's.
+    """
 
     name: str
     folder: Path
+    spans: Mapping[str, int] = field(default_factory=dict)
+
+    def dealt(self, pairs: Sequence[Pair], fps: int) -> Folder:
+        """The same folder, with the true answers' lengths dealt out among its clips (`dealt`), as a set has no order.
+
+        Clips that cannot be opened keep their own truth's length, so that nothing is gained by leaving clips out.
+        """
+        clips = {pair.id: Clip(path, "") for pair in pairs if (path := find(self.folder, pair.id)) is not None}
+        longest = {pair.id: pair.answer_seconds for pair in pairs}
+        frames = {name: frames_of(clip, fps, longest[name]) for name, clip in clips.items()}
+        true = {pair.id: frames_of(pair.truth, fps, pair.answer_seconds) for pair in pairs}
+        known = [name for name, count in frames.items() if count and true[name]]
+        spans = dealt([frames[name] for name in known], [true[name] for name in known])
+        others = {name: span for name, span in zip(known, spans, strict=True) if span != true[name]}
+        return replace(self, spans=others)
 
     def source(self, pair: Pair) -> Source:
-        path = find(self.folder, pair.id)
-        return Source(None, "missing") if path is None else Source(Clip(path, pair.truth.speaker), file_hash(path))
+        path, span = find(self.folder, pair.id), self.spans.get(pair.id)
+        if path is None:
+            return Source(None, "missing")
+        return Source(Clip(path, pair.truth.speaker), file_hash(path), "" if span is None else f"{span} frames")
 
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
-        return read_made(source.clip, truth, view)
+        found, span = read_made(source.clip, truth, view), self.spans.get(pair.id)
+        if span is None or source.clip is None or set(found.statuses) & ABSENT:
+            return found
+        return replace(found, alone=read_span(source.clip, span, view))
 
     def warnings(self, pairs: Sequence[Pair], protocol: str) -> list[str]:
         """Of clips that belong to no pair, and of logs that say another pair or protocol: how mix-ups come to light."""
@@ -79,8 +108,8 @@ class Folder:
 class Answers:
     """True answers: to each pair its own, or, as a floor, that of another pair, by another speaker if there is one.
 
-    Another pair's answer is filled or cut beside the truth as any system's is. For distances between sets it is as
-    long as it is, so that both have the same set of clips.
+    Another pair's answer is cut beside the truth, or ends early, as any system's does. For distances between sets it is
+    as long as it is, so that both have the same set of clips; a folder of the same clips is dealt the same lengths.
     """
 
     name: str
@@ -88,7 +117,7 @@ class Answers:
 
     def source(self, pair: Pair) -> Source:
         clip = self.given[pair.id].truth
-        return Source(clip, clip_key(clip))
+        return Source(clip, clip_key(clip), "" if clip == pair.truth else "own length")
 
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
         if source.clip == pair.truth:

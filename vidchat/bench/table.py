@@ -11,8 +11,8 @@ from vidchat.bench.comparison import STATED, surely_better, worth
 from vidchat.bench.results import Number, Result, SystemResult
 from vidchat.bench.systems import BUILT_IN
 
-ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "truth": "≈truth"}
-LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\to 0$", "truth": r"$\approx$"}
+ARROWS = {"higher": "↑", "lower": "↓"}
+LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 PROXIES = (
     "A column proxy-X stands in for the canonical measure X, whose weights were not given: its values compare only "
     "with each other, never with published values of X."
@@ -62,7 +62,7 @@ class Table:
 
     def _best(self, column: Number) -> str | None:
         rivals = {name: cell for name in self.systems if (cell := self._rival(name, column)) is not None}
-        if len(rivals) < 2 or column.column.better == "truth":
+        if len(rivals) < 2:
             return None
         most = max(cell.count for cell in rivals.values())
         full = {name: cell for name, cell in rivals.items() if cell.count == most}

@@ -20,8 +20,7 @@ const shown = () => {
     (pair.id + " " + pair.question + " " + pair.answer).toLowerCase().includes(words));
   if (sortBy === null) return kept;
   if (sortBy.text) return ranked(kept, sortBy.text, backwards);
-  const { name, better } = sortBy, truth = pair => pair.systems[data.truth]?.values[name];
-  return ranked(kept, pair => costOf(better, scoreOf(pair).values[name], truth(pair)), backwards);
+  return ranked(kept, pair => costOf(sortBy.better, scoreOf(pair).values[sortBy.name]), backwards);
 };
 const texts = [{ name: "pair", text: pair => pair.id }, { name: "clip", text: pair => scoreOf(pair).statuses.join() }];
 

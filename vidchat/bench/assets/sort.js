@@ -1,12 +1,6 @@
 "use strict";
-// The best first: a column's values turned so that less is better. "truth" is as near to the true answer's as can be.
-const costOf = (better, value, truth) => {
-  if (value === undefined || value === null) return null;
-  if (better === "higher") return -value;
-  if (better === "zero") return Math.abs(value);
-  if (better === "truth") return truth === undefined || truth === null ? null : Math.abs(value - truth);
-  return value;
-};
+// The best first: a column's values turned so that less is better.
+const costOf = (better, value) => value === undefined || value === null ? null : better === "higher" ? -value : value;
 
 // Rows by their keys (numbers or texts), the smallest first or last; those without one are always last.
 const ranked = (rows, keyOf, backwards) => rows.map((row, place) => ({ row, place, key: keyOf(row) })).sort((a, b) => {

@@ -26,6 +26,7 @@ RENAMED = (
     (r"self_attn\.relative_attention_bias\.", "attention.rel_attn_embed."),
     *FAIRSEQ,
 )
+SHORTEST = 8000  # samples; in less, x-vectors have no frame to look at
 INSIDE = "feature_extract.model."  # where the checkpoint keeps WavLM
 
 
@@ -46,13 +47,13 @@ class SpeakerLikeness(Measure):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        if is_silent(media.waveform):
+        if is_silent(media.waveform) or len(media.waveform) < SHORTEST:
             return {"voice": np.zeros(0, np.float32)}
         return {"voice": self.embed(media.waveform.to(self.device)).float().cpu().numpy()}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
         if not (len(made["voice"]) and len(true["voice"])):
-            return {"SIM-o": float("nan")}  # what is silent has no voice that could be compared
+            return {"SIM-o": float("nan")}  # what is silent, or over at once, has no voice that could be compared
         return {"SIM-o": float(cosine(made["voice"], true["voice"]))}
 
 

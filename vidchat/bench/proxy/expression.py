@@ -19,7 +19,6 @@ from vidchat.data.media.read import Media
 PARTS = {"mouth": (0.10, 0.50, 0.90, 0.98), "eyes and brows": (0.08, 0.15, 0.92, 0.60)}  # as shares of the face
 SIZE, CELLS, DIRECTIONS = (32, 48), 2, 8
 STEP = 2
-SHORT = 0.8  # of the truth's length; what ends before has no feeling that could be compared
 
 
 class ExpressionLines(Measure):
@@ -57,7 +56,7 @@ class ExpressionLines(Measure):
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
         length = len(true["rows"])
-        if len(made["rows"]) < SHORT * length:
+        if len(made["rows"]) <= length // 2:
             return {"expression": float("nan")}  # it ends before a feeling has come
         later = slice(length // 2, length)
         difference = made["rows"][later].mean(0) - true["rows"][later].mean(0)
