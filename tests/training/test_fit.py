@@ -43,6 +43,7 @@ def plain(*words: str, stage: str = "sft_dyadic") -> dict[str, Any]:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU of 80 GB."""
     monkeypatch.setattr(fit, "device_memory", lambda trainer: ("a GPU", 80e9))
+    monkeypatch.setattr(machine, "_accelerator", lambda trainer: [])
 
 
 def meta_batch(model: Any, rows: int, columns: int) -> ChunkBatch:
