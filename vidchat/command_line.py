@@ -12,15 +12,18 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.errors import FULL_ERROR, lend_errors
+from vidchat.nested import leaves
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEXTS = frozenset({"text"})
@@ -70,7 +73,7 @@ def run(main: Callable[[], Any], config: str, paths: frozenset[str], about: str 
         with lend_errors():
             main()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {_sentence(error)}")
+        sys.exit(f"error: {_sentence(error, config)}")
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
@@ -128,7 +131,25 @@ def _help(config: str, about: str) -> str:
     return f"{about.strip()}\n\nIts keys, to be given as KEY=VALUE:\n\n{keys.strip()}{offered}\n\n{hint}"
 
 
-def _sentence(error: Exception) -> str:
+def _keys(config: str) -> list[str]:
+    """Dotted keys that the config or any choice of its groups holds."""
+    files = [CONFIGS / f"{config}.yaml", *(sorted(CONFIGS.glob("*/**/*.yaml")) if config != "infer" else [])]
+    found: dict[str, None] = {}
+    for file in files:
+        whole = file.parent == CONFIGS or "@package _global_" in file.read_text(encoding="utf-8")
+        tree = OmegaConf.to_container(OmegaConf.load(file))
+        found |= dict.fromkeys(key for key, _ in leaves(tree, "" if whole else file.relative_to(CONFIGS).parts[0]))
+    return [key for key in found if not key.startswith(("defaults", "hydra."))]
+
+
+def _no_key(key: str, config: str) -> str:
+    """That there is no such key, and the one that is meant: most are misspelt, or lack the section they stand in."""
+    known = _keys(config)
+    near = [name for name in known if name.endswith(f".{key}")] or get_close_matches(key, known, n=1, cutoff=0.75)
+    return f"there is no key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _sentence(error: Exception, config: str) -> str:
     """Hydra's message, which may have many lines, in one; with what there is to choose from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept: list[str] = []
@@ -138,4 +159,8 @@ def _sentence(error: Exception) -> str:
         kept.append(line)
     told, *choices = re.split(r"\s+Available options.*:\s+", " ".join(kept))
     told = told.rstrip(".")
-    return f"{told} (there are {', '.join(choices[0].split())})" if choices else f"{told}; --help names every key"
+    if unknown := re.match(r"Could not override '(.+?)'\. To append", told):
+        told = _no_key(unknown[1], config)
+    if choices:
+        return f"{told} (there are {', '.join(choices[0].split())})"
+    return told + (" " if told.endswith("?") else "; ") + "--help names every key"

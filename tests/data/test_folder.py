@@ -59,6 +59,7 @@ def test_a_json_list_reads_the_same(root: Path) -> None:
     ("bad", "why"),
     [
         ("{not json", "Expecting"),
+        ('{"id": "a", "turns": [{},', "the whole of it on one line"),
         ("[1, 2]", "'id'"),
         ({"id": "x", "turns": turns("missing.mp4")}, "missing.mp4"),
         ({"id": "x", "turns": turns("../secret.mp4")}, "outside"),

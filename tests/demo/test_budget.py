@@ -6,6 +6,7 @@ import pytest
 
 from vidchat.demo.budget import (
     DIALOGUES_PER_STEP,
+    FEWEST_ANSWERS,
     FEWEST_STEPS,
     SHARES,
     START_UP,
@@ -21,17 +22,13 @@ QUICK = Speed(step=0.5, dialogue=0.3, answer=1.0, threads=2, precision="bf16-mix
 SLOW = replace(QUICK, step=2.2, dialogue=1.0, precision="32-true")
 
 
-def seconds_of(plan, speed, answers):
-    """What a plan costs at a speed, by its own parts."""
-    training = sum(plan.steps) * speed.step + len(SHARES) * START_UP
-    return plan.dialogues * speed.dialogue + training + 3 * answers * speed.answer
-
-
 @pytest.mark.parametrize("speed", [QUICK, SLOW])
 @pytest.mark.parametrize("minutes", [8, 15, 60])
 def test_a_plan_fills_its_minutes_and_no_more(speed, minutes):
     plan = make_plan(speed, minutes, spent=60, answers=24, seed=0)
-    spent = 60 + seconds_of(plan, speed, 24)
+    training = sum(plan.steps) * speed.step + len(SHARES) * START_UP
+    assert plan.seconds == pytest.approx(plan.dialogues * speed.dialogue + training + 3 * 24 * speed.answer)
+    spent = 60 + plan.seconds
     assert 0.98 * 60 * minutes <= spent <= 60 * minutes + speed.step
 
 
@@ -49,20 +46,30 @@ def test_even_no_time_gives_a_plan_that_can_run():
 
 
 def test_it_is_announced_with_times_and_with_what_to_expect():
-    first, second, *more = announce(make_plan(QUICK, 15, 60, 24, 0), 24)
+    first, second, *more = announce(make_plan(QUICK, 15, 60, 24, 0), 840)
     assert "0.50 s" in first
     assert "15 minutes" in second
     assert not more
-    assert "--minutes" in announce(make_plan(SLOW, 15, 60, 24, 0), 24)[-1]
+    assert "MINUTES=60" in announce(make_plan(SLOW, 15, 60, 24, 0), 840)[-1]
+
+
+def test_a_machine_too_slow_for_the_least_answers_fewer_and_says_how_much_longer_it_takes():
+    plan = make_plan(replace(SLOW, answer=8.0), 6, spent=270, answers=24, seed=0)
+    assert plan.answers == FEWEST_ANSWERS
+    told = announce(plan, 90)
+    assert f"{FEWEST_ANSWERS} answers" in told[1]
+    assert f"takes {(plan.seconds - 90) / 60:.1f} min more than was given" in told[2]
 
 
 def test_the_last_stage_follows_the_clock():
     plan = make_plan(QUICK, 15, 60, 24, 0)
     left = plan.steps[2] * QUICK.step + START_UP + 3 * 24 * QUICK.answer
-    assert steps_that_fit(plan, left, QUICK, 24) == pytest.approx(plan.steps[2], abs=1)
-    assert steps_that_fit(plan, left, replace(QUICK, step=1.0), 24) == pytest.approx(plan.steps[2] / 2, abs=1)
-    assert steps_that_fit(plan, 100 * left, QUICK, 24) == int(1.5 * plan.steps[2])
-    assert steps_that_fit(plan, -5, QUICK, 24) == FEWEST_STEPS
+    assert steps_that_fit(plan, left, QUICK) == pytest.approx(plan.steps[2], abs=1)
+    assert steps_that_fit(plan, left, replace(QUICK, step=1.0)) == pytest.approx(plan.steps[2] / 2, abs=1)
+    assert steps_that_fit(plan, 100 * left, QUICK) == int(1.5 * plan.steps[2])
+    assert steps_that_fit(plan, -5, QUICK) == FEWEST_STEPS
+    least = make_plan(SLOW, 1, 60, 24, 0)
+    assert steps_that_fit(least, -5, SLOW) == least.steps[2]
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path):

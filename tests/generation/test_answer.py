@@ -282,3 +282,13 @@ def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path, words, told):
     assert done.stderr.strip().startswith("error: ")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_what_a_model_does_not_read_is_said(release, files, caplog, monkeypatch):
+    read_question(release, Question(files["reference"], files["initiator"], text="hello"))
+    assert not [record for record in caplog.records if "is not read" in record.message]
+    for name in ("text", "voice"):
+        monkeypatch.setattr(release.responder.conditions.switches, name, False)
+    read_question(release, Question(files["reference"], files["initiator"], text="hello", voice=files["initiator"]))
+    told = [record.getMessage() for record in caplog.records if "is not read" in record.message]
+    assert told == [f"{name}= is not read: this model was trained without it" for name in ("text", "voice")]

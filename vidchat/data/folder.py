@@ -121,7 +121,12 @@ def inside(root: Path, name: str, media: bool = True) -> Path:
 
 def parse_entry(entry: Any) -> Any:
     """An entry as JSON; raises `ValueError`."""
-    return _parsed(entry) if isinstance(entry, str) else entry
+    if not isinstance(entry, str):
+        return entry
+    try:
+        return _parsed(entry)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error}; a dialogue is written as JSON, the whole of it on one line") from None
 
 
 def _parsed(text: str) -> Any:

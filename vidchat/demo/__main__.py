@@ -6,7 +6,7 @@ given; then renders dyads, trains the three stages, answers with both models, an
 
 from __future__ import annotations
 
-import vidchat.threads  # noqa: F401  (before torch)
+from vidchat.threads import GIVEN  # (before torch)
 
 # isort: split
 import os
@@ -87,12 +87,11 @@ def make_or_read_plan(output: Path, people: People, minutes: float, seed: int, s
     release = load_release(SHIPPED)
     step, threads, precision = measure_training(release)
     speed = Speed(step, measure_dialogue(release), answer, threads, precision)
-    answers = len(people.answered)
-    plan = make_plan(speed, minutes, time.monotonic() - start, answers, seed)
-    for line in announce(plan, answers):
+    spent = time.monotonic() - start
+    plan = make_plan(speed, minutes, spent, len(people.answered), seed)
+    for line in announce(plan, 60 * minutes - spent):
         console.print(line)
-    left = timedelta(seconds=60 * minutes - (time.monotonic() - start))
-    console.print(f"Ready at about {datetime.now() + left:%H:%M}.")
+    console.print(f"Ready at about {datetime.now() + timedelta(seconds=plan.seconds):%H:%M}.")
     write_plan(path, plan)
     return plan
 
@@ -105,15 +104,15 @@ def train_stage(output: Path, index: int, plan: Plan, overrides: Sequence[str]) 
     command += ["stage.module.release_dtype=float16", f"trainer.precision={plan.speed.precision}"]
     command += [f"init_from={output / STAGES[index - 1] / 'release'}"] if index else []
     console.rule(f"training {stage}, {steps} steps")
-    threads = {"OMP_NUM_THREADS": str(plan.speed.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    threads = dict.fromkeys(GIVEN, str(plan.speed.threads))
     subprocess.run([*command, *overrides], cwd=ROOT, env=os.environ | threads, check=True)
     return folder
 
 
-def look_again(plan: Plan, seconds_left: float, answers: int) -> Plan:
+def look_again(plan: Plan, seconds_left: float) -> Plan:
     """The plan with as many steps of the last stage as the clock now leaves; others may have come to this machine."""
     step = measure_step(load_release(SHIPPED), plan.speed.threads, plan.speed.precision)
-    steps = steps_that_fit(plan, seconds_left, replace(plan.speed, step=step), answers)
+    steps = steps_that_fit(plan, seconds_left, replace(plan.speed, step=step))
     console.print(f"A step takes {step:.2f} s now: {steps} steps of the last stage ({plan.steps[2]} were planned).")
     return replace(plan, steps=(*plan.steps[:2], steps))
 
@@ -125,7 +124,7 @@ def demo(
     steps: Annotated[
         tuple[int, int, int] | None, typer.Option(help="Training steps of the three stages, instead of what fits.")
     ] = None,
-    answers: Annotated[int, typer.Option(help="Test dialogues that are answered.")] = 24,
+    answers: Annotated[int, typer.Option(help="Test dialogues to answer, if the time allows.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of the rendered people.")] = 0,
     override: Annotated[list[str] | None, typer.Option(help="More settings for train.py.")] = None,
 ) -> None:
@@ -139,10 +138,10 @@ def demo(
     render(output / "data", plan.dialogues, plan.seed)
     folders = [train_stage(output, index, plan, override or []) for index in (0, 1)]
     if steps is None and not folders[-1].with_name(STAGES[2]).exists():
-        plan = look_again(plan, 60 * plan.minutes - (time.monotonic() - start), answers)
+        plan = look_again(plan, 60 * plan.minutes - (time.monotonic() - start))
         write_plan(output / "plan.json", plan)
     folders.append(train_stage(output, 2, plan, override or []))
-    score_and_show(output, people, folders)
+    score_and_show(output, People(people.answered[: plan.answers], people.others), folders)
     console.print(f"{(time.monotonic() - start) / 60:.1f} minutes.")
 
 

@@ -72,7 +72,7 @@ class Answers:
         right = [true_case(dialogue) for dialogue in self.test]
         return {
             name: score(media, truths, self.references, speakers, right, spoken, reader)
-            for name, media in systems.items()
+            for name, media in track(systems.items(), "measuring", total=len(systems))
         }
 
     def look(self, name: str, release: Release) -> float:

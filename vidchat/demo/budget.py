@@ -12,6 +12,8 @@ DIALOGUES_PER_STEP = 0.8
 MOST_DIALOGUES, FEWEST_DIALOGUES, FEWEST_STEPS = 3000, 64, 30
 START_UP = 20.0
 """Seconds that a stage takes beside its steps: imports, the first batch, the export."""
+ANSWERING, FEWEST_ANSWERS = 0.25, 6
+"""The share of all minutes that answering may take, as long as that leaves a few answers."""
 ENOUGH_STEPS = 800
 """Fewer are seen to teach faces, but hardly which answer is right."""
 
@@ -44,6 +46,27 @@ class Plan:
     speed: Speed
     seed: int
     minutes: float
+    answers: int = 24
+
+    @property
+    def rendering(self) -> float:
+        """Seconds."""
+        return self.dialogues * self.speed.dialogue
+
+    @property
+    def training(self) -> float:
+        """Seconds."""
+        return sum(self.steps) * self.speed.step + len(SHARES) * START_UP
+
+    @property
+    def answering(self) -> float:
+        """Seconds in which two models answer, beside their round trip."""
+        return 3 * self.answers * self.speed.answer
+
+    @property
+    def seconds(self) -> float:
+        """From the plan to the page: more than was given if even the least does not fit."""
+        return self.rendering + self.training + self.answering
 
 
 def make_plan(speed: Speed, minutes: float, spent: float, answers: int, seed: int) -> Plan:
@@ -53,33 +76,35 @@ def make_plan(speed: Speed, minutes: float, spent: float, answers: int, seed: in
         speed: Measured.
         minutes: The whole budget, from the command's start to the page.
         spent: Seconds of it that are gone already.
-        answers: Test dialogues to be answered at the end by two models, beside their round trip.
+        answers: Test dialogues to be answered at the end; fewer are if that took a large share of the time.
         seed: Of the data set.
     """
+    answers = min(answers, max(FEWEST_ANSWERS, int(ANSWERING * 60 * minutes / (3 * speed.answer))))
     left = 60 * minutes - spent - len(SHARES) * START_UP - 3 * answers * speed.answer
     steps = left / (speed.step + DIALOGUES_PER_STEP * speed.dialogue)
     dialogues = min(MOST_DIALOGUES, max(FEWEST_DIALOGUES, int(DIALOGUES_PER_STEP * steps)))
     steps = max(FEWEST_STEPS, int((left - dialogues * speed.dialogue) / speed.step))
     first, second = (max(5, round(share * steps)) for share in SHARES[:2])
     last = max(5, int(steps) - first - second)
-    return Plan(dialogues, (first, second, last), speed, seed, minutes)
+    return Plan(dialogues, (first, second, last), speed, seed, minutes, answers)
 
 
-def announce(plan: Plan, answers: int) -> list[str]:
-    """What will be done, how long each part takes, and what to expect of it."""
+def announce(plan: Plan, left: float) -> list[str]:
+    """What will be done, how long each part takes, and what to expect of it, if `left` seconds are left."""
     steps, speed = sum(plan.steps), plan.speed
-    rendering, training = plan.dialogues * speed.dialogue, steps * speed.step + len(SHARES) * START_UP
     lines = [
         f"A training step takes {speed.step:.2f} s here ({speed.precision}, {speed.threads} threads), "
         f"a dialogue {speed.dialogue:.2f} s to render and encode.",
-        f"Plan for {plan.minutes:g} minutes: {plan.dialogues} dialogues ({_minutes(rendering)}), "
-        f"{' + '.join(map(str, plan.steps))} training steps ({_minutes(training)}), "
-        f"answers ({_minutes(3 * answers * speed.answer)}).",
+        f"Plan for {plan.minutes:g} minutes: {plan.dialogues} dialogues ({_minutes(plan.rendering)}), "
+        f"{' + '.join(map(str, plan.steps))} training steps ({_minutes(plan.training)}), "
+        f"{plan.answers} answers of each model ({_minutes(plan.answering)}).",
     ]
+    if plan.seconds > left + speed.step:
+        lines.append(f"That is the least, and takes {_minutes(plan.seconds - left)} more than was given.")
     if steps < ENOUGH_STEPS:
         lines.append(
-            f"{steps} steps teach a model faces, but hardly which answer is right: --minutes gives it longer, and the "
-            "shipped model shows what an hour does."
+            f"{steps} steps teach a model faces, but hardly which answer is right: `make demo MINUTES=60` gives it "
+            "longer, and the shipped model shows what an hour does."
         )
     return lines
 
@@ -88,17 +113,16 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
 
 
-def steps_that_fit(plan: Plan, seconds: float, speed: Speed, answers: int) -> int:
+def steps_that_fit(plan: Plan, seconds: float, speed: Speed) -> int:
     """Steps of the last stage after a second look at the clock, at most half as many again as planned.
 
     Args:
         plan: Made at the start.
         seconds: What is left of its minutes.
         speed: As measured now.
-        answers: See `make_plan`.
     """
-    left = seconds - START_UP - 3 * answers * speed.answer
-    return max(FEWEST_STEPS, min(int(1.5 * plan.steps[2]), int(left / speed.step)))
+    left = seconds - START_UP - 3 * plan.answers * speed.answer
+    return max(min(FEWEST_STEPS, plan.steps[2]), min(int(1.5 * plan.steps[2]), int(left / speed.step)))
 
 
 def read_plan(path: Path) -> Plan | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,11 @@ from vidchat.dialogue import Clip
 from vidchat.generation.framing import frame_of, warn_of_cropping
 from vidchat.generation.listening import encode_heard, read_heard
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
+from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.depth import is_number
 from vidchat.release import Release
 
+log = logging.getLogger(__name__)
 MOST_SCORE = 100  # standard deviations; far beyond any score in training
 
 
@@ -139,6 +142,7 @@ def read_question(release: Release, question: Question, device: torch.device | s
     """
     check_question(release, question)
     switches = release.responder.conditions.switches
+    _warn_of_unread(question, switches)
     frame = frame_of(release, question.reference)
     warn_of_cropping("reference", question.reference, frame)
     picture = read_picture(question.reference, frame)
@@ -197,6 +201,13 @@ def answer(
             pictures = to_bytes(chunk.pictures[0].transpose(0, 1))
             writer.write(pictures, None if chunk.waveform is None else chunk.waveform[0])
             yield chunk
+
+
+def _warn_of_unread(question: Question, switches: ConditionSwitches) -> None:
+    given = {"text": (question.text, switches.text), "voice": (question.voice, switches.voice)}
+    for name, (value, read) in given.items():
+        if value is not None and not read:
+            log.warning("%s= is not read: this model was trained without it", name)
 
 
 def _text_ids(release: Release, question: Question) -> list[int]:
