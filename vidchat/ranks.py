@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,26 +38,3 @@ def copy_from_first_rank(values: Iterable[Tensor]) -> None:
     if dist.is_initialized():
         for value in values:
             dist.broadcast(value.detach(), 0)
-
-
-def norm_over_ranks(value: Tensor) -> Tensor:
-    """The Euclidean norm of all ranks' values together, a scalar; every rank must call it.
-
-    Its gradient is as many times too large as there are ranks, since DDP takes the mean of the ranks' gradients, and
-    this one is to be their sum.
-    """
-    norm: Tensor = _NormOverRanks.apply(value) if dist.is_initialized() else value.norm()
-    return norm
-
-
-class _NormOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        norm = sum_over_ranks(value.square().sum()).sqrt()
-        ctx.save_for_backward(value, norm)
-        return norm
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        value, norm = ctx.saved_tensors
-        return rank_count() * gradient * value / norm.clamp(min=torch.finfo(norm.dtype).tiny)

@@ -215,6 +215,19 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     torch.testing.assert_close(losses["loss"], expected)
 
 
+def test_a_batch_is_as_far_as_its_clips_and_silence_does_not_outweigh_them() -> None:
+    """So a step's loss does not depend on how its clips are split, nor on whether one of them is silent."""
+    distance = SpectralDistance(RATE)
+    output = tones(3, RATE)
+    target = torch.stack([0.5 * tones(1, RATE, seed=1)[0], torch.zeros(RATE), tones(1, RATE)[0]])
+    whole, mel = distance(output, target)
+    parts = [distance(output[i : i + 1], target[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(whole, torch.stack([stft for stft, _ in parts]).mean())
+    torch.testing.assert_close(mel, torch.stack([mel for _, mel in parts]).mean())
+    near_silence = 1e-3 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    assert float(distance(near_silence, torch.zeros(1, RATE))[0]) < 10
+
+
 def test_spectral_distances_are_their_definitions() -> None:
     """Spectral convergence + L1 of log magnitudes, and L1 of log mel spectra, at one window size, in numpy."""
     output, target = tones(1, RATE), 0.5 * tones(1, RATE, seed=1)
