@@ -27,7 +27,6 @@ from vidchat.release import Release
 
 log = logging.getLogger(__name__)
 MOST_SCORE = 100  # standard deviations; far beyond any score in training
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
