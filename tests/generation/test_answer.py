@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -287,8 +288,8 @@ def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path, words, told):
 def test_what_a_model_does_not_read_is_said(release, files, caplog, monkeypatch):
     read_question(release, Question(files["reference"], files["initiator"], text="hello"))
     assert not [record for record in caplog.records if "is not read" in record.message]
-    for name in ("text", "voice"):
-        monkeypatch.setattr(release.responder.conditions.switches, name, False)
+    conditions = release.responder.conditions
+    monkeypatch.setattr(conditions, "switches", replace(conditions.switches, text=False, voice=False))
     read_question(release, Question(files["reference"], files["initiator"], text="hello", voice=files["initiator"]))
     told = [record.getMessage() for record in caplog.records if "is not read" in record.message]
     assert told == [f"{name}= is not read: this model was trained without it" for name in ("text", "voice")]

@@ -52,7 +52,8 @@ def draw_losses(runs: Sequence[Path], picture: Path) -> None:
     """Draw the losses of the stages' `metrics.csv` files, one panel a stage, into a PNG."""
     figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 2.8), squeeze=False)
     for axis, run in zip(axes[0], runs, strict=True):
-        curves = read_metrics(run / "metrics.csv")
+        log = run / "metrics.csv"  # which a stage of very few steps ends without
+        curves = read_metrics(log) if log.is_file() else {}
         for name in ("video", "audio"):
             for split, style in (("train", "-"), ("val", "o")):
                 if points := curves.get(f"{split}/{name}"):
@@ -60,7 +61,8 @@ def draw_losses(runs: Sequence[Path], picture: Path) -> None:
                     axis.plot(*zip(*points, strict=True), style, markersize=4, linewidth=1.2, label=label)
         axis.set(title=run.name, xlabel="step")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        if curves:
+            axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(picture, dpi=110)
     plt.close(figure)
