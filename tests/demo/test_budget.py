@@ -18,7 +18,7 @@ from vidchat.demo.budget import (
     write_plan,
 )
 
-QUICK = Speed(step=0.5, dialogue=0.3, answer=1.0, threads=2, precision="bf16-mixed")
+QUICK = Speed(step=0.5, dialogue=0.3, answer=1.0, comparison=0.02, threads=2, precision="bf16-mixed")
 SLOW = replace(QUICK, step=2.2, dialogue=1.0, precision="32-true")
 
 
@@ -27,7 +27,7 @@ SLOW = replace(QUICK, step=2.2, dialogue=1.0, precision="32-true")
 def test_a_plan_fills_its_minutes_and_no_more(speed, minutes):
     plan = make_plan(speed, minutes, spent=60, answers=24, seed=0)
     training = sum(plan.steps) * speed.step + len(SHARES) * START_UP
-    assert plan.seconds == pytest.approx(plan.dialogues * speed.dialogue + training + 3 * 24 * speed.answer)
+    assert plan.seconds == pytest.approx(plan.dialogues * speed.dialogue + training + speed.answering(24))
     spent = 60 + plan.seconds
     assert 0.98 * 60 * minutes <= spent <= 60 * minutes + speed.step
 
@@ -63,7 +63,7 @@ def test_a_machine_too_slow_for_the_least_answers_fewer_and_says_how_much_longer
 
 def test_the_last_stage_follows_the_clock():
     plan = make_plan(QUICK, 15, 60, 24, 0)
-    left = plan.steps[2] * QUICK.step + START_UP + 3 * 24 * QUICK.answer
+    left = plan.steps[2] * QUICK.step + START_UP + QUICK.answering(24)
     assert steps_that_fit(plan, left, QUICK) == pytest.approx(plan.steps[2], abs=1)
     assert steps_that_fit(plan, left, replace(QUICK, step=1.0)) == pytest.approx(plan.steps[2] / 2, abs=1)
     assert steps_that_fit(plan, 100 * left, QUICK) == int(1.5 * plan.steps[2])

@@ -28,7 +28,7 @@ from vidchat.demo.answers import Answers, true_case
 from vidchat.demo.budget import Plan, Speed, announce, make_plan, read_plan, steps_that_fit, write_plan
 from vidchat.demo.measure import Scores, percent
 from vidchat.demo.page import Shown, draw_losses, draw_sheet, write_page
-from vidchat.demo.speed import measure_dialogue, measure_step, measure_training
+from vidchat.demo.speed import measure_comparison, measure_dialogue, measure_step, measure_training
 from vidchat.dialogue import Dialogue
 from vidchat.release import load_release
 
@@ -86,7 +86,8 @@ def make_or_read_plan(output: Path, people: People, minutes: float, seed: int, s
     console.rule("measuring this machine")
     release = load_release(SHIPPED)
     step, threads, precision = measure_training(release)
-    speed = Speed(step, measure_dialogue(release), answer, threads, precision)
+    comparison = measure_comparison(people.answered[0], release.clock.sample_rate)
+    speed = Speed(step, measure_dialogue(release), answer, comparison, threads, precision)
     spent = time.monotonic() - start
     plan = make_plan(speed, minutes, spent, len(people.answered), seed)
     for line in announce(plan, 60 * minutes - spent):

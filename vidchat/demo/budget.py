@@ -26,6 +26,7 @@ class Speed:
         step: Seconds of a training step of the last stage, the dearest.
         dialogue: Seconds to render and encode a dialogue.
         answer: Seconds to answer one.
+        comparison: Seconds to compare an answer with all that one voice could have said.
         threads: Threads of a training process.
         precision: Its Lightning precision.
     """
@@ -33,8 +34,13 @@ class Speed:
     step: float
     dialogue: float
     answer: float
+    comparison: float
     threads: int
     precision: str
+
+    def answering(self, answers: int) -> float:
+        """Seconds in which two models answer, beside the truth and its round trip, and all are compared with all."""
+        return 3 * answers * self.answer + 4 * answers**2 * self.comparison
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ class Plan:
 
     @property
     def answering(self) -> float:
-        """Seconds in which two models answer, beside their round trip."""
-        return 3 * self.answers * self.speed.answer
+        """Seconds."""
+        return self.speed.answering(self.answers)
 
     @property
     def seconds(self) -> float:
@@ -79,8 +85,9 @@ def make_plan(speed: Speed, minutes: float, spent: float, answers: int, seed: in
         answers: Test dialogues to be answered at the end; fewer are if that took a large share of the time.
         seed: Of the data set.
     """
-    answers = min(answers, max(FEWEST_ANSWERS, int(ANSWERING * 60 * minutes / (3 * speed.answer))))
-    left = 60 * minutes - spent - len(SHARES) * START_UP - 3 * answers * speed.answer
+    while answers > FEWEST_ANSWERS and speed.answering(answers) > ANSWERING * 60 * minutes:
+        answers -= 1
+    left = 60 * minutes - spent - len(SHARES) * START_UP - speed.answering(answers)
     steps = left / (speed.step + DIALOGUES_PER_STEP * speed.dialogue)
     dialogues = min(MOST_DIALOGUES, max(FEWEST_DIALOGUES, int(DIALOGUES_PER_STEP * steps)))
     steps = max(FEWEST_STEPS, int((left - dialogues * speed.dialogue) / speed.step))
@@ -121,7 +128,7 @@ def steps_that_fit(plan: Plan, seconds: float, speed: Speed) -> int:
         seconds: What is left of its minutes.
         speed: As measured now.
     """
-    left = seconds - START_UP - 3 * plan.answers * speed.answer
+    left = seconds - START_UP - speed.answering(plan.answers)
     return max(min(FEWEST_STEPS, plan.steps[2]), min(int(1.5 * plan.steps[2]), int(left / speed.step)))
 
 

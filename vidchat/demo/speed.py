@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from vidchat.batch import ChunkBatch
+from vidchat.bench.speech import cepstra, nearest_sentence
 from vidchat.data.media.pixels import from_bytes
 from vidchat.data.media.read import read_clip
 from vidchat.data.synthetic.cast import plan_dialogues
-from vidchat.data.synthetic.render import RenderSettings, render_dialogue
-from vidchat.dialogue import Clip
+from vidchat.data.synthetic.render import RenderSettings, candidate_waveforms, render_dialogue
+from vidchat.dialogue import Clip, Dialogue
 from vidchat.model.responder import Responder
 from vidchat.release import Release
 
@@ -63,6 +64,14 @@ def measure_dialogue(release: Release, seed: int = 0) -> float:
         clip = Clip(next(Path(folder, "clips").iterdir()), "")
         encoding = min(_times(lambda: _encode(clip, release), 2))
     return rendering / (os.cpu_count() or 1) + 2 * encoding
+
+
+def measure_comparison(dialogue: Dialogue, sample_rate: int) -> float:
+    """Seconds to find out which of the sentences of one voice an answer is nearest to."""
+    spoken = candidate_waveforms(dict(dialogue.answer.truth), 3 * sample_rate, sample_rate)
+    sentences = {text: [cepstra(waveform, sample_rate)] for text, waveform in spoken.items()}
+    answer = next(iter(spoken.values()))
+    return median(_times(lambda: nearest_sentence(answer, sentences, sample_rate), 3))
 
 
 def _encode(clip: Clip, release: Release) -> None:
