@@ -41,7 +41,7 @@ from vidchat.generation.answer import (
     check_question,
     read_question,
 )
-from vidchat.generation.request import check_folder, check_groups, check_output, check_seconds
+from vidchat.generation.request import check_answers, check_folder, check_groups, check_output, check_seconds
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.precision import multiplies_bf16, to_bf16
 from vidchat.release import Release, load_release
@@ -103,6 +103,8 @@ def respond_to_pairs(config: DictConfig) -> list[Timing]:
     device, precision = _device(config)
     check_folder(Path(config.output))
     pairs, output, timings, failed = read_pairs(Path(config.pairs)), Path(config.output), [], []
+    inputs = (path for pair in pairs for path in (pair.reference, pair.initiator.path, pair.truth.path))
+    check_answers((output / f"{pair.id}.mp4" for pair in pairs), inputs)
     release = load_release(config.checkpoint, config.thinker_from, config.trust)
     with_words = release.responder.conditions.switches.text
     _settings(config, release, 1)  # refused now, if they are wrong: no pair could be answered
@@ -135,7 +137,7 @@ def _respond_to_pair(config: DictConfig, release: Release, pair: Pair, clip: Pat
     """Answers one pair into `clip`; raises a `ValueError` that names what is wrong with its files."""
     with_words = release.responder.conditions.switches.text
     question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
-    check_output(clip, [pair.reference, pair.initiator.path, pair.truth.path])
+    check_output(clip, [])
     check_question(release, question)
     batch = read_question(release, question, device)
     settings, timing = _settings(config, release, _chunks(release, pair.answer_seconds, 0)), Timing()

@@ -163,20 +163,29 @@ def test_any_new_place_is_made(tmp_path: Path) -> None:
     check_output(tmp_path / "new" / "folder" / "X.MP4", [tmp_path / "a.mp4"])
 
 
-def test_a_pair_is_never_answered_into_its_own_files(words: list[str], tmp_path: Path, caplog) -> None:
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_no_pair_is_answered_into_a_file_of_the_benchmark(words: list[str], tmp_path: Path, name: str) -> None:
+    """Neither its own (a.mp4) nor another pair's, here under another name (b.mp4 is a hard link to it)."""
     line = (
-        '{"id": "a", "reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a"}, '
+        f'{{"id": "{name}", "reference": "b.png", "initiator": {{"clip": "a.mp4", "speaker": "a"}}, '
         '"truth": {"clip": "a.mp4", "speaker": "b", "text": "hi", "start": 0.0, "end": 0.3}}'
     )
     (tmp_path / "pairs.jsonl").write_text(line)
+    (tmp_path / "b.mp4").hardlink_to(tmp_path / "a.mp4")
     before = (tmp_path / "a.mp4").read_bytes()
     config = composed(words, f"pairs={tmp_path}", f"output={tmp_path}")
-    with pytest.raises(ValueError, match="1 of 1 pairs have no answer"):
+    with pytest.raises(ValueError, match=rf"{name}\.mp4 belongs to the benchmark, and would be lost"):
         infer_script.respond_to_pairs(config)
-    assert "which would be lost" in caplog.text
+    assert (tmp_path / "a.mp4").read_bytes() == before
+
+
+def test_settings_that_fit_no_pair_are_refused_at_once(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(
+        '{"id": "c", "reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a"}, '
+        '"truth": {"clip": "a.mp4", "speaker": "b", "text": "hi", "start": 0.0, "end": 0.3}}'
+    )
     with pytest.raises(ValueError, match=r"^settings\.window must be"):
         infer_script.respond_to_pairs(composed(words, f"pairs={tmp_path}", f"output={tmp_path}", "settings.window=0"))
-    assert (tmp_path / "a.mp4").read_bytes() == before
 
 
 def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

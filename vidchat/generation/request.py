@@ -57,6 +57,14 @@ def check_output(output: Path, inputs: Iterable[Path]) -> None:
     check_folder(output.parent)
 
 
+def check_answers(answers: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises `QuestionError` if any of the files to write is one of those that are read, by whatever links."""
+    read = {(status.st_dev, status.st_ino) for path in inputs if path.exists() for status in (path.stat(),)}
+    for answer in answers:
+        if answer.exists() and (answer.stat().st_dev, answer.stat().st_ino) in read:
+            raise QuestionError(f"{answer} belongs to the benchmark, and would be lost; give output= another folder")
+
+
 def _same(output: Path, path: Path) -> bool:
     """Whether both are the same file, by whatever links; a path that cannot be followed is itself."""
     if os.path.realpath(output) == os.path.realpath(str(path).replace("\0", "")):
