@@ -235,7 +235,7 @@ def test_the_base_model_is_as_large_as_the_paper_s():
         (["--video", "causal"], "does not tell the shape"),
         (["--size", "100"], "HEIGHTxWIDTH"),
         (["--size", "480x760", "--model", "base", "--video", "wan21"], "do not divide"),
-        (["--sets", "0"], "sampling.sets must be a whole number >= 1"),
+        (["--sets", "0"], "sampling.sets must be a whole number in [1, 1000]"),
         (["--gpu", "B999"], "not known"),
     ],
 )
