@@ -126,6 +126,13 @@ def test_a_group_that_is_given_no_name_is_one_sentence() -> None:
     assert re.search(r"^error: a group \(.*thinker.*\) must be given the name of one of its", done.stderr, re.M)
 
 
+@pytest.mark.parametrize(("words", "named"), [(["--checkpoint", "x"], "--checkpoint"), (["a=b", "-m", "c=d"], "c=d")])
+def test_an_option_that_is_none_is_named(words: list[str], named: str, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["infer.py", *words])
+    with pytest.raises(SystemExit, match=f"^error: {named} is not understood: keys are given as KEY=VALUE"):
+        run(infer_script.main, "infer", INFER_PATHS, "")
+
+
 def test_every_path_of_infer_can_be_given() -> None:
     """None of them is the name of a config group, whose values Hydra looks for in a folder of its own."""
     words = [f"{key}=/a b/{key}" for key in INFER_PATHS]

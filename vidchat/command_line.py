@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -64,6 +65,8 @@ def run(main: Callable[[], Any], config: str, paths: frozenset[str], about: str 
     if {"--help", "-h"} & set(words):
         print(_help(config, about or ""))
         return
+    if unknown := get_args_parser().parse_known_args(words)[1]:
+        sys.exit(f"error: {unknown[0]} is not understood: keys are given as KEY=VALUE, after -m in a sweep; see --help")
     global _typed
     _typed, sys.argv[1:] = words, literally(words, paths)
     if os.environ.get(FULL_ERROR) == "1":

@@ -49,6 +49,10 @@ def test_every_damage_is_noticed(tmp_path: Path) -> None:
     spoilt = [whole[:k] + bytes([whole[k] ^ 1 << rng.randrange(8)]) + whole[k + 1 :] for k in places]
     spoilt += [whole[:k] for k in (0, 1, 20, len(whole) // 2, len(whole) - 1)]
     spoilt += [whole + b"x", b"\0" * len(whole), whole[-60:], whole[: len(whole) // 2] * 2]
+    several_disks = bytearray(whole)  # a lost hash, and an end that zipfile refuses by an error of its own
+    several_disks[whole.rindex(b"PK\6\7") + 16] = 2
+    several_disks[-1] = ord("-")
+    spoilt.append(bytes(several_disks))
     for data in spoilt:
         path.write_bytes(data)
         assert damage_of(path) is not None

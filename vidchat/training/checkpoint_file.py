@@ -178,7 +178,7 @@ def _damage_in(file: BinaryIO) -> str | None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _COMMENT_SIZE))
     stated = _COMMENT.fullmatch(file.read())
-    if stated is None and zipfile.is_zipfile(file):  # whole, as torch.save leaves it
+    if stated is None and _is_archive(file):  # whole, as torch.save leaves it
         return (
             "it carries no hash: an earlier version of train.py wrote it, which can go on from it, and whose release "
             "init_from takes"
@@ -197,6 +197,13 @@ def _damage_in(file: BinaryIO) -> str | None:
     digest.update(b"\0\0")
     same = digest.hexdigest().encode() == stated[1] and _length_is_right(file)
     return None if same else "its bytes are not those that were written: the hash differs"
+
+
+def _is_archive(file: BinaryIO) -> bool:
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # its end says what no archive of one file says
+        return False
 
 
 def _length_is_right(file: BinaryIO) -> bool:

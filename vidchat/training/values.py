@@ -46,6 +46,7 @@ def _are(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
 
+_PRECISIONS = ("64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "64", "32", "16", "bf16")
 _PARTS = ("width", "layers", "heads", "kv_heads", "head_dim", "mlp_width")
 CHECKS: Mapping[str, Check] = {
     "seed": (lambda n: type(n) is int, "a whole number"),
@@ -73,6 +74,7 @@ CHECKS: Mapping[str, Check] = {
     "condition.features": _whole(0),
     "condition.scores": (_are(str), "a list of names of scores"),
     "trainer.devices": (_are_devices, "a number of devices, a list of their numbers, or auto"),
+    "trainer.precision": (lambda name: str(name) in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}"),
     "trainer.accumulate_grad_batches": _whole(1),
     "trainer.val_check_interval": (_is_interval, "a number of micro-batches, or null"),
     "model.patch": _whole(1),
