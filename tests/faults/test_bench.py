@@ -85,15 +85,19 @@ def test_a_hostile_pair_is_named(bench: Path, tmp_path: Path, amount: Callable[[
     judge(hostile_pairs, tmp_path, bench, amount(400))
 
 
+def _spoilt(good: bytes, seed: int) -> tuple[str, bytes]:
+    """JSON with damaged bytes or a strange value, by turns, and how."""
+    if seed % 2:
+        return damaged(good, seed)
+    how, text = damaged_json(json.loads(good), seed)
+    return how, text.encode("utf-8", "surrogatepass")
+
+
 def hostile_results(folder: Path, bench: Path, count: int) -> Iterator[Case]:
     """`scores.json` with a strange value, or damaged, made into tables."""
     good, path = (bench / "scores" / "scores.json").read_bytes(), folder / "scores.json"
     for seed in range(count):
-        if seed % 2:
-            how, data = damaged(good, seed)
-        else:
-            how, text = damaged_json(json.loads(good), seed)
-            data = text.encode("utf-8", "surrogatepass")
+        how, data = _spoilt(good, seed)
         path.write_bytes(data)
         yield Case(f"scores {seed} ({how})", partial(_tables, path), path.name, (ResultError,))
         if seed % 20 == 0:
@@ -115,11 +119,7 @@ def hostile_logs(folder: Path, bench: Path, count: int) -> Iterator[Case]:
     """A generator's log, damaged: a note, never an error."""
     good, path = (bench / "answers" / "first.json").read_bytes(), folder / "first.json"
     for seed in range(count):
-        if seed % 2:
-            how, data = damaged(good, seed)
-        else:
-            how, text = damaged_json(json.loads(good), seed)
-            data = text.encode("utf-8", "surrogatepass")
+        how, data = _spoilt(good, seed)
         path.write_bytes(data)
         yield Case(f"log {seed} ({how})", partial(read_log, path), must="work")
     path.unlink()

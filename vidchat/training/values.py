@@ -74,7 +74,7 @@ CHECKS: Mapping[str, Check] = {
     "condition.features": _whole(0),
     "condition.scores": (_are(str), "a list of names of scores"),
     "trainer.devices": (_are_devices, "a number of devices, a list of their numbers, or auto"),
-    "trainer.precision": (lambda name: str(name) in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}"),
+    "trainer.precision": (lambda name: name is None or str(name) in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}"),
     "trainer.accumulate_grad_batches": _whole(1),
     "trainer.val_check_interval": (_is_interval, "a number of micro-batches, or null"),
     "model.patch": _whole(1),
