@@ -19,7 +19,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/python -m vidchat.demo --minutes $(MINUTES)
+	$(BIN)/python -m vidchat.playground.demo --minutes $(MINUTES)
 
 test: setup
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ from rich.progress import track
 from vidchat.atomic import write_text
 from vidchat.bench.pairs import Pair, pair_hash, read_pairs
 from vidchat.bench.responsiveness import made_by
-from vidchat.command_line import INFER_PATHS, run
+from vidchat.cli.hydra_words import INFER_PATHS, run
 from vidchat.devices import usable
 from vidchat.errors import plain_message, plainly
 from vidchat.generation.answer import (

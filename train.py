@@ -23,7 +23,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from vidchat.command_line import TRAIN_PATHS, restore_words, run, sweep_folder
+from vidchat.cli.hydra_words import TRAIN_PATHS, restore_words, run, sweep_folder
 from vidchat.data.folder import MANIFESTS
 from vidchat.errors import plainly
 from vidchat.model.compiled import compile_blocks

@@ -1,6 +1,6 @@
 """How well releases answer rendered people: the demo's measurements, on as many test dialogues as wanted.
 
-    python -m vidchat.data.synthetic --output outputs/eval --dialogues 600 --seed 0
+    python -m vidchat.playground.people --output outputs/eval --dialogues 600 --seed 0
     python benchmarks/answers.py --root outputs/eval --release checkpoints/demo [--answers 72] \
         [--sampling temperature=0.7 flow_steps=16]
 
@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vidchat.data.folder import read_dialogues
-from vidchat.demo.answers import Answers
-from vidchat.demo.measure import percent
+from vidchat.playground.demo.answers import Answers
+from vidchat.playground.demo.measure import percent
 
 
 def main() -> None:

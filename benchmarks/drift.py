@@ -32,10 +32,10 @@ from vidchat.batch import ChunkBatch
 from vidchat.data.folder import read_dialogues
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import read_clip, read_picture
-from vidchat.demo.measure import nearest_face
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, read_question
 from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.playground.demo.measure import nearest_face
 from vidchat.release import Release, load_release
 
 METRICS = ("psnr_reference", "identity", "latent_mean", "latent_std", "step")

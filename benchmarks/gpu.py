@@ -25,16 +25,16 @@ from typing import Any
 import torch
 
 from vidchat.batch import ChunkBatch
-from vidchat.describe import build, measure
+from vidchat.cli.model import build, measure
 from vidchat.model.attention import HAS_FLASH
 from vidchat.model.compiled import compile_blocks
-from vidchat.model.cost import DEVICES, Workload
 from vidchat.model.depth import CodeSampling
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Transformer
+from vidchat.profiling.cost import DEVICES, Workload
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
 

@@ -1,13 +1,13 @@
 """How fast annotations become a manifest, and in how much memory: a table, and JSON.
 
-    python benchmarks/manifest.py --clips 100000 --workers 2
+    PYTHONPATH=. python benchmarks/manifest.py --clips 100000 --workers 2
 
 An annotation folder is imitated in the release's layout (one record in fifty damaged), then ingested. CPU seconds are
 of all processes together; where other programs use the machine, as the load tells, they say more than wall time. The
 release has 5.2 M clips; its l_score archives are 52 GB, so their share is counted by compressed bytes, everything else
 by clips.
 
-    python benchmarks/manifest.py --clips 81000 --workers 1 --buckets 1
+    PYTHONPATH=. python benchmarks/manifest.py --clips 81000 --workers 1 --buckets 1
 
 joins as many clips at a time as one of 64 buckets of the release holds: so much memory a process needs for the release.
 """
@@ -24,8 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.speakervid.imitation import imitate
 from vidchat.data.manifest.speakervid import ingest, parts
-from vidchat.data.manifest.speakervid.imitation import imitate
 from vidchat.data.manifest.speakervid.layout import KINDS, find_units
 
 RELEASE_CLIPS, RELEASE_L_SCORE = 5_200_000, 52e9

@@ -25,11 +25,11 @@ from vidchat.batch import ChunkBatch
 from vidchat.model.attention import attend
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
-from vidchat.model.cost import Workload, training_flops
 from vidchat.model.mask import BlockCausal
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
+from vidchat.profiling.cost import Workload, training_flops
 
 ROOT = Path(__file__).parents[1]
 CHANNELS, CHUNKS, BATCH = 48, 14, 8

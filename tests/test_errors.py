@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from vidchat.cli import app
 from vidchat.data.folder import FolderError
-from vidchat.data.synthetic.espeak import SpeechError
 from vidchat.dialogue import Clip
 from vidchat.errors import plain_message, plainly
+from vidchat.playground.people.espeak import SpeechError
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,7 +91,7 @@ def test_what_torch_says_when_a_rank_has_died_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("-m vidchat.cli data stats no", "is not there"),  # Typer's way out, and below Hydra's
+        ("-m vidchat data stats no", "is not there"),  # Typer's way out, and below Hydra's
         ("train.py stage=pretrain_visual data=folder data.root=no", "data.root=no is no folder"),
         ("infer.py checkpoint=no reference=no output=no.mp4", "no does not exist"),
     ],

@@ -19,8 +19,8 @@ from tests.generation.conftest import CONDITION, MODEL
 from tests.generation.test_sampling import composed
 from vidchat import registry
 from vidchat.batch import ChunkBatch
-from vidchat.command_line import override
-from vidchat.describe import build as build_described
+from vidchat.cli.hydra_words import override
+from vidchat.cli.model import build as build_described
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.release import Release, ReleaseError, load_release, read_config
 from vidchat.release_format import FormatError

@@ -45,7 +45,9 @@ import infer, torch
     assert set(done.stdout.split()) == {"PASSIVE"}
 
 
-@pytest.mark.parametrize("script", ["infer.py", "train.py", "vidchat/cli.py", "vidchat/demo/__main__.py"])
+@pytest.mark.parametrize(
+    "script", ["infer.py", "train.py", "vidchat/cli/__init__.py", "vidchat/playground/demo/__main__.py"]
+)
 def test_every_command_begins_with_it(script: str) -> None:
     imports = [line for line in (ROOT / script).read_text().splitlines() if line.startswith(("import ", "from "))]
     first = ("import vidchat.threads", "from vidchat.threads")

@@ -18,11 +18,11 @@ from vidchat.bench.scoring import score
 from vidchat.bench.suite import Backends
 from vidchat.bench.systems import SHUFFLED, TRUTH, Folder
 from vidchat.data.media.read import Media, read_clip, write_clip
-from vidchat.data.synthetic.cast import make_speaker
-from vidchat.data.synthetic.face import draw_face
-from vidchat.data.synthetic.performance import perform
-from vidchat.data.synthetic.script import Case
 from vidchat.dialogue import Clip
+from vidchat.playground.people.cast import make_speaker
+from vidchat.playground.people.face import draw_face
+from vidchat.playground.people.performance import perform
+from vidchat.playground.people.script import Case
 
 SIDE = 64
 LENGTHS = (36, 46, 60)  # frames; so different that each falls out of the other's length bounds

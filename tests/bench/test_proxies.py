@@ -21,13 +21,13 @@ from vidchat.bench.proxy.identity import FaceLooks
 from vidchat.bench.proxy.random_features import RandomMotion, RandomPictures
 from vidchat.bench.proxy.sync import REACH, MouthAndLoudness
 from vidchat.bench.proxy.voice import PitchAndTimbre
-from vidchat.bench.rendered_candidates import rendered_candidates
 from vidchat.data.media.read import Media, picture_size, read_clip
-from vidchat.data.synthetic.cast import make_speaker
-from vidchat.data.synthetic.face import draw_face
-from vidchat.data.synthetic.performance import perform
-from vidchat.data.synthetic.script import Case
 from vidchat.dialogue import Clip
+from vidchat.playground.people.cast import make_speaker
+from vidchat.playground.people.face import draw_face
+from vidchat.playground.people.performance import perform
+from vidchat.playground.people.script import Case
+from vidchat.playground.rendered_candidates import rendered_candidates
 
 SPEAKERS = 6
 TOPICS = ("tea", "music", "dogs")

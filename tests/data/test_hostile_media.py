@@ -19,7 +19,7 @@ from oddities import corners, readers, shoot, tone, with_title
 from PIL import Image
 from typer.testing import CliRunner
 
-from vidchat.data.commands.app import app
+from vidchat.cli.data import app
 from vidchat.data.loading.crops import ClipDataModule
 from vidchat.data.media.container import MOST_PIXELS, STILL, StillStream, pixel_aspect
 from vidchat.data.media.read import MediaError, read_clip, read_picture, read_sound

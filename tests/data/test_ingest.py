@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from vidchat.data.manifest.speakervid.imitation import imitate, video
+from tests.speakervid.imitation import imitate, video
 from vidchat.data.manifest.speakervid.ingest import ingest_speakervid
 from vidchat.data.manifest.speakervid.layout import LayoutError
 from vidchat.data.manifest.table import COLUMNS

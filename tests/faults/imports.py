@@ -12,7 +12,7 @@ import train  # noqa: F401
 import vidchat.bench.scoring
 import vidchat.bench.suite
 import vidchat.cli
-import vidchat.data.commands.encode
+import vidchat.cli.data_encode
 import vidchat.data.loading.datamodule
 import vidchat.training.responder  # noqa: F401
 

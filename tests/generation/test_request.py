@@ -17,7 +17,7 @@ from PIL import Image
 
 import infer as infer_script
 from vidchat.batch import MOST_TEXT
-from vidchat.command_line import INFER_PATHS, literally
+from vidchat.cli.hydra_words import INFER_PATHS, literally
 from vidchat.data.media.read import MediaError, write_clip
 from vidchat.devices import DeviceError, usable
 from vidchat.errors import plain_message

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vidchat.data.media.read import read_clip
-from vidchat.data.synthetic.voice import Voice, speak
 from vidchat.dialogue import ChunkClock, Clip, ClockError
+from vidchat.playground.people.voice import Voice, speak
 from vidchat.tokenizers.quantizer import code_use
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.spectral import SpectralDistance, low_pass

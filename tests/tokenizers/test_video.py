@@ -125,9 +125,9 @@ def test_the_shipped_latents_are_normalised_and_its_pictures_good() -> None:
     if not (SHIPPED / "model.safetensors").is_file():
         pytest.skip("checkpoints/video_vae is not there")
     np = pytest.importorskip("numpy")
-    from vidchat.data.synthetic.face import draw_face
-    from vidchat.data.synthetic.head import Pose
-    from vidchat.data.synthetic.identity import random_identity
+    from vidchat.playground.people.face import draw_face
+    from vidchat.playground.people.head import Pose
+    from vidchat.playground.people.identity import random_identity
 
     rng = np.random.default_rng(987)
     heads = [random_identity(rng) for _ in range(24)]

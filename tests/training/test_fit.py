@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 import train as train_script
 from vidchat.batch import ChunkBatch
-from vidchat.describe import build
+from vidchat.cli.model import build
 from vidchat.tokenizers.layout import audio_layout, video_layout
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
-from vidchat.model.cost import Workload, parameters
-from vidchat.model.memory import FULL, MARGIN, peak_training_bytes
 from vidchat.model.responder import Responder
+from vidchat.profiling.cost import Workload, parameters
+from vidchat.profiling.memory import FULL, MARGIN, peak_training_bytes
 from vidchat.registry import packages_in
 from vidchat.release import build_responder
 from vidchat.release_format import to_names

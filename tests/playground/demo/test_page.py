@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+from vidchat.playground.demo.page import draw_losses
+
+
+def test_a_stage_of_too_few_steps_to_log_costs_no_page(tmp_path):
+    runs = [tmp_path / "short", tmp_path / "long"]
+    for run in runs:
+        run.mkdir()
+    (runs[1] / "metrics.csv").write_text("step,train/video\n10,2.0\n20,1.5\n")
+    draw_losses(runs, tmp_path / "losses.png")
+    assert (tmp_path / "losses.png").stat().st_size

@@ -1,0 +1,178 @@
+"""`vidchat data stats | show`: how much there is, and what it looks like."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vidchat.errors import plainly
+
+if TYPE_CHECKING:
+    from vidchat.data.report import Report
+    from vidchat.data.show import Decoders, Packed
+    from vidchat.data.tokens.kept_tokens import KeptTokens
+    from vidchat.data.tokens.media_shards import MediaShards
+
+
+def register(group: typer.Typer) -> None:
+    """Adds the commands to a group."""
+    for command in (stats, show):
+        group.command()(command)
+
+
+def stats(
+    data: Annotated[Path, typer.Argument(help="The data folder, or a manifest.")],
+    output: Annotated[Path | None, typer.Option(help="The picture; DATA/stats.png unless told.")] = None,
+) -> None:
+    """Count dialogues and hours by branch and tier, and draw how clips are distributed.
+
+    Of a folder whose clips lie in media shards, these are counted; of one that holds tokens alone, the tokens.
+    """
+    with plainly():
+        from vidchat.data.folder import MANIFESTS, FolderError
+        from vidchat.data.report import Report
+        from vidchat.data.stats import MANIFEST, dialogue_table, distributions, distributions_elsewhere, draw
+        from vidchat.data.tokens.kept_tokens import KeptTokens
+
+        if not data.exists():
+            raise FolderError(f"{data}: is not there; give a data folder, or a manifest")
+        folder = data if data.is_dir() else data.parent
+        manifest = data / MANIFEST if data.is_dir() else data
+        elsewhere = clips_elsewhere(data) if data.is_dir() and not manifest.is_file() else None
+        if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
+            report = Report("dialogues")
+            tell_table(dialogue_table(data, elsewhere, report))
+            _tell_skipped(report)
+        else:
+            print("no dialogues yet; derive them with 'vidchat data branches'")
+        if isinstance(elsewhere, KeptTokens):
+            print(
+                f"the clips are not here: hours are those of the tokens, at most {elsewhere.latents.made['longest']} "
+                "chunks of an answer or turn, and the pictures' resolution cannot be told"
+            )
+            found = distributions_elsewhere(data, elsewhere, "tokens")
+        elif elsewhere is not None:
+            print(
+                f"the clips lie in media shards, {elsewhere.count:,} of them: hours are those that the dialogues or "
+                "the clips' headers tell; no picture was decoded, and their resolution is not counted"
+            )
+            found = distributions_elsewhere(data, elsewhere, "media shards")
+        elif data.is_dir() and not manifest.is_file():
+            found = _distributions_of_folder(data)
+        else:
+            found = distributions(manifest)
+        picture = output or folder / "stats.png"
+        draw(found, picture)
+        rows = (
+            "clips"
+            if manifest.is_file() or elsewhere is not None
+            else "turns (a clip counts in every dialogue that it is part of)"
+        )
+        print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {picture}")
+
+
+def _tell_skipped(report: Report, most: int = 10) -> None:
+    for where, why in report.skipped[:most]:
+        print(f"left out: {where}: {why}")
+    if len(report.skipped) > most:
+        print(f"left out: {len(report.skipped) - most:,} more")
+
+
+def clips_elsewhere(data: Path) -> MediaShards | KeptTokens | None:
+    """The media shards of a folder, or else its tokens, if none of its dialogues' first clips is there as a file."""
+    from itertools import islice
+
+    from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
+    from vidchat.data.tokens.cache import TOKENS
+    from vidchat.data.tokens.kept_tokens import KeptTokens
+    from vidchat.data.tokens.media_shards import MediaShards
+
+    for _, entry in islice(entries(manifest_of(data)), 100):
+        try:
+            make_dialogue(data, parse_entry(entry))
+        except (ValueError, TypeError, OSError):
+            continue
+        return None
+    packed = MediaShards(data)
+    if packed.count:
+        return packed
+    return KeptTokens(data) if (data / TOKENS).is_dir() else None
+
+
+def tell_table(table: list[dict[str, Any]]) -> None:
+    """Prints dialogues and hours by branch and tier."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vidchat.data.stats import by_branch_and_tier
+
+    grid = Table()
+    for name in ("branch", "tier"):
+        grid.add_column(name)
+    for name in ("dialogues", "hours", "hours of answers", "train", "val", "test"):
+        grid.add_column(name, justify="right")
+    for row in by_branch_and_tier(table):
+        name = row["branch"] + (f", {row['kind'].replace('_', '-')}" if row["kind"] else "")
+        hours = (f"{row[key]:,.{2 if row[key] < 100 else 0}f}" for key in ("hours", "answer_hours"))
+        counts = (f"{row[key]:,}" for key in ("train", "val", "test"))
+        grid.add_row(name, row["tier"], f"{row['dialogues']:,}", *hours, *counts)
+    Console(width=max(100, Console().width)).print(grid)
+
+
+def _distributions_of_folder(root: Path) -> Any:
+    """Of a folder that has no manifest: one is made for the moment."""
+    from vidchat.data.manifest.sources import ingest_folder
+    from vidchat.data.stats import distributions
+
+    with tempfile.TemporaryDirectory() as place:
+        ingest_folder(root, Path(place) / "clips.parquet")
+        return distributions(Path(place) / "clips.parquet")
+
+
+def show(
+    data: Annotated[Path, typer.Argument(help="The data folder.")],
+    count: Annotated[int, typer.Option(help="How many dialogues.")] = 5,
+    branch: Annotated[str | None, typer.Option(help="Only of this branch.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Only of this tier.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only of this split.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other dialogues.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="A page (.html) or a contact sheet (.png); DATA/show.html unless told.")
+    ] = None,
+    video_vae: Annotated[str, typer.Option(help="What decodes tokens where clips are not there.")] = "demo",
+    audio_codec: Annotated[str, typer.Option(help="Likewise, of the sound; 'none' shows pictures alone.")] = "demo",
+) -> None:
+    """Show some dialogues: a page with their clips, words and scores that needs no other file.
+
+    Of a folder whose clips lie in media shards, they are shown from there; where there are tokens alone, these are
+    decoded again, by the tokenizers that made them.
+    """
+    with plainly():
+        from vidchat.data.show import Choice
+        from vidchat.data.show import show as run
+
+        page = output or data / "show.html"
+        elsewhere = _shown_from(data, video_vae, audio_codec)
+        number = run(data, page, Choice(branch, tier, split), count, seed, elsewhere)
+        print(f"{number} dialogues: {page}")
+
+
+def _shown_from(data: Path, video_vae: str, audio_codec: str) -> Packed | Decoders | None:
+    """Where clips are not there as files; decoders are checked to be those that made the tokens."""
+    from vidchat.cli.data_encode import tokenizers
+    from vidchat.data.show import Decoders, Packed
+    from vidchat.data.tokens.media_shards import MediaShards
+
+    tokens = clips_elsewhere(data)
+    if tokens is None:
+        return None
+    if isinstance(tokens, MediaShards):
+        return Packed(tokens)
+    video, audio = tokenizers(video_vae, "none" if tokens.codes is None else audio_codec)
+    tokens.check(video, "latents")
+    if audio is not None:
+        tokens.check(audio, "codes")
+    return Decoders(tokens, video, audio)

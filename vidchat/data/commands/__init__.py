@@ -1,1 +1,0 @@
-"""`vidchat data`: the commands."""

@@ -1,0 +1,170 @@
+"""Answers to the test split: the truth, the tokenizers' round trip of it, and what models say."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from vidchat.bench.speech import Floats, cepstra
+from vidchat.data.media.pixels import from_bytes, to_bytes
+from vidchat.data.media.read import Media, read_clip, write_clip
+from vidchat.dialogue import Clip, Dialogue
+from vidchat.generation.answer import Question, Timing, answer, read_question
+from vidchat.generation.stream import GenerationSettings
+from vidchat.playground.demo.measure import MouthReader, Scores, score
+from vidchat.playground.people.render import candidate_waveforms
+from vidchat.playground.people.script import Case
+from vidchat.release import Release, load_release
+
+
+def true_case(dialogue: Dialogue) -> Case:
+    """What the responder of a rendered dialogue had to understand."""
+    truth = dialogue.answer.truth
+    return Case(truth["topic"], truth["expression"])
+
+
+class Answers:
+    """All clips of the demo's page, and their scores.
+
+    Args:
+        folder: Where clips are written.
+        train: Dialogues that the measuring of mouths is fitted to.
+        test: Dialogues to answer.
+        sampling: Values of `ChunkSampling` to take instead of the releases' own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        train: Sequence[Dialogue],
+        test: Sequence[Dialogue],
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.train, self.test, self.sampling = folder, train, list(test), sampling or {}
+        self.clips: list[dict[str, Path]] = [{} for _ in self.test]
+        self.timings: dict[str, list[Timing]] = defaultdict(list)
+        self.references: dict[str, torch.Tensor] = {}
+
+    def score(self, releases: Mapping[str, Path]) -> dict[str, Scores]:
+        """Answer every test dialogue with every release, and score these beside the truth and its round trip."""
+        loaded = {name: load_release(path) for name, path in releases.items()}
+        first = next(iter(loaded.values()))
+        whole = [self._read(dialogue.answer, first) for dialogue in self.test]
+        truths = [_from_picture_1(media) for media in whole]
+        for dialogue, media in zip(self.test, whole, strict=True):
+            self.references.setdefault(dialogue.answer.speaker, media.pictures[0])
+        systems = {"truth": truths, "round trip": self._round_trips(first)}
+        self._name_clips()
+        self._place("round trip")
+        for name, release in loaded.items():
+            systems[name] = self._generate(name, release)
+            self._place(name)
+        reader = self._reader(first)
+        spoken = self._spoken(first.clock.sample_rate)
+        speakers = [dialogue.answer.speaker for dialogue in self.test]
+        right = [true_case(dialogue) for dialogue in self.test]
+        return {
+            name: score(media, truths, self.references, speakers, right, spoken, reader)
+            for name, media in track(systems.items(), "measuring", total=len(systems))
+        }
+
+    def look(self, name: str, release: Release) -> float:
+        """Answer every test dialogue with one release, to be watched before anything is scored; seconds an answer."""
+        begun = time.monotonic()
+        self._name_clips()
+        self._generate(name, release)
+        self._place(name)
+        return (time.monotonic() - begun) / len(self.test)
+
+    def _name_clips(self) -> None:
+        for clips, dialogue in zip(self.clips, self.test, strict=True):
+            assert dialogue.question is not None
+            clips.update({"initiator": dialogue.question.path, "truth": dialogue.answer.path})
+
+    def notes(self) -> list[str]:
+        """How the measurements are made, for the page."""
+        lines = [
+            "Face: nearest of the test speakers' pictures by RMS difference over the head.",
+            "Mouth: opening read from the pixels by a regression fitted to the renderer's truth, correlated with the "
+            "loudness of the answer's own sound, and of another answer's.",
+            "Answer: nearest of all answers, spoken by every test voice, by dynamic time warping over cepstra; in "
+            "brackets the 95 % interval (Wilson's).",
+            f"{len(self.test)} answers by speakers unseen in training. The round trip is the ceiling.",
+        ]
+        for name, timings in self.timings.items():
+            rate = sum(t.duration for t in timings) / sum(t.whole for t in timings)
+            wait = 1000 * float(np.median([t.first_chunk for t in timings]))
+            lines.append(
+                f"{name}: generated at {rate:.2f} x real time on this machine, first chunk after {wait:.0f} ms."
+            )
+        return lines
+
+    def _path(self, system: str, dialogue: Dialogue) -> Path:
+        return self.folder / "clips" / f"{dialogue.id}_{system.replace(' ', '_')}.mp4"
+
+    def _place(self, system: str) -> None:
+        for clips, dialogue in zip(self.clips, self.test, strict=True):
+            clips[system] = self._path(system, dialogue)
+
+    def _read(self, clip: Clip, release: Release) -> Media:
+        clock = release.clock
+        return read_clip(clip, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
+
+    def _round_trips(self, release: Release) -> list[Media]:
+        return [self._round_trip(dialogue, release) for dialogue in track(self.test, "round trips")]
+
+    def _round_trip(self, dialogue: Dialogue, release: Release) -> Media:
+        clock = release.clock
+        media = self._read(dialogue.answer, release)
+        chunks = clock.chunks(len(media.pictures))
+        pictures = from_bytes(media.pictures[: clock.pictures(chunks)])
+        true = _from_picture_1(media)
+        with torch.no_grad():
+            decoded = release.video_vae.decode(release.video_vae.encode(pictures))
+            sound = release.audio_codec.decode(release.audio_codec.encode(true.waveform[None, : clock.samples(chunks)]))
+        result = Media(to_bytes(decoded[0, :, 1:].transpose(0, 1)), sound[0].clamp(-1, 1), clock.fps, clock.sample_rate)
+        write_clip(self._path("round trip", dialogue), result.pictures, result.waveform, clock.fps, clock.sample_rate)
+        return result
+
+    def _generate(self, name: str, release: Release) -> list[Media]:
+        """Answers as `infer.py` makes them: from files to files."""
+        results = []
+        for index, dialogue in enumerate(track(self.test, f"answers, {name}")):
+            assert dialogue.question is not None
+            chunks = release.clock.chunks(dialogue.answer.truth["pictures"])
+            batch = read_question(release, Question(reference=dialogue.answer.path, initiator=dialogue.question.path))
+            sampling = release.responder.sampling.changed(self.sampling)
+            settings = GenerationSettings(chunks=chunks, seed=index, sampling=sampling)
+            timing = Timing()
+            made = list(answer(release, batch, settings, self._path(name, dialogue), timing))
+            self.timings[name].append(timing)
+            pictures = torch.cat([to_bytes(chunk.pictures[0].transpose(0, 1)) for chunk in made])
+            sound = torch.cat([chunk.waveform[0] for chunk in made if chunk.waveform is not None])
+            results.append(Media(pictures, sound.clamp(-1, 1), release.clock.fps, release.clock.sample_rate))
+        return results
+
+    def _reader(self, release: Release) -> MouthReader:
+        clips = [self._read(dialogue.answer, release).pictures for dialogue in self.train]
+        openings = [dialogue.answer.truth["mouth"] for dialogue in self.train]
+        return MouthReader().fit(clips, [o[: len(c)] for o, c in zip(openings, clips, strict=True)])
+
+    def _spoken(self, sample_rate: int) -> dict[str, list[Floats]]:
+        """Every possible answer in every test speaker's voice, as cepstra."""
+        voices = {dialogue.answer.speaker: dialogue.answer.truth for dialogue in self.test}
+        spoken: dict[str, list[Floats]] = defaultdict(list)
+        for truth in voices.values():
+            for text, waveform in candidate_waveforms(dict(truth), 3 * sample_rate, sample_rate).items():
+                spoken[text].append(cepstra(waveform, sample_rate))
+        return dict(spoken)
+
+
+def _from_picture_1(media: Media) -> Media:
+    """The clip without its reference, as a model gives it."""
+    return Media(media.pictures[1:], media.waveform[media.sample_rate // media.fps :], media.fps, media.sample_rate)

@@ -1,0 +1,58 @@
+"""The end of `python train.py +experiment=table2`: every row answers the same pairs, and the table is written."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from vidchat.release import read_config
+from vidchat.training.run_folder import is_set_aside
+
+log = logging.getLogger(__name__)
+ROOT = Path(__file__).parents[3]
+ANSWER = [sys.executable, str(ROOT / "infer.py"), "pairs={pairs}", "checkpoint={release}", "output={output}"]
+
+
+def place_of(config: dict[str, Any]) -> str:
+    """The row of the paper's Table 2 that a release's config belongs to, as `vidchat bench ablation` wants it named."""
+    protocol = "dyadic" if config["condition"]["initiator"] else "conditioned"
+    modules = {"audio": "depth", "spatial": "spatial", "noise": "noise"}
+    switches = [switch for switch, module in modules.items() if config["model"][module] is not None]
+    return f"{protocol}:{','.join(switches) or 'none'}"
+
+
+class Table2(Callback):
+    """Scores all rows that lie in the sweep's folder when the last has been trained.
+
+    Args:
+        pairs: How many pairs are asked, of the data's test split.
+    """
+
+    def __init__(self, pairs: int) -> None:
+        self.pairs = pairs
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Writes `bench/`, the rows' clips, scores and `ablation.md` into the sweep's folder."""
+        folder = Path(config.hydra.sweep.dir)
+        paths = [path.parent for path in sorted(folder.glob("*/release/config.yaml"))]
+        releases = [path for path in paths if not is_set_aside(path.parent)]
+        if not releases:
+            log.error("no row was trained in %s, so there is no table", folder)
+            return
+        bench = folder / "bench"
+        if not (bench / "pairs.jsonl").is_file():
+            _vidchat("make", "--data", config.data.root, "-o", bench, "--limit", self.pairs)
+        rows = [f"--row={place_of(read_config(release))}={release}" for release in releases]
+        _vidchat("ablation", "--pairs", bench, "-o", folder, "--generate", shlex.join(ANSWER), *rows)
+        log.info("the table is in %s", folder / "ablation.md")
+
+
+def _vidchat(*words: Any) -> None:
+    subprocess.run([sys.executable, "-m", "vidchat", "bench", *map(str, words)], check=True)

@@ -1,0 +1,109 @@
+"""Who talks with whom about what: every random choice of a data set, made before anything is drawn.
+
+Each speaker and each dialogue has a generator of its own, seeded by (seed, what it is for, its number), so one can be
+made without the others, in any process, in any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from vidchat.dialogue import Split
+from vidchat.playground.people.identity import BUILDS, Identity, random_identity
+from vidchat.playground.people.script import Case, cases
+from vidchat.playground.people.voice import Voice, random_voice
+
+_SPEAKER, _DIALOGUE, _ORDER = 1, 2, 3
+
+SHARES: dict[Split, float] = {"test": 0.12, "val": 0.04}
+"""Of the dialogues; the rest is `train`."""
+DIALOGUES_PER_SPEAKER = 2
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A person of the data set: the same name is the same face and the same voice."""
+
+    name: str
+    identity: Identity
+    voice: Voice
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One dialogue before it is performed.
+
+    Attributes:
+        seed: Of the generator that draws the two performances.
+    """
+
+    id: str
+    split: Split
+    initiator: Speaker
+    responder: Speaker
+    case: Case
+    phrasing: int
+    seed: tuple[int, int, int]
+
+
+def make_speaker(seed: int, number: int) -> Speaker:
+    """Speaker `number` of the data set with this seed; builds take turns, so that every split has all of them."""
+    rng = np.random.default_rng((seed, _SPEAKER, number))
+    build = BUILDS[number % len(BUILDS)]
+    identity = random_identity(rng, build)
+    return Speaker(f"s{number:04d}", identity, random_voice(rng, build))
+
+
+def plan_dialogues(dialogues: int, seed: int) -> list[Plan]:
+    """All dialogues of a data set: no speaker in two splits, cases balanced within each split.
+
+    Args:
+        dialogues: How many; at least 4.
+        seed: Everything follows from it.
+
+    Raises:
+        ValueError: Too few dialogues for three splits.
+    """
+    if dialogues < 4:
+        raise ValueError(f"{dialogues} dialogues cannot fill the splits train, val and test; ask for 4 or more")
+    plans: list[Plan] = []
+    first = 0
+    for split, count in _counts(dialogues).items():
+        # At least two people, who take turns asking.
+        speakers = max(2, round(count / DIALOGUES_PER_SPEAKER), min(count, 6 if split != "train" else 2))
+        members = np.arange(first, first + speakers)
+        plans += _plan_split(split, count, members, seed, len(plans))
+        first += speakers
+    return plans
+
+
+def _counts(dialogues: int) -> dict[Split, int]:
+    few = {split: max(1, round(dialogues * share)) for split, share in SHARES.items()}
+    return {"train": dialogues - sum(few.values()), **few}
+
+
+def _plan_split(split: Split, count: int, members: np.ndarray, seed: int, first: int) -> list[Plan]:
+    rng = np.random.default_rng((seed, _ORDER, first))
+    every = cases()
+    order = np.concatenate([rng.permutation(len(every)) for _ in range(count // len(every) + 1)])[:count]
+    answering = np.concatenate([rng.permutation(members) for _ in range(count // len(members) + 1)])[:count]
+    plans = []
+    for i in range(count):
+        asking = int(rng.choice(members[members != answering[i]]))
+        phrasing = int(rng.integers(2))
+        number = first + i
+        plans.append(
+            Plan(
+                id=f"d{number:06d}",
+                split=cast(Split, split),
+                initiator=make_speaker(seed, asking),
+                responder=make_speaker(seed, int(answering[i])),
+                case=every[order[i]],
+                phrasing=phrasing,
+                seed=(seed, _DIALOGUE, number),
+            )
+        )
+    return plans
