@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from tests.deaths import deaths
 from tests.test_atomic import small_disk
 from vidchat.batch import ChunkBatch
+from vidchat.build import build_responder
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.release import (
     Release,
     ReleaseError,
-    build_responder,
     export_release,
     load_release,
     read_config,

@@ -6,7 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from vidchat.release import Release, build_responder, export_release, load_release
+from vidchat.build import build_responder
+from vidchat.release import Release, export_release, load_release
 from vidchat.release_format import to_names
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec

@@ -85,7 +85,7 @@ def build(
     """
     from omegaconf import OmegaConf
 
-    from vidchat.release import clock_of
+    from vidchat.build import clock_of
     from vidchat.training.fit import build_without_memory, check_size, latent_grid
 
     height, _, width = size.partition("x")

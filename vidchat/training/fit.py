@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import torch
 
+from vidchat.build import build_responder
 from vidchat.model.responder import Responder
 from vidchat.profiling.cost import Workload, parameters
 from vidchat.profiling.memory import FULL, MARGIN, peak_training_bytes
 from vidchat.registry import packages_in
-from vidchat.release import build_responder
 from vidchat.release_format import to_names
 from vidchat.tokenizers.layout import audio_layout, video_layout
 from vidchat.tokenizers.text import ByteTokenizer
@@ -115,9 +115,7 @@ def build_without_memory(config: Mapping[str, Any], video: Any, audio: Any) -> R
     """The config's responder on the meta device; of text tokenizers other than bytes, the words are not counted."""
     model, tools = to_names(config["model"]), (video, audio, ByteTokenizer())
     with torch.device("meta"):
-        return build_responder(
-            model, config["condition"], config["data"]["fps"], *tools, trust=packages_in(model)
-        )
+        return build_responder(model, config["condition"], config["data"]["fps"], *tools, trust=packages_in(model))
 
 
 def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, int]) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
+from vidchat.build import build_responder, check_thinker
 from vidchat.model.responder import Responder
 from vidchat.registry import packages_in
-from vidchat.release import TOKENIZERS, build_responder, check_thinker, export_release
+from vidchat.release import TOKENIZERS, export_release
 from vidchat.release_format import to_names
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer

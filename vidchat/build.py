@@ -1,0 +1,77 @@
+"""From a config and the tokenizers it names to an untrained responder: what a new run and a release both start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vidchat.dialogue import ChunkClock
+from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
+from vidchat.model.conditions import ConditionSwitches
+from vidchat.model.responder import Responder
+from vidchat.registry import build
+from vidchat.tokenizers.audio import AudioCodec
+from vidchat.tokenizers.text import TextTokenizer
+from vidchat.tokenizers.thinker import Thinker
+from vidchat.tokenizers.video import VideoTokenizer
+from vidchat.tokenizers.weights import TokenizerError
+
+
+def clock_of(fps: int, video_vae: VideoTokenizer, audio_codec: AudioCodec) -> ChunkClock:
+    """The clock of a pair of tokenizers; raises `ClockError` if their rates don't divide."""
+    return ChunkClock(fps, video_vae.temporal_stride, audio_codec.sample_rate, audio_codec.hop)
+
+
+def build_responder(
+    model: Mapping[str, Any],
+    condition: Mapping[str, Any],
+    fps: int,
+    video_vae: VideoTokenizer,
+    audio_codec: AudioCodec,
+    text_tokenizer: TextTokenizer,
+    trust: Iterable[str] = (),
+) -> Responder:
+    """An untrained responder: its sizes from the config, its shapes from the tokenizers it will speak to.
+
+    Args:
+        model: Config of the model, of names; without `depth` it has no sound.
+        condition: Config of the conditions, as the data module takes them.
+        fps: Pictures per second.
+        video_vae: Its video tokenizer.
+        audio_codec: Its audio codec.
+        text_tokenizer: Its text tokenizer.
+        trust: Packages beside this one whose parts it may have.
+
+    Raises:
+        ClockError: the tokenizers' rates don't divide.
+        UnknownName, WrongArguments: see `vidchat.registry`.
+    """
+    clock = clock_of(fps, video_vae, audio_codec)
+    codes = CodeShape(clock.frames_per_chunk, audio_codec.codebooks, audio_codec.vocabulary)
+    responder: Responder = build(
+        model,
+        trust,
+        tokens=TokenShapes(
+            latent=LatentShape(video_vae.channels, video_vae.temporal_stride),
+            codes=codes if model.get("depth") else None,
+            vocabulary=text_tokenizer.vocabulary,
+        ),
+        conditions=ConditionSwitches(
+            text=bool(condition["text"]),
+            turns=condition["initiator"] or condition["earlier_turns"],
+            voice=condition["voice"],
+            scores=len(condition["scores"]),
+            features=condition["features"],
+            drop=condition["drop"],
+        ),
+    )
+    return responder
+
+
+def check_thinker(thinker: Thinker | None, condition: Mapping[str, Any]) -> None:
+    """Whether a thinker gives what a condition takes; raises `TokenizerError`."""
+    if thinker is not None and thinker.width != condition["features"]:
+        raise TokenizerError(
+            f"the thinker {thinker.name} gives features of {thinker.width} values and condition.features is "
+            f"{condition['features']}; set condition.features={thinker.width}, or thinker=none and condition.features=0"
+        )
