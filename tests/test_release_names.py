@@ -10,16 +10,16 @@ from typing import Any
 import hydra.utils
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from infer import respond
 from tests.generation.conftest import CONDITION, MODEL
 from tests.generation.test_sampling import composed
+from tests.modules import responder_module
 from vidchat import registry
 from vidchat.batch import ChunkBatch
 from vidchat.cli.hydra_words import override
+from vidchat.cli.infer import answer_question
 from vidchat.cli.model import build as build_described
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.release import Release, ReleaseError, load_release, read_config
@@ -152,7 +152,7 @@ def a_run(tmp_path: Path, **video_vae: Any) -> tuple[ResponderModule, dict[str, 
         "text_tokenizer": {"_target_": "vidchat.tokenizers.text.ByteTokenizer"},
     }  # fmt: skip
     tools = (hydra.utils.instantiate(config["video_vae"]), StftCodec.load(tmp_path / "audio"), ByteTokenizer())
-    return ResponderModule.build(OmegaConf.create(MODEL), config["condition"], 25, 0, *tools, {"warmup": 0}), config
+    return responder_module(MODEL, config["condition"], 25, 0, *tools, optimizer={"warmup": 0}), config
 
 
 def test_a_lab_s_vae_is_trained_with_released_and_loaded_on_trust(
@@ -194,9 +194,9 @@ def test_infer_trusts_what_its_config_says(lab: Path, tmp_path: Path, monkeypatc
     places = {"checkpoint": "release", "reference": "face.png", "output": "answer.mp4"}
     words = [*(override(key, tmp_path / name) for key, name in places.items()), "seconds=0.1", "device=cpu"]
     with pytest.raises(ReleaseError, match=r"trust=\[mylab_x\]"):
-        respond(composed("infer", *words))
+        answer_question(composed("infer", *words))
     assert not lab.exists()
-    respond(composed("infer", *words, "trust=[mylab_x]"))
+    answer_question(composed("infer", *words, "trust=[mylab_x]"))
     assert (tmp_path / "answer.mp4").is_file()
 
 
@@ -205,7 +205,7 @@ def test_another_model_is_told_from_a_release_s_in_names(lab: Path, tmp_path: Pa
     module.export(tmp_path / "release", config)
     wider = config | {"model": MODEL | {"flow": MODEL["flow"] | {"width": 24}}}  # type: ignore[operator]
     tools = (module.video_vae, module.audio_codec, ByteTokenizer())
-    other = ResponderModule.build(wider["model"], config["condition"], 25, 0, *tools, {"warmup": 0})
+    other = responder_module(wider["model"], config["condition"], 25, 0, *tools, optimizer={"warmup": 0})
     with pytest.raises(CheckpointError, match=r"differs in the config: model\.flow\.width \(16 -> 24\)$"):
         initialise(other, tmp_path / "release", wider, other.fingerprints)
 

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-import train as train_script
+from vidchat.cli import train as train_script
 from vidchat.data.media.read import MediaError, read_clip
 from vidchat.data.media.write import write_clip
 from vidchat.dialogue import Clip
@@ -268,7 +268,6 @@ def test_each_job_of_a_sweep_has_a_folder_of_its_own(tmp_path: Path, monkeypatch
         seen.append((plan.output_dir, plan.stage.optimizer.lr))
 
     monkeypatch.setattr(train_script, "train", train)
-    monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")  # configs/ is looked for beside train.py
     monkeypatch.chdir(tmp_path)
     command = ["train.py", "-m", "stage=pretrain_av,sft_dyadic", "data=folder", "data.root=/a/b"]
     monkeypatch.setattr(sys, "argv", [*command, "stage.optimizer.lr=0.001,0.1"])

@@ -33,6 +33,7 @@ from vidchat.model.graphs import CapturedLoops
 from vidchat.model.responder import Responder
 from vidchat.registry import UnknownName, build, look_up, names_in
 from vidchat.release_format import FORMAT, FormatError, from_format_1, to_names
+from vidchat.shipped import find
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
@@ -170,7 +171,7 @@ def load_release(source: Path | str, thinker: str | None = None, trust: Iterable
     """Loads a release from a folder, or from the Hub by `owner/name`.
 
     Args:
-        source: The release.
+        source: The release; `checkpoints/demo` ships with vidchat.
         thinker: Where its thinker lies here, if not under the name that the release gives.
         trust: Packages beside this one that it may have parts of; their code is run.
 
@@ -279,7 +280,7 @@ def _carry(target: Path, node: Mapping[str, Any]) -> dict[str, Any]:
     named: dict[str, Any] = to_names(node)
     if "directory" in named:
         target.mkdir(exist_ok=True)
-        for file in Path(named["directory"]).iterdir():
+        for file in find(named["directory"]).iterdir():
             if file.suffix in (".json", ".safetensors"):
                 shutil.copyfile(file, target / file.name)
         named["directory"] = target.name
@@ -314,7 +315,7 @@ def _build(folder: Path, make: Any) -> Any:
 
 
 def _locate(source: Path | str) -> Path:
-    folder = Path(source)
+    folder = find(source)
     if folder.exists():
         return folder
     if not _HUB_ID.fullmatch(str(source)):

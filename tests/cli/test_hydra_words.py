@@ -14,11 +14,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import infer as infer_script
-import train as train_script
+from vidchat.cli import infer as infer_script
+from vidchat.cli import train as train_script
 from vidchat.cli.data_encode import _config as encode_config
 from vidchat.cli.data_encode import _tokenizer
-from vidchat.cli.hydra_words import CONFIGS, INFER_PATHS, TRAIN_PATHS, _sentence, literally, override, run
+from vidchat.cli.hydra_words import CONFIGS, INFER_PATHS, TRAIN_PATHS, _sentence, literally, override
 
 ROOT = Path(__file__).parents[2]
 TYPED = [
@@ -130,7 +130,7 @@ def test_a_group_that_is_given_no_name_is_one_sentence() -> None:
 def test_an_option_that_is_none_is_named(words: list[str], named: str, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["infer.py", *words])
     with pytest.raises(SystemExit, match=f"^error: {named} is not understood: keys are given as KEY=VALUE"):
-        run(infer_script.main, "infer", INFER_PATHS, "")
+        infer_script.main()
 
 
 def test_every_path_of_infer_can_be_given() -> None:
@@ -142,9 +142,9 @@ def test_every_path_of_infer_can_be_given() -> None:
 
 @pytest.mark.parametrize(("script", "key"), [(train_script, "output_dir:"), (infer_script, "initiator: null #")])
 def test_help_says_what_a_script_does_and_every_key(script, key: str, monkeypatch, capsys) -> None:
-    name = script.__name__
+    name = script.__name__.rpartition(".")[2]
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help", "text=a, b"])
-    run(script.main, name, INFER_PATHS, script.__doc__)
+    script.main()
     told = capsys.readouterr().out
     assert told.startswith("One ")
     assert key in told

@@ -22,7 +22,7 @@ def compose_config(name: str, words: list[str]) -> DictConfig:
 
 def train(data: Path, output: Path, *words: str) -> None:
     """Trains the smallest responder for 8 steps, with a checkpoint after every second, and exports it."""
-    import train as script
+    from vidchat.cli import train as script
 
     small = [
         "stage=sft_dyadic", "data=folder", f"data.root={data}", f"output_dir={output}", "data.size=[32,32]",
@@ -38,12 +38,12 @@ def train(data: Path, output: Path, *words: str) -> None:
 
 def infer(**keys: Any) -> None:
     """One answer, or those to a benchmark's pairs."""
-    import infer as script
+    from vidchat.cli import infer as script
 
     config = compose_config("infer", [])
     for key, value in keys.items():
         config[key] = value
-    script.respond(config) if config.pairs is None else script.respond_to_pairs(config)
+    script.answer_question(config) if config.pairs is None else script.answer_pairs(config)
 
 
 def answer(release: Path, initiator: Path, output: Path) -> None:

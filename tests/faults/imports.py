@@ -7,12 +7,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # asking the Hub would be a connection; offl
 import lightning  # noqa: F401
 import torch
 
-import infer  # noqa: F401
-import train  # noqa: F401
 import vidchat.bench.scoring
 import vidchat.bench.suite
 import vidchat.cli
 import vidchat.cli.data_encode
+import vidchat.cli.infer
+import vidchat.cli.train
 import vidchat.data.loading.datamodule
 import vidchat.training.responder  # noqa: F401
 

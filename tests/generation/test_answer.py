@@ -12,12 +12,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-import infer as infer_script
 from vidchat.bench.pairs import header
 from vidchat.bench.responsiveness import read_log
+from vidchat.cli import infer as infer_script
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import MediaError, read_clip, write_clip
 from vidchat.dialogue import Clip
+from vidchat.generation import respond as respond_script
 from vidchat.generation.answer import (
     PairsError,
     Question,
@@ -178,12 +179,12 @@ def test_in_bf16_the_responder_alone_is_and_its_answer_is_near(release_folder, f
         made.append((release, list(answer(release, *arguments))))
         return made[-1][1]
 
-    monkeypatch.setattr(infer_script, "answer", spied)
+    monkeypatch.setattr(respond_script, "answer", spied)
     for precision in ("auto", "bf16"):
         words = [f"{name}={path}" for name, path in files.items()]
         words += ["text=hello", "seconds=0.3", f"checkpoint={release_folder}", f"output={tmp_path / 'out.mp4'}"]
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            infer_script.respond(compose("infer", [*words, "device=cpu", f"precision={precision}"]))
+            infer_script.answer_question(compose("infer", [*words, "device=cpu", f"precision={precision}"]))
     (full, first), (half, second) = made
     assert {x.dtype for x in full.responder.parameters()} == {torch.float32}
     assert half.responder.backbone.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
@@ -213,7 +214,7 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
         asked.append(question)
         return read_question(release, question, device)
 
-    monkeypatch.setattr(infer_script, "read_question", spied)
+    monkeypatch.setattr(respond_script, "read_question", spied)
     truth = {"clip": "a.mp4", "speaker": "b", "text": "hello", "start": 1 / 30, "end": 1 / 30 + 0.32}
     pair = {"reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a", "start": 0.5, "end": 1.5}}
     pair["truth"] = truth
@@ -223,7 +224,7 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         words = [f"pairs={tmp_path}", f"checkpoint={release_folder}", f"output={tmp_path / 'out'}", "device=cpu"]
         config = compose("infer", words)
-    infer_script.respond_to_pairs(config)
+    infer_script.answer_pairs(config)
     spans = {(one.initiator.path.name, one.initiator.start, one.initiator.end) for one in asked}
     assert spans == {("a.mp4", 0.5, 1.5)}, "the span of the initiator's file that the pair names"
     clips = sorted((tmp_path / "out").glob("*.mp4"))
@@ -239,16 +240,16 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     assert not problem
     clips[1].unlink()
     made = clips[0].stat().st_mtime_ns
-    infer_script.respond_to_pairs(config)
+    infer_script.answer_pairs(config)
     assert clips[1].is_file()
     assert clips[0].stat().st_mtime_ns == made, "what is answered is not answered again"
     lines[0]["initiator"]["start"] = 0.6
     (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(line) for line in [header(0.32, (16, 16)), *lines]))
-    infer_script.respond_to_pairs(config)
+    infer_script.answer_pairs(config)
     assert clips[0].stat().st_mtime_ns != made, "another question of the same id is answered anew"
     config.seconds = 3.0
     with pytest.raises(QuestionError, match="every answer is as long as the benchmark says"):
-        infer_script.respond_to_pairs(config)
+        infer_script.answer_pairs(config)
 
 
 def test_pairs_that_cannot_be_answered_are_skipped_and_named(release_folder, files, tmp_path, caplog):
@@ -267,7 +268,7 @@ def test_pairs_that_cannot_be_answered_are_skipped_and_named(release_folder, fil
         words = [f"pairs={tmp_path}", f"checkpoint={release_folder}", f"output={tmp_path / 'out'}", "device=cpu"]
         config = compose("infer", words)
     with pytest.raises(PairsError, match=r"^2 of 3 pairs have no answer.*: wordless, torn; "):
-        infer_script.respond_to_pairs(config)
+        infer_script.answer_pairs(config)
     assert [clip.name for clip in (tmp_path / "out").glob("*.mp4")] == ["whole.mp4"]
     assert [record.args[0] for record in caplog.records if "skipped pair" in record.message] == ["wordless", "torn"]
 

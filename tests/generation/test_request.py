@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-import infer as infer_script
 from vidchat.batch import MOST_TEXT
+from vidchat.cli import infer as infer_script
 from vidchat.cli.hydra_words import INFER_PATHS, literally
 from vidchat.data.media.read import MediaError, write_clip
 from vidchat.devices import DeviceError, usable
@@ -43,7 +43,7 @@ def composed(words: list[str], *more: str) -> DictConfig:
 
 
 def respond(words: list[str], *more: str) -> None:
-    infer_script.respond(composed(words, *more))
+    infer_script.answer_question(composed(words, *more))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_numbers_devices_and_texts_that_make_no_sense(words: list[str], word: st
 
 
 def test_texts_that_look_like_something_else_are_said(words: list[str], tmp_path: Path) -> None:
-    assert infer_script._question(composed(words, "scores={dover: 1.5}")).scores == {"dover": 1.5}
+    assert infer_script.question_of(composed(words, "scores={dover: 1.5}")).scores == {"dover": 1.5}
     for text in ("3", "true", "null", "???", "it's ${x}, \\ok", "x" * MOST_TEXT):
         respond(words, f"text={text}", "seconds=0.1", "settings.sampling.sets=1", "settings.sampling.flow_steps=2")
         assert (tmp_path / "out.mp4").stat().st_size > 0
@@ -175,7 +175,7 @@ def test_no_pair_is_answered_into_a_file_of_the_benchmark(words: list[str], tmp_
     before = (tmp_path / "a.mp4").read_bytes()
     config = composed(words, f"pairs={tmp_path}", f"output={tmp_path}")
     with pytest.raises(ValueError, match=rf"{name}\.mp4 belongs to the benchmark, and would be lost"):
-        infer_script.respond_to_pairs(config)
+        infer_script.answer_pairs(config)
     assert (tmp_path / "a.mp4").read_bytes() == before
 
 
@@ -185,7 +185,7 @@ def test_settings_that_fit_no_pair_are_refused_at_once(words: list[str], tmp_pat
         '"truth": {"clip": "a.mp4", "speaker": "b", "text": "hi", "start": 0.0, "end": 0.3}}'
     )
     with pytest.raises(ValueError, match=r"^settings\.window must be"):
-        infer_script.respond_to_pairs(composed(words, f"pairs={tmp_path}", f"output={tmp_path}", "settings.window=0"))
+        infer_script.answer_pairs(composed(words, f"pairs={tmp_path}", f"output={tmp_path}", "settings.window=0"))
 
 
 def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

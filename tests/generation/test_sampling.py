@@ -13,9 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from infer import _settings
 from tests.generation.conftest import CONDITION, MODEL
+from tests.modules import responder_module
 from vidchat.batch import ChunkBatch
+from vidchat.cli.infer import _settings
 from vidchat.generation.stream import Conversation, GenerationSettings
 from vidchat.model.depth import CodeSampling
 from vidchat.model.reading import ChunkSampling
@@ -25,7 +26,6 @@ from vidchat.release import load_release, read_config
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
-from vidchat.training.responder import ResponderModule
 from vidchat.training.same_run import deciding_differences
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_a_model_s_sampling_goes_with_it_from_training_to_infer(
         "text_tokenizer": {"_target_": "vidchat.tokenizers.text.ByteTokenizer"},
     }  # fmt: skip
     model = OmegaConf.create(config["model"])
-    module = ResponderModule.build(model, PLAIN, 25, 0, video, audio, ByteTokenizer(), {"warmup": 0})
+    module = responder_module(model, PLAIN, 25, 0, video, audio, ByteTokenizer(), optimizer={"warmup": 0})
 
     ones = torch.ones(1, 3, dtype=torch.bool)
     batch = ChunkBatch(torch.randn(1, 4, 4, 2, 2), ones, torch.zeros(1, 3, 8, 2).long(), torch.zeros(1, 3).long(), ones)
@@ -87,10 +87,10 @@ def test_a_model_s_sampling_goes_with_it_from_training_to_infer(
     module.export(tmp_path / "release", config)
     release = load_release(tmp_path / "release")
     assert release.responder.sampling == SAMPLING
-    assert _settings(composed("infer"), release, 2).sampling == SAMPLING, "as infer.py draws by default"
+    assert _settings(composed("infer"), release).sampling == SAMPLING, "as infer.py draws by default"
     words = ["settings.sampling.sets=2", "settings.sampling.codes.top_k=0"]
     changed = replace(SAMPLING, sets=2, codes=CodeSampling(0.7, 0))
-    assert _settings(composed("infer", *words), release, 2).sampling == changed, "what is given, of the rest its own"
+    assert _settings(composed("infer", *words), release).sampling == changed, "what is given, of the rest its own"
     settings = GenerationSettings(chunks=2)
     assert Conversation(release.responder, video, audio, batch, settings).sampling == SAMPLING, "and from Python"
 

@@ -13,9 +13,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-import infer as infer_script
 from tests.generation.conftest import CONDITION, MODEL
+from tests.modules import responder_module
 from tests.tiny_thinker import save_tiny_thinker
+from vidchat.cli import infer as infer_script
 from vidchat.data.media.read import read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, QuestionError, answer, check_question, read_question
@@ -27,7 +28,6 @@ from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
 from vidchat.tokenizers.thinker import Thinker
 from vidchat.tokenizers.weights import TokenizerError
-from vidchat.training.responder import ResponderModule
 
 ROOT = Path(__file__).parents[2]
 PLAIN = CONDITION | {"text": None, "voice": False, "scores": []}
@@ -58,8 +58,8 @@ def thinking(request, release_folder, thinker_folder, tmp_path_factory) -> Path:
     for name in ("video_vae", "audio_codec"):
         config[name]["directory"] = str(release_folder / name)
     mind = Thinker(**{key: value for key, value in config["thinker"].items() if key != "_target_"})
-    module = ResponderModule.build(
-        OmegaConf.create(MODEL), config["condition"], 25, 0, video, audio, ByteTokenizer(), {}, thinker=mind
+    module = responder_module(
+        OmegaConf.create(MODEL), config["condition"], 25, 0, video, audio, ByteTokenizer(), thinker=mind
     )
     for parameter in module.responder.parameters():
         if not parameter.any():
@@ -121,7 +121,7 @@ def test_the_widths_must_agree(thinker_folder: Path, release) -> None:
     mind = Thinker(str(thinker_folder))
     tools = (release.video_vae, release.audio_codec, ByteTokenizer())
     with pytest.raises(TokenizerError, match=r"set condition\.features=32"):
-        ResponderModule.build(OmegaConf.create(MODEL), PLAIN, 25, 0, *tools, {}, thinker=mind)
+        responder_module(OmegaConf.create(MODEL), PLAIN, 25, 0, *tools, thinker=mind)
 
 
 def test_the_command_s_work_answers_with_a_thinker(thinking: Path, question: Question, tmp_path: Path) -> None:
@@ -130,5 +130,5 @@ def test_the_command_s_work_answers_with_a_thinker(thinking: Path, question: Que
         f"output={tmp_path / 'out.mp4'}", "seconds=0.5", "device=cpu",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        infer_script.respond(compose("infer", words))
+        infer_script.answer_question(compose("infer", words))
     assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16

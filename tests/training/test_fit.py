@@ -12,8 +12,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import train as train_script
 from vidchat.batch import ChunkBatch
+from vidchat.cli import train as train_script
 from vidchat.cli.model import build
 from vidchat.tokenizers.layout import audio_layout, video_layout
 from vidchat.tokenizers.stacked import StackedVAE

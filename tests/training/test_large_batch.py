@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import vidchat.model.masked as masked
 from tests.generation.conftest import CONDITION, MODEL
+from tests.modules import responder_module
 from tests.training.fakes import make_trainer
 from vidchat.batch import ChunkBatch
 from vidchat.data.loading.batches import pad
@@ -48,7 +49,7 @@ def responder(**model: Any) -> ResponderModule:
     audio = StftCodec(code_width=8, width=16, encoder_blocks=1, decoder_blocks=1, codebooks=2, vocabulary=16)
     settings = {"warmup": 0, "clip": 1e9}
     built = OmegaConf.create(MODEL | {"noise": None} | model)
-    return ResponderModule.build(built, PLAIN, 25, 0, video, audio, ByteTokenizer(), settings)
+    return responder_module(built, PLAIN, 25, 0, video, audio, ByteTokenizer(), optimizer=settings)
 
 
 def answers(*lengths: int) -> ChunkBatch:

@@ -12,6 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import vidchat.training.samples as samples_module
 from tests.generation.conftest import CONDITION, MODEL, SHAPE
+from tests.modules import responder_module
 from tests.training.fakes import NoisyModule
 from vidchat.batch import ChunkBatch
 from vidchat.data.media.pixels import to_bytes
@@ -33,7 +34,9 @@ PLAIN = CONDITION | {"initiator": False, "voice": False, "scores": []}
 def module() -> ResponderModule:
     video = StackedVAE(channels=4, patch=4, widths=[8, 8], encoder_blocks=[1, 1], decoder_blocks=[1, 1])
     audio = StftCodec(code_width=8, width=16, encoder_blocks=1, decoder_blocks=1, codebooks=2, vocabulary=16)
-    return ResponderModule.build(OmegaConf.create(MODEL), PLAIN, 25, 0, video, audio, ByteTokenizer(), {"warmup": 0})
+    return responder_module(
+        OmegaConf.create(MODEL), PLAIN, 25, 0, video, audio, ByteTokenizer(), optimizer={"warmup": 0}
+    )
 
 
 def batch() -> ChunkBatch:

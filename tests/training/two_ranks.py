@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tests.generation.conftest import CONDITION, MODEL
+from tests.modules import responder_module
 from vidchat.batch import ChunkBatch
 from vidchat.data.loading.batches import pad
 from vidchat.data.loading.endless import Draw, EndlessDataModule, in_order
@@ -29,7 +30,6 @@ from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
 from vidchat.training.module import TrainingModule
-from vidchat.training.responder import ResponderModule
 from vidchat.training.schedule import OptimizerSettings
 from vidchat.training.tokenizer_audio import AudioCodecModule
 from vidchat.training.tokenizer_video import VideoTokenizerModule
@@ -108,7 +108,7 @@ def build(stage: str, batch_size: int) -> tuple[TrainingModule, Data]:
     model = OmegaConf.create(MODEL | ({"depth": None} if stage == "pretrain_visual" else {}))
     tools = video, audio, ByteTokenizer()
     options = {name: getattr(settings, name) for name in ("lr", "steps", "warmup", "ema_decay")}
-    responder = ResponderModule.build(model, condition, 25, 0, *tools, options)
+    responder = responder_module(model, condition, 25, 0, *tools, optimizer=options)
     return responder, Data(lambda draws: answers(dyadic, draws), batch_size)
 
 

@@ -1,17 +1,19 @@
-"""The command `vidchat`: one group of commands for each thing people do beside training and answering."""
+"""The command `vidchat`: train and infer take KEY=VALUE words, read by Hydra; all others take options."""
 
 from __future__ import annotations
 
 import vidchat.threads  # noqa: F401  (before torch)
 
 # isort: split
+from functools import partial
+from typing import Annotated
+
 import typer
 
 from vidchat.cli import data, model
 from vidchat.cli.bench import app as bench
 
 app = typer.Typer(
-    help="SpeakerVid-5M's data and VidChatBench. Training is train.py, one answer is infer.py.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -20,6 +22,50 @@ app.add_typer(model.app, name="model")
 app.add_typer(bench, name="bench")
 
 
+# Their words are read by the command itself, which says with --help what they may be.
+_passed_on = partial(
+    app.command,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    add_help_option=False,
+)
+Words = Annotated[list[str] | None, typer.Argument(help="--help names all.", show_default=False)]
+
+
+@_passed_on("train")
+def _train(words: Words = None) -> None:
+    """Trains one stage: vidchat train stage=pretrain_av data=folder data.root=DIR"""
+    from vidchat.cli.train import main
+
+    main(words or [])
+
+
+@_passed_on("infer")
+def _infer(words: Words = None) -> None:
+    """Answers a clip: vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=DIR output=OUT.mp4"""
+    from vidchat.cli.infer import main
+
+    main(words or [])
+
+
+@_passed_on("people")
+def _people(words: Words = None) -> None:
+    """Renders people who talk, a data set to try things with: vidchat people --output DIR --dialogues 24"""
+    from vidchat.playground.people.__main__ import main
+
+    main(words or [])
+
+
+@_passed_on("demo")
+def _demo(words: Words = None) -> None:
+    """Shows everything on rendered people, from nothing to a page: vidchat demo --minutes 15"""
+    from vidchat.playground.demo.__main__ import main
+
+    main(words or [])
+
+
 @app.callback()
 def main() -> None:
-    """Groups of commands; each says with --help what it does."""
+    """Trains a model that answers people on video, answers with it, prepares data, and scores any such model.
+
+    Each command says with --help what it does.
+    """

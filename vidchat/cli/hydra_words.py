@@ -51,23 +51,26 @@ def literally(words: Sequence[str], paths: frozenset[str]) -> list[str]:
     return [_literal(word, paths) for word in words]
 
 
-def run(main: Callable[[], Any], config: str, paths: frozenset[str], about: str | None) -> None:
-    """Runs a function made by `hydra.main` on this process's command line; what is wrong with it is one sentence.
+def run(
+    main: Callable[[], Any], config: str, paths: frozenset[str], about: str | None, words: Sequence[str] | None = None
+) -> None:
+    """Runs a function made by `hydra.main` on a command line; what is wrong with it is one sentence.
 
     Args:
         main: The function.
         config: The name of its config in configs/.
         paths: See `literally`.
         about: The first part of the help, which is printed instead if `--help` or `-h` is among the words.
+        words: What stands behind the command's name; by default the words of this process's command line.
     """
-    words = sys.argv[1:]
+    words = sys.argv[1:] if words is None else list(words)
     if {"--help", "-h"} & set(words):
         print(_help(config, about or ""))
         return
     if unknown := get_args_parser().parse_known_args(words)[1]:
         sys.exit(f"error: {unknown[0]} is not understood: keys are given as KEY=VALUE, after -m in a sweep; see --help")
     global _typed
-    _typed, sys.argv[1:] = words, literally(words, paths)
+    _typed, sys.argv[1:] = sys.argv[1:], literally(words, paths)
     if os.environ.get(FULL_ERROR) == "1":
         main()
         return

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vidchat.atomic import whole_folder
 from vidchat.finite import not_finite
 from vidchat.foreign import no_larger_than
+from vidchat.shipped import find
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -103,7 +104,7 @@ def load_config(directory: str | Path, kind: str) -> dict[str, Any]:
     Raises:
         TokenizerError: there is no tokenizer there, or it is another class's.
     """
-    path = Path(directory) / CONFIG_FILE
+    path = find(directory) / CONFIG_FILE
     if not path.is_file():
         raise TokenizerError(f"{directory} holds no tokenizer: {CONFIG_FILE} is missing; give the folder save() wrote")
     try:
@@ -136,7 +137,7 @@ def load_weights(directory: str | Path, module: nn.Module) -> None:
 
 
 def _weights_of(directory: str | Path) -> Path:
-    path = Path(directory) / WEIGHTS_FILE
+    path = find(directory) / WEIGHTS_FILE
     if not path.is_file():
         raise TokenizerError(f"{directory} holds no weights ({WEIGHTS_FILE} is missing); copy the whole folder again")
     return path

@@ -14,6 +14,7 @@ from vidchat.data.folder import MANIFESTS
 from vidchat.nested import differing_leaves
 from vidchat.registry import UnknownName
 from vidchat.release_format import FormatError, to_names
+from vidchat.shipped import find
 from vidchat.training.fit import advice, check_fit
 from vidchat.training.machine import what_is_lacking_here
 from vidchat.training.values import wrong_values
@@ -94,7 +95,7 @@ def _paths(config: dict[str, Any]) -> list[str]:
             problems.append(f"data.root={root} holds no {MANIFESTS[0]}; write one line for each dialogue")
     for key in ("init_from", "resume"):
         value = config[key]
-        if value is not None and not (key == "resume" and value == "auto") and not Path(value).exists():
+        if value is not None and not (key == "resume" and value == "auto") and not find(value).exists():
             problems.append(f"{key}={value} does not exist")
     return problems
 
@@ -104,8 +105,8 @@ def _tokenizers(config: dict[str, Any]) -> list[str]:
     problems = []
     for name in config["stage"]["tokenizers"]:
         directory = (config[name] or {}).get("directory")
-        if directory is not None and not Path(directory).is_dir():
-            problems.append(f"{name}.directory={directory} is no folder; run from the repository's root, or train one")
+        if directory is not None and not find(directory).is_dir():
+            problems.append(f"{name}.directory={directory} is no folder; give one that holds a tokenizer, or train one")
     return problems
 
 

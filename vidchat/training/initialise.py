@@ -14,6 +14,7 @@ from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
 from vidchat.release import TOKENIZERS, read_config, read_weights
 from vidchat.release_format import to_names
+from vidchat.shipped import find
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
 from vidchat.training.same_run import differing, same_tokenizers
@@ -35,6 +36,7 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
         CheckpointError: the source is of something else, a shape differs, or a weight is not finite.
         ReleaseError: a folder that is not a release.
     """
+    source = find(source)
     weights, theirs, their_fingerprints = _read(source)
     same_tokenizers(f"init_from={source}", fingerprints, their_fingerprints)
     own = module.network.state_dict()

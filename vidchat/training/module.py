@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainingModule(L.LightningModule):
-    """Trains `network`; a subclass says what its losses are and how the result is exported.
+    """Trains `network` by its `loss`; a subclass says how the result is exported, or what other losses it has.
 
     Randomness is seeded for each micro-batch, the update is skipped when the gradient is not finite, and an average of
     the weights follows each update. Its state, with the optimizer's, the schedule's and the data position, is in the
@@ -54,8 +54,14 @@ class TrainingModule(L.LightningModule):
         self._own: dict[str, Tensor] | None = None
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Scalars to log by name, each a mean over what `count` counts; `loss` is minimised."""
-        raise NotImplementedError
+        """Returns scalars to log by name, each a mean over what `count` counts; `loss` is minimised.
+
+        The micro-batches of one step share a seed: of each chunk they then predict as many tokens.
+        """
+        together = self.training and self.micro_batches > 1
+        shared = seed_for(self.seed, "masked", self.place[0]) if together else None
+        losses: dict[str, Tensor] = self.network.loss(batch, shared)  # type: ignore[operator]
+        return losses
 
     def count(self, batch: Any) -> Tensor:
         """Scalar on the batch's device: of how many things its losses are means.

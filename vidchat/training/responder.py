@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
-from vidchat.build import build_responder, check_thinker
 from vidchat.model.responder import Responder
-from vidchat.registry import packages_in
 from vidchat.release import TOKENIZERS, export_release
-from vidchat.release_format import to_names
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
 from vidchat.tokenizers.video import VideoTokenizer
 from vidchat.training.module import TrainingModule
 from vidchat.training.schedule import OptimizerSettings
-from vidchat.training.seeding import seed_for
 
 
 class ResponderModule(TrainingModule):
@@ -55,28 +50,6 @@ class ResponderModule(TrainingModule):
         self._tools = (video_vae, audio_codec, text_tokenizer)
         self._thinker = thinker
 
-    @classmethod
-    def build(
-        cls,
-        model: Mapping[str, Any],
-        condition: Mapping[str, Any],
-        fps: int,
-        seed: int,
-        video_vae: VideoTokenizer,
-        audio_codec: AudioCodec,
-        text_tokenizer: TextTokenizer,
-        optimizer: Mapping[str, Any],
-        release_dtype: str = "float32",
-        thinker: Thinker | None = None,
-    ) -> Self:
-        """The module of a config; the model's first weights are drawn from `seed`."""
-        check_thinker(thinker, condition)
-        torch.manual_seed(seed)
-        named, tools = to_names(model), (video_vae, audio_codec, text_tokenizer)
-        responder = build_responder(named, condition, fps, *tools, trust=packages_in(named))
-        settings = OptimizerSettings(**optimizer)
-        return cls(responder, *tools, settings, seed, release_dtype, thinker)
-
     @property
     def responder(self) -> Responder:
         """The network under its own name."""
@@ -97,10 +70,6 @@ class ResponderModule(TrainingModule):
         tools: list[Any] = list(self._tools)
         named = dict(zip(TOKENIZERS, tools, strict=True)) | ({"thinker": self._thinker} if self._thinker else {})
         return {name: tool.fingerprint() for name, tool in named.items()}
-
-    def losses(self, batch: ChunkBatch) -> dict[str, Tensor]:
-        together = self.training and self.micro_batches > 1  # a step then predicts as many tokens of each of its chunks
-        return self.responder.loss(batch, seed_for(self.seed, "masked", self.place[0]) if together else None)
 
     def count(self, batch: ChunkBatch) -> Tensor:
         return batch.chunk_mask.sum()

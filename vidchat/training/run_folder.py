@@ -141,7 +141,7 @@ def is_set_aside(folder: Path) -> bool:
 
 def sweep_name(overrides: str) -> str:
     """A folder's name for the overrides of a job in a sweep, such as `seed=1,stage.optimizer.lr=0.001`."""
-    name = overrides.replace("/", "_")
+    name = overrides.replace("/", "_").replace("'", "")  # quotes are for Hydra alone
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
     return name if len(os.fsencode(name)) <= 200 else f"{name[:60]}-{digest}"
 

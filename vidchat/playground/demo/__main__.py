@@ -1,4 +1,4 @@
-"""Everything, from nothing to a page: `python -m vidchat.playground.demo` (or `make demo`).
+"""Everything, from nothing to a page: `vidchat demo` (or `make demo`).
 
 Shows the shipped model's answers to people it never saw, measures the machine, and says what fits into the minutes
 given; then renders dyads, trains the three stages, answers with both models, and measures them beside truth and chance.
@@ -31,10 +31,10 @@ from vidchat.playground.demo.page import Shown, draw_losses, draw_sheet, write_p
 from vidchat.playground.demo.speed import measure_comparison, measure_dialogue, measure_step, measure_training
 from vidchat.playground.people.script import FEELINGS, TOPICS, cases
 from vidchat.release import load_release
+from vidchat.shipped import find
 
-ROOT = Path(__file__).parents[3]
 STAGES = ("pretrain_visual", "pretrain_av", "sft_dyadic")
-SHIPPED = ROOT / "checkpoints" / "demo"
+SHIPPED = find("checkpoints/demo")
 TEST_SEED = 1000
 """Added to the seed for the people who are answered: neither model has met them."""
 FIRST_LOOK = 6
@@ -51,7 +51,7 @@ class People:
 
 def render(folder: Path, dialogues: int, seed: int, *more: str) -> None:
     """Render a data set on all cores, in a process of its own."""
-    command = [sys.executable, "-m", "vidchat.playground.people", "--output", str(folder)]
+    command = [sys.executable, "-m", "vidchat", "people", "--output", str(folder)]
     subprocess.run([*command, "--dialogues", str(dialogues), "--seed", str(seed), *more], check=True)
 
 
@@ -100,13 +100,13 @@ def make_or_read_plan(output: Path, people: People, minutes: float, seed: int, s
 def train_stage(output: Path, index: int, plan: Plan, overrides: Sequence[str]) -> Path:
     """Run one stage from the release of the one before, in a process of its own; returns its folder."""
     stage, steps, folder = STAGES[index], plan.steps[index], output / STAGES[index]
-    command = [sys.executable, "train.py", f"stage={stage}", "data=folder", f"data.root={output / 'data'}"]
-    command += [f"output_dir={folder}", f"stage.steps={steps}", "data.max_chunks=14"]
+    command = [sys.executable, "-m", "vidchat", "train", f"stage={stage}", "data=folder"]
+    command += [f"data.root={output / 'data'}", f"output_dir={folder}", f"stage.steps={steps}", "data.max_chunks=14"]
     command += ["stage.module.release_dtype=float16", f"trainer.precision={plan.speed.precision}"]
     command += [f"init_from={output / STAGES[index - 1] / 'release'}"] if index else []
     console.rule(f"training {stage}, {steps} steps")
     threads = dict.fromkeys(GIVEN, str(plan.speed.threads))
-    subprocess.run([*command, *overrides], cwd=ROOT, env=os.environ | threads, check=True)
+    subprocess.run([*command, *overrides], env=os.environ | threads, check=True)
     return folder
 
 
@@ -119,7 +119,7 @@ def look_again(plan: Plan, seconds_left: float) -> Plan:
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for everything.")] = ROOT / "outputs" / "demo",
+    output: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("outputs/demo"),
     minutes: Annotated[float, typer.Option(help="Time for everything; the training is fitted into it.")] = 15,
     dialogues: Annotated[int | None, typer.Option(help="Rendered training dialogues, instead of what fits.")] = None,
     steps: Annotated[
@@ -127,7 +127,7 @@ def demo(
     ] = None,
     answers: Annotated[int, typer.Option(help="Test dialogues to answer, if the time allows.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of the rendered people.")] = 0,
-    override: Annotated[list[str] | None, typer.Option(help="More settings for train.py.")] = None,
+    override: Annotated[list[str] | None, typer.Option(help="More settings for vidchat train.")] = None,
 ) -> None:
     """Show, measure, render, train, answer, score."""
     start = time.monotonic()
@@ -183,5 +183,12 @@ def _title(dialogue: Dialogue) -> str:
     return f"“{asked}”, asked in a {case.expression} way. Right: “{case.answer}”"
 
 
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the command on its words, by default this process's."""
+    app = typer.Typer(add_completion=False)
+    app.command()(demo)
+    app(words, prog_name="vidchat demo")
+
+
 if __name__ == "__main__":
-    typer.run(demo)
+    main()

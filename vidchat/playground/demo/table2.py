@@ -16,8 +16,7 @@ from vidchat.release import read_config
 from vidchat.training.run_folder import is_set_aside
 
 log = logging.getLogger(__name__)
-ROOT = Path(__file__).parents[3]
-ANSWER = [sys.executable, str(ROOT / "infer.py"), "pairs={pairs}", "checkpoint={release}", "output={output}"]
+ANSWER = [sys.executable, "-m", "vidchat", "infer", "pairs={pairs}", "checkpoint={release}", "output={output}"]
 
 
 def place_of(config: dict[str, Any]) -> str:

@@ -1,0 +1,123 @@
+"""One answer: `vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=checkpoints/demo output=OUT.mp4`.
+
+Reads the initiator's clip (any frame rate, size, sample rate) and a picture of the responder, and writes the
+responder's clip, H.264 and AAC, chunk by chunk as it is generated. With `pairs=BENCH` it answers every pair of
+VidChatBench into the folder `output`, with a log beside each clip. A path such as `examples/initiator.mp4` or
+`checkpoints/demo` that is not there is taken from what ships with vidchat.
+"""
+
+from __future__ import annotations
+
+import vidchat.threads  # noqa: F401  (before torch)
+
+# isort: split
+import logging
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from vidchat.bench.pairs import read_pairs
+from vidchat.cli.hydra_words import INFER_PATHS, run
+from vidchat.errors import plainly
+from vidchat.generation.answer import Question, QuestionError, Timing, check_question
+from vidchat.generation.request import check_answers, check_folder, check_groups, check_output, check_seconds
+from vidchat.generation.respond import choose_device, move, respond, respond_to_pairs, settings_of
+from vidchat.generation.stream import GenerationSettings
+from vidchat.release import Release, load_release
+from vidchat.shipped import CONFIGS, find
+
+log = logging.getLogger("infer")
+
+
+def answer_question(config: DictConfig) -> list[Timing]:
+    """Answers one question; returns how fast it went."""
+    _require(config, "checkpoint", "reference", "output")
+    device, precision = choose_device(str(config.device), config.precision)
+    check_seconds(config.seconds)
+    question, output = question_of(config), Path(config.output)
+    files = (question.reference, question.initiator, question.voice)
+    check_output(output, [path for path in files if isinstance(path, Path)])
+    release = _load(config)
+    check_question(release, question)
+    settings = _settings(config, release)
+    move(release, device, precision)
+    return [respond(release, question, output, settings, config.seconds, device)]
+
+
+def answer_pairs(config: DictConfig) -> list[Timing]:
+    """Answers the pairs of VidChatBench that have no answer yet; see `respond_to_pairs`."""
+    _require(config, "checkpoint", "output")
+    if config.seconds is not None:
+        raise QuestionError("seconds= is not for pairs=: every answer is as long as the benchmark says (bench make)")
+    device, precision = choose_device(str(config.device), config.precision)
+    output = Path(config.output)
+    check_folder(output)
+    pairs = read_pairs(Path(config.pairs))
+    inputs = (path for pair in pairs for path in (pair.reference, pair.initiator.path, pair.truth.path))
+    check_answers((output / f"{pair.id}.mp4" for pair in pairs), inputs)
+    release = _load(config)
+    settings = _settings(config, release)
+    move(release, device, precision)
+    return respond_to_pairs(release, pairs, output, settings, device, precision)
+
+
+def question_of(config: DictConfig) -> Question:
+    """Returns the question that a config asks; its texts and paths as they were typed."""
+    if not isinstance(config.scores, Mapping | None):
+        raise QuestionError(f"scores={config.scores}: give them by name, e.g. scores={{dover: 1.0}}")
+    text = "???" if OmegaConf.is_missing(config, "text") else config.text  # which OmegaConf has a meaning for
+    return Question(
+        reference=find(config.reference),
+        initiator=find(config.initiator) if config.initiator else None,
+        text=None if text is None else str(text),
+        voice=find(config.voice) if config.voice else None,
+        scores=config.scores or {},
+    )
+
+
+def _load(config: DictConfig) -> Release:
+    return load_release(config.checkpoint, config.thinker_from, config.trust)
+
+
+def _settings(config: DictConfig, release: Release) -> GenerationSettings:
+    """Returns how to generate; raises `ValueError` at once if it is out of bounds."""
+    whole: Any = OmegaConf.to_container(config)
+    given = whole["settings"]
+    check_groups(given)
+    return settings_of(release, given["window"], given["seed"], given["sampling"])
+
+
+def _require(config: DictConfig, *keys: str) -> None:
+    missing = [key for key in keys if OmegaConf.is_missing(config, key) or config[key] is None]
+    if missing:
+        raise QuestionError(f"give {', '.join(f'{key}=...' for key in missing)} (see configs/infer.yaml)")
+
+
+@hydra.main(config_path=str(CONFIGS), config_name="infer", version_base="1.3")
+def _task(config: DictConfig) -> None:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # as an exception: nothing unfinished stays
+    with plainly():
+        timings = answer_question(config) if config.pairs is None else answer_pairs(config)
+    if not timings:
+        log.info("%s: every pair was answered already", config.output)
+        return
+    duration, whole = sum(timing.duration for timing in timings), sum(timing.whole for timing in timings)
+    log.info(
+        "%s: %.1f s of answer in %.1f s (%.2f x real time), first chunk after %.0f ms",
+        config.output,
+        duration,
+        whole,
+        duration / max(whole, 1e-9),
+        1000 * median(timing.first_chunk for timing in timings),
+    )
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs `vidchat infer` on the words of a command line, by default this process's."""
+    run(_task, "infer", INFER_PATHS, __doc__, words)
