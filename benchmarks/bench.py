@@ -1,6 +1,6 @@
 """What scoring costs, measure by measure, beside decoding alone: a table, and JSON.
 
-    python benchmarks/bench.py --pairs 4 --seconds 6 --size 480x768
+    python benchmarks/bench.py --pairs 4 --seconds 6 --size 768x480
     python benchmarks/bench.py --frames 25 --face version-RFB-320.onnx --json bench.json
 
 Films of moving noise and a tone are written first (they are harder to decode than faces). Seconds are of one core's
@@ -27,6 +27,7 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.suite import Backends
 from vidchat.data.media.read import write_clip
 from vidchat.dialogue import Clip
+from vidchat.sizes import format_size, parse_size
 
 
 def films(folder: Path, count: int, seconds: float, size: tuple[int, int]) -> list[Pair]:
@@ -90,19 +91,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=6.0, help="of a clip")
-    parser.add_argument("--size", default="480x768", help="WIDTHxHEIGHT")
+    parser.add_argument("--size", type=parse_size, default=parse_size("768x480"), help="HEIGHTxWIDTH")
     parser.add_argument("--frames", type=int, help="of PSNR and SSIM, evenly; else all")
     parser.add_argument("--face", type=Path, help="RFB-320 face detector")
     parser.add_argument("--dnsmos", type=Path, help="sig_bak_ovr.onnx")
     parser.add_argument("--json", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    width, height = map(int, arguments.size.split("x"))
     backends = Backends(face=arguments.face, dnsmos=arguments.dnsmos, frames=arguments.frames)
     with tempfile.TemporaryDirectory() as folder:
-        pairs = films(Path(folder), arguments.pairs, arguments.seconds, (height, width))
-        each = run(pairs, Path(folder), View((height, width)), backends)
-    print(f"{arguments.pairs} pairs of {arguments.seconds:g} s at {arguments.size}, one core; seconds a pair")
+        pairs = films(Path(folder), arguments.pairs, arguments.seconds, arguments.size)
+        each = run(pairs, Path(folder), View(arguments.size), backends)
+    size = format_size(arguments.size)
+    print(f"{arguments.pairs} pairs of {arguments.seconds:g} s at {size}, one core; seconds a pair")
     for name, seconds in each.items():
         print(f"{name:60} {seconds:8.3f}")
     total = sum(seconds for name, seconds in each.items() if "(once)" not in name)

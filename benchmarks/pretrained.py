@@ -1,7 +1,7 @@
 """How fast pretrained kinds of tokenizers encode, decode and stream, beside the libraries' own decoding.
 
     python benchmarks/pretrained.py                                       # small random models, 64x64, on the CPU
-    python benchmarks/pretrained.py --full --size 480 768 --device cuda   # the published shapes, random weights
+    python benchmarks/pretrained.py --full --size 480x768 --device cuda   # the published shapes, random weights
 
 Seconds of work for a second of clip at 25 fps, all in one run. `library` decodes the whole clip by diffusers or
 transformers; `stream` is ours, chunk by chunk; `late` is the cost of the stream's last chunks over that of its early
@@ -23,6 +23,7 @@ import diffusers
 import torch
 from transformers import EncodecConfig, EncodecModel, MimiConfig, MimiModel
 
+from vidchat.sizes import parse_size
 from vidchat.tokenizers.causal import CausalVAE
 from vidchat.tokenizers.pretrained_audio import EncodecCodec, MimiCodec, PretrainedCodec
 
@@ -112,7 +113,7 @@ def sound(codec: PretrainedCodec, chunks: int, given: argparse.Namespace, device
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the classes' own sizes")
-    parser.add_argument("--size", type=int, nargs=2, default=[64, 64])
+    parser.add_argument("--size", type=parse_size, default=parse_size("64x64"), help="HEIGHTxWIDTH")
     parser.add_argument("--chunks", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")

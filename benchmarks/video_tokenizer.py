@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vidchat.data.folder import read_dialogues
 from vidchat.data.media.read import read_clip
+from vidchat.sizes import parse_size
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.video import VideoTokenizer
 from vidchat.training.tokenizer_video import psnr, to_pictures
@@ -86,12 +87,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--clips", type=int, default=60)
-    parser.add_argument("--size", type=int, nargs=2, default=[96, 96])
+    parser.add_argument("--size", type=parse_size, default=parse_size("96x96"), help="HEIGHTxWIDTH")
     parser.add_argument("--strip", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.manual_seed(0)
-    pictures = read_pictures(given.root, given.split, given.clips, 8, 25, (given.size[0], given.size[1]))
+    pictures = read_pictures(given.root, given.split, given.clips, 8, 25, given.size)
     tokenizer = StackedVAE.load(given.directory)
     made = rows(tokenizer, pictures, [0.0, 0.1, 0.2, 0.3])
     table = {name: measure(output, pictures, tokenizer.temporal_stride) for name, output in made.items()}

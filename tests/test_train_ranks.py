@@ -1,4 +1,4 @@
-"""`train.py` on two ranks by its real command, which Lightning gives to the second rank again."""
+"""`vidchat train` on two ranks by its real command, which Lightning gives to the second rank again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vidchat.training.checkpoint import read_checkpoint
 
 def command(place: Path, *words: str) -> list[str]:
     return [
-        sys.executable, "train.py", "stage=pretrain_visual", "data=folder", f"data.root={place}/data",
+        sys.executable, "-m", "vidchat", "train", "stage=pretrain_visual", "data=folder", f"data.root={place}/data",
         f"output_dir={place}/run", "data.size=[32,32]", "data.batch_size=1", "data.max_chunks=3", "stage.steps=2",
         "logger=none", "callbacks=null", "log_every=1", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
         "trainer.precision=32-true", "data.num_workers=0", "trainer.limit_val_batches=0",

@@ -18,7 +18,7 @@ from vidchat.cli import infer as infer_script
 from vidchat.cli import train as train_script
 from vidchat.cli.data_encode import _config as encode_config
 from vidchat.cli.data_encode import _tokenizer
-from vidchat.cli.hydra_words import CONFIGS, INFER_PATHS, TRAIN_PATHS, _sentence, literally, override
+from vidchat.cli.hydra_words import CONFIGS, INFER_PATHS, TRAIN_PATHS, _sentence, literally, override, read_size
 
 ROOT = Path(__file__).parents[2]
 TYPED = [
@@ -150,3 +150,10 @@ def test_help_says_what_a_script_does_and_every_key(script, key: str, monkeypatc
     assert key in told
     assert "hydra:" not in told
     assert ("stage=pretrain_av|pretrain_visual" in told) == (name == "train")
+
+
+def test_a_size_is_height_x_width_or_a_list() -> None:
+    for typed in ("48x32", "[48,32]"):
+        assert list(read_size(composed("train", "stage=pretrain_av", f"data.size={typed}")).data.size) == [48, 32]
+    with pytest.raises(ValueError, match=r"^data\.size='big' is not a size; give HEIGHTxWIDTH"):
+        read_size(composed("train", "stage=pretrain_av", "data.size=big"))

@@ -19,12 +19,13 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.errors import FULL_ERROR, lend_errors
 from vidchat.nested import leaves
 from vidchat.shipped import CONFIGS
+from vidchat.sizes import parse_size
 
 TEXTS = frozenset({"text"})
 INFER_PATHS = frozenset({"checkpoint", "initiator", "output", "pairs", "reference", "thinker_from", "voice"})
@@ -84,6 +85,21 @@ def run(
             raise
         groups = ", ".join(sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir()))
         sys.exit(f"error: a group ({groups}) must be given the name of one of its configs, not null; see --help")
+
+
+def read_size(config: DictConfig) -> DictConfig:
+    """Returns the config with `data.size`, which may be HEIGHTxWIDTH, as a list [height, width].
+
+    Raises:
+        ValueError: it is neither.
+    """
+    size = OmegaConf.select(config, "data.size")
+    if isinstance(size, str):
+        try:
+            config.data.size = list(parse_size(size))
+        except ValueError as error:
+            raise ValueError(f"data.size={error}") from error
+    return config
 
 
 def restore_words() -> None:

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from vidchat.build import build_responder, check_thinker
-from vidchat.cli.hydra_words import TRAIN_PATHS, restore_words, run, sweep_folder
+from vidchat.cli.hydra_words import TRAIN_PATHS, read_size, restore_words, run, sweep_folder
 from vidchat.data.folder import MANIFESTS
 from vidchat.errors import plainly
 from vidchat.model.compiled import compile_blocks
@@ -58,7 +58,7 @@ def train(config: DictConfig) -> Path:
     Raises:
         SystemExit: a signal ended it; if it came while training, with a checkpoint to go on from.
     """
-    plain = check_config(config)
+    plain = check_config(read_size(config))
     torch.manual_seed(plain["seed"])  # of first weights: training itself seeds every micro-batch
     if plain["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, for what is not in half precision, samples above all

@@ -65,7 +65,7 @@ CHECKS: Mapping[str, Check] = {
     "data.fps": _whole(1),
     "data.dtype": (lambda name: name in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
     "data.sources": (_are(dict), "a list such as [{root: OTHER, weight: 2}]"),
-    "data.size": (_is_size, "[height, width] in pixels"),
+    "data.size": (_is_size, "HEIGHTxWIDTH in pixels, such as 480x768, or a list [height, width]"),
     "data.batch_size": _whole(1),
     "data.max_chunks": _whole(1),
     "data.num_workers": _whole(0),
