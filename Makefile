@@ -12,14 +12,14 @@ setup: $(VENV)/.stamp
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PY) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch>=2.13,<2.14"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,demo,bench]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,demo,bench,log]"
 	$(BIN)/python -m pip check
 	@# pip check does not see that a broken torchvision or torchaudio poisons these imports; importing them does.
 	$(BIN)/python -c "import torch, lightning, torchmetrics; from diffusers import AutoencoderKLWan; from transformers import EncodecModel, Qwen3Model, WhisperFeatureExtractor"
 	touch $@
 
 demo: setup
-	$(BIN)/python -m vidchat.playground.demo --minutes $(MINUTES)
+	$(BIN)/python -m vidchat demo --minutes $(MINUTES)
 
 test: setup
 	$(BIN)/ruff check .

@@ -67,3 +67,13 @@ def test_where_a_key_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not machine._logged_in()
     monkeypatch.setenv("WANDB_API_KEY", "x")
     assert machine._logged_in()
+
+
+def test_a_logger_s_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = {"board": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger"}}
+    config = {"trainer": {"accelerator": "cpu"}, "logger": board}
+    assert what_is_lacking_here(config) == []
+    monkeypatch.setattr(machine, "find_spec", lambda package: None)
+    assert [text.partition(",")[0] for text in what_is_lacking_here(config)] == [
+        "tensorboard is not installed; pip install 'vidchat[log]'"
+    ]

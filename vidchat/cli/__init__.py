@@ -5,7 +5,9 @@ from __future__ import annotations
 import vidchat.threads  # noqa: F401  (before torch)
 
 # isort: split
+import sys
 from functools import partial
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -58,6 +60,8 @@ def _people(words: Words = None) -> None:
 @_passed_on("demo")
 def _demo(words: Words = None) -> None:
     """Shows everything on rendered people, from nothing to a page: vidchat demo --minutes 15"""
+    if find_spec("matplotlib") is None:
+        sys.exit("error: the demo draws with matplotlib; install it with: pip install 'vidchat[demo]'")
     from vidchat.playground.demo.__main__ import main
 
     main(words or [])

@@ -1,15 +1,18 @@
-"""What a run's config asks of this machine that it does not have: GPUs, a key for Weights & Biases."""
+"""What a run's config asks of this machine that it does not have: GPUs, a logger's package, a key for it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 
+LOGGERS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
+"""Class -> the package that it needs."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -19,7 +22,8 @@ def what_is_lacking_here(config: dict[str, Any]) -> list[str]:
     Args:
         config: The run's resolved config; of it `trainer` and `logger` are read.
     """
-    return [*_accelerator(config["trainer"]), *_wandb(config.get("logger") or {})]
+    loggers = config.get("logger") or {}
+    return [*_accelerator(config["trainer"]), *_packages(loggers), *_wandb(loggers)]
 
 
 class RanksError(ValueError):
@@ -55,6 +59,17 @@ def _accelerator(trainer: dict[str, Any]) -> list[str]:
         beyond = [number for number in wanted if type(number) is not int or number >= count]
         return [f"trainer.devices={devices}: this machine has {count} GPUs; give fewer of them"] if beyond else []
     return []
+
+
+def _packages(loggers: dict[str, Any]) -> list[str]:
+    """Loggers whose packages are not installed."""
+    targets = [str(logger.get("_target_", "")) for logger in loggers.values() if isinstance(logger, dict)]
+    wanted = [LOGGERS[name] for target in targets if (name := target.rpartition(".")[2]) in LOGGERS]
+    return [
+        f"{package} is not installed; pip install 'vidchat[log]', or give logger=none (metrics.csv is always written)"
+        for package in wanted
+        if find_spec(package) is None
+    ]
 
 
 def _wandb(loggers: dict[str, Any]) -> list[str]:
