@@ -1,7 +1,7 @@
 """What scoring costs, measure by measure, beside decoding alone: a table, and JSON.
 
     python benchmarks/bench.py --pairs 4 --seconds 6 --size 768x480
-    python benchmarks/bench.py --frames 25 --face version-RFB-320.onnx --json bench.json
+    python benchmarks/bench.py --video-frames 25 --face version-RFB-320.onnx --json bench.json
 
 Films of moving noise and a tone are written first (they are harder to decode than faces). Seconds are of one core's
 work (process time), so that other work on the machine hardly counts; with workers the pairs are shared out.
@@ -92,13 +92,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=6.0, help="of a clip")
     parser.add_argument("--size", type=parse_size, default=parse_size("768x480"), help="HEIGHTxWIDTH")
-    parser.add_argument("--frames", type=int, help="of PSNR and SSIM, evenly; else all")
+    parser.add_argument("--video-frames", type=int, help="video frames for PSNR and SSIM; all by default")
     parser.add_argument("--face", type=Path, help="RFB-320 face detector")
     parser.add_argument("--dnsmos", type=Path, help="sig_bak_ovr.onnx")
     parser.add_argument("--json", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    backends = Backends(face=arguments.face, dnsmos=arguments.dnsmos, frames=arguments.frames)
+    backends = Backends(face=arguments.face, dnsmos=arguments.dnsmos, video_frames=arguments.video_frames)
     with tempfile.TemporaryDirectory() as folder:
         pairs = films(Path(folder), arguments.pairs, arguments.seconds, arguments.size)
         each = run(pairs, Path(folder), View(arguments.size), backends)

@@ -30,7 +30,7 @@ def system(pairs, tmp_path):
 
 def test_score_then_report(bench, system, tmp_path):
     out = tmp_path / "out"
-    result = run("score", "--pairs", bench, "--system", f"ours={system}", "-o", out, "--resamples", 5, "--frames", 4)
+    result = run("score", bench, f"systems.ours={system}", "-o", out, "resamples=5", "video_frames=4")
     assert result.exit_code == 0, result.output
     assert "3 good, 1 missing" in result.output
     for name in ("scores.json", "report.md", "report.tex", "index.html"):
@@ -47,9 +47,9 @@ def test_score_then_report(bench, system, tmp_path):
 
 def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
     code = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
-    rows = [f"--row=dyadic:none={system}", f"--row=dyadic:audio={system}", f"--row=conditioned:none={system}"]
+    rows = [f"rows.{row}={system}" for row in ("dyadic:none", "dyadic:audio", "conditioned:none")]
     command = f'{sys.executable} -c "{code}" {{release}} {{output}}'
-    table = run("ablation", "--pairs", bench, *rows, "-o", tmp_path, "--generate", command, "--frames", 4)
+    table = run("ablation", bench, *rows, "-o", tmp_path, f"generate={command}", "video_frames=4")
     assert table.exit_code == 0, table.output
     assert "| dyadic none → dyadic audio | FID | better | equal | not told apart |" in table.output
     assert (tmp_path / "dyadic" / "audio").is_dir()
@@ -62,27 +62,30 @@ def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
     assert [(row["protocol"], row["switches"]) for row in written] == [
         ("conditioned", []), ("dyadic", []), ("dyadic", ["audio"])
     ]  # fmt: skip
-    assert "frames=4" in written[0]["numbers"]["PSNR"]["protocol"], "other options go to score"
+    assert "frames=4" in written[0]["numbers"]["PSNR"]["protocol"], "other settings go to score"
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("score", "--pairs", "nowhere", "--system", "a=.", "-o", "x"), "bench make"),
-        (("score", "--pairs", "{bench}", "--system", "a", "-o", "x"), "NAME=FOLDER"),
-        (("score", "--pairs", "{bench}", "--system", "a=nowhere", "-o", "x"), "no folder"),
-        (("score", "--pairs", "{bench}", "--system", "a=.", "-o", "x", "--size", "big"), "WIDTHxHEIGHT"),
-        (("score", "--pairs", "{bench}", "--system", "a=.", "-o", "x", "--i3d", "none.pt"), "i3d_torchscript"),
-        (("make", "-o", "x"), "--data FOLDER"),
-        (("ablation", "--pairs", "{bench}", "--row", "dyadic:none=nowhere", "-o", "x"), "no folder"),
+        (("score", "nowhere", "systems.a=.", "-o", "x"), "bench make"),
+        (("score", "{bench}", "systems.a", "-o", "x"), "KEY=VALUE"),
+        (("score", "{bench}", "-o", "x"), "systems.NAME=FOLDER"),
+        (("score", "{bench}", "systems.a=.", "frames=4", "-o", "x"), "did you mean 'video_frames'?"),
+        (("ablation", "{bench}", "rows.dyadic:noise,audio=.", "rows.dyadic:audio,noise=.", "-o", "x"), "two rows"),
+        (("score", "{bench}", "systems.a=nowhere", "-o", "x"), "no folder"),
+        (("score", "{bench}", "systems.a=.", "-o", "x", "size=big"), "HEIGHTxWIDTH"),
+        (("score", "{bench}", "systems.a=.", "-o", "x", "i3d=none.pt"), "i3d_torchscript"),
+        (("make", "{bench}", "clips=.", "-o", "x"), "clips=FOLDER belongs to"),
+        (("ablation", "{bench}", "rows.dyadic:none=nowhere", "-o", "x"), "no folder"),
         (("report", "none.json", "-o", "x"), "no such file"),
         (("report", "{bench}/pairs.jsonl", "-o", "x"), "no results"),
-        (("score", "--pairs", "{bench}", "--system", "a=.", "--system", "a=.", "-o", "x"), "two systems"),
-        (("make", "--data", "nowhere", "-o", "x"), "no such data folder"),
-        (("make", "--testset", "{bench}/pairs.jsonl", "--clips", "nowhere", "-o", "x"), "no such data folder"),
-        (("make", "--data", "{bench}", "-o", "x", "--seconds", "nan"), "--seconds"),
-        (("candidates", "--pairs", "{bench}"), "--model NAME"),
-        (("candidates", "--pairs", "{bench}", "--rendered"), "not a rendered dyad"),
+        (("score", "{bench}", "systems.a=.", "systems.a=.", "-o", "x"), "systems.a is given twice"),
+        (("make", "nowhere", "-o", "x"), "no such data folder"),
+        (("make", "{bench}/pairs.jsonl", "clips=nowhere", "-o", "x"), "clips=FOLDER"),
+        (("make", "{bench}", "-o", "x", "seconds=nan"), "seconds must be a number"),
+        (("candidates", "{bench}"), "model=NAME"),
+        (("candidates", "{bench}", "--rendered"), "not a rendered dyad"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(bench, words, told, tmp_path, monkeypatch):

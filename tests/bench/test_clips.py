@@ -119,7 +119,7 @@ def test_only_the_truth_until_answer_seconds_counts(pairs, tmp_path):
 def test_an_answer_that_is_cut_short_gains_in_no_measure(tmp_path, pairs, truth):
     reference = read_reference(pairs[0], VIEW)
     whole, seen = made(tmp_path, truth, *film(9)), set()
-    for measure in Backends(frames=8)():
+    for measure in Backends(video_frames=8)():
         true, face = measure.read(truth, truth), measure.read(reference) if measure.needs_reference else {}
 
         def values(found, measure=measure, true=true, face=face):

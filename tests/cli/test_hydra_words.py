@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from vidchat.cli import infer as infer_script
 from vidchat.cli import train as train_script
 from vidchat.cli.data_encode import _config as encode_config
-from vidchat.cli.data_encode import _tokenizer
 from vidchat.cli.hydra_words import CONFIGS, INFER_PATHS, TRAIN_PATHS, _sentence, literally, override, read_size
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +85,7 @@ def test_a_sweep_goes_over_other_keys_with_a_path_as_it_is() -> None:
 def test_encode_takes_folders_of_any_name(tmp_path: Path) -> None:
     folder = tmp_path / "it's, (1) = ${x}"
     folder.mkdir()
-    config = encode_config(folder, _tokenizer("video_vae", str(folder)))
+    config, _ = encode_config(folder, [f"video_vae={folder}"])
     assert config.data.root == config.video_vae.directory == str(folder)
 
 

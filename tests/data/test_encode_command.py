@@ -22,15 +22,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encode(root: Path, *more: str) -> Result:
-    words = ["--data", str(root), "--video-vae", f"{root}/video_vae", "--audio-codec", f"{root}/audio_codec"]
-    return CliRunner().invoke(app, ["data", "encode", *words, "--size", "16x16", *more])
+    words = [str(root), f"video_vae={root}/video_vae", f"audio_codec={root}/audio_codec", "data.size=16x16"]
+    return CliRunner().invoke(app, ["data", "encode", *words, *more])
 
 
 def test_a_folder_becomes_a_folder_of_tokens_that_can_be_verified(root: Path, tmp_path: Path) -> None:
     dry = encode(root, "--output", str(tmp_path), "--dry-run")
     assert "4 pieces of 2 dialogues, 4 to encode" in dry.output
     assert not list(tmp_path.iterdir())
-    done = encode(root, "--output", str(tmp_path), "--max-chunks", "5", "--dtype", "float16")
+    done = encode(root, "--output", str(tmp_path), "data.max_chunks=5", "data.dtype=float16")
     assert done.exit_code == 0, done.output
     assert done.output.count("4 samples in 1 shards") == 2
     (made,) = tmp_path.glob("tokens/latents-*/made_with.json")
@@ -38,7 +38,7 @@ def test_a_folder_becomes_a_folder_of_tokens_that_can_be_verified(root: Path, tm
     assert (told["size"], told["longest"], told["dtype"]) == ([16, 16], 5, "float16")
     assert told["tokenizer"]["class"] == "StackedVAE"
     assert (tmp_path / "dialogues.jsonl").read_text() == (root / "dialogues.jsonl").read_text()
-    verify = ["data", "verify", "--data", str(tmp_path)]
+    verify = ["data", "verify", str(tmp_path)]
     assert "2 folders of shards, 0 problems" in CliRunner().invoke(app, verify).output
     shard = next(tmp_path.glob("tokens/codes-*/*.tar"))
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -48,12 +48,17 @@ def test_a_folder_becomes_a_folder_of_tokens_that_can_be_verified(root: Path, tm
 
 
 def test_mistakes_are_told_in_a_sentence(root: Path) -> None:
-    for words, told in (
-        (["--engine", "slurm"], "--engine must be processes or ray"),
-        (["--fps", "30"], "choose a pair whose rates divide"),
+    for word, told in (
+        ("engine=slurm", "engine must be one of processes, ray"),
+        ("shard_mb=0", "shard_mb must be at least 1"),
+        ("worker=2", "there is no key 'worker'; did you mean 'workers'?"),
+        ("data.max_chunk=2", "there is no key 'data.max_chunk'; did you mean 'data.max_chunks'?"),
+        ("data.size=16", "HEIGHTxWIDTH"),
+        ("thinker=null", "must be given the name of one of its configs"),
+        ("data.fps=30", "choose a pair whose rates divide"),
     ):
-        done = encode(root, *words)
+        done = encode(root, word)
         assert done.exit_code == 1
         assert told in done.output.replace("\n", " ")
-    missing = CliRunner().invoke(app, ["data", "encode", "--data", "nowhere"])
+    missing = CliRunner().invoke(app, ["data", "encode", "nowhere"])
     assert "there is no such data folder" in missing.output

@@ -297,17 +297,17 @@ def test_the_commands_skip_them(odd: Path, tmp_path: Path, caplog: pytest.LogCap
         assert result.exit_code == 0, (words, result.output, result.exception)
         return result.output
 
-    told = run("ingest", "--source", "folder", "--annotations", odd, "--output", tmp_path / "clips.parquet")
+    told = run("ingest", odd, "--output", tmp_path / "clips.parquet", "source=folder")
     assert "4 clips" in told
     damaged = (tmp_path / "clips.damaged.jsonl").read_text()
     assert all(name in damaged for name in ("unknown.mp4", "notes.mp4", "picture.mp4", "pipe.mp4", "line 8"))
     told = run("stats", odd, "--output", tmp_path / "stats.png")
     assert all(f"left out: dialogues.jsonl line {number}: " in told for number in (3, 4, 5, 7, 8)), told
-    told = run("show", odd, "--count", 9, "--output", tmp_path / "a.html")
+    told = run("show", odd, "count=9", "--output", tmp_path / "a.html")
     assert "cannot be decoded" in (tmp_path / "a.html").read_text()
-    run("pack", "--data", odd, "--output", tmp_path / "packed")
+    run("pack", odd, "--output", tmp_path / "packed")
     run("stats", tmp_path / "packed", "--output", tmp_path / "stats.png")
     caplog.clear()
-    run("show", tmp_path / "packed", "--count", 9, "--output", tmp_path / "a.html")
+    run("show", tmp_path / "packed", "count=9", "--output", tmp_path / "a.html")
     assert all(f"{name}.mp4 in " in caplog.text for name in ("unknown", "notes", "picture"))
     assert not list(tmp_path.rglob("*.partial"))

@@ -47,8 +47,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tokens(root: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("tokens")
-    words = ["--video-vae", tools / "video_vae", "--audio-codec", tools / "audio_codec", "--size", "16x16"]
-    done = run("encode", "--data", root, "--output", output, *words, "--max-chunks", "5")
+    words = [f"video_vae={tools / 'video_vae'}", f"audio_codec={tools / 'audio_codec'}", "data.size=16x16"]
+    done = run("encode", root, "--output", output, *words, "data.max_chunks=5")
     assert done.exit_code == 0, done.output
     return output
 
@@ -70,13 +70,13 @@ def test_it_is_shown_by_what_made_it_and_by_nothing_else(tokens: Path, tools: Pa
     other = run("show", tokens, "--output", page)
     assert other.exit_code == 1
     assert "only it can decode them" in other.output.replace("\n", " ")
-    assert "--video-vae" in other.output
-    words = ("--video-vae", tools / "video_vae", "--audio-codec", tools / "audio_codec")
+    assert "video_vae=" in other.output
+    words = (f"video_vae={tools / 'video_vae'}", f"audio_codec={tools / 'audio_codec'}")
     done = run("show", tokens, "--output", page, *words)
     assert "3 dialogues" in done.output, done.output
     assert page.read_text().count("<video") == 5
     assert "decoded from tokens" in page.read_text()
-    assert "1 dialogues" in run("show", tokens, "--branch", "single", "--output", tmp_path / "s.png", *words).output
+    assert "1 dialogues" in run("show", tokens, "branch=single", "--output", tmp_path / "s.png", *words).output
 
 
 def test_what_is_decoded_is_the_round_trip(root: Path, tokens: Path, tools: Path) -> None:

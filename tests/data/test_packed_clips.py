@@ -66,9 +66,9 @@ def test_no_picture_is_decoded_to_count_them(packed: Path, monkeypatch: pytest.M
 
 
 def test_they_are_shown_without_any_tokenizer(root: Path, packed: Path, tmp_path: Path) -> None:
-    assert "3 dialogues" in run("show", packed, "--output", tmp_path / "a.html", "--video-vae", "nowhere")
+    assert "3 dialogues" in run("show", packed, "--output", tmp_path / "a.html", "video_vae=nowhere")
     assert "3 dialogues" in run("show", root, "--output", tmp_path / "b.html")
     shown = [(tmp_path / name).read_text().split("<section>")[1:] for name in ("a.html", "b.html")]
     assert shown[0] == shown[1]
     assert shown[0][0].count("<video") == 2
-    assert "1 dialogues" in run("show", packed, "--branch", "single", "--output", tmp_path / "s.png")
+    assert "1 dialogues" in run("show", packed, "branch=single", "--output", tmp_path / "s.png")

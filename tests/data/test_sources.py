@@ -139,20 +139,20 @@ def run(*arguments: Any, fails: bool = False) -> str:
 def test_the_commands_one_after_another(tmp_path: Path) -> None:
     """A student's folder: how many hours of SFT dialogue are there, and show me some."""
     root, data = make_folder(tmp_path / "own", ["train", "train", "val"], tier="sft"), tmp_path / "data"
-    run("ingest", "--source", "folder", "--annotations", root, "--output", data / "clips.parquet")
+    run("ingest", root, "--output", data / "clips.parquet", "source=folder")
     assert "no dialogues yet" in run("stats", data)
-    assert "cut: 6" in run("cut", data, "--media", root, "--output", data, "--workers", 1)
+    assert "cut: 6" in run("cut", data, root, "--output", data, "workers=1")
     assert "dialogue" in run("branches", data, "--output", data)
     counted = run("stats", data)
     assert [line for line in counted.splitlines() if "dialogue" in line and "sft" in line and " 3 " in line]
     assert (data / "stats.png").stat().st_size > 10_000
-    assert "3 dialogues" in run("show", data, "--branch", "dialogue", "--tier", "sft")
+    assert "3 dialogues" in run("show", data, "branch=dialogue", "tier=sft")
     page = (data / "show.html").read_text()
     assert page.count("<video") == 6
     assert page.count("http") == 0, "nothing is fetched"
-    run("show", data, "--output", data / "sheet.png", "--count", 2)
+    run("show", data, "--output", data / "sheet.png", "count=2")
     assert (data / "sheet.png").stat().st_size > 2_000
-    assert "none" in run("show", data, "--branch", "listening", fails=True)
+    assert "none" in run("show", data, "branch=listening", fails=True)
 
 
 def test_a_folder_without_a_manifest_is_counted_too(tmp_path: Path) -> None:
@@ -166,12 +166,12 @@ def test_a_folder_without_a_manifest_is_counted_too(tmp_path: Path) -> None:
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     for command in (
-        ("ingest", "--annotations", missing, "--output", tmp_path / "c.parquet"),
-        ("cut", missing, "--media", missing, "--output", tmp_path),
+        ("ingest", missing, "--output", tmp_path / "c.parquet"),
+        ("cut", missing, missing, "--output", tmp_path),
         ("branches", missing, "--output", tmp_path),
         ("stats", missing),
         ("show", missing),
-        ("branches", missing, "--output", tmp_path, "--branch", "soliloquy"),
+        ("branches", missing, "--output", tmp_path, "branches=soliloquy"),
     ):
         assert "Traceback" not in run(*command, fails=True)
 
@@ -185,8 +185,8 @@ def test_filmed_people_go_through_the_same_door(tmp_path: Path, real_clips: Path
         "g,initiator,longhair,clips/grid_woman_longhair.mp4\n"
         "g,responder,denim,clips/grid_man_denim.mp4\n"
     )
-    run("ingest", "--source", "folder", "--annotations", root, "--output", data / "clips.parquet")
-    run("cut", data, "--media", root, "--output", data, "--longest-side", 96, "--workers", 1)
+    run("ingest", root, "--output", data / "clips.parquet", "source=folder")
+    run("cut", data, root, "--output", data, "longest_side=96", "workers=1")
     run("branches", data, "--output", data)
     dialogues, report = read_folder(data)
     assert [d.branch for d in dialogues] == ["dialogue", "single", "single"]

@@ -50,7 +50,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(folder: Path, output: Path) -> None:
-    words = ("--pairs", folder, "--system", f"ours={folder / 'answers'}", "-o", output, "--resamples", 3, "--frames", 2)
+    words = (folder, f"systems.ours={folder / 'answers'}", "-o", output, "resamples=3", "video_frames=2")
     commands.vidchat("bench", "score", *words)
 
 
@@ -159,7 +159,7 @@ def test_a_hostile_answer_costs_no_score(bench: Path, tmp_path: Path, amount: Ca
 
 def hostile_words(folder: Path, bench: Path) -> list[Case]:
     """The commands' words."""
-    pairs, system = ("--pairs", bench), ("--system", f"ours={bench / 'answers'}")
+    pairs, system = (bench,), (f"systems.ours={bench / 'answers'}",)
     out = ("-o", folder / "out")
     (folder / "taken").touch()
     (folder / "empty").mkdir(exist_ok=True)
@@ -169,14 +169,14 @@ def hostile_words(folder: Path, bench: Path) -> list[Case]:
         ("report", bench / "pairs.jsonl", *out),
     ]
     words += [
-        ("score", *pairs, "--system", text, *out) for text in ("", "=", "a=", "=b", "truth=.", "a=/dev/null", "a=${x}")
+        ("score", *pairs, f"systems.{text}", *out) for text in ("", "=", "a=", "=b", "truth=.", "a=/dev/null", "a=${x}")
     ]
-    words += [("score", *pairs, *system, *system, *out), ("score", "--pairs", folder / "empty", *system, *out)]
+    words += [("score", *pairs, *system, *system, *out), ("score", folder / "empty", *system, *out)]
     for size in ("0x0", "1x1", "99999999x99999999", "-1x5", "x", "32x", "nan", "1e3x1e3"):
-        words.append(("score", *pairs, *system, *out, "--size", size))
-    for option in ("--workers", "--resamples", "--frames", "--embed"):
-        words += [("score", *pairs, *system, *out, option, value) for value in ("0", "-1")]
-    words += [("score", *pairs, *system, *out, "--device", name) for name in ("cuda:99", "tpu", "")]
+        words.append(("score", *pairs, *system, *out, f"size={size}"))
+    for key in ("workers", "resamples", "video_frames", "embed"):
+        words += [("score", *pairs, *system, *out, f"{key}={value}") for value in ("0", "-1", "x", "nan")]
+    words += [("score", *pairs, *system, *out, f"device={name}") for name in ("cuda:99", "tpu", "")]
     for option in (
         "face",
         "inception",
@@ -189,18 +189,18 @@ def hostile_words(folder: Path, bench: Path) -> list[Case]:
         "whisper",
         "xvector",
     ):
-        more = ("--scrfd", bench / "face.png") if option == "arcface" else ()
+        more = (f"scrfd={bench / 'face.png'}",) if option == "arcface" else ()
         for path in ("no.onnx", bench / "face.png", bench / "answers", _evil(folder)):
-            words.append(("score", *pairs, *system, *out, f"--{option}", path, *more))
+            words.append(("score", *pairs, *system, *out, f"{option}={path}", *more))
     words += [
         ("score", *pairs, *system, "-o", folder / "taken"),
-        ("make", "--data", bench, *out),
-        ("make", "--data", "", *out),
+        ("make", bench, *out),
+        ("make", "", *out),
     ]
     for testset in ("/dev/null", bench / "face.png", bench / "pairs.jsonl", bench):
-        words.append(("make", "--testset", testset, "--clips", bench, *out))
+        words.append(("make", testset, f"clips={bench}", *out))
     words += [
-        ("ablation", *pairs, "--row", row, *out) for row in ("", "dyadic", "dyadic:=.", "x:none=.", "dyadic:loud=.")
+        ("ablation", *pairs, f"rows.{row}", *out) for row in ("", "dyadic", "dyadic:=.", "x:none=.", "dyadic:loud=.")
     ]
     names = [" ".join(map(str, line)).replace(str(folder), ".").replace(str(bench), "BENCH") for line in words]
     return [

@@ -69,16 +69,13 @@ def test_shards_that_cannot_be_written_are_gone_on_with(data: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "target"),
     [
-        (("data", "pack", "--data", "{data}", "--output", "out"), "out"),
-        (("data", "ingest", "--source", "folder", "--annotations", "{data}", "--output", "out/x.parquet"), "x."),
+        (("data", "pack", "{data}", "--output", "out"), "out"),
+        (("data", "ingest", "{data}", "--output", "out/x.parquet", "source=folder"), "x."),
         (("data", "stats", "{data}", "--output", "out/x.png"), "clips."),  # in the directory of temporary files
         (("data", "show", "{data}", "--output", "out/x.html"), "clip.mp4"),  # likewise
         (("data", "show", "{data}", "--output", "out/x.png"), "x.png"),
-        (("bench", "make", "--data", "{data}", "--split", "val", "--output", "out"), "out"),
-        (
-            ("bench", "score", "--pairs", "{bench}", "--system", "a={bench}/clips", "-o", "out", "--resamples", "3"),
-            ".npz",
-        ),
+        (("bench", "make", "{data}", "split=val", "--output", "out"), "out"),
+        (("bench", "score", "{bench}", "systems.a={bench}/clips", "-o", "out", "resamples=3"), ".npz"),
         (("bench", "report", "{bench}/scores.json", "-o", "out"), "out"),
     ],
 )
@@ -103,6 +100,6 @@ def bench(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     clips = {side: {"clip": "clips/truth.mp4", "speaker": side} for side in ("initiator", "truth")}
     pairs = ({"id": name, "reference": "clips/truth.mp4", **clips} for name in ("p", "q"))
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    words = ("bench", "score", "--pairs", folder, "--system", f"a={folder / 'clips'}", "-o", folder, "--resamples", "3")
+    words = ("bench", "score", folder, f"systems.a={folder / 'clips'}", "-o", folder, "resamples=3")
     assert run(commands.vidchat, *words, folder=folder) == ""
     return folder

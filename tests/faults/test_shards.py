@@ -143,7 +143,7 @@ def _extract_all(root: Path) -> None:
 
 
 def test_hostile_media_shards_are_told_in_a_sentence(data: Path, tmp_path: Path, amount: Callable[[int], int]) -> None:
-    pack = ("data", "pack", "--data", data, "--output", tmp_path / "packed")
+    pack = ("data", "pack", data, "--output", tmp_path / "packed")
     assert run(commands.vidchat, *pack, folder=tmp_path) == ""
     judge(hostile_media_shards, tmp_path, amount(120))
 

@@ -117,20 +117,18 @@ def words_of_data(folder: Path, data: Path) -> list[Case]:
     """The commands of `vidchat data`."""
     out = folder / "out"
     lines: list[list[object]] = [[command, path] for command in ("stats", "show") for path in PATHS]
-    lines += [["encode", "--data", data, "--output", out, *more] for more in (
-        ["--size", "0x0"], ["--size", "x"], ["--size", "-1x4"], ["--fps", "0"], ["--fps", "-1"], ["--max-chunks", "0"],
-        ["--workers", "0"], ["--shard-mb", "0"], ["--shard-clips", "0"], ["--device", "cuda:99"], ["--device", "tpu"],
-        ["--dtype", "float7"], ["--video-vae", "no"], ["--video-vae", "/dev/null"], ["--engine", "x"],
-        ["seed=1"], ["=="],
+    lines += [["encode", data, "--output", out, word] for word in (
+        "data.size=0x0", "data.size=x", "data.size=-1x4", "data.size=[1]", "data.fps=0", "data.fps=-1",
+        "data.max_chunks=0", "workers=0", "shard_mb=0", "shard_clips=0", "device=cuda:99", "device=tpu",
+        "data.dtype=float7", "video_vae=no", "video_vae=/dev/null", "video_vae=null", "engine=x", "seed=1", "==",
+        "worker=2",
     )]  # fmt: skip
-    lines += [["ingest", "--annotations", path, "--output", folder / "x.parquet", "--source", source]
+    lines += [["ingest", path, "--output", folder / "x.parquet", f"source={source}"]
               for path in (*PATHS[:4], "/dev/null", data) for source in ("folder", "speakervid",
               "seamless_interaction")]  # fmt: skip
     os.mkfifo(folder / "pipe")
-    lines += [
-        ["pack", "--data", data, "--output", place] for place in (folder / "pipe", "/proc/x", data / "dialogues.jsonl")
-    ]
-    lines += [["verify", "--data", path] for path in PATHS]
+    lines += [["pack", data, "--output", place] for place in (folder / "pipe", "/proc/x", data / "dialogues.jsonl")]
+    lines += [["verify", path] for path in PATHS]
     said = [[str(word) for word in line] for line in lines if "\udcff" not in line]  # which the runner cannot print
     return [
         Case("data " + " ".join(word[:60] for word in words), partial(commands.vidchat, "data", *words))

@@ -28,7 +28,7 @@ PUBLISHED: Mapping[tuple[str, tuple[str, ...]], tuple[float | None, ...]] = {
     ("dyadic", SWITCHES): (32.35, 28.82, 17.55, 0.66, 0.772, 2.698, 3.22),
 }
 """SpeakerVid-5M (arXiv 2507.09862), Table 2: protocol and switches to the columns."""
-FORM = "PROTOCOL:SWITCHES=PATH, such as dyadic:audio,spatial=runs/a, or dyadic:none=runs/b"
+FORM = "PROTOCOL:SWITCHES=FOLDER, such as rows.dyadic:audio,spatial=runs/a or rows.dyadic:none=runs/b"
 
 
 class AblationError(ValueError):
@@ -112,9 +112,9 @@ def generate(template: str, release: Path, pairs: Path, output: Path) -> str:
         words = [word.format(**places) for word in shlex.split(template)]
         subprocess.run(words, check=True)
     except (KeyError, IndexError, ValueError) as error:
-        raise AblationError(f"--generate knows {{release}}, {{pairs}} and {{output}}, and not {error}") from error
+        raise AblationError(f"generate knows {{release}}, {{pairs}} and {{output}}, and not {error}") from error
     except OSError as error:
-        raise AblationError(f"--generate: {error}") from error
+        raise AblationError(f"generate: {error}") from error
     except subprocess.CalledProcessError as error:
         failure = f"{release}: code {error.returncode} of the command {shlex.join(words)}"
         clips = sum(path.suffix in SUFFIXES for path in output.iterdir()) if output.is_dir() else 0

@@ -14,6 +14,7 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.rules import BAD, COUNTED, TOLERANCE
 from vidchat.data.media.read import Media, MediaError, read_clip, read_picture
 from vidchat.dialogue import Clip
+from vidchat.sizes import format_size
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg")
 SILENCE = 1e-3  # root mean square, -60 dB of full scale
@@ -40,10 +41,8 @@ class View:
     sample_rate: int = 16000
 
     def __str__(self) -> str:
-        height, width = self.size
-        return (
-            f"size={width}x{height} (swscale bicubic, cover, centre crop); fps={self.fps}; audio={self.sample_rate} Hz"
-        )
+        size = f"{format_size(self.size)} (HEIGHTxWIDTH, swscale bicubic, cover, centre crop)"
+        return f"size={size}; fps={self.fps}; audio={self.sample_rate} Hz"
 
 
 @dataclass(frozen=True)

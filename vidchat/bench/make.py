@@ -56,7 +56,7 @@ def make_from_folder(
         there = ", ".join(f"{count} {name}" for name, count in Counter(one.split for one in dialogues).items())
         raise MakeError(
             f"{data}: no dialogue has the split '{split}' (there are: {there}); write \"split\": \"{split}\" into "
-            f"dialogues of speakers who are in no other split, or choose another by --split"
+            f"dialogues of speakers who are in no other split, or choose another by split=NAME"
         )
     seen = {turn.clip.speaker for dialogue in dialogues if dialogue.split != split for turn in dialogue.turns}
     report = Report("pairs", skipped=list(read.skipped))

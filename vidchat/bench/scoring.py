@@ -21,6 +21,7 @@ from vidchat.bench.store import Store
 from vidchat.bench.summary import Scored, Summary
 from vidchat.bench.systems import BUILT_IN, TRUTH, Folder, System, built_in
 from vidchat.bench.workers import as_note, guarded, in_processes
+from vidchat.sizes import format_size
 
 
 class ScoreError(ValueError):
@@ -97,9 +98,8 @@ def _other_sizes(pairs: Sequence[Pair], view: View) -> list[str]:
     sizes = sizes_of(pairs)
     if len(sizes) < 2:
         return []
-    height, width = view.size
-    told = ", ".join(f"{len(ids)} of {w}x{h}" for (h, w), ids in sizes.items())
-    return [f"the true answers have several sizes ({told}); all are scaled and cropped to {width}x{height}"]
+    counts = ", ".join(f"{len(ids)} of {format_size(size)}" for size, ids in sizes.items())
+    return [f"the true answers have several sizes ({counts}); all are scaled and cropped to {format_size(view.size)}"]
 
 
 def _told(pair: Pair) -> dict[str, object]:

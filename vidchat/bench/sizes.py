@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from vidchat.bench.pairs import Pair, PairsError
 from vidchat.data.media.read import MediaError, picture_size
 from vidchat.dialogue import Clip
+from vidchat.sizes import format_size
 
 
 def commonest_size(clips: Iterable[Clip]) -> tuple[int, int]:
@@ -38,5 +39,5 @@ def only_size(pairs: Iterable[Pair]) -> tuple[int, int]:
         return next(iter(sizes))
     if not sizes:
         raise PairsError("no true answer can be opened, so there is nothing to compare with; check the files' folder")
-    there = "; ".join(f"{width}x{height}: {len(ids)}, such as {ids[0]}" for (height, width), ids in sizes.items())
-    raise PairsError(f"the true answers have several sizes ({there}); give --size WIDTHxHEIGHT for all")
+    there = "; ".join(f"{format_size(size)}: {len(ids)}, such as {ids[0]}" for size, ids in sizes.items())
+    raise PairsError(f"the true answers have several sizes ({there}); give size=HEIGHTxWIDTH for all")

@@ -13,44 +13,44 @@ from vidchat.bench.measure import BackendError, Measure
 
 @dataclass(frozen=True)
 class Backends:
-    """Weights that the user has, as files, or as folders or Hub names where it says model. `None` takes the proxy.
+    """Published weights of the measures; a measure without its weights is replaced by a proxy.
 
     Attributes:
-        face: RFB-320 ONNX file; else the face is taken to be in the middle.
-        inception: FID's TorchScript file.
-        i3d: FVD's TorchScript file.
-        videomae: CD-FVD's checkpoint; an extra column.
-        arcface: ArcFace ONNX file; needs `scrfd`.
-        scrfd: SCRFD ONNX file.
-        syncnet: `syncnet_v2.model`.
-        whisper: Model that hears; with `clip` or `sentence`.
-        clip: CLIP model.
-        sentence: Sentence encoder model.
-        expression: `package.module:function` of expression coefficients.
-        sim: `wavlm_large_finetune.pth`.
-        xvector: Speaker model of transformers.
-        dnsmos: `sig_bak_ovr.onnx`; extra columns.
-        utmos: `utmos22_strong_step7459_v1.pt`; an extra column.
-        frames: Of PSNR and SSIM, evenly; `None` for all.
-        device: Where networks run.
+        inception: Weights for FID, inception-2015-12-05.pt (TorchScript).
+        i3d: Weights for FVD, i3d_torchscript.pt of StyleGAN-V.
+        videomae: Weights for CD-FVD, vit_g_hybrid_pt_1200e_ssv2_ft.pth; an extra column.
+        arcface: Weights for identity, w600k_r50.onnx; needs scrfd.
+        scrfd: Landmark detector for ArcFace, det_10g.onnx.
+        whisper: Speech recogniser for coherence, a folder or Hub name; needs clip, sentence or both.
+        clip: CLIP model for coherence, a folder or Hub name; needs whisper.
+        sentence: Sentence encoder for coherence, a folder or Hub name; needs whisper.
+        syncnet: Weights for audio-visual sync, syncnet_v2.model.
+        expression: Function that returns expression coefficients for the emotion FID, as package.module:function.
+        sim: Weights for SIM-o, UniSpeech's wavlm_large_finetune.pth.
+        xvector: Speaker model of transformers for the voice, a folder or Hub name; another column.
+        dnsmos: Weights for DNSMOS, sig_bak_ovr.onnx; extra columns.
+        utmos: Weights for UTMOS, utmos22_strong_step7459_v1.pt; an extra column.
+        face: Face detector, RFB-320 as ONNX; null takes the middle of the frame.
+        video_frames: Number of video frames of each clip, evenly spaced, for PSNR and SSIM; null takes all.
+        device: Device of the networks.
     """
 
-    face: Path | None = None
     inception: Path | None = None
     i3d: Path | None = None
     videomae: Path | None = None
     arcface: Path | None = None
     scrfd: Path | None = None
-    syncnet: Path | None = None
     whisper: str | None = None
     clip: str | None = None
     sentence: str | None = None
+    syncnet: Path | None = None
     expression: str | None = None
     sim: Path | None = None
     xvector: str | None = None
     dnsmos: Path | None = None
     utmos: Path | None = None
-    frames: int | None = None
+    face: Path | None = None
+    video_frames: int | None = None
     device: str = "cpu"
 
     def __call__(self) -> Sequence[Measure]:
@@ -81,7 +81,7 @@ class Backends:
             Inception(self.inception, device=self.device) if self.inception else RandomPictures(),
             I3d(self.i3d, device=self.device) if self.i3d else RandomMotion(),
             *([VideoMae(self.videomae, self.device)] if self.videomae else []),
-            Fidelity(self.frames),
+            Fidelity(self.video_frames),
         ]
 
     def _identity(self, finder: FaceFinder) -> Measure:
@@ -89,7 +89,7 @@ class Backends:
         from vidchat.bench.proxy.identity import FaceLooks
 
         if (self.arcface is None) != (self.scrfd is None):
-            raise BackendError("--arcface and --scrfd need each other: faces are aligned by landmarks")
+            raise BackendError("arcface and scrfd need each other: faces are aligned by landmarks")
         return ArcFace(self.arcface, self.scrfd) if self.arcface and self.scrfd else FaceLooks(finder)
 
     def _coherence(self) -> list[Measure]:
@@ -98,10 +98,10 @@ class Backends:
 
         if self.whisper is None:
             if self.clip or self.sentence:
-                raise BackendError("--clip and --sentence compare texts, so they need --whisper, which hears them")
+                raise BackendError("clip and sentence compare texts, so they need whisper, which transcribes answers")
             return [NearestSpoken()]
         if not (self.clip or self.sentence):
-            raise BackendError("--whisper only hears; give --clip, --sentence or both")
+            raise BackendError("whisper only transcribes; give clip, sentence or both")
         transcriber = Transcriber(self.whisper, self.device)
         measures: list[Measure] = [NearestByClip(transcriber, self.clip, self.device)] if self.clip else []
         return measures + ([NearestBySentence(transcriber, self.sentence, self.device)] if self.sentence else [])

@@ -129,7 +129,7 @@ def _two_numbers(name: str, a: Number, b: Number) -> str:
         return f"{what}, so the machines that scored them compute differently; score all systems on one of them"
     return (
         f"{what}: its clips or logs changed between the runs; score one of its folders again under another name, by "
-        f"--system OTHERNAME=FOLDER (the other systems' features are kept, so it is fast)"
+        f"systems.OTHERNAME=FOLDER (the other systems' features are kept, so it is fast)"
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidchat.cli.settings import Settings, command_with, read_settings
+from vidchat.dialogue import Branch, Split, Tier
 from vidchat.errors import plainly
 
 if TYPE_CHECKING:
@@ -17,19 +20,44 @@ if TYPE_CHECKING:
     from vidchat.data.tokens.media_shards import MediaShards
 
 
+@dataclass(frozen=True)
+class ShowSettings:
+    """Choice of dialogues to show, and the tokenizers where only tokens are there.
+
+    Attributes:
+        count: Number of dialogues.
+        branch: Branch of the dialogues; null is any.
+        tier: Tier of the dialogues; null is any.
+        split: Split of the dialogues; null is any.
+        seed: Seed of the choice.
+        video_vae: Decoder of video tokens, a name of configs/video_vae or the folder of a saved one.
+        audio_codec: Decoder of audio tokens, a name of configs/audio_codec or a folder; none shows video alone.
+    """
+
+    count: int = 5
+    branch: Branch | None = None
+    tier: Tier | None = None
+    split: Split | None = None
+    seed: int = 0
+    video_vae: str = "demo"
+    audio_codec: str = "demo"
+
+
 def register(group: typer.Typer) -> None:
     """Adds the commands to a group."""
-    for command in (stats, show):
-        group.command()(command)
+    group.command()(stats)
+    group.command(cls=command_with(lambda: (ShowSettings,)))(show)
 
 
 def stats(
-    data: Annotated[Path, typer.Argument(help="The data folder, or a manifest.")],
-    output: Annotated[Path | None, typer.Option(help="The picture; DATA/stats.png unless told.")] = None,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="The data folder, or a manifest.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The plot to write; DATA/stats.png by default.")
+    ] = None,
 ) -> None:
-    """Count dialogues and hours by branch and tier, and draw how clips are distributed.
+    """Counts dialogues and hours by branch and tier, and plots the distributions of the clips.
 
-    Of a folder whose clips lie in media shards, these are counted; of one that holds tokens alone, the tokens.
+    Where clips lie in media shards, the shards are counted; where a folder holds tokens alone, the tokens.
     """
     with plainly():
         from vidchat.data.folder import MANIFESTS, FolderError
@@ -44,8 +72,8 @@ def stats(
         elsewhere = clips_elsewhere(data) if data.is_dir() and not manifest.is_file() else None
         if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
             report = Report("dialogues")
-            tell_table(dialogue_table(data, elsewhere, report))
-            _tell_skipped(report)
+            print_table(dialogue_table(data, elsewhere, report))
+            _print_skipped(report)
         else:
             print("no dialogues yet; derive them with 'vidchat data branches'")
         if isinstance(elsewhere, KeptTokens):
@@ -74,7 +102,7 @@ def stats(
         print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {picture}")
 
 
-def _tell_skipped(report: Report, most: int = 10) -> None:
+def _print_skipped(report: Report, most: int = 10) -> None:
     for where, why in report.skipped[:most]:
         print(f"left out: {where}: {why}")
     if len(report.skipped) > most:
@@ -102,7 +130,7 @@ def clips_elsewhere(data: Path) -> MediaShards | KeptTokens | None:
     return KeptTokens(data) if (data / TOKENS).is_dir() else None
 
 
-def tell_table(table: list[dict[str, Any]]) -> None:
+def print_table(table: list[dict[str, Any]]) -> None:
     """Prints dialogues and hours by branch and tier."""
     from rich.console import Console
     from rich.table import Table
@@ -133,30 +161,27 @@ def _distributions_of_folder(root: Path) -> Any:
 
 
 def show(
-    data: Annotated[Path, typer.Argument(help="The data folder.")],
-    count: Annotated[int, typer.Option(help="How many dialogues.")] = 5,
-    branch: Annotated[str | None, typer.Option(help="Only of this branch.")] = None,
-    tier: Annotated[str | None, typer.Option(help="Only of this tier.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only of this split.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed, other dialogues.")] = 0,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="The data folder.")],
     output: Annotated[
-        Path | None, typer.Option(help="A page (.html) or a contact sheet (.png); DATA/show.html unless told.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A page (.html) or a contact sheet (.png) to write; DATA/show.html by default."
+        ),
     ] = None,
-    video_vae: Annotated[str, typer.Option(help="What decodes tokens where clips are not there.")] = "demo",
-    audio_codec: Annotated[str, typer.Option(help="Likewise, of the sound; 'none' shows pictures alone.")] = "demo",
+    settings: Settings = None,
 ) -> None:
-    """Show some dialogues: a page with their clips, words and scores that needs no other file.
+    """Shows some dialogues: a page with their clips, words and scores that needs no other file.
 
-    Of a folder whose clips lie in media shards, they are shown from there; where there are tokens alone, these are
-    decoded again, by the tokenizers that made them.
+    Clips in media shards are shown from there. Where there are tokens alone, the tokenizers that made them decode them.
     """
     with plainly():
         from vidchat.data.show import Choice
         from vidchat.data.show import show as run
 
+        chosen = read_settings(ShowSettings, settings)
         page = output or data / "show.html"
-        elsewhere = _shown_from(data, video_vae, audio_codec)
-        number = run(data, page, Choice(branch, tier, split), count, seed, elsewhere)
+        elsewhere = _shown_from(data, chosen.video_vae, chosen.audio_codec)
+        number = run(data, page, Choice(chosen.branch, chosen.tier, chosen.split), chosen.count, chosen.seed, elsewhere)
         print(f"{number} dialogues: {page}")
 
 

@@ -25,8 +25,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import typer
 from typer.core import TyperCommand
 
 from vidchat.sizes import format_size, parse_size
@@ -34,6 +35,11 @@ from vidchat.sizes import format_size, parse_size
 First = TypeVar("First")
 Second = TypeVar("Second")
 TRUTH = {"true": True, "false": False}
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings; see the list below.", show_default=False),
+]
+"""The last parameter of a command, whose default is `None`."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +102,20 @@ def no_key(name: str, known: Sequence[str]) -> str:
     return f"there is no key '{name}'{meant}--help names every key"
 
 
-def command_with(kinds: Callable[[], Sequence[type]]) -> type[TyperCommand]:
+def command_with(kinds: Callable[[], Sequence[type]], more: Callable[[], str] | None = None) -> type[TyperCommand]:
     """Returns the class of a Typer command whose help ends with the settings of dataclasses.
 
     Args:
         kinds: Returns the dataclasses; called for the help only, so it may import slowly.
+        more: Returns the help of settings that are read otherwise.
     """
 
     class Command(TyperCommand):
         def format_help(self, ctx: Any, formatter: Any) -> None:
             super().format_help(ctx, formatter)
             formatter.write(f"Settings, given as KEY=VALUE:\n\n{describe_settings(*kinds())}\n")
+            if more is not None:
+                formatter.write(f"\n{more()}")
 
     return Command
 

@@ -46,11 +46,12 @@ def test_the_last_row_is_followed_by_answers_and_the_table(tmp_path, monkeypatch
     table2.Table2(pairs=5).on_multirun_end(told)
     make, ablation = commands
     assert make[3:5] == ["bench", "make"]
-    assert make[-2:] == ["--limit", "5"]
-    assert [word for word in ablation if word.startswith("--row")] == [
-        f"--row=dyadic:audio={tmp_path / name / 'release'}" for name in ("a", "b")
+    assert make[-1] == "limit=5"
+    assert [word for word in ablation if word.startswith("rows.")] == [
+        f"rows.dyadic:audio={tmp_path / name / 'release'}" for name in ("a", "b")
     ]
-    assert "checkpoint={release}" in ablation[ablation.index("--generate") + 1]
+    (command,) = [word for word in ablation if word.startswith("generate=")]
+    assert "checkpoint={release}" in command
 
 
 def test_no_trained_row_is_told(tmp_path, caplog):

@@ -26,20 +26,20 @@ BRANCH_COLUMNS = (
 
 @dataclass(frozen=True)
 class BranchSettings:
-    """What makes a branch.
+    """Thresholds that decide which clips make a dialogue.
 
     Attributes:
-        gap_s: Dialogue: at most so many seconds lie between a turn and its answer.
-        overlap_s: Dialogue and multi-turn: by at most so many seconds an answer begins early.
-        sync_difference: Listening, both in the picture: by more than this the talker's SyncNet confidence exceeds the
-            listener's.
-        sync_below: Listening, talker out of the picture: the listener's SyncNet confidence is below this, ...
-        asr_above: ... the transcript's confidence above this, ...
-        no_speech_below: ... the probability that nobody talks at most this, ...
-        compression_below: ... and the transcript's compression ratio at most this.
-        context_s: Multi-turn, contextual: earlier turns that begin in so many seconds before the question.
-        delta_t_s: Multi-turn, sequential: neighbours less than so many seconds apart are one conversation.
-        max_turns: Multi-turn: of one dialogue; longer conversations are cut.
+        gap_s: Dialogue: longest pause between a turn and its answer, in seconds.
+        overlap_s: Dialogue and multi-turn: longest time by which an answer begins before the turn ends, in seconds.
+        sync_difference: Listening, talker in the same scene: SyncNet confidence of the talker minus the listener's,
+            above this.
+        sync_below: Listening, unseen talker: SyncNet confidence of the listener, below this.
+        asr_above: Listening, unseen talker: mean log probability of the transcript, above this.
+        no_speech_below: Listening, unseen talker: probability that nobody talks, at most this.
+        compression_below: Listening, unseen talker: compression ratio of the transcript, at most this.
+        context_s: Multi-turn, contextual: time before the question in which earlier turns begin, in seconds (T).
+        delta_t_s: Multi-turn, sequential: longest pause between neighbouring turns, in seconds.
+        max_turns: Multi-turn: largest number of turns; longer conversations are split.
     """
 
     gap_s: float = 2.0

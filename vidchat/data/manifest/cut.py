@@ -63,7 +63,7 @@ def cut(
     """
     total = open_manifest(manifest).metadata.num_rows
     if not media.is_dir():
-        raise ManifestError(f"{media}: there is no such folder; set --media to the folder of the source videos")
+        raise ManifestError(f"{media}: there is no such folder; name the folder of the source videos")
     if not dry_run:
         _claim(output, settings)
     sources = _index(media)

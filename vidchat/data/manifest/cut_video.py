@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,21 +26,26 @@ UNSEEN = (64, 64)  # height and width of the black picture of a voice without a 
 
 @dataclass(frozen=True)
 class CutSettings:
-    """How clips are cut; a folder holds clips of one setting.
+    """Rates, size and span of the clips; all clips of a folder are cut with the same settings.
 
     Attributes:
-        fps: Pictures per second.
-        sample_rate: Samples per second to which the sound is brought (the file's AAC runs at 48 kHz).
-        longest_side: A larger crop is made smaller, to so many pixels; `None` keeps the source's pixels.
-        window: `scene` cuts what the release's own script cuts; `track` only where the person is tracked.
-        clean: Whether others are silenced where only they talk.
+        fps: Frames per second.
+        sample_rate: Audio samples per second before the file's AAC, which runs at 48 kHz.
+        longest_side: Longest side of a clip in pixels; larger crops are scaled down, null keeps the source's pixels.
+        window: Span of a clip: the whole scene, as the release's own script cuts it, or where the person is tracked.
+        clean: Whether the other speakers are silenced where only they talk.
     """
 
     fps: int = 25
     sample_rate: int = 16000
     longest_side: int | None = None
-    window: str = "scene"
+    window: Literal["scene", "track"] = "scene"
     clean: bool = True
+
+    def __post_init__(self) -> None:
+        sides = 2 if self.longest_side is None else self.longest_side
+        if self.fps < 1 or self.sample_rate < 1 or sides < 2:
+            raise ValueError("fps and sample_rate must be at least 1, and longest_side at least 2")
 
 
 @dataclass

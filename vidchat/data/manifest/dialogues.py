@@ -75,14 +75,14 @@ class Derive:
     """Everything that decides which dialogues come out of a manifest.
 
     Attributes:
-        branches: Which branches.
-        found: Thresholds of the branches.
-        tiers: Thresholds of the tiers.
+        branches: Branches to derive.
+        pairing: Thresholds that decide which clips make a dialogue.
+        tiers: Thresholds of the SFT tier.
         splits: Shares of the splits.
     """
 
     branches: Sequence[Branch] = ("single", "dialogue", "listening", "multi_turn")
-    found: BranchSettings = field(default_factory=BranchSettings)
+    pairing: BranchSettings = field(default_factory=BranchSettings)
     tiers: TierSettings = field(default_factory=TierSettings)
     splits: SplitSettings = field(default_factory=SplitSettings)
 
@@ -101,7 +101,7 @@ def derive(manifest: Path, settings: Derive, summary: Summary, in_place: bool = 
     for clips in track(videos(manifest, BRANCH_COLUMNS), "deriving dialogues", total=len(splits)):
         missing = summary.missing
         tiers: dict[str, Tier | None] = {clip["clip"]: tier_of(clip, settings.tiers, missing) for clip in clips}
-        for found in find(clips, settings.found, settings.branches):
+        for found in find(clips, settings.pairing, settings.branches):
             own = [tiers[clip["clip"]] for _, clip, _ in found.turns[-found.judged :]]
             tier: Tier = "sft" if all(t == "sft" for t in own) else "pretrain"
             answer = found.turns[-1][1]
@@ -216,7 +216,7 @@ def _claim(output: Path) -> None:
 
 def _link(link: Path, media: Path) -> None:
     if not media.is_dir():
-        raise ManifestError(f"{media}: there is no such folder; set --media to the folder of the source files")
+        raise ManifestError(f"{media}: there is no such folder; set media to the folder of the source files")
     if link.is_symlink():
         link.unlink()
     if link.exists():

@@ -45,7 +45,7 @@ def ingest_seamless(root: Path, output: Path, workers: int | None = None) -> dic
     """
     places = _places(root)
     if not places:
-        raise LayoutError(f"{root}: holds no .tar and no V..._S..._I..._P....json; set --annotations to the data set")
+        raise LayoutError(f"{root}: holds no .tar and no V..._S..._I..._P....json; name the folder of the data set")
     work = output.with_name(f"{output.name}.work")
     work.mkdir(parents=True, exist_ok=True)
     job = partial(_read_place, root=root, work=work)

@@ -81,7 +81,7 @@ def _entries(root: Path) -> Iterator[tuple[str, Any]]:
             turn = {"role": "responder", "speaker": name.rpartition(".")[0], "clip": name}
             yield name, {"id": name, "branch": "single", "turns": [turn]}
     else:
-        raise FolderError(f"{root}: there is no such folder; set --annotations to the folder with the dialogues")
+        raise FolderError(f"{root}: there is no such folder; name the folder with the dialogues")
 
 
 def _table(path: Path) -> Iterator[tuple[str, Any]]:

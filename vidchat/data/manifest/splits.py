@@ -19,13 +19,13 @@ SPLIT_COLUMNS = ("clip", "video", "speaker", "media", "given_split", "in_test_li
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How clips are split.
+    """Shares of the splits; people who appear together are one group, and a group is in one split.
 
     Attributes:
-        val: Share of the groups.
-        test: Share of the groups.
-        seed: Of the choice.
-        given: Whether a split that the source gives (and the release's test set) is kept.
+        val: Share of the groups for validation.
+        test: Share of the groups for test.
+        seed: Seed of the assignment of groups.
+        given: Whether splits that the source gives (and the release's test set) are kept.
     """
 
     val: float = 0.02

@@ -95,7 +95,7 @@ def open_manifest(path: Path) -> pq.ParquetFile:
     if path.is_dir():
         path = path / "clips.parquet"
     if not path.is_file():
-        raise ManifestError(f"{path}: there is no such manifest; make one with 'vidchat data ingest --output {path}'")
+        raise ManifestError(f"{path}: there is no such manifest; make it with 'vidchat data ingest'")
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:

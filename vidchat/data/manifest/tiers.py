@@ -15,17 +15,18 @@ Missing = Literal["pretrain", "pass", "drop"]
 
 @dataclass(frozen=True)
 class TierSettings:
-    """What a clip of the SFT tier must exceed (SpeakerVid-5M, section on the SFT subset).
+    """Thresholds that a clip of the SFT tier exceeds (SpeakerVid-5M, section on the SFT subset).
 
     Attributes:
-        hand_blur: Mean sharpness of the hands.
-        face_blur: Mean sharpness of the face.
-        dover: DOVER's quality.
-        motion: How much the person moves, 1 to 5.
-        asr_confidence: Mean log probability of the transcript; a person who says nothing is not asked for it.
-        missing: What a clip is that lacks a score: `pretrain`, as nothing vouches for it; `pass`, as if the score were
-            good; `drop`, neither.
-        by: `scores`, or `release` for the release's own list (SFT_set.json). A tier that the source gives is kept.
+        hand_blur: Mean sharpness of the hands, above this.
+        face_blur: Mean sharpness of the face, above this.
+        dover: DOVER's video quality, above this.
+        motion: Motion score of the person, 1 to 5, above this.
+        asr_confidence: Mean log probability of the transcript, above this; not asked of a silent person.
+        missing: Treatment of a clip that lacks a score: pretrain puts it there, pass ignores the score, drop leaves the
+            clip out.
+        by: Basis of the tiers: the scores, or the release's own list (SFT_set.json). A tier that the source gives is
+            kept.
     """
 
     hand_blur: float = 0.5

@@ -222,7 +222,7 @@ def on_ray(function: Callable[[int], None], count: int, gpus: float = 0) -> None
     try:
         import ray
     except ImportError:
-        raise ShardError("Ray is not installed; pip install 'vidchat[ray]', or use --engine processes") from None
+        raise ShardError("Ray is not installed; pip install 'vidchat[ray]', or use engine=processes") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     shared = ray.put(function)

@@ -83,11 +83,11 @@ class KeptTokens:
         kept = self.latents if track == "latents" else self.codes
         made, here = {} if kept is None else kept.made["tokenizer"], describe(decoder)
         if (made.get("class"), made.get("fingerprint")) != (here["class"], here["fingerprint"]):
-            option = "--video-vae" if track == "latents" else "--audio-codec"
+            key = "video_vae" if track == "latents" else "audio_codec"
             told = ", ".join(f"{key}={value}" for key, value in made.get("config", {}).items())
             raise CacheError(
                 f"the {track} of {self.root} were made by {made.get('class')} {made.get('fingerprint')} ({told}), and "
-                f"only it can decode them; name it, or the folder it was saved in, with {option}"
+                f"only it can decode them; give its config or the folder it was saved in by {key}=NAME"
             )
 
     @torch.inference_mode()

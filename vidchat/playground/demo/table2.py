@@ -47,9 +47,9 @@ class Table2(Callback):
             return
         bench = folder / "bench"
         if not (bench / "pairs.jsonl").is_file():
-            _vidchat("make", "--data", config.data.root, "-o", bench, "--limit", self.pairs)
-        rows = [f"--row={place_of(read_config(release))}={release}" for release in releases]
-        _vidchat("ablation", "--pairs", bench, "-o", folder, "--generate", shlex.join(ANSWER), *rows)
+            _vidchat("make", config.data.root, "-o", bench, f"limit={self.pairs}")
+        rows = [f"rows.{place_of(read_config(release))}={release}" for release in releases]
+        _vidchat("ablation", bench, "-o", folder, f"generate={shlex.join(ANSWER)}", *rows)
         log.info("the table is in %s", folder / "ablation.md")
 
 

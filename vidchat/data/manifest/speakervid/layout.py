@@ -51,7 +51,7 @@ def find_units(root: Path) -> list[Unit]:
         LayoutError: There is no such folder, or no `merged_anno` in it.
     """
     if not root.is_dir():
-        raise LayoutError(f"{root}: there is no such annotation folder; set --annotations to the downloaded release")
+        raise LayoutError(f"{root}: there is no such annotation folder; name the folder of the downloaded release")
     units = [_file_unit(root, kind, root / name) for name, kind in LISTS.items() if (root / name).is_file()]
     for kind in KINDS:
         for folder in (root / "raw_labels" / kind, root / kind):
@@ -60,7 +60,7 @@ def find_units(root: Path) -> list[Unit]:
     if not any(unit.kind == "merged_anno" for unit in units):
         raise LayoutError(
             f"{root}: has no merged_anno/*.tar.gz and no merged_anno folder of JSON files; "
-            "download the release's merged_anno, or set --annotations to the folder that holds it"
+            "download the release's merged_anno, or name the folder that holds it"
         )
     return sorted(units)
 
