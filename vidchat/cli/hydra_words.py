@@ -12,7 +12,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
@@ -22,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vidchat.cli.settings import no_key
 from vidchat.errors import FULL_ERROR, lend_errors
 from vidchat.nested import leaves
 from vidchat.shipped import CONFIGS
@@ -163,13 +163,6 @@ def _keys(config: str) -> list[str]:
     return [key for key in found if not key.startswith(("defaults", "hydra."))]
 
 
-def _no_key(key: str, config: str) -> str:
-    """That there is no such key, and the one that is meant: most are misspelt, or lack the section they stand in."""
-    known = _keys(config)
-    near = [name for name in known if name.endswith(f".{key}")] or get_close_matches(key, known, n=1, cutoff=0.75)
-    return f"there is no key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
-
-
 def _sentence(error: Exception, config: str) -> str:
     """Hydra's message, which may have many lines, in one; with what there is to choose from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -181,7 +174,7 @@ def _sentence(error: Exception, config: str) -> str:
     told, *choices = re.split(r"\s+Available options.*:\s+", " ".join(kept))
     told = told.rstrip(".")
     if unknown := re.match(r"Could not override '(.+?)'\. To append", told):
-        told = _no_key(unknown[1], config)
+        return no_key(unknown[1], _keys(config))
     if choices:
         return f"{told} (there are {', '.join(choices[0].split())})"
-    return told + (" " if told.endswith("?") else "; ") + "--help names every key"
+    return f"{told}; --help names every key"

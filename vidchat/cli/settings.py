@@ -97,7 +97,9 @@ def describe_settings(*kinds: type) -> str:
 def no_key(name: str, known: Sequence[str]) -> str:
     """Returns the sentence that there is no such key, with the one that is probably meant."""
     near = [key for key in known if key.endswith(f".{name}") or key.startswith(f"{name}.")]
-    near = near or get_close_matches(name, known, n=1, cutoff=0.6)
+    near = (
+        near or get_close_matches(name, known, n=1, cutoff=0.75) or [key for key in known if key.endswith(f"_{name}")]
+    )
     meant = f"; did you mean '{near[0]}'? " if near else "; "
     return f"there is no key '{name}'{meant}--help names every key"
 
