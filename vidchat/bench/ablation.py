@@ -49,19 +49,19 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Of the row's system in results and folders."""
+        """Returns the name of the row's system in results and folders."""
         return "+".join(self.switches) or "none"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One trained system's numbers.
+    """Numbers of one trained system.
 
     Attributes:
-        place: Which row it is.
-        pairs: How many were asked.
-        numbers: By column.
-        scores: Of each pair, by its id.
+        place: Row of the table.
+        pairs: Number of pairs.
+        numbers: Numbers by column.
+        scores: Score of each pair, by its id.
     """
 
     place: Place
@@ -71,10 +71,10 @@ class Row:
 
 
 def read_place(text: str) -> tuple[Place, Path]:
-    """A row and what it is made of, as named on the command line.
+    """Returns a row and its folder, as named on the command line.
 
     Raises:
-        AblationError: It is not of the form, or there is no such path.
+        AblationError: The text does not have the form, or there is no such folder.
     """
     found = re.fullmatch(r"(conditioned|dyadic):([a-z,]+)=(.+)", text)
     if found is None:
@@ -96,10 +96,10 @@ def generate(template: str, release: Path, pairs: Path, output: Path) -> str:
     A command that fails over some pairs has answered the others: what it wrote is scored, the rest as missing.
 
     Args:
-        template: A command line in which {release}, {pairs} and {output} stand for folders.
-        release: Of the trained system.
-        pairs: The benchmark's folder.
-        output: Where it should write ID.mp4 for each pair.
+        template: Command line in which {release}, {pairs} and {output} stand for folders.
+        release: Folder of the trained system.
+        pairs: Folder of the benchmark.
+        output: Folder in which the command writes ID.mp4 for each pair.
 
     Returns:
         What to tell the user, if it failed; else nothing.
@@ -203,7 +203,7 @@ def _without_protocol(string: str) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The same as plain data."""
+    """Returns the rows as plain data."""
     return [
         {
             "protocol": row.place.protocol,

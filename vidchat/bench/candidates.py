@@ -69,10 +69,10 @@ def write_candidates(folder: Path, pairs: Sequence[Pair], write: Write, told: st
     """Writes `candidates.jsonl` into a benchmark folder; pairs that this writer has answered before are kept.
 
     Args:
-        folder: The benchmark folder.
-        pairs: Of it.
-        write: The writer.
-        told: Which writer it is; recorded with every line.
+        folder: Folder of the benchmark.
+        pairs: Pairs of the benchmark.
+        write: Writer of the replies.
+        told: Name of the writer, which is recorded with every line.
     """
     made_by = f"{told}, prompt {text_hash([PROMPT])}"
     lines = {line["id"]: line for line in _before(folder / CANDIDATES) if line.get("made_by") == made_by}

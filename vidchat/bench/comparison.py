@@ -32,10 +32,10 @@ def surely_better(
     """Whether the 95 % interval of the difference leaves out 0.
 
     Args:
-        mine: A number of one column.
-        theirs: Another system's, of the same column.
-        my_values: Of a mean, the values of its pairs by id; unused for a distance between sets.
-        their_values: The same of the other system.
+        mine: Number of one column.
+        theirs: Number of another system in the same column.
+        my_values: Values of the pairs by id, where the column is a mean; unused for a distance between sets.
+        their_values: Values of the other system.
     """
     if mine.column.kind == "frechet":
         return _nearer(mine, theirs)

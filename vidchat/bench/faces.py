@@ -66,7 +66,7 @@ class FaceFinder(Protocol):
 
 
 class Centred:
-    """The same box in every picture: for portraits, drawn or framed alike."""
+    """Finds a face in the middle of every frame: for portraits that are framed alike."""
 
     def __call__(self, media: Media) -> Faces:
         height, width = media.pictures.shape[-2:]

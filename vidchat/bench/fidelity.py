@@ -77,8 +77,8 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     pictures of 500 clips is the difference between minutes and a night.
 
     Args:
-        a: (N, C, H, W) uint8.
-        b: The same.
+        a: Frames, (N, C, H, W) uint8.
+        b: Frames to compare with, (N, C, H, W) uint8.
 
     Returns:
         (N,) float64.

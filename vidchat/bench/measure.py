@@ -69,10 +69,10 @@ class Column:
         is better in sync) is as good as the truth, not better.
 
         Args:
-            value: The answer's; `nan` if it cannot have one.
-            truth: The true answer's; `nan` if this pair cannot have one.
-            share: Of the span that counts, which the answer has; the rest counts as `worst`, so that to end early is
-                no gain in any measure.
+            value: Value of the answer; `nan` if it cannot have one.
+            truth: Value of the true answer; `nan` if this pair cannot have one.
+            share: Share of the span that counts which the answer covers; the rest counts as `worst`, so that to end
+                early is no gain in any measure.
 
         Returns:
             The bounded value; `nan` if the truth's is.
@@ -88,15 +88,15 @@ class Measure(ABC):
     """One way to measure one dimension. All measures of a clip share one decoding of it.
 
     Attributes:
-        dimension: Of the paper's six, or of ours.
-        columns: What it gives.
+        dimension: Dimension of the benchmark: one of the paper's six, or one of ours.
+        columns: Columns of the table that it fills.
         proxy: Whether it stands in for the canonical measure, whose weights it does without.
         beside: Whether `read` compares picture by picture, and so needs the truth beside the clip.
         needs_reference: Whether `compare` looks at the reference, which is then read too.
         needs_candidates: Whether it can only measure pairs that have candidate replies.
-        turns: The turns that it can measure: `speaking`, `listening`, or `any`.
-        needs: What a pair must have for it, as a sentence for a table in which no pair has it.
-        doubt: What its numbers cannot tell of filmed people, as a sentence for the report.
+        turns: Kind of turns that it can measure: `speaking`, `listening`, or `any`.
+        needs: Condition on a pair, as a sentence for a table in which no pair meets it.
+        doubt: Limit of its numbers on filmed people, as a sentence for the report.
     """
 
     dimension: ClassVar[str]
@@ -118,7 +118,7 @@ class Measure(ABC):
         """What a pair lacks for this measure, in a few words; empty if it can be taken.
 
         Args:
-            pair: What was asked.
+            pair: Pair of the benchmark.
             listens: Whether the true answer listens, and says nothing.
         """
         if self.needs_candidates and len(pair.candidates) < 2:
@@ -153,9 +153,9 @@ class Measure(ABC):
 
         Args:
             made: Features of the generated clip.
-            true: Of the true answer.
-            reference: Of the responder's picture, as a clip of one picture without sound; empty unless asked for.
-            pair: What was asked.
+            true: Features of the true answer.
+            reference: Features of the reference, as a clip of one frame without audio; empty unless asked for.
+            pair: Pair of the benchmark.
         """
         return {}
 
@@ -166,10 +166,10 @@ def bounded_values(
     """The values of a pair's `mean` columns, each no better than the truth's and no worse than a missing answer's.
 
     Args:
-        measure: Whose columns.
-        made: What `compare` gives for the answer; empty for a missing one.
-        truth: What `compare` gives for the true answer.
-        share: Of the span that counts, which the answer has; less than 1 only if it is `short`.
+        measure: Measure whose columns are bounded.
+        made: Result of `compare` for the answer; empty for a missing one.
+        truth: Result of `compare` for the true answer.
+        share: Share of the span that counts which the answer covers; less than 1 only if it is `short`.
     """
     means = [column for column in measure.columns if column.kind == "mean"]
     missing = math.nan
@@ -182,7 +182,7 @@ def titled(name: str, proxy: bool) -> str:
 
 
 def cosine(a: NDArray, b: NDArray) -> NDArray:
-    """Of the last axis; 0 where a vector is 0."""
+    """Returns the cosine over the last axis; 0 where a vector is 0."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     scale = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return np.divide((a * b).sum(-1), scale, out=np.zeros(np.broadcast(scale).shape), where=scale > 1e-20)

@@ -17,11 +17,11 @@ class Ordering:
     """Whether a row is better than another by a column, in the paper and here.
 
     Attributes:
-        before: The row with less.
-        after: The row with more.
-        column: By which they are compared.
-        published: `better`, `worse` or `equal`: the second row, as published.
-        here: The same for the systems scored here; `equal` where they cannot be told apart.
+        before: Row with fewer switches on.
+        after: Row with more switches on.
+        column: Column by which the rows are compared.
+        published: Published result of the second row: `better`, `worse` or `equal`.
+        here: Result of the second row here; `equal` where the two cannot be told apart.
     """
 
     before: Place

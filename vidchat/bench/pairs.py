@@ -51,13 +51,13 @@ class Pair:
     """One question of the benchmark.
 
     Attributes:
-        id: Names the generated clip's file.
-        initiator: The clip that is to be answered.
-        truth: The true answer; what is scored begins at its `start`, one picture after the reference.
-        reference: The responder's picture.
+        id: Name of the pair, and of the file of the generated clip.
+        initiator: Clip to be answered.
+        truth: True answer; scoring begins at its `start`, one frame after the reference.
+        reference: Picture of the responder.
         candidates: Replies of different worth, best first; empty if none were made.
-        answer_seconds: How long an answer is to be, the same for every pair; `None` is as long as the truth.
-        branch: Of the dialogue that it was made of; in `listening` the true answer says nothing.
+        answer_seconds: Length of an answer, the same for every pair; `None` is the length of the truth.
+        branch: Branch of the dialogue that the pair was made of; in `listening` the true answer says nothing.
     """
 
     id: str

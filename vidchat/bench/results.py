@@ -26,18 +26,18 @@ class Number:
     """One cell of the table.
 
     Attributes:
-        column: What is measured.
-        dimension: Of the seven.
+        column: Column of the table.
+        dimension: One of the seven dimensions.
         proxy: Whether it stands in for the canonical measure.
-        protocol: Everything that it depends on.
-        value: The number.
-        low: Of its 95 % interval.
-        high: Of its 95 % interval.
-        count: Pairs behind it; fewer than `pairs` where some cannot have the number at all, 0 where none can.
-        pairs: That were asked.
-        reason: Why there is no number, if there is none (`count` is 0, `value` is `nan`).
-        draws: A set distance's values on resampled pairs, the same resamples for every system of one protocol.
-        doubt: What the number cannot tell of filmed people.
+        protocol: Everything that the number depends on, as text.
+        value: Value of the cell.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the 95 % interval.
+        count: Number of pairs behind the value; fewer than `pairs` where some cannot have one, 0 where none can.
+        pairs: Number of pairs of the benchmark.
+        reason: Reason why there is no number, if there is none (`count` is 0, `value` is `nan`).
+        draws: Values of a set distance on resampled pairs, the same resamples for every system of one protocol.
+        doubt: Limit of the number on filmed people, as a sentence.
     """
 
     column: Column
@@ -56,13 +56,13 @@ class Number:
 
 @dataclass(frozen=True)
 class PairScore:
-    """What one system's answer to one pair scored.
+    """Scores of one system's answer to one pair.
 
     Attributes:
-        values: By column.
-        statuses: What was wrong with the clip; `good` alone if nothing was.
-        note: The same in words.
-        seconds: The clip's length.
+        values: Values by column.
+        statuses: Faults of the clip; `good` alone if it has none.
+        note: Faults of the clip in words.
+        seconds: Length of the clip in seconds.
         clip: `path`, `start`, `end` of the clip, or `None`.
     """
 
@@ -97,11 +97,11 @@ class Result:
 
     Attributes:
         protocol: `conditioned` or `dyadic`.
-        pairs: What was asked, in order.
-        rule: By which bad clips were scored.
-        systems: In the order of the table.
-        warnings: That a reader of the numbers must know.
-        date: When it was scored, as text; empty where that was not recorded.
+        pairs: Pairs of the benchmark, in order.
+        rule: Rule by which bad clips were scored.
+        systems: Results of the systems, in the order of the table.
+        warnings: Warnings for readers of the numbers.
+        date: Time of scoring, as text; empty where it was not recorded.
     """
 
     protocol: str

@@ -52,12 +52,12 @@ def warped_distance(a: Floats, b: Floats) -> float:
 
 
 def nearest_sentence(waveform: NDArray[np.float32], spoken: Mapping[str, Sequence[Floats]], sample_rate: int) -> str:
-    """The sentence one of whose utterances is nearest; of silence, the first.
+    """Returns the sentence one of whose utterances is nearest; for silence, the first.
 
     Args:
-        waveform: What is to be understood.
-        spoken: By sentence, the `cepstra` of it said by several voices: the voice of an answer is its own affair.
-        sample_rate: Of the waveform.
+        waveform: Samples of the answer, (n,).
+        spoken: `cepstra` of each sentence, spoken by several voices, so that the voice of an answer does not matter.
+        sample_rate: Sample rate of the waveform.
     """
     heard = cepstra(waveform, sample_rate)
     distances = {text: min(warped_distance(heard, one) for one in several) for text, several in spoken.items()}

@@ -29,14 +29,14 @@ class Summary:
     """Makes the table's lines.
 
     Attributes:
-        measures: Whose columns there are.
-        specs: Of the measures, as strings.
-        pairs: What was asked.
-        scored: Of every pair.
-        store: Where the features lie.
-        prefix: What all protocol strings of this run share.
-        resamples: For the intervals of Fréchet distances.
-        warnings: That a reader must know, gathered on the way.
+        measures: Measures whose columns the table has.
+        specs: Specifications of the measures, as strings.
+        pairs: Pairs of the benchmark.
+        scored: Results of every pair.
+        store: Store of the features.
+        prefix: Part that all protocol strings of this run share.
+        resamples: Number of resamples for the intervals of Fréchet distances.
+        warnings: Warnings for readers of the numbers, gathered on the way.
     """
 
     measures: Sequence[Measure]

@@ -62,7 +62,7 @@ class Folder:
     spans: Mapping[str, int] = field(default_factory=dict)
 
     def dealt(self, pairs: Sequence[Pair], fps: int) -> Folder:
-        """The same folder, with the true answers' lengths dealt out among its clips (`dealt`), as a set has no order.
+        """Returns the folder with the true answers' lengths dealt out among its clips (`dealt`), as a set has no order.
 
         Clips that cannot be opened keep their own truth's length, so that nothing is gained by leaving clips out.
         """
@@ -88,7 +88,7 @@ class Folder:
         return replace(found, alone=read_span(source.clip, span, view))
 
     def warnings(self, pairs: Sequence[Pair], protocol: str) -> list[str]:
-        """Of clips that belong to no pair, and of logs that say another pair or protocol: how mix-ups come to light."""
+        """Returns warnings of clips that belong to no pair, and of logs that name another pair or protocol."""
         warnings = []
         if names := strays(self.folder, (pair.id for pair in pairs)):
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -110,7 +110,7 @@ def _print_skipped(report: Report, most: int = 10) -> None:
 
 
 def clips_elsewhere(data: Path) -> MediaShards | KeptTokens | None:
-    """The media shards of a folder, or else its tokens, if none of its dialogues' first clips is there as a file."""
+    """Returns the media shards of a folder, or else its tokens, if none of its first clips is there as a file."""
     from itertools import islice
 
     from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
@@ -151,7 +151,7 @@ def print_table(table: list[dict[str, Any]]) -> None:
 
 
 def _distributions_of_folder(root: Path) -> Any:
-    """Of a folder that has no manifest: one is made for the moment."""
+    """Returns the distributions of a folder without a manifest, for which one is made in passing."""
     from vidchat.data.manifest.sources import ingest_folder
     from vidchat.data.stats import distributions
 
@@ -186,7 +186,7 @@ def show(
 
 
 def _shown_from(data: Path, video_vae: str, audio_codec: str) -> Packed | Decoders | None:
-    """Where clips are not there as files; decoders are checked to be those that made the tokens."""
+    """Returns the source of clips that are no files; decoders are checked to be those that made the tokens."""
     from vidchat.cli.data_encode import tokenizers
     from vidchat.data.show import Decoders, Packed
     from vidchat.data.tokens.media_shards import MediaShards

@@ -20,12 +20,12 @@ LONGEST = 224  # tokens that Whisper may say of one clip
 
 
 class Transcriber:
-    """Whisper, greedy, in English unless told otherwise.
+    """Transcribes with Whisper, greedily, in English by default.
 
     Args:
-        name: A folder, or a name on the Hub, such as `openai/whisper-large-v3`.
+        name: Folder, or name on the Hub, such as `openai/whisper-large-v3`.
         device: Where it runs.
-        language: Of the speech.
+        language: Language of the speech.
     """
 
     def __init__(self, name: str, device: str = "cpu", language: str = "en") -> None:
@@ -97,7 +97,7 @@ class NearestByClip(NearestText):
 
     Args:
         transcriber: What hears.
-        name: A folder, or a name on the Hub, such as `openai/clip-vit-large-patch14`.
+        name: Folder, or name on the Hub, such as `openai/clip-vit-large-patch14`.
         device: Where it runs.
     """
 
@@ -132,7 +132,7 @@ class NearestBySentence(NearestText):
 
     Args:
         transcriber: What hears.
-        name: A folder, or a name on the Hub, such as `sentence-transformers/all-mpnet-base-v2`.
+        name: Folder, or name on the Hub, such as `sentence-transformers/all-mpnet-base-v2`.
         device: Where it runs.
     """
 

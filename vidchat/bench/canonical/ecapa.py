@@ -12,8 +12,8 @@ class Ecapa(nn.Module):
     """States of all layers, weighted, to one embedding.
 
     Args:
-        layers: States that are mixed.
-        channels: Of a state.
+        layers: Number of states that are mixed.
+        channels: Number of channels of a state.
     """
 
     def __init__(self, layers: int, channels: int) -> None:

@@ -25,9 +25,9 @@ class Utmos(Measure):
     """Mean over a clip of the score of every 20 ms, each clip alone, as padding shifts it. Silence scores 1.
 
     Args:
-        path: `utmos22_strong_step7459_v1.pt`, the published checkpoint as SpeechMOS repacked it.
-        device: Where it runs.
-        config: Of the wav2vec 2.0 inside; the base model unless told otherwise.
+        path: File `utmos22_strong_step7459_v1.pt`, the published checkpoint as SpeechMOS repacked it.
+        device: Device of the network.
+        config: Configuration of the wav2vec 2.0 inside; the base model by default.
     """
 
     dimension = "voice"
@@ -63,8 +63,8 @@ class Network(nn.Module):
     """wav2vec 2.0, and on its states, beside who judges and what kind of data it is, an LSTM and a score.
 
     Args:
-        state: The published tensors, whose shapes tell the widths.
-        config: Of wav2vec 2.0.
+        state: Published tensors, whose shapes give the widths.
+        config: Configuration of wav2vec 2.0.
     """
 
     def __init__(self, state: Mapping[str, Tensor], config: Any) -> None:

@@ -63,7 +63,7 @@ class WavLmEcapa(SpeakerLikeness):
     Args:
         path: The checkpoint.
         device: Where it runs.
-        config: Of the WavLM inside; WavLM-large unless told otherwise.
+        config: Configuration of the WavLM inside; WavLM-large by default.
     """
 
     def __init__(self, path: Path | str, device: str = "cpu", config: Any = None) -> None:

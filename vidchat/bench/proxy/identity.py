@@ -71,9 +71,9 @@ def compare_faces(made: Features, true: Features, reference: Features) -> dict[s
     where one of the two clips has no face that could drift.
 
     Args:
-        made: `faces` (n, D) and `found` (n,), in order of time.
-        true: The same of the true answer.
-        reference: The same of one frame.
+        made: Features of the generated clip, `faces` (n, D) and `found` (n,), in order of time.
+        true: Features of the true answer.
+        reference: Features of the reference, one frame.
     """
     alike = _likeness(made, reference)
     drift = abs(_change(alike) - _change(_likeness(true, reference)))

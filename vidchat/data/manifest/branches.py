@@ -56,14 +56,14 @@ class BranchSettings:
 
 @dataclass(frozen=True)
 class Found:
-    """A dialogue found among the clips of a video.
+    """A dialogue among the clips of a video.
 
     Attributes:
-        id: Unique in the data set.
-        branch: Which branch it belongs to.
-        kind: Which kind of the listening or multi-turn branch.
-        turns: (role, clip, heard_only): in the last case only the voice that is heard in the clip is the turn.
-        judged: How many of the last turns decide the tier; of the others only the words are used.
+        id: Name that is unique in the data set.
+        branch: Branch of the dialogue.
+        kind: Kind of the listening or multi-turn branch, else empty.
+        turns: Role and clip of each turn, and whether the turn is only the voice that is heard in the clip.
+        judged: Number of last turns that decide the tier; only the words of the others are used.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Found:
 
 
 def find(clips: Sequence[Row], settings: BranchSettings, branches: Iterable[Branch]) -> Iterator[Found]:
-    """The dialogues of one video's clips, which are in order of time."""
+    """Yields the dialogues of one video's clips, which are in order of time."""
     given = [clip for clip in clips if clip["dialogue"] is not None]
     wanted, turns = set(branches), talk([clip for clip in clips if clip["dialogue"] is None])
     for found in _given(given):
@@ -95,7 +95,7 @@ def find(clips: Sequence[Row], settings: BranchSettings, branches: Iterable[Bran
 
 
 def talk(clips: Sequence[Row]) -> list[Row]:
-    """The turns of the two main speakers as they follow each other; of two tracks of one voice the better in sync."""
+    """Returns the turns of the two main speakers in order of time; the track in better sync where a voice has two."""
     best: dict[tuple[Any, Any], Row] = {}
     for clip in clips:
         if clip["voice"] in ("A", "B") and not clip["listens"]:
@@ -106,14 +106,14 @@ def talk(clips: Sequence[Row]) -> list[Row]:
 
 
 def pairs(turns: Sequence[Row], settings: BranchSettings) -> Iterator[tuple[Row, Row]]:
-    """Neighbours of which one is A's turn and the other B's, in one scene or close in time."""
+    """Yields neighbouring turns of A and B (or B and A) that are in one scene or close in time."""
     for question, answer in pairwise(turns):
         if question["voice"] != answer["voice"] and _near(question, answer, settings.gap_s, settings.overlap_s):
             yield question, answer
 
 
 def listening(clips: Sequence[Row], settings: BranchSettings) -> Iterator[Found]:
-    """A talker's sound and a listener's pictures, at the same time."""
+    """Yields pairs of a talker's audio and a listener's video at the same time."""
     for _, together in groupby(clips, key=lambda clip: (clip["start_s"], clip["end_s"], clip["scene"])):
         scene = list(together)
         talkers = [clip for clip in scene if not is_silent(clip) and is_voice(clip["voice"])]
@@ -137,7 +137,7 @@ def _listens_to(clip: Row, talker: Row, settings: BranchSettings) -> bool:
 
 
 def _hears(clip: Row, settings: BranchSettings) -> bool:
-    """Somebody out of the picture talks: the transcript is valid, and this mouth does not move with it."""
+    """Returns whether somebody unseen talks: the transcript is valid, and this mouth does not move with it."""
     sync, asr = clip["sync_confidence"], clip["asr_confidence"]
     return (
         bool(clip["text"])
@@ -151,7 +151,7 @@ def _hears(clip: Row, settings: BranchSettings) -> bool:
 
 
 def contextual(turns: Sequence[Row], settings: BranchSettings) -> Iterator[Found]:
-    """A question and its answer, after the words of what was said shortly before."""
+    """Yields a question and its answer, after the words of what was said shortly before."""
     place = {clip["clip"]: number for number, clip in enumerate(turns)}
     for question, answer in pairs(turns, settings):
         begins, now = question["start_s"], place[question["clip"]]
@@ -166,7 +166,7 @@ def contextual(turns: Sequence[Row], settings: BranchSettings) -> Iterator[Found
 
 
 def sequential(turns: Sequence[Row], settings: BranchSettings) -> Iterator[Found]:
-    """A conversation without gaps, cut after `max_turns`."""
+    """Yields conversations without long pauses, split after `max_turns`."""
     run: list[Row] = []
     for clip in turns:
         if run and not (len(run) < settings.max_turns and _near(run[-1], clip, settings.delta_t_s, settings.overlap_s)):
@@ -183,13 +183,13 @@ def _conversation(run: Sequence[Row]) -> Iterator[Found]:
 
 
 def _roles(said: Sequence[Row]) -> tuple[tuple[str, Row, bool], ...]:
-    """The responder is who talks last."""
+    """Returns the turns with their roles; the responder is who talks last."""
     answers = said[-1]["voice"]
     return tuple(("responder" if clip["voice"] == answers else "initiator", clip, False) for clip in said)
 
 
 def _given(clips: Sequence[Row]) -> Iterator[Found]:
-    """Dialogues that the source itself tells."""
+    """Yields the dialogues that the source itself names."""
     turns: dict[str, list[Row]] = {}
     for clip in clips:
         turns.setdefault(clip["dialogue"], []).append(clip)
@@ -210,5 +210,5 @@ def _sync(clip: Row) -> float:
 
 
 def _onset(clip: Row) -> float:
-    """When the person of a clip first talks in it, in seconds from its beginning."""
+    """Returns the time at which the person of a clip first talks, in seconds from its beginning."""
     return min((s["start_s"] for s in clip["speech"] or () if s["speaker"] == clip["voice"]), default=0.0)

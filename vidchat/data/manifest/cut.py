@@ -47,15 +47,15 @@ def cut(
     """Cuts the clips of a manifest into a data folder, and writes `cut.report.json` there.
 
     Args:
-        manifest: The Parquet file.
-        media: The folder of the source videos, each named by its id or as the manifest's `media` says.
-        output: The data folder.
-        settings: How to cut.
-        wanted: Only these files, relative to the data folder; by default every clip, and the voice that a silent person
+        manifest: Manifest, a Parquet file.
+        media: Folder of the source videos, each named by its id or as the manifest's `media` says.
+        output: Data folder.
+        settings: Rates, size and span of the clips.
+        wanted: Files to cut, relative to the data folder; by default every clip, and the voice that a silent person
             hears.
-        part: (k, n): of n machines that share the work the k-th, from 0.
-        workers: Processes; `None` is one per CPU.
-        dry_run: Only counts.
+        part: Share (k, n) of the source videos: the k-th, from 0, of n.
+        workers: Number of processes; `None` is one per CPU.
+        dry_run: Whether to count only.
 
     Raises:
         ManifestError: The manifest cannot be read, there is no such media folder, or the data folder holds clips that
@@ -86,7 +86,7 @@ def _mine(clips: list[dict[str, Any]], part: tuple[int, int]) -> bool:
 
 
 def _claim(output: Path, settings: CutSettings) -> None:
-    """Notes how clips are cut, or refuses a folder with clips that were cut in another way."""
+    """Records how clips are cut, or refuses a folder with clips that were cut in another way."""
     note, told = output / SETTINGS, asdict(settings)
     output.mkdir(parents=True, exist_ok=True)
     if note.is_file():

@@ -50,10 +50,11 @@ class CutSettings:
 
 @dataclass
 class CutReport:
-    """What became of the clips.
+    """Outcome of cutting clips.
 
     Attributes:
-        counts: Of `cut`, `there already`, `left out`, `source missing`, `voices`, and of those cut `cut short`.
+        counts: Number of clips by outcome: `cut`, `there already`, `left out`, `source missing`, `voices cut`; clips
+            that are cut may also be `cut short`.
         missing: Source videos that are not on this disk.
         damage: (clip, why) of clips that could not be cut.
         short: (clip, why) of clips that are shorter than the manifest says, since their source ends before they do.
@@ -133,7 +134,7 @@ def _inside(media: Path, name: str | None) -> Path | None:
 
 
 def _window(clip: Mapping[str, Any], settings: CutSettings) -> tuple[float, float]:
-    """From when to when a clip is cut, in seconds of its source."""
+    """Returns the start and end of a clip in seconds of its source."""
     start, end = clip["start_s"], clip["end_s"]
     if settings.window == "track" and None not in (clip["track_start_s"], clip["track_end_s"]):
         start, end = max(start, clip["track_start_s"]), min(end, clip["track_end_s"])
@@ -147,7 +148,7 @@ def _span(path: Path, clip: Mapping[str, Any], settings: CutSettings) -> tuple[C
 
 
 def _write_clip(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
-    """Returns how many seconds there were."""
+    """Writes the clip; returns its seconds."""
     span, late = _span(path, clip, settings)
     box = tuple(clip[name] for name in ("x1", "y1", "x2", "y2"))
     whole = (0.0, 0.0, 1.0, 1.0) if None in box else (box[0], box[1], box[2], box[3])
@@ -157,7 +158,7 @@ def _write_clip(target: Path, path: Path, clip: Mapping[str, Any], settings: Cut
 
 
 def _write_voice(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
-    """What a silent person hears, under a black picture: whoever talks is not seen."""
+    """Writes what a silent person hears, under black frames, as the talker is not seen; returns the seconds."""
     span, late = _span(path, clip, settings)
     sound = _sound(span, late, clip, settings, clean=False)
     count = max(1, round(((span.end or 0) - span.start) * settings.fps))

@@ -28,14 +28,14 @@ DIALOGUES = pa.schema([(name, pa.string()) for name in ("id", "branch", "kind", 
 
 @dataclass
 class Summary:
-    """What was found.
+    """Counts of the dialogues that were derived.
 
     Attributes:
-        counts: (branch, kind, tier, split) -> dialogues.
-        seconds: The same -> seconds of their answers, and of all their turns.
-        missing: Scores that clips lack, by name, and clips that were asked.
-        dropped: Dialogues left out, by reason.
-        torn: Groups of people that had been given different splits, and were put into the one that is withheld most.
+        counts: Number of dialogues by (branch, kind, tier, split).
+        seconds: Seconds of their answers and of all their turns, by the same key.
+        missing: Number of clips that lack a score, by its name.
+        dropped: Number of dialogues left out, by reason.
+        torn: Number of groups of people whose clips had different splits; each group goes to the one withheld most.
     """
 
     counts: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
@@ -91,10 +91,10 @@ def derive(manifest: Path, settings: Derive, summary: Summary, in_place: bool = 
     """The dialogues of a manifest, one entry of a folder data set after another.
 
     Args:
-        manifest: The Parquet file.
-        settings: What to look for.
-        summary: What is found is counted here.
-        in_place: The turns are spans of the source's own files, below `media/`, not cut clips.
+        manifest: Manifest, a Parquet file.
+        settings: Branches and thresholds.
+        summary: Counts, which are added to.
+        in_place: Whether the turns are spans of the source's own files, below `media/`, not cut clips.
     """
     splits, summary.torn = split_videos(rows(manifest, SPLIT_COLUMNS), settings.splits)
     singles: set[tuple[str, float]] = set()
@@ -169,12 +169,12 @@ def write_dialogues(
     """Writes `dialogues.jsonl` (`.parquet` for many) and `branches.json` into a folder.
 
     Args:
-        manifest: The Parquet file.
-        output: The folder; where cut clips lie, or will.
-        settings: What to look for.
-        media: If given, the turns are spans of this folder's files, which `media` in the output then links to.
-        file_format: `jsonl` or `parquet`; by default by size.
-        dry_run: Only counts.
+        manifest: Manifest, a Parquet file.
+        output: Data folder, in which cut clips lie, or will.
+        settings: Branches and thresholds.
+        media: Folder of source files whose spans are the turns; `media` in the output then links to it.
+        file_format: Format of the dialogues, `jsonl` or `parquet`; by default by size.
+        dry_run: Whether to count only.
 
     Raises:
         ManifestError: The folder's dialogues were not made by this command, or the manifest cannot be read.

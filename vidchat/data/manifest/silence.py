@@ -14,11 +14,11 @@ Span = tuple[float, float]
 
 
 def others(speech: Iterable[Mapping[str, Any]], voice: str | None) -> list[Span]:
-    """When somebody else talks and the owner of the voice does not, in seconds, in order and apart from each other.
+    """Returns the spans in which others talk and the owner of the voice does not: in seconds, ordered and disjoint.
 
     Args:
         speech: Diarised intervals (`start_s`, `end_s`, `speaker`), which may overlap.
-        voice: Whose track it is; for a name that nobody has (`None`, `A_None`) everybody is another.
+        voice: Voice of the track's owner; for a name that nobody has (`None`, `A_None`) everybody is another.
     """
     intervals = list(speech)
     own = union((s["start_s"], s["end_s"]) for s in intervals if s["speaker"] == voice)
@@ -26,7 +26,7 @@ def others(speech: Iterable[Mapping[str, Any]], voice: str | None) -> list[Span]
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
-    """In order, those that touch joined."""
+    """Returns spans in order, with those that touch joined."""
     joined: list[Span] = []
     for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:
@@ -37,7 +37,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def minus(spans: Sequence[Span], without: Sequence[Span]) -> list[Span]:
-    """What of some spans lies in none of others; both in order and apart."""
+    """Returns the parts of spans that lie in none of others; both are ordered and disjoint."""
     left: list[Span] = []
     for start, end in spans:
         for first, last in without:
@@ -52,11 +52,11 @@ def minus(spans: Sequence[Span], without: Sequence[Span]) -> list[Span]:
 
 
 def silence(waveform: NDArray[np.float32], spans: Iterable[Span], sample_rate: int) -> NDArray[np.float32]:
-    """(n,) with the spans made silent; it fades outside of them, so that nothing of them is left.
+    """Returns the waveform (n,) with the spans silenced; it fades outside of them, so that nothing of them is left.
 
     Args:
-        waveform: (n,) samples.
-        spans: In seconds from its beginning.
+        waveform: Samples, (n,).
+        spans: Spans in seconds from the beginning.
         sample_rate: Samples per second.
     """
     gain, fade = np.ones(len(waveform), np.float32), max(1, round(FADE * sample_rate))

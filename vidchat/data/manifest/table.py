@@ -91,7 +91,7 @@ class ManifestError(ValueError):
 
 
 def open_manifest(path: Path) -> pq.ParquetFile:
-    """Raises `ManifestError`."""
+    """Opens a manifest, or the one in a data folder; raises `ManifestError`."""
     if path.is_dir():
         path = path / "clips.parquet"
     if not path.is_file():
@@ -109,14 +109,14 @@ def open_manifest(path: Path) -> pq.ParquetFile:
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The clips one by one, of these columns; memory holds one row group."""
+    """Yields the clips one by one, with these columns; memory holds one row group."""
     with open_manifest(path) as file:
         for batch in file.iter_batches(batch_size=ROWS, columns=list(columns)):
             yield from batch.to_pylist()
 
 
 def videos(path: Path, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-    """The clips of one source video after another, in order of time."""
+    """Yields the clips of one source video after another, in order of time."""
     wanted = list(dict.fromkeys(["video", *columns]))
     for _, clips in groupby(rows(path, wanted), key=lambda row: row["video"]):
         yield list(clips)
@@ -145,22 +145,22 @@ def _flush(writer: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
 
 
 def as_table(clips: list[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of all columns; a column that a row lacks is null there."""
+    """Returns rows as a table of all columns; a column that a row lacks is null there."""
     return pa.Table.from_pylist(clips, schema=SCHEMA)
 
 
 def sorted_rows(clips: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In the manifest's order."""
+    """Returns rows in the manifest's order."""
     return sorted(clips, key=lambda r: (r["video"], r["start_s"], r.get("scene") or 0, r["clip"]))
 
 
 def clip_file(clip: str, video: str, voice_only: bool = False) -> str:
-    """Where a cut clip lies, relative to the data folder: `clips/<000..999>/<clip>.mp4`, no folder with millions.
+    """Returns the path of a cut clip in the data folder: `clips/<000..999>/<clip>.mp4`, so that no folder has millions.
 
     Args:
-        clip: Its name.
-        video: Its source video.
-        voice_only: The file with the voice that is heard in the clip, without the person who is seen.
+        clip: Name of the clip.
+        video: Name of its source video.
+        voice_only: Whether to name the file with the voice that is heard in the clip, without the person who is seen.
 
     Raises:
         ManifestError: The name could lead elsewhere.

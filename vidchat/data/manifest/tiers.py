@@ -47,12 +47,12 @@ TIER_COLUMNS = ("hand_blur", "face_blur", "dover", "motion", "asr_confidence", "
 
 
 def is_silent(clip: Mapping[str, Any]) -> bool:
-    """Whether the person of a clip is known to say nothing in it."""
+    """Returns whether the person of a clip is known to say nothing in it."""
     return bool(clip["listens"]) or (clip["voice"] is not None and not is_voice(clip["voice"]))
 
 
 def tier_of(clip: Mapping[str, Any], settings: TierSettings, missing: Counter[str]) -> Tier | None:
-    """The tier of a row of the manifest, `None` if it is dropped; every score that it lacks is counted by name."""
+    """Returns the tier of a row of the manifest, `None` if it is dropped; counts every score that it lacks by name."""
     if clip["given_tier"] is not None:
         return "sft" if clip["given_tier"] == "sft" else "pretrain"
     if settings.by == "release":

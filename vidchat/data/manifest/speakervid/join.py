@@ -26,7 +26,7 @@ LABELS = ("asr", "anno", "l_score", "scene_json", "speaker_json")
 
 @dataclass
 class _Found:
-    """What is counted and listed while a bucket is joined."""
+    """Counts and lists what is met while a bucket is joined."""
 
     counts: Counter[str] = field(default_factory=Counter)
     damage: list[dict[str, Any]] = field(default_factory=list)

@@ -16,7 +16,7 @@ Reader = Callable[[str, Any, "Counter[str]", "list[str]"], dict[str, Any]]
 
 
 def read_asr(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Whisper's result; its three scores are means over the segments, weighted by their durations."""
+    """Reads Whisper's result; its three scores are means over the segments, weighted by their durations."""
     absent: Counter[str] = Counter()
     record = Record(data, absent)
     _, segments = record.value("segments")
@@ -63,7 +63,7 @@ CAPTION_KEYS: dict[str, tuple[str, ...]] = {
 
 
 def read_anno(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Qwen2.5-VL's description: what is known of its keys, and the whole of it as JSON in `annotation`."""
+    """Reads Qwen2.5-VL's description: the keys that are known, and the whole of it as JSON in `annotation`."""
     clip = parse_clip(name).clip
     record = Record(data, Counter())
     leaves = {_plain(key): value for key, value in _leaves(record.data)}
@@ -117,7 +117,7 @@ def _first_number(column: str, value: Any) -> float | None:
 
 
 def read_l_score(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Mean sharpness of face and hands (variance of the Laplacian of crops of 128x128), however the keys are nested.
+    """Reads the mean sharpness of face and hands (variance of the Laplacian of 128x128 crops), however keys are nested.
 
     A frame without a face or hand has no score: null, a negative number or one that is not finite is left out.
     """
@@ -158,14 +158,14 @@ def _collect(value: Any, part: str | None, found: dict[str, list[float]], depth:
 
 
 def _part(key: str, above: str | None = None) -> str | None:
-    """Which part a key is about, if it does not say so that of the key above; a bare `score` is the face's."""
+    """Returns the part that a key names, else that of the key above; a bare `score` is the face's."""
     lower = key.lower()
     named = "hand" if "hand" in lower else "face" if "face" in lower else above
     return "face" if named is None and lower == "score" else named
 
 
 def read_scenes(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """When each scene of a video begins and ends, in seconds, by its number."""
+    """Reads the start and end of each scene of a video, in seconds, by its number."""
     record = Record(data, Counter())
     scenes = []
     for key, value in record.data.items():
@@ -181,7 +181,7 @@ def read_scenes(name: str, data: Any, tally: Counter[str], notes: list[str]) -> 
 
 
 def read_speakers(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Who talks when in a video, in seconds. `A` in the record is *all* intervals; only `speaker_json` tells whose."""
+    """Reads who talks when in a video. `A` in the record is *all* intervals; only `speaker_json` tells whose."""
     record = Record(data, Counter())
     _, intervals = record.value("speaker_json", "org_out", needed=True)
     if not isinstance(intervals, dict):
@@ -210,7 +210,7 @@ _LONGEST = 1 << 16  # bytes of one string; a clip's name has fifty
 
 
 def read_list(file: BinaryIO) -> Iterator[str | Damage]:
-    """The clips that a list names, whatever its shape: a list, objects in a list, an object of lists.
+    """Yields the clips that a list names, whatever its shape: a list, objects in a list, an object of lists.
 
     Read piece by piece as strings: the list of all clips is a third of a gigabyte of JSON.
     """

@@ -22,12 +22,12 @@ class Unit:
     """An archive, a share of an extracted folder, or a list: what one process reads in one go.
 
     Attributes:
-        kind: Of the records: `merged_anno`, `asr`, ...; `all_list`, ... for a list.
-        path: Relative to the annotation folder, with `/`.
-        part: Of the folder's `parts` parts.
-        parts: 1 for an archive or a list.
-        stamp: Changes when the archive, list or folder does.
-        size: Bytes, or files of a folder; for the order of work.
+        kind: Kind of the records: `merged_anno`, `asr`, ...; `all_list`, ... for a list.
+        path: Path relative to the annotation folder, with `/`.
+        part: Number of the part among the folder's `parts` parts.
+        parts: Number of parts; 1 for an archive or a list.
+        stamp: Text that changes when the archive, list or folder does.
+        size: Number of bytes, or of files of a folder; for the order of work.
     """
 
     kind: str

@@ -33,14 +33,14 @@ class Damage(ValueError):
 
 @dataclass(frozen=True)
 class ClipName:
-    """What the name of a clip tells.
+    """Parts of the name of a clip.
 
     Attributes:
-        youtube: The source video's YouTube id.
-        width: Of the source video, in pixels.
-        height: Of the source video, in pixels.
-        scene: Its number in the source video.
-        voice: The diarised voice that was matched to the person: `A` (of the two main speakers the first to talk), `B`,
+        youtube: YouTube id of the source video.
+        width: Width of the source video in pixels.
+        height: Height of the source video in pixels.
+        scene: Number of the scene in the source video.
+        voice: Diarised voice that was matched to the person: `A` (the first of the two main speakers to talk), `B`,
             another capital; `None` for a person without one; `A_None` for one beside whom A talks.
         person: Number of the person in the scene.
     """
@@ -72,7 +72,7 @@ class ClipName:
 
 
 def is_voice(voice: str | None) -> bool:
-    """Whether a voice was matched to the person: `A` and the like, not `None` or `A_None`."""
+    """Returns whether a voice was matched to the person: `A` and the like, not `None` or `A_None`."""
     return voice is not None and len(voice) == 1
 
 
@@ -103,7 +103,7 @@ def parse_video(name: str) -> str:
 
 
 def is_video(name: str) -> bool:
-    """Whether it is the name of a whole video."""
+    """Returns whether a name is that of a whole video."""
     return _VIDEO_NAME.fullmatch(name) is not None
 
 

@@ -74,7 +74,7 @@ EXTRA = {
 
 
 def part_schema(kind: str) -> pa.Schema:
-    """Columns of a part: the record's key, what it fills, and where it came from."""
+    """Returns the columns of a part: the record's key, the columns that it fills, and its origin."""
     fields = {KEYS.get(kind, "clip"): pa.string()}
     fields |= {name: COLUMNS[name][0] for name in FILLS.get(kind, ())} | dict(EXTRA.get(kind, []))
     return pa.schema([*fields.items(), ("member", pa.string()), ("digest", pa.binary(8))])
@@ -82,13 +82,13 @@ def part_schema(kind: str) -> pa.Schema:
 
 @dataclass
 class Tally:
-    """What was met in a unit.
+    """Counts the records of a unit and lists the damaged ones.
 
     Attributes:
-        unit: The unit.
-        file: Where damaged records are listed, a JSON object a line.
-        read: Records that became rows.
-        keys: How many records lacked a key (`-key`) or had one that is not known (`+key`).
+        unit: Unit that is read.
+        file: File in which damaged records are listed, a JSON object a line.
+        read: Number of records that became rows.
+        keys: Number of records that lack a key (`-key`) or have an unknown one (`+key`).
     """
 
     unit: Unit
@@ -103,7 +103,7 @@ class Tally:
 
 
 def damaged(kind: str, path: str, member: str, damage: Damage, kept: bool) -> dict[str, Any]:
-    """A line of the list: what is wrong with which record, and whether it is used all the same."""
+    """Returns a line of the list: the record, its damage, and whether it is used all the same."""
     told = {"kind": kind, "file": path, "record": member, "reason": damage.reason, "detail": damage.detail[:300]}
     return {**told, "kept": kept}
 
@@ -130,7 +130,7 @@ def make_part(unit: Unit, root: Path, parts: Path) -> str:
 
 
 def part_stamp(unit: Unit) -> str:
-    """Changes when the unit or what is read from it does."""
+    """Returns a text that changes when the unit does, or the columns that are read from it."""
     return f"{VERSION}: {unit.part}/{unit.parts}, {unit.stamp}"
 
 
@@ -211,12 +211,12 @@ def _write(path: Path, kind: str, found: list[dict[str, Any]]) -> None:
 
 
 def bucket_of(key: str) -> int:
-    """All keys begin with the 11 characters of a YouTube id."""
+    """Returns the bucket of a key; all keys begin with the 11 characters of a YouTube id."""
     return zlib.crc32(key[:11].encode()) % BUCKETS
 
 
 def read_bucket(folder: Path, kind: str, bucket: int) -> pa.Table:
-    """A bucket's rows of a part, in the order in which they were read."""
+    """Returns the rows of a bucket of a part, in the order in which they were read."""
     batches = []
     for path in sorted(folder.glob("rows-*.arrow")):
         with pa.memory_map(str(path)) as source:
