@@ -16,6 +16,7 @@ from vidchat.errors import plainly
 if TYPE_CHECKING:
     from vidchat.data.report import Report
     from vidchat.data.show import Decoders, Packed
+    from vidchat.data.stats import Distributions
     from vidchat.data.tokens.kept_tokens import KeptTokens
     from vidchat.data.tokens.media_shards import MediaShards
 
@@ -62,12 +63,10 @@ def stats(
     with plainly():
         from vidchat.data.folder import MANIFESTS, FolderError
         from vidchat.data.report import Report
-        from vidchat.data.stats import MANIFEST, dialogue_table, distributions, distributions_elsewhere, draw
-        from vidchat.data.tokens.kept_tokens import KeptTokens
+        from vidchat.data.stats import MANIFEST, dialogue_table, draw
 
         if not data.exists():
             raise FolderError(f"{data}: is not there; give a data folder, or a manifest")
-        folder = data if data.is_dir() else data.parent
         manifest = data / MANIFEST if data.is_dir() else data
         elsewhere = clips_elsewhere(data) if data.is_dir() and not manifest.is_file() else None
         if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
@@ -76,30 +75,36 @@ def stats(
             _print_skipped(report)
         else:
             print("no dialogues yet; derive them with 'vidchat data branches'")
-        if isinstance(elsewhere, KeptTokens):
-            print(
-                f"the clips are not here: hours are those of the tokens, at most {elsewhere.latents.made['longest']} "
-                "chunks of an answer or turn, and the pictures' resolution cannot be told"
-            )
-            found = distributions_elsewhere(data, elsewhere, "tokens")
-        elif elsewhere is not None:
-            print(
-                f"the clips lie in media shards, {elsewhere.count:,} of them: hours are those that the dialogues or "
-                "the clips' headers tell; no picture was decoded, and their resolution is not counted"
-            )
-            found = distributions_elsewhere(data, elsewhere, "media shards")
-        elif data.is_dir() and not manifest.is_file():
-            found = _distributions_of_folder(data)
-        else:
-            found = distributions(manifest)
-        picture = output or folder / "stats.png"
-        draw(found, picture)
-        rows = (
-            "clips"
-            if manifest.is_file() or elsewhere is not None
-            else "turns (a clip counts in every dialogue that it is part of)"
+        found, rows = _distributions(data, manifest, elsewhere)
+        plot = output or manifest.parent / "stats.png"
+        draw(found, plot)
+        print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {plot}")
+
+
+def _distributions(data: Path, manifest: Path, elsewhere: MediaShards | KeptTokens | None) -> tuple[Distributions, str]:
+    """The distributions of the clips, wherever they are, and what is counted as one; prints what is not known."""
+    from vidchat.data.manifest.sources import ingest_folder
+    from vidchat.data.stats import distributions, distributions_elsewhere
+    from vidchat.data.tokens.kept_tokens import KeptTokens
+
+    if isinstance(elsewhere, KeptTokens):
+        print(
+            f"the clips are not here: hours are those of the tokens, at most {elsewhere.latents.made['longest']} "
+            "chunks of an answer or turn, and the resolution of the video is not known"
         )
-        print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {picture}")
+        return distributions_elsewhere(data, elsewhere, "tokens"), "clips"
+    if elsewhere is not None:
+        print(
+            f"the clips lie in media shards, {elsewhere.count:,} of them: hours are those that the dialogues or "
+            "the clips' headers give; no frame was decoded, and the resolution is not counted"
+        )
+        return distributions_elsewhere(data, elsewhere, "media shards"), "clips"
+    if manifest.is_file() or not data.is_dir():
+        return distributions(manifest), "clips"
+    with tempfile.TemporaryDirectory() as place:  # a folder without a manifest: one is made in passing
+        ingest_folder(data, Path(place) / "clips.parquet")
+        found = distributions(Path(place) / "clips.parquet")
+    return found, "turns (a clip counts in every dialogue that it is part of)"
 
 
 def _print_skipped(report: Report, most: int = 10) -> None:
@@ -148,16 +153,6 @@ def print_table(table: list[dict[str, Any]]) -> None:
         counts = (f"{row[key]:,}" for key in ("train", "val", "test"))
         grid.add_row(name, row["tier"], f"{row['dialogues']:,}", *hours, *counts)
     Console(width=max(100, Console().width)).print(grid)
-
-
-def _distributions_of_folder(root: Path) -> Any:
-    """Returns the distributions of a folder without a manifest, for which one is made in passing."""
-    from vidchat.data.manifest.sources import ingest_folder
-    from vidchat.data.stats import distributions
-
-    with tempfile.TemporaryDirectory() as place:
-        ingest_folder(root, Path(place) / "clips.parquet")
-        return distributions(Path(place) / "clips.parquet")
 
 
 def show(

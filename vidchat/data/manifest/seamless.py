@@ -66,10 +66,10 @@ def ingest_seamless(root: Path, output: Path, workers: int | None = None) -> dic
     clips = [clip for meeting in meetings.values() for clip in _clips(meeting)]
     if not clips:
         raise LayoutError(f"{root}: no annotation in it could be used; see {output.with_suffix('.damaged.jsonl')}")
-    write_whole_report(output, clips, damage)
+    report = write_whole_report(output, clips, damage)
     ordered = sorted_rows(clips)
     write_manifest(output, (as_table(ordered[k : k + 20_000]) for k in range(0, len(ordered), 20_000)))
-    return dict(json.loads(output.with_suffix(".report.json").read_text()))
+    return report
 
 
 def _places(root: Path) -> list[str]:

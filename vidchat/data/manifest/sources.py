@@ -51,13 +51,13 @@ def ingest_folder(root: Path, output: Path) -> dict[str, Any]:
     if not clips:
         why = f" (the first: {damage[0]['file']}: {damage[0]['reason']})" if damage else ""
         raise FolderError(f"{root}: holds no usable dialogue{why}")
-    write_whole_report(output, clips, damage)
+    report = write_whole_report(output, clips, damage)
     write_manifest(output, [as_table(sorted_rows(clips))])
-    return dict(json.loads(output.with_suffix(".report.json").read_text()))
+    return report
 
 
-def write_whole_report(output: Path, clips: list[dict[str, Any]], damage: list[dict[str, Any]]) -> None:
-    """The report and the list of damaged records beside a manifest that fits into memory."""
+def write_whole_report(output: Path, clips: list[dict[str, Any]], damage: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes the report and the list of damaged records beside a manifest that fits into memory; returns the report."""
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output.with_suffix(".damaged.jsonl"), "".join(json.dumps(line) + "\n" for line in damage))
     reasons = Counter(line["reason"].split(":")[0] if len(line["reason"]) < 60 else line["kind"] for line in damage)
@@ -68,6 +68,7 @@ def write_whole_report(output: Path, clips: list[dict[str, Any]], damage: list[d
         "clips_without_score": {name: sum(clip.get(name) is None for clip in clips) for name in SCORES},
     }
     write_text(output.with_suffix(".report.json"), json.dumps(report, indent=1) + "\n")
+    return report
 
 
 def _entries(root: Path) -> Iterator[tuple[str, Any]]:
