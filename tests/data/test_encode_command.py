@@ -53,7 +53,9 @@ def test_mistakes_are_told_in_a_sentence(root: Path) -> None:
         ("shard_mb=0", "shard_mb must be at least 1"),
         ("worker=2", "there is no key 'worker'; did you mean 'workers'?"),
         ("data.max_chunk=2", "there is no key 'data.max_chunk'; did you mean 'data.max_chunks'?"),
-        ("data.size=16", "HEIGHTxWIDTH"),
+        ("data.size=16", "data.size must be HEIGHTxWIDTH"),
+        ("data.size=16x", "data.size='16x' is not a size"),
+        ("data.dtype=float7", "data.dtype must be float32, float16 or bfloat16"),
         ("thinker=null", "must be given the name of one of its configs"),
         ("data.fps=30", "choose a pair whose rates divide"),
     ):

@@ -1,4 +1,4 @@
-"""The command `vidchat`: train and infer take KEY=VALUE words, read by Hydra; all others take options."""
+"""The command `vidchat`: settings are KEY=VALUE, files are arguments or `--output`, switches are flags."""
 
 from __future__ import annotations
 

@@ -234,9 +234,12 @@ def _encoder(data: Path, words: list[str]) -> tuple[ClipEncoder, dict[str, Any],
     from omegaconf import OmegaConf
 
     from vidchat.data.tokens.encoder import ClipEncoder
+    from vidchat.training.values import wrong_values
 
     config, audio = _config(data, words)
     point: dict[str, Any] = OmegaConf.to_container(config.data, resolve=True)  # type: ignore[assignment]
+    if wrong := "; ".join(wrong_values({"data": point})):
+        raise ValueError(wrong)
     codec = instantiate(config.audio_codec) if audio else None
     thinker = instantiate(config.thinker)  # None where there is none
     vae, size = instantiate(config.video_vae), (point["size"][0], point["size"][1])
