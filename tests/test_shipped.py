@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from vidchat.cli.data_encode import _for_hydra
 from vidchat.release import load_release
 from vidchat.shipped import CONFIGS, find
 
@@ -19,6 +20,7 @@ def test_what_ships_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.M
         config = compose("train", ["stage=pretrain_av"])
     for name in ("video_vae", "audio_codec"):
         assert instantiate(config[name]).fingerprint() == getattr(release, name).fingerprint()
+    assert _for_hydra("video_vae=checkpoints/demo/video_vae")[0] == "video_vae=demo", "a folder, to data encode"
 
 
 def test_a_path_of_the_user_s_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from vidchat.cli.settings import Settings, command_with, names_of, no_key, read_settings
 from vidchat.errors import plainly
-from vidchat.shipped import CONFIGS
+from vidchat.shipped import CONFIGS, find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -211,7 +211,7 @@ def _for_hydra(word: str) -> list[str]:
     from vidchat.cli.hydra_words import TRAIN_PATHS, literally, override
 
     key, _, value = word.partition("=")
-    if key in ("video_vae", "audio_codec") and Path(value).is_dir():
+    if key in ("video_vae", "audio_codec") and find(value).is_dir():
         return [f"{key}=demo", override(f"{key}.directory", value)]
     return [] if word == "audio_codec=none" else literally([word], TRAIN_PATHS)
 
