@@ -1,11 +1,11 @@
-"""Decoders of causal VAEs that go on where they stopped: what each layer must remember, carried from push to push.
+"""Causal VAEs' encoders and decoders that continue where they stopped: the past of each layer, kept from push to push.
 
-diffusers' LTX-Video, Cosmos and HunyuanVideo 1.5 decode whole clips only. Here a stream has a decoder of its own, which
-shares the weights and in which every layer that looks back keeps what it looks back at: a convolution its last inputs,
-attention over time its keys and values. Layers that treat the clip's first frame apart do so in the first push only.
-So a push costs what its own frames cost, and what is kept does not grow; only attention over time, which Cosmos and
-HunyuanVideo 1.5 have on the smallest grid, keeps keys and values of all that came before, as exactness demands, unless
-it is told how far to look back.
+diffusers' LTX-Video, Cosmos and HunyuanVideo 1.5 encode and decode whole clips only. Here a stream has a network of its
+own, which shares the weights and in which every layer that looks back keeps what it looks back at: a convolution its
+last inputs, attention over time its keys and values. Layers that treat the clip's first frame apart do so in the first
+push only. So a push costs what its own frames cost, and what is kept does not grow; only attention over time, which
+Cosmos and HunyuanVideo 1.5 have on the smallest grid, keeps keys and values of all that came before, as exactness
+demands, unless `look_back` limits it.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from vidchat.tokenizers.weights import TokenizerError
 Layer = Callable[..., Tensor]
 
 
-def carrying(decoder: nn.Module, look_back: int | None = None) -> nn.Module:
-    """A copy of a decoder that shares its weights, with a memory of its own; fresh, it is at a clip's beginning.
+def carrying(network: nn.Module, look_back: int | None = None) -> nn.Module:
+    """A copy of an encoder or decoder that shares its weights and has its own memory; it starts at a clip's beginning.
 
     Args:
-        decoder: Of one of the VAEs named above.
-        look_back: Latents before its own that attention over time sees; `None` is all, which alone is exact.
+        network: The encoder or decoder of one of the VAEs named above.
+        look_back: Number of earlier latents that attention over time sees; `None` is all, which alone is exact.
 
     Raises:
         TokenizerError: it has normalisation over time, which no memory makes causal.
     """
-    shared = {id(tensor): tensor for tensor in (*decoder.parameters(), *decoder.buffers())}
-    own = copy.deepcopy(decoder, shared)
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    own = copy.deepcopy(network, shared)
     for module in own.modules():
         if isinstance(module, nn.GroupNorm) and module.num_groups != 1:
-            raise TokenizerError("a decoder whose group norms run over time cannot go on where it stopped")
+            raise TokenizerError("a network whose group norms run over time cannot continue where it stopped")
         # A layer knows its module weakly: a cycle would keep a finished stream's memory until Python looks for cycles.
         layer = LAYERS[type(module)](weakref.proxy(module), look_back) if type(module) in LAYERS else None
         if layer is not None:
@@ -50,15 +50,18 @@ def carrying(decoder: nn.Module, look_back: int | None = None) -> nn.Module:
     return own
 
 
-def _past(frames: int) -> Callable[[Tensor], Tensor]:
-    """A function that puts the last `frames` inputs before x (B, C, t, h, w); at the beginning, its first, repeated."""
+def _past(frames: int, stride: int = 1) -> Callable[[Tensor], Tensor]:
+    """A function that puts a convolution's earlier inputs before x (B, C, t, h, w): at the beginning `frames` copies of
+    the first, later those that its next window still covers, which are `stride - 1` fewer.
+    """
     kept: Tensor | None = None
+    keep = frames + 1 - stride
 
     def with_past(x: Tensor) -> Tensor:
         nonlocal kept
         before = x[:, :, :1].expand(-1, -1, frames, -1, -1) if kept is None else kept
         whole = torch.cat([before, x], dim=2)
-        kept = whole[:, :, whole.shape[2] - frames :].clone()  # of the whole, nothing else is kept
+        kept = whole[:, :, whole.shape[2] - keep :].clone()  # of the whole, nothing else is kept
         return whole
 
     return with_past if frames else lambda x: x
@@ -71,8 +74,22 @@ def _begins() -> Callable[[], bool]:
 
 
 def _ltx_convolution(module: Any, _: int | None) -> Layer:
-    with_past = _past(module.kernel_size[0] - 1)
+    with_past = _past(module.kernel_size[0] - 1, module.conv.stride[0])
     return lambda x: module.conv(with_past(x))
+
+
+def _ltx_downsampler(module: Any, _: int | None) -> Layer:
+    begins, (time, rows, cols) = _begins(), module.stride
+
+    def fold(x: Tensor) -> Tensor:
+        return rearrange(x, "b c (t p) (h q) (w r) -> b (c p q r) t h w", p=time, q=rows, r=cols)
+
+    def forward(x: Tensor) -> Tensor:
+        if begins():
+            x = torch.cat([x[:, :, : time - 1], x], dim=2)
+        return fold(module.conv(x)) + fold(x).unflatten(1, (-1, module.group_size)).mean(2)
+
+    return forward
 
 
 def _ltx_upsampler(module: Any, _: int | None) -> Layer:
@@ -91,11 +108,39 @@ def _ltx_upsampler(module: Any, _: int | None) -> Layer:
 
 
 def _cosmos_convolution(module: Any, _: int | None) -> Layer:
+    # Where its stride is 2, CosmosDownsample3d puts one more frame before the first push.
     with_past = _past(module.temporal_pad)
 
     def forward(x: Tensor) -> Tensor:
         padded = F.pad(with_past(x), (*module.spatial_pad, 0, 0), mode=module.pad_mode, value=0.0)
         return F.conv3d(padded, module.weight, module.bias, module.stride, 0, module.dilation)
+
+    return forward
+
+
+def _cosmos_downsample(module: Any, _: int | None) -> Layer:
+    begins, whole = _begins(), cosmos.CosmosDownsample3d.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if begins() or not module.temporal_downsample:
+            return whole(module, x)
+        if module.spatial_downsample:
+            x = F.pad(x, (0, 1, 0, 1, 0, 0))
+            x = module.conv1(x) + F.avg_pool3d(x, (1, 2, 2))
+        out: Tensor = module.conv3(module.conv2(x) + F.avg_pool3d(x, (2, 1, 1)))
+        return out
+
+    return forward
+
+
+def _cosmos_patcher(module: Any, _: int | None) -> Layer:
+    begins, whole = _begins(), cosmos.CosmosPatchEmbed3d.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if begins():
+            return whole(module, x)
+        # It repeats a clip's first frame to fill a patch; that patch, of a frame put there for it, is dropped.
+        return whole(module, torch.cat([x[:, :, :1], x], dim=2))[:, :, 1:]
 
     return forward
 
@@ -151,6 +196,21 @@ def _hunyuan_convolution(module: Any, _: int | None) -> Layer:
     return lambda x: module.conv(F.pad(with_past(x), (*spatial, 0, 0), mode=module.pad_mode))
 
 
+def _hunyuan_downsample(module: Any, _: int | None) -> Layer:
+    begins, whole = _begins(), hunyuan.HunyuanVideo15Downsample.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if begins() or not module.add_temporal_downsample:
+            return whole(module, x)
+        out, shortcut = (
+            rearrange(values, "b c (t p) (h q) (w r) -> b (p q r c) t h w", p=2, q=2, r=2)
+            for values in (module.conv(x), x)
+        )
+        return out + shortcut.unflatten(1, (-1, module.group_size)).mean(2)
+
+    return forward
+
+
 def _hunyuan_upsample(module: Any, _: int | None) -> Layer:
     begins, whole = _begins(), hunyuan.HunyuanVideo15Upsample.forward
 
@@ -201,12 +261,16 @@ def _attention(heads: Callable[[Tensor], Tensor], look_back: int | None) -> Call
 
 LAYERS: dict[type[nn.Module], Callable[[Any, int | None], Layer | None]] = {
     ltx.LTXVideoCausalConv3d: _ltx_convolution,
+    ltx.LTXVideoDownsampler3d: _ltx_downsampler,
     ltx.LTXVideoUpsampler3d: _ltx_upsampler,
     cosmos.CosmosCausalConv3d: _cosmos_convolution,
+    cosmos.CosmosDownsample3d: _cosmos_downsample,
     cosmos.CosmosUpsample3d: _cosmos_upsample,
     cosmos.CosmosCausalAttention: _cosmos_attention,
+    cosmos.CosmosPatchEmbed3d: _cosmos_patcher,
     cosmos.CosmosUnpatcher3d: _cosmos_unpatcher,
     hunyuan.HunyuanVideo15CausalConv3d: _hunyuan_convolution,
+    hunyuan.HunyuanVideo15Downsample: _hunyuan_downsample,
     hunyuan.HunyuanVideo15Upsample: _hunyuan_upsample,
     hunyuan.HunyuanVideo15AttnBlock: _hunyuan_attention,
 }

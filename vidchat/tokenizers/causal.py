@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from vidchat.registry import register
 from vidchat.tokenizers.carried import carrying
-from vidchat.tokenizers.video import VideoStream, VideoTokenizer
+from vidchat.tokenizers.causal_encoder import CausalEncoderStream
+from vidchat.tokenizers.video import VideoEncoderStream, VideoStream, VideoTokenizer
 from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 CAUSAL = ("AutoencoderKLWan", "AutoencoderKLLTXVideo", "AutoencoderKLCosmos", "AutoencoderKLHunyuanVideo15")
@@ -139,6 +140,17 @@ class CausalVAE(VideoTokenizer):
                 "decode whole clips with it, or take AutoencoderKLWan"
             )
         return CausalStream(self)
+
+    def encoder_stream(self) -> VideoEncoderStream:
+        reason = LOOK_AHEAD.get(type(self.vae).__name__)
+        if not _config(self.vae).get("encoder_causal", True):
+            reason = "its configuration has encoder_causal=false"
+        if reason is not None:
+            raise TokenizerError(
+                f"{type(self.vae).__name__} cannot encode a stream: {reason}, so the latents of a chunk need later "
+                "frames; encode whole clips with it, or take AutoencoderKLWan"
+            )
+        return CausalEncoderStream(self)
 
 
 class WanCache:

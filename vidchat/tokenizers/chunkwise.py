@@ -12,7 +12,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from vidchat.tokenizers.video import VideoStream, VideoTokenizer
+from vidchat.tokenizers.video import VideoEncoderStream, VideoStream, VideoTokenizer
 
 
 class ChunkwiseVAE(VideoTokenizer):
@@ -27,7 +27,10 @@ class ChunkwiseVAE(VideoTokenizer):
         """Raw latents (N, C, h, w) -> chunks (N, P, 3, H, W), not clamped."""
 
     def encode_raw(self, pictures: Tensor) -> Tensor:
-        chunks = self.split(pictures)
+        return self.encode_all(self.split(pictures))
+
+    def encode_all(self, chunks: Tensor) -> Tensor:
+        """Chunks (B, n, P, 3, H, W) -> raw latents (B, C, n, h, w)."""
         return self.encode_chunks(chunks.flatten(0, 1)).unflatten(0, chunks.shape[:2]).transpose(1, 2)
 
     def decode_raw(self, latents: Tensor) -> Tensor:
@@ -52,6 +55,9 @@ class ChunkwiseVAE(VideoTokenizer):
     def stream(self) -> VideoStream:
         return ChunkwiseStream(self)
 
+    def encoder_stream(self) -> VideoEncoderStream:
+        return ChunkwiseEncoderStream(self)
+
 
 class ChunkwiseStream(VideoStream):
     """Decodes chunks as they come; the first of them gives one picture."""
@@ -66,3 +72,14 @@ class ChunkwiseStream(VideoStream):
         joined = pictures if self.started else self.vae.join(pictures)
         self.started = True
         return joined
+
+
+class ChunkwiseEncoderStream(VideoEncoderStream):
+    """Encodes chunks as they come; the first is frame 0, repeated."""
+
+    _tokenizer: ChunkwiseVAE
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        if not self._started:
+            return self._tokenizer.encode_raw(frames)
+        return self._tokenizer.encode_all(frames.transpose(1, 2).unflatten(1, (-1, self._tokenizer.temporal_stride)))

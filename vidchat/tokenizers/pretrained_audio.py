@@ -1,10 +1,10 @@
-"""EnCodec and Mimi, with transformers' models and published weights, decoding as a stream.
+"""EnCodec and Mimi, with transformers' models and published weights, encoding and decoding as a stream.
 
 EnCodec: Défossez et al. 2022, arXiv 2210.13438 (24 kHz: 75 frames/s, 12 to a chunk of 160 ms, up to 32 codebooks of
 1024). Mimi: Défossez et al. 2024, arXiv 2410.00037, section 3.3 (12.5 frames/s, 2 to a chunk, up to 32 codebooks of
-2048). Both decoders are causal, and a stream here carries what each layer must remember (a convolution's last inputs, a
+2048). Both are causal, and a stream here carries what each layer must remember (a convolution's last inputs, a
 transposed convolution's unfinished outputs, the LSTM's state, the attention's keys and values), which transformers does
-not do. So a push costs what its own frames cost, however long the answer already is.
+not do for both. So a push costs what its own frames cost, however long the answer already is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncodecConfig, EncodecModel, MimiConfig, MimiModel, PretrainedConfig
 
 from vidchat.registry import register
-from vidchat.tokenizers.audio import AudioCodec, AudioStream
+from vidchat.tokenizers.audio import AudioCodec, AudioEncoderStream, AudioStream
 from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 
@@ -81,8 +81,16 @@ class PretrainedCodec(AudioCodec):
         self.check_codes(codes)
         return self._decode(codes).float()
 
+    @torch.no_grad()
+    def encode(self, waveform: Tensor) -> Tensor:
+        self.frames(waveform)
+        return self._encode(waveform[:, None].to(self.model.dtype))
+
     def stream(self) -> AudioStream:
         return PretrainedStream(self)
+
+    def encoder_stream(self) -> AudioEncoderStream:
+        return PretrainedEncoderStream(self)
 
     @abstractmethod
     def _decode(self, codes: Tensor) -> Tensor:
@@ -91,6 +99,14 @@ class PretrainedCodec(AudioCodec):
     @abstractmethod
     def _push(self, codes: Tensor, memory: _Memory) -> Tensor:
         """The same for the next frames."""
+
+    @abstractmethod
+    def _encode(self, waveform: Tensor) -> Tensor:
+        """The transformers model's own encoding of the whole: waveform (B, 1, n*hop) -> codes (B, n, K)."""
+
+    @abstractmethod
+    def _push_waveform(self, waveform: Tensor, memory: _Memory) -> Tensor:
+        """The same for the next samples."""
 
     @staticmethod
     def _require_causal(config: Any) -> None:
@@ -106,17 +122,31 @@ class PretrainedCodec(AudioCodec):
 class EncodecCodec(PretrainedCodec):
     """EnCodec 24 kHz.
 
-    Its first convolution pads by reflection, so a sound's first frames depend on the 6 after them: the first push must
-    hold at least 7 frames (a chunk holds 12), or be the only one.
+    Its convolutions pad by reflection, so the first frames of a waveform depend on those after them, 7 in all: a
+    decoder's first push must hold at least 7 frames (a chunk holds 12), or be the only one; an encoder waits for them.
     """
 
     config_class = EncodecConfig
     model_class = EncodecModel
 
-    @torch.no_grad()
-    def encode(self, waveform: Tensor) -> Tensor:
-        self.frames(waveform)
-        residual, codes = self.model.encoder(waveform[:, None].to(self.model.dtype)), []
+    def __init__(self, model: Any, codebooks: int) -> None:
+        super().__init__(model, codebooks)
+        rate = self.hop  # inputs of a layer in a codec frame
+        for layer in model.encoder.modules():
+            if isinstance(getattr(layer, "conv", None), nn.Conv1d):
+                if layer.pad_mode == "reflect":  # its first inputs are all those that are mirrored, and the mirror
+                    self.first_codec_frames = max(self.first_codec_frames, -(-(int(layer.padding_total) + 1) // rate))
+                rate //= layer.conv.stride[0]
+
+    def _encode(self, waveform: Tensor) -> Tensor:
+        return self._quantize(self.model.encoder(waveform))
+
+    def _push_waveform(self, waveform: Tensor, memory: _Memory) -> Tensor:
+        return self._quantize(memory.run(self.model.encoder.layers, waveform))
+
+    def _quantize(self, residual: Tensor) -> Tensor:
+        """Vectors (B, D, n) -> codes (B, n, K)."""
+        codes: list[Tensor] = []
         for level in self.model.quantizer.layers[: self.codebooks]:
             codes.append(level.encode(residual))
             residual = residual - level.decode(codes[-1])
@@ -144,11 +174,14 @@ class MimiCodec(PretrainedCodec):
                 vars(module)["_embed"] = None
         return self
 
-    @torch.no_grad()
-    def encode(self, waveform: Tensor) -> Tensor:
-        self.frames(waveform)
-        sound = waveform[:, None].to(self.model.dtype)
-        return self.model.encode(sound, num_quantizers=self.codebooks).audio_codes.transpose(1, 2)
+    def _encode(self, waveform: Tensor) -> Tensor:
+        return self.model.encode(waveform, num_quantizers=self.codebooks).audio_codes.transpose(1, 2)
+
+    def _push_waveform(self, waveform: Tensor, memory: _Memory) -> Tensor:
+        encoder = self.model.encoder
+        x = memory.run(encoder.encoder_seanet.layers, waveform)
+        x = memory.attend(encoder.encoder_transformer, x)
+        return self.model.quantizer.encode(memory.run([encoder.downsample], x), self.codebooks).permute(1, 2, 0)
 
     def _decode(self, codes: Tensor) -> Tensor:
         return self.model.decode(codes.transpose(1, 2)).audio_values[:, 0]
@@ -158,10 +191,7 @@ class MimiCodec(PretrainedCodec):
         x = self.model.quantizer.decode(codes.transpose(1, 2))
         if decoder.upsample is not None:
             x = memory.run([decoder.upsample], x)
-        if memory.attention is None:
-            memory.attention = DynamicCache(config=decoder.config)
-        hidden = decoder.decoder_transformer(x.transpose(1, 2), past_key_values=memory.attention, use_cache=True)
-        return memory.run(decoder.decoder_seanet.layers, hidden.last_hidden_state.transpose(1, 2))[:, 0]
+        return memory.run(decoder.decoder_seanet.layers, memory.attend(decoder.decoder_transformer, x))[:, 0]
 
 
 class PretrainedStream(AudioStream):
@@ -174,6 +204,19 @@ class PretrainedStream(AudioStream):
     def push(self, codes: Tensor) -> Tensor:
         self._codec.check_codes(codes)
         return self._codec._push(codes, self._memory).float()
+
+
+class PretrainedEncoderStream(AudioEncoderStream):
+    """One waveform being encoded."""
+
+    _codec: PretrainedCodec
+
+    def __init__(self, codec: PretrainedCodec) -> None:
+        super().__init__(codec)
+        self._memory = _Memory()
+
+    def _encode(self, waveform: Tensor) -> Tensor:
+        return self._codec._push_waveform(waveform[:, None].to(self._codec.model.dtype), self._memory)
 
 
 class _Memory:
@@ -193,6 +236,14 @@ class _Memory:
             x = self._layer(layer, x)
         return x
 
+    def attend(self, transformer: Any, x: Tensor) -> Tensor:
+        """x (B, C, n) through a transformer, whose keys and values are kept as far as its window reaches."""
+        if self.attention is None:
+            self.attention = DynamicCache(config=transformer.config)
+        hidden = transformer(x.transpose(1, 2), past_key_values=self.attention, use_cache=True)
+        out: Tensor = hidden.last_hidden_state
+        return out.transpose(1, 2)
+
     def _layer(self, layer: nn.Module, x: Tensor) -> Tensor:
         if hasattr(layer, "block"):
             skip: Any = layer.shortcut
@@ -207,7 +258,7 @@ class _Memory:
         return layer(x)
 
     def _convolution(self, layer: Any, inner: nn.Conv1d, x: Tensor) -> Tensor:
-        pad = (inner.kernel_size[0] - 1) * inner.dilation[0]
+        pad = (inner.kernel_size[0] - 1) * inner.dilation[0] + 1 - inner.stride[0]
         if layer not in self._kept:
             if layer.pad_mode == "reflect" and x.shape[2] <= pad:
                 self._too_short = max(self._too_short, pad + 1)
@@ -218,7 +269,7 @@ class _Memory:
                     f"its first frames depend on those after them: push at least {self._too_short} frames first"
                 )
             seen = torch.cat([self._kept[layer], x], 2)
-        self._kept[layer] = seen[..., seen.shape[2] - pad :]
+        self._kept[layer] = seen[..., seen.shape[2] - pad :].clone()  # of all that it has seen, nothing else is kept
         return inner(seen)
 
     def _transposed(self, inner: nn.ConvTranspose1d, x: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ blocks and a residual quantiser turn it into K codes; causal ConvNeXt blocks tur
 phase of the same window (the head of Vocos: Siuzdak 2023, arXiv 2306.00814, section 3.2); windows overlap and add.
 
 Since frame i's window *starts* at its own hop, the samples `[i*hop, (i+1)*hop)` are finished once frame i is known: the
-decoder adds no delay. In return the encoder looks `window - hop` samples ahead (60 ms at the demo's numbers), which
-costs nothing here: a clip is encoded when it is complete, and answers are generated, not encoded.
+decoder adds no delay. In return the encoder looks `window - hop` samples ahead (60 ms at the demo's numbers), so the
+codes of what is heard come that much later; answers are generated, not encoded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidchat.registry import register
-from vidchat.tokenizers.audio import AudioCodec, AudioStream
+from vidchat.tokenizers.audio import AudioCodec, AudioEncoderStream, AudioStream
 from vidchat.tokenizers.quantizer import Quantized, ResidualQuantizer
 
 
@@ -95,8 +95,11 @@ class Spectrum(nn.Module):
 
     def analyse(self, waveform: Tensor) -> Tensor:
         """Waveform (B, n*hop) -> complex (B, n, bins); beyond the end lie zeros."""
-        windows = F.pad(waveform, (0, self.tail)).unfold(1, self.window_size, self.hop)
-        return torch.fft.rfft(windows * self.window)
+        return self.analyse_windows(F.pad(waveform, (0, self.tail)))
+
+    def analyse_windows(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, n*hop + tail) -> complex (B, n, bins)."""
+        return torch.fft.rfft(waveform.unfold(1, self.window_size, self.hop) * self.window)
 
     def start(self, batch: int, like: Tensor) -> Tensor:
         """(B, 2, tail): the sound, and the sum of squared windows, that earlier frames left for the next hops."""
@@ -164,6 +167,7 @@ class StftCodec(AudioCodec):
         self.sample_rate, self.hop = sample_rate, hop
         self.codebooks, self.vocabulary = codebooks, vocabulary
         self.spectrum = Spectrum(hop, window)
+        self.look_ahead = self.spectrum.tail
         self.encoder = CausalStack(self.spectrum.bins, width, code_width, encoder_blocks, kernel, expansion)
         self.quantizer = ResidualQuantizer(codebooks, vocabulary, code_width, dropout=quantizer_dropout)
         self.decoder = CausalStack(code_width, width, 2 * self.spectrum.bins, decoder_blocks, kernel, expansion)
@@ -174,10 +178,13 @@ class StftCodec(AudioCodec):
     def embed(self, waveform: Tensor) -> Tensor:
         """Waveform (B, n*hop) -> vectors (B, n, code_width), before the quantiser."""
         self.frames(waveform)
-        magnitude = self.spectrum.analyse(waveform.float()).abs()
+        return self._embed(self.spectrum.analyse(waveform.float()), None)[0]
+
+    def _embed(self, spectrum: Tensor, past: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """Complex (B, n, bins) -> vectors (B, n, code_width), and what the next frames must know."""
         # About zero mean and unit spread over speech: log10 of magnitudes from 1e-3 (silence) to 1e2.
-        features = torch.log10(magnitude + 1e-3) + 1
-        return self.encoder(features, self.encoder.start(waveform.shape[0], features))[0]
+        features = torch.log10(spectrum.abs() + 1e-3) + 1
+        return self.encoder(features, self.encoder.start(len(features), features) if past is None else past)
 
     def synthesise(self, vectors: Tensor) -> Tensor:
         """Vectors (B, n, code_width) -> waveform (B, n*hop)."""
@@ -202,6 +209,9 @@ class StftCodec(AudioCodec):
 
     def stream(self) -> AudioStream:
         return StftStream(self)
+
+    def encoder_stream(self) -> AudioEncoderStream:
+        return StftEncoderStream(self)
 
     def _start(self, vectors: Tensor) -> tuple[list[Tensor], Tensor]:
         batch = vectors.shape[0]
@@ -233,3 +243,15 @@ class StftStream(AudioStream):
         state = self._codec._start(vectors) if self._state is None else self._state
         waveform, self._state = self._codec._synthesise(vectors, state)
         return waveform
+
+
+class StftEncoderStream(AudioEncoderStream):
+    """Carries the convolutions' past from push to push."""
+
+    _codec: StftCodec
+    _past: list[Tensor] | None = None
+
+    def _encode(self, waveform: Tensor) -> Tensor:
+        spectrum = self._codec.spectrum.analyse_windows(waveform.float())
+        vectors, self._past = self._codec._embed(spectrum, self._past)
+        return self._codec.quantizer.encode(vectors)

@@ -28,6 +28,45 @@ class VideoStream(ABC):
         """
 
 
+class VideoEncoderStream(ABC):
+    """Encodes one video as its frames arrive. Holds what must be carried from one push to the next.
+
+    Args:
+        tokenizer: The tokenizer; any number of streams share its weights.
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._waiting: Tensor | None = None  # frames of the chunk that is not complete yet
+        self._started = False
+
+    @torch.no_grad()
+    def push(self, frames: Tensor) -> Tensor:
+        """Returns the normalised latents (B, C, m, h, w) that the next frames (B, 3, n, H, W) in [-1, 1] complete.
+
+        The first frame completes a latent, then every `temporal_stride` frames do; n is any number, and m may be 0. All
+        that is returned, laid end to end, equals `encode` of the whole video.
+
+        Raises:
+            TokenizerError: frames are not float of this shape, or a side is not a multiple of `spatial_stride`.
+        """
+        size = self._tokenizer.check_frame_shape(frames)
+        if self._waiting is not None:
+            frames = torch.cat([self._waiting, frames], dim=2)
+        stride, count = self._tokenizer.temporal_stride, frames.shape[2]
+        rest = count % stride if self._started else max(count - 1, 0) % stride
+        whole, self._waiting = frames[:, :, : count - rest], frames[:, :, count - rest :].clone()
+        if not whole.shape[2]:
+            return frames.new_zeros(len(frames), self._tokenizer.channels, 0, *size)
+        raw = self._encode(whole)
+        self._started = True
+        return self._tokenizer.normalise(raw)
+
+    @abstractmethod
+    def _encode(self, frames: Tensor) -> Tensor:
+        """Returns the raw latents of the next whole chunks; the first call (not `_started`) begins with frame 0."""
+
+
 class VideoTokenizer(SavedTokenizer):
     """A causal video autoencoder whose latents are normalised per channel.
 
@@ -69,6 +108,14 @@ class VideoTokenizer(SavedTokenizer):
 
         Raises:
             TokenizerError: the decoder is not causal, so the pictures of a chunk would wait for later latents.
+        """
+
+    @abstractmethod
+    def encoder_stream(self) -> VideoEncoderStream:
+        """A new stream that encodes frames as they arrive.
+
+        Raises:
+            TokenizerError: the encoder is not causal, so the latents of a chunk would wait for later frames.
         """
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -131,13 +178,17 @@ class VideoTokenizer(SavedTokenizer):
 
     def check_pictures(self, pictures: Tensor) -> None:
         """Raises `TokenizerError` unless pictures are float of shape (B, 3, 4T+1, H, W)."""
-        if pictures.dim() != 5 or pictures.shape[1] != 3 or not pictures.is_floating_point():
-            raise TokenizerError(
-                f"pictures must be float of shape (batch, 3, time, height, width), got {pictures.dtype} "
-                f"{tuple(pictures.shape)}"
-            )
+        self.check_frame_shape(pictures)
         self.chunks(pictures.shape[2])
-        self.grid((pictures.shape[3], pictures.shape[4]))
+
+    def check_frame_shape(self, frames: Tensor) -> tuple[int, int]:
+        """(h, w) of the latents of frames (B, 3, n, H, W), n > 0; raises `TokenizerError` unless they are such."""
+        if frames.dim() != 5 or frames.shape[1] != 3 or frames.shape[2] == 0 or not frames.is_floating_point():
+            raise TokenizerError(
+                f"frames must be float of shape (batch, 3, time, height, width), got {frames.dtype} "
+                f"{tuple(frames.shape)}"
+            )
+        return self.grid((frames.shape[3], frames.shape[4]))
 
     def check_latents(self, latents: Tensor) -> None:
         """Raises `TokenizerError` unless latents have shape (B, C, n, h, w), n > 0."""
