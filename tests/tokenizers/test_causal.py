@@ -18,7 +18,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from vidchat.tokenizers.causal import CausalVAE, WanCache
+from vidchat.tokenizers.causal import CausalVAE
+from vidchat.tokenizers.causal_streams import WanCache
 from vidchat.tokenizers.weights import TokenizerError
 
 

@@ -15,6 +15,7 @@ from tests.tokenizers.test_causal import LOOKING_AHEAD, STREAMING, cosmos, ltx
 from tests.tokenizers.test_packed import stacked, tiny
 from vidchat.tokenizers.causal import CausalVAE
 from vidchat.tokenizers.packed import PackedVAE
+from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.video import VideoTokenizer
 from vidchat.tokenizers.weights import TokenizerError
 
@@ -162,6 +163,14 @@ def test_encoders_that_look_ahead_say_why_they_cannot_stream(make: Callable[[], 
     changed = frames.clone()
     changed[:, :, -1] = -changed[:, :, -1]
     assert (vae.encode(changed) - vae.encode(frames))[:, :, :-1].abs().max() > 1e-6  # the claim is true
+
+
+def test_a_tokenizer_of_ones_own_may_do_without() -> None:
+    class Own(StackedVAE):
+        encoder_stream = VideoTokenizer.encoder_stream
+
+    with pytest.raises(TokenizerError, match="Own defines no encoder_stream"):
+        Own(6, patch=2, widths=(8,), encoder_blocks=(1,), decoder_blocks=(1,)).encoder_stream()
 
 
 def test_wrong_frames_are_refused(vae: VideoTokenizer) -> None:

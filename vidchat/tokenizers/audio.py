@@ -119,9 +119,13 @@ class AudioCodec(SavedTokenizer):
     def stream(self) -> AudioStream:
         """A new stream that decodes codes as they arrive, with no delay."""
 
-    @abstractmethod
     def encoder_stream(self) -> AudioEncoderStream:
-        """A new stream that encodes a waveform as it arrives, `look_ahead` samples behind it."""
+        """A new stream that encodes a waveform as it arrives, `look_ahead` samples behind it.
+
+        Raises:
+            TokenizerError: the class defines no such stream.
+        """
+        raise TokenizerError(f"{type(self).__name__} defines no encoder_stream; define one, or encode whole clips")
 
     def frames(self, waveform: Tensor) -> int:
         """n, the frames of a waveform (B, n*hop); raises `TokenizerError` for any other shape."""

@@ -1,8 +1,7 @@
 """Causal video VAEs of diffusers behind the tokenizer interface.
 
-`AutoencoderKLWan` (2.1, and 2.2 with its patches) streams with the feature cache that its decoder takes. LTX-Video with
-a causal decoder, Cosmos and HunyuanVideo 1.5 have none; `carried.py` gives them one. So each chunk costs the same. VAEs
-whose decoder looks ahead encode and decode whole clips, and refuse to stream.
+Those whose encoder or decoder looks ahead encode or decode whole clips, and refuse to stream; the streams of the others
+are in `causal_streams.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +10,10 @@ from typing import Any, Self
 
 import diffusers
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
 from vidchat.registry import register
-from vidchat.tokenizers.carried import carrying
-from vidchat.tokenizers.causal_encoder import CausalEncoderStream
+from vidchat.tokenizers.causal_streams import WAN_STRIDE, CausalEncoderStream, CausalStream, WanCache
 from vidchat.tokenizers.video import VideoEncoderStream, VideoStream, VideoTokenizer
 from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
@@ -27,8 +24,6 @@ LOOK_AHEAD = {
     "AutoencoderKLCogVideoX": "its group norms run over all pictures of a chunk",
 }
 """Classes found not to be causal, and why."""
-
-WAN_STRIDE = 4
 
 
 @register("causal_vae", by="from_pretrained")
@@ -151,64 +146,6 @@ class CausalVAE(VideoTokenizer):
                 "frames; encode whole clips with it, or take AutoencoderKLWan"
             )
         return CausalEncoderStream(self)
-
-
-class WanCache:
-    """What Wan's decoder carries from one latent to the next: the last pictures each convolution has seen.
-
-    `AutoencoderKLWan.decode` keeps the same list on the module, where two streams would share it.
-    """
-
-    def __init__(self, vae: Any) -> None:
-        self.vae = vae
-        self.features: list[Any] = [None] * vae._cached_conv_counts["decoder"]
-        self.started = False
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The next raw latents (B, C, n, h, w) -> their pictures, 1 to the clip's first and 4 to each other."""
-        return torch.cat([self._decode(latent) for latent in latents.split(1, dim=2)], dim=2)
-
-    def _decode(self, latent: Tensor) -> Tensor:
-        pictures = self.vae.decoder(
-            self.vae.post_quant_conv(latent),
-            feat_cache=self.features,
-            feat_idx=[0],
-            first_chunk=not self.started,
-        )
-        self.started = True
-        patch = self.vae.config.patch_size
-        return pictures if patch is None else unpatchify(pictures, patch_size=patch)
-
-
-class CarriedCache:
-    """The same for decoders that take no cache: a decoder that carries its memory itself."""
-
-    def __init__(self, tokenizer: CausalVAE) -> None:
-        self.tokenizer = tokenizer
-        self.decoder = carrying(tokenizer.vae.decoder, tokenizer.look_back)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """See `WanCache.decode`."""
-        vae, given = self.tokenizer.vae, self.tokenizer.decoding(latents)
-        if hasattr(vae, "post_quant_conv"):  # Cosmos has one, of single places
-            latents = vae.post_quant_conv(latents)
-        pictures: Tensor = self.decoder(latents, **given)
-        return pictures
-
-
-class CausalStream(VideoStream):
-    """Streams with a cache of its own, so that streams of one tokenizer do not meet."""
-
-    def __init__(self, tokenizer: CausalVAE) -> None:
-        wan = isinstance(tokenizer.vae, diffusers.AutoencoderKLWan)
-        self.tokenizer = tokenizer
-        self.cache: WanCache | CarriedCache = WanCache(tokenizer.vae) if wan else CarriedCache(tokenizer)
-
-    @torch.no_grad()
-    def push(self, latents: Tensor) -> Tensor:
-        self.tokenizer.check_latents(latents)
-        raw = self.tokenizer.denormalise(latents).to(self.tokenizer.vae.dtype)
-        return self.cache.decode(raw).to(latents.dtype).clamp(-1, 1)
 
 
 def _one_after_the_other(vae: Any) -> None:

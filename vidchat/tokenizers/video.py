@@ -110,13 +110,14 @@ class VideoTokenizer(SavedTokenizer):
             TokenizerError: the decoder is not causal, so the pictures of a chunk would wait for later latents.
         """
 
-    @abstractmethod
     def encoder_stream(self) -> VideoEncoderStream:
         """A new stream that encodes frames as they arrive.
 
         Raises:
-            TokenizerError: the encoder is not causal, so the latents of a chunk would wait for later frames.
+            TokenizerError: the encoder is not causal, so the latents of a chunk would wait for later frames; or the
+                class defines no such stream.
         """
+        raise TokenizerError(f"{type(self).__name__} defines no encoder_stream; define one, or encode whole clips")
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, 4T+1, H, W) float in [-1, 1] -> normalised latents (B, C, T+1, h, w).
