@@ -45,12 +45,10 @@ class AudioEncoderStream(ABC):
         Raises:
             TokenizerError: the waveform has another shape, or the stream is finished.
         """
-        if self._finished or waveform.dim() != 2:
-            raise TokenizerError(
-                "this stream is finished; encode the next waveform with a new encoder_stream()"
-                if self._finished
-                else f"a waveform must be (batch, samples), got {tuple(waveform.shape)}"
-            )
+        if self._finished:
+            raise TokenizerError("this stream is finished; encode the next waveform with a new encoder_stream()")
+        if waveform.dim() != 2:
+            raise TokenizerError(f"a waveform must be (batch, samples), got {tuple(waveform.shape)}")
         waiting = waveform if self._waiting is None else torch.cat([self._waiting, waveform], dim=1)
         hop, ahead = self._codec.hop, self._codec.look_ahead
         count = max(waiting.shape[1] - ahead, 0) // hop
@@ -66,9 +64,9 @@ class AudioEncoderStream(ABC):
         Samples that do not fill a codec frame have no codes. Nothing can be pushed afterwards.
         """
         if self._waiting is None:
-            raise TokenizerError("nothing was pushed, so there is nothing to finish; push a waveform first")
+            raise TokenizerError("there is nothing to finish; push a waveform first")
         self._finished, count = True, self._waiting.shape[1] // self._codec.hop
-        whole = self._waiting[:, : count * self._codec.hop]
+        whole, self._waiting = self._waiting[:, : count * self._codec.hop], None
         return self._codes(F.pad(whole, (0, self._codec.look_ahead)), count)
 
     def _codes(self, waveform: Tensor, count: int) -> Tensor:

@@ -1,8 +1,8 @@
 """EnCodec and Mimi, with transformers' models and published weights, encoding and decoding as a stream.
 
-EnCodec: Défossez et al. 2022, arXiv 2210.13438 (24 kHz: 75 frames/s, 12 to a chunk of 160 ms, up to 32 codebooks of
-1024). Mimi: Défossez et al. 2024, arXiv 2410.00037, section 3.3 (12.5 frames/s, 2 to a chunk, up to 32 codebooks of
-2048). Both are causal, and a stream here carries what each layer must remember (a convolution's last inputs, a
+EnCodec: Défossez et al. 2022, arXiv 2210.13438 (24 kHz: 75 frames/s, 12 to a chunk of 160 ms, up to 32 codebooks
+of 1024). Mimi: Défossez et al. 2024, arXiv 2410.00037, section 3.3 (12.5 frames/s, 2 to a chunk, up to 32 codebooks
+of 2048). Both are causal, and a stream here carries what each layer must remember (a convolution's last inputs, a
 transposed convolution's unfinished outputs, the LSTM's state, the attention's keys and values), which transformers does
 not do for both. So a push costs what its own frames cost, however long the answer already is.
 """
