@@ -7,41 +7,15 @@ import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from importlib import resources
 
 import pytest
 
 from tests.bench.test_comparison import HARD, result_of, system
+from tests.reports.checked import checked
 from vidchat.bench.page import write_page
 
-VOID = {"meta", "br", "input", "line", "circle", "hr", "img", "link"}
 node = shutil.which("node")
-
-
-class Checked(HTMLParser):
-    """Elements must be closed in order; ids are unique; links lead to ids."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.ids, self.links, self.tags = [], [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.tags.append((tag, given))
-        self.ids += [given["id"]] if "id" in given else []
-        self.links += [given["href"]] if "href" in given else []
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
 
 
 @pytest.fixture
@@ -52,25 +26,21 @@ def page(tmp_path):
 
 
 def test_the_page_is_valid_and_its_links_lead_somewhere(page):
-    checked = Checked()
-    checked.feed(page)
-    assert [tag for tag in checked.open if tag not in ("html", "body")] == []
-    assert len(set(checked.ids)) == len(checked.ids)
-    assert {link[1:] for link in checked.links} <= set(checked.ids)
-    assert {"#protocol", "#pairs", "#clips", "#video-quality", "#audio-visual-sync"} <= set(checked.links), "contents"
+    links = checked(page).values("href")
+    assert {"#protocol", "#pairs", "#clips", "#video-quality", "#audio-visual-sync"} <= set(links), "contents"
     assert "scored on 2031-02-03 04:05 UTC" in page
 
 
 def test_a_column_leads_to_its_own_protocol_string(page):
-    heads = re.findall(r"<th scope=col><a href='#(number-\d+)'", page)
+    heads = re.findall(r'<th scope="col"><a href="#(number-\d+)"', page)
     assert len(heads) == 2
     for place in heads:
-        assert f"<tr id='{place}'>" in page
-    assert "metric=&lt;M&gt;; &#x27;quoted&#x27;" in page
+        assert f'<tr id="{place}">' in page
+    assert "metric=&lt;M&gt;; &#39;quoted&#39;" in page
 
 
 def script(*names):
-    return "\n".join((resources.files("vidchat.bench") / "assets" / name).read_text() for name in names)
+    return "\n".join((resources.files("vidchat.reports") / "templates" / name).read_text() for name in names)
 
 
 def played(code):
@@ -128,8 +98,8 @@ every.querySelector = () => new Element("button");
 
 @pytest.mark.skipif(node is None, reason="needs node")
 def test_column_heads_are_buttons_that_sort(page):
-    data = re.search(r"id=data>(.*?)</script>", page, re.S)[1]
-    code = DOM + f"document.getElementById('data').textContent = {json.dumps(data)};" + script("sort.js", "page.js")
+    data = re.search(r'id="data">(.*?)</script>', page, re.S)[1]
+    code = DOM + f"document.getElementById('data').textContent = {json.dumps(data)};" + script("sort.js", "bench.js")
     code += """
     const head = () => every.tHead.children[0].children.find(cell => cell.children[0].dataset.name === "M");
     const shownNow = () => every.tBodies[0].children.map(row => Number(row.children[2].textContent));

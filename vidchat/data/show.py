@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import heapq
-import html
 import io
 import logging
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -24,20 +21,15 @@ from vidchat.data.tokens.kept_tokens import AudioDecoder, KeptTokens, VideoDecod
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import ShardError
 from vidchat.data.whole import whole
-from vidchat.dialogue import Clip, Dialogue
+from vidchat.dialogue import Clip, Dialogue, Turn
+from vidchat.reports.page import data_url, render
+from vidchat.reports.sheet import Panel, contact_sheet, strip
 
 log = logging.getLogger(__name__)
 HEIGHT = 160  # pixels of a shown picture
 WIDEST = 284
 MOMENTS = 5
 SECONDS = 15.0  # of a clip that are shown
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem;color:#223}
-section{border-top:1px solid #ccd;padding:.6rem 0 1rem} h2{font-size:1rem;margin:.2rem 0}
-.turn{display:inline-block;vertical-align:top;margin:.4rem 1rem .4rem 0;max-width:560px}
-.turn img{display:block;max-width:100%;border-radius:6px;margin-top:.3rem} video{border-radius:6px;background:#ddd}
-.note{color:#556;font-size:.85rem} blockquote{margin:.2rem 0;font-style:italic}
-"""
 
 
 @dataclass(frozen=True)
@@ -186,12 +178,6 @@ def _shown_size(pictures: Tensor) -> Tensor:
     return interpolate(pictures.float(), (HEIGHT, width), mode="bilinear", antialias=True).round().byte()
 
 
-def _strip(media: Media) -> Image.Image:
-    """Pictures of equally spaced moments, side by side."""
-    chosen = np.linspace(0, len(media.pictures) - 1, MOMENTS).round().astype(int)
-    return Image.fromarray(np.concatenate([media.pictures[int(k)].permute(1, 2, 0).numpy() for k in chosen], axis=1))
-
-
 def _title(dialogue: Dialogue) -> str:
     return f"{dialogue.id}   ({dialogue.branch}, {dialogue.tier}, {dialogue.split})"
 
@@ -203,59 +189,38 @@ def _told(clip: Clip) -> str:
 
 
 def _page(root: Path, dialogues: list[Dialogue], elsewhere: Packed | Decoders | None) -> str:
-    sections = "\n".join(_section(dialogue, elsewhere) for dialogue in dialogues)
-    how = "" if elsewhere is None else elsewhere.told
-    title = html.escape(f"{len(dialogues)} dialogues of {root.name or root}{how}")
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>\n{sections}\n"
-    )
+    title = f"{len(dialogues)} dialogues of {root.name or root}{'' if elsewhere is None else elsewhere.told}"
+    shown = [
+        {"title": _title(dialogue), "turns": [_turn(dialogue, turn, elsewhere) for turn in dialogue.turns]}
+        for dialogue in dialogues
+    ]
+    return render("dialogues.html", title=title, dialogues=shown)
 
 
-def _section(dialogue: Dialogue, elsewhere: Packed | Decoders | None) -> str:
-    turns = []
-    for turn in dialogue.turns:
-        clip, media = turn.clip, _read(dialogue, turn.clip, elsewhere)
-        said = f"<blockquote>{html.escape(clip.text)}</blockquote>" if clip.text else ""
-        shown = "<p class=note>cannot be decoded</p>" if media is None else _video(media) + _image(_strip(media))
-        turns.append(
-            f"<div class=turn><b>{turn.role}</b>: {html.escape(clip.speaker)} "
-            f"<div class=note>{html.escape(_told(clip))}</div>{said}{shown}</div>"
-        )
-    return f"<section><h2>{html.escape(_title(dialogue))}</h2>{''.join(turns)}</section>"
+def _turn(dialogue: Dialogue, turn: Turn, elsewhere: Packed | Decoders | None) -> dict[str, str | None]:
+    clip, media = turn.clip, _read(dialogue, turn.clip, elsewhere)
+    words = {"role": turn.role, "speaker": clip.speaker, "note": _told(clip), "text": clip.text}
+    return {**words, "video": None, "strip": None} if media is None else {**words, **_embedded(media)}
 
 
-def _video(media: Media) -> str:
+def _embedded(media: Media) -> dict[str, str]:
+    """The clip and some of its frames as URLs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         write_clip(path, media.pictures, media.waveform, media.fps, media.sample_rate)
-        coded = base64.b64encode(path.read_bytes()).decode()
-    return f'<video controls height="{HEIGHT}" src="data:video/mp4;base64,{coded}"></video>'
-
-
-def _image(picture: Image.Image) -> str:
+        video = data_url(path.read_bytes(), "video/mp4")
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    Image.fromarray(strip(media.pictures, MOMENTS)).save(buffer, "JPEG", quality=85)
+    return {"video": video, "strip": data_url(buffer.getvalue(), "image/jpeg")}
 
 
 def _sheet(dialogues: list[Dialogue], elsewhere: Packed | Decoders | None) -> Image.Image:
-    """A row of pictures for each turn, under its words."""
-    rows: list[tuple[str, Image.Image | None]] = []
+    """A row of frames for each turn, under its words."""
+    rows = []
     for dialogue in dialogues:
-        rows.append((_title(dialogue), None))
+        rows.append([Panel(_title(dialogue))])
         for turn in dialogue.turns:
             media = _read(dialogue, turn.clip, elsewhere)
             words = f"{turn.role} {turn.clip.speaker}: {turn.clip.text or ''}   {_told(turn.clip)}"
-            rows.append((words, None if media is None else _strip(media)))
-    line = 24
-    width = max([900, *(strip.width for _, strip in rows if strip is not None)]) + 20
-    height = sum(line + (0 if strip is None else strip.height + 6) for _, strip in rows) + 20
-    sheet, top = Image.new("RGB", (width, height), "white"), 10
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    for words, strip in rows:
-        draw.text((10, top), words[:160], fill="#112" if strip is not None else "#15c", font=font)
-        top += line
-        if strip is not None:
-            sheet.paste(strip, (10, top))
-            top += strip.height + 6
-    return sheet
+            rows.append([Panel(words, None if media is None else strip(media.pictures, MOMENTS))])
+    return contact_sheet(rows)

@@ -1,0 +1,94 @@
+"""Every page: valid HTML, and nothing that comes from data is more than text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from jinja2 import UndefinedError
+
+from tests.bench.test_comparison import HARD, result_of, system
+from tests.data.folders import make_folder
+from tests.reports.checked import checked
+from vidchat.bench.page import write_page as write_bench
+from vidchat.bench.results import PairScore
+from vidchat.data.show import Choice, show
+from vidchat.playground.demo.measure import Scores
+from vidchat.playground.demo.page import Shown, draw_sheet
+from vidchat.playground.demo.page import write_page as write_demo
+from vidchat.reports.page import render
+from vidchat.reports.sheet import NARROWEST, Panel, contact_sheet, strip
+
+HOSTILE = """</script></style><script>alert(1)</script><b onclick='x' title="y">&amp; {{ 7 * 7 }} {% raw %} --> ' " `"""
+
+
+def bench_page(folder: Path, words: str) -> str:
+    odd = system(words, HARD, dimension=words, string=words)
+    numbers = [replace(odd.numbers[0], reason=words, doubt=words)]
+    bad = PairScore({}, (words,), words, 0.0, {"path": words, "start": 0, "end": None})
+    truth = system("truth", HARD + 1, dimension=words, string=words)
+    result = result_of(truth, replace(odd, numbers=numbers, scores={**odd.scores, "p0": bad}), date=words)
+    pairs = [{**pair, "question": words, "answer": words, "reference": words} for pair in result.pairs]
+    result = replace(result, protocol=words, pairs=pairs, rule=words, warnings=[words])
+    return write_bench([result], folder / "index.html", 0).read_text()
+
+
+def demo_page(folder: Path, words: str) -> str:
+    folder.mkdir()
+    scores = {words: Scores(0.5, 0.6, 0.1, 0.5, 0.5, 0.5, 22.0, ("yes", "no"))}
+    clips = {"initiator": folder / "a.mp4", words: folder / f"{words.replace('/', ' ')}.mp4"}
+    chance = {"identity": 0.1, "answer": 0.2, "topic": 0.3, "feeling": 0.4}
+    return write_demo(folder, [Shown(words, words, clips, {words: words})], scores, chance, [words]).read_text()
+
+
+def data_page(folder: Path, words: str) -> str:
+    root = make_folder(folder / "data", ["train"])
+    entry = json.loads((root / "dialogues.jsonl").read_text())
+    for turn in entry["turns"]:
+        turn |= {"text": words, "speaker": words}
+    (root / "dialogues.jsonl").write_text(json.dumps({**entry, "id": words}))
+    show(root, folder / "index.html", Choice(), 1)
+    return (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize("make", [bench_page, demo_page, data_page])
+def test_hostile_words_are_shown_and_change_no_element(make, tmp_path):
+    """The page has the elements and attributes of one with harmless words, and the words stand in it as they are."""
+    hostile, harmless = (checked(make(tmp_path / name, words)) for name, words in (("a", HOSTILE), ("b", "words")))
+    assert HOSTILE in "".join(hostile.texts)
+    structures = [[(tag, sorted(given)) for tag, given in parsed.tags] for parsed in (hostile, harmless)]
+    assert structures[0] == structures[1]
+    assert hostile.values("onclick") == harmless.values("onclick")
+
+
+def test_a_first_look_has_no_table_and_no_curves(tmp_path):
+    page = write_demo(tmp_path, [Shown("Q", "A", {"initiator": tmp_path / "50% #1?.mp4"}, {})], {}, {}, ["note"])
+    parsed = checked(page.read_text())
+    assert not {"table", "img"} & {tag for tag, _ in parsed.tags}
+    assert parsed.values("src") == ["50%25%20%231%3F.mp4"], "a name that a browser finds again"
+
+
+def test_a_value_that_a_template_lacks_is_an_error():
+    with pytest.raises(UndefinedError, match="dialogues"):
+        render("dialogues.html", title="x")
+
+
+def test_a_strip_shows_the_first_and_the_last_frame_and_a_sheet_has_room_for_all():
+    frames = torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 3, 4, 6)
+    shown = strip(frames, 3)
+    assert shown.shape == (4, 18, 3)
+    assert shown[0, ::6, 0].tolist() == [0, 4, 8]
+    wide = strip(frames.repeat_interleave(100, dim=3), 3)
+    sheet = contact_sheet([[Panel("a heading " * 50_000)], [Panel("left", wide), Panel("right", shown)]])
+    assert sheet.width > NARROWEST
+    assert sheet.getpixel((sheet.width - 18, sheet.height - 18)) == (8, 8, 8), "the last frame of the last panel"
+
+
+def test_the_demo_s_sheet_has_a_row_a_dialogue_and_a_panel_a_column(tmp_path):
+    root = make_folder(tmp_path / "data", ["train", "train"])
+    shown = [Shown(f"“Q{k}”", "A", {"initiator": root / f"q{k}.mp4", "truth": root / f"a{k}.mp4"}, {}) for k in (0, 1)]
+    draw_sheet(shown, tmp_path / "one.png", ["initiator", "truth"])
+    assert (tmp_path / "one.png").stat().st_size > 1000

@@ -1,0 +1,1 @@
+"""The pages people look at: templates, one style, contact sheets. Takes plain values, knows nothing of the package."""
