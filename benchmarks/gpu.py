@@ -1,4 +1,4 @@
-"""A model's training step and generated chunk on a GPU: time, memory, and the least time that its formulas allow.
+"""A model's training step and generated chunk on a GPU: time, memory, and the least time that its work allows.
 
     python benchmarks/gpu.py [--model base] [--size 480x768] [--chunks 25] [--turns 25] [--recompute] [--output FILE]
 
@@ -25,7 +25,6 @@ from typing import Any
 import torch
 
 from vidchat.batch import ChunkBatch
-from vidchat.cli.model import build, measure
 from vidchat.model.attention import HAS_FLASH
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.depth import CodeSampling
@@ -35,6 +34,8 @@ from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Transformer
 from vidchat.profiling.cost import DEVICES, Workload
+from vidchat.profiling.describe import Described, build, measure
+from vidchat.sizes import parse_size
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
 
@@ -131,7 +132,7 @@ def generation(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="base", help="a file of configs/model")
-    parser.add_argument("--size", default="480x768", help="HEIGHTxWIDTH")
+    parser.add_argument("--size", type=parse_size, default="480x768", help="HEIGHTxWIDTH")
     parser.add_argument("--video", default="wan21", help="a name of configs/video_vae")
     parser.add_argument("--audio", default="encodec_24khz", help="a name of configs/audio_codec, or none")
     parser.add_argument("--chunks", type=int, default=25)
@@ -140,13 +141,16 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=16)
     parser.add_argument("--recompute", action="store_true", help="of all blocks")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--gpu", choices=DEVICES, default="H100", help="whose floors to print")
+    parser.add_argument("--gpu", choices=DEVICES, default="h100", help="whose floors to print")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_float32_matmul_precision("high")
-    model, grid, _ = build(options.model, options.size, options.video, options.audio)
-    work = Workload(grid, options.chunks, options.turns, batch=options.batch, sets=options.sets)
+    settings = Described(
+        options.model, options.size, options.video, options.audio, options.chunks, options.turns, batch=options.batch,
+        sets=options.sets, flow_steps=8,
+    )  # fmt: skip
+    model, work, _ = build(settings)
     for stack in [module for module in model.modules() if isinstance(module, Transformer)]:
         stack.shape = replace(stack.shape, recompute=options.recompute)
     floors = measure(model, work, options.gpu)

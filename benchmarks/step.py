@@ -4,7 +4,7 @@
 
 A random model=tiny on demo-sized tokens: 17 tokens to a chunk, 14 chunks asked and 14 answered, batch 8; one sample's
 question half hidden, as dropped conditions and padding are. Processor seconds of one thread, medians of runs by turns.
-The floor is the model's operations by formula (vidchat model describe) at the speed of a square matrix product.
+The floor is the model's operations as counted (vidchat model describe) at the speed of a square matrix product.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vidchat.model.mask import BlockCausal
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
-from vidchat.profiling.cost import Workload, training_flops
+from vidchat.profiling.cost import Workload, training_work
 
 ROOT = Path(__file__).parents[1]
 CHANNELS, CHUNKS, BATCH = 48, 14, 8
@@ -101,7 +101,8 @@ def main() -> None:
         for name, model in models.items()
     }
     result["training step"] = by_turns(steps, options.repeats)
-    flops = sum(training_flops(models["auto"], Workload((6, 6), CHUNKS, CHUNKS, batch=BATCH)).values())
+    work = training_work(models["auto"], Workload((6, 6), CHUNKS, CHUNKS, batch=BATCH))
+    flops = sum(part.flops for part in work.values())
     for name, time in result["training step"].items():
         print(f"training step, attention {name}: {time:.3f} s, {flops / time / 1e9:.0f} GFLOP/s")
     both = {"fp32": models["auto"].eval(), "bf16": models["dense"].eval()}

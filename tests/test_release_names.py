@@ -20,8 +20,9 @@ from vidchat import registry
 from vidchat.batch import ChunkBatch
 from vidchat.cli.hydra_words import override
 from vidchat.cli.infer import answer_question
-from vidchat.cli.model import build as build_described
 from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.profiling.describe import Described
+from vidchat.profiling.describe import build as build_described
 from vidchat.release import Release, ReleaseError, load_release, read_config
 from vidchat.release_format import FormatError
 from vidchat.tokenizers.stft_codec import StftCodec
@@ -214,7 +215,7 @@ def test_another_model_is_told_from_a_release_s_in_names(lab: Path, tmp_path: Pa
 def test_a_model_s_file_for_describe_runs_nobody_s_code(lab: Path, tmp_path: Path, part: str) -> None:
     (tmp_path / "model.yaml").write_text(f"{{_target_: vidchat.model.responder.Responder, backbone: {{{part}}}}}")
     with pytest.raises(FormatError, match="no part of vidchat"):
-        build_described(str(tmp_path / "model.yaml"), "96x96", "demo", "demo")
+        build_described(Described(model=str(tmp_path / "model.yaml")))
     assert not lab.exists()
 
 

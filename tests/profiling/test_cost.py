@@ -1,4 +1,4 @@
-"""Formulas of cost against what a small model is measured to do."""
+"""Counted work, and memory by formula, against what a small model is measured to do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
@@ -15,7 +16,6 @@ from typer.testing import CliRunner
 from tests.model.conftest import shape
 from vidchat.batch import ChunkBatch
 from vidchat.cli import app
-from vidchat.cli.model import CONFIGS, build
 from vidchat.model import masked, set_causal
 from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.conditions import ConditionSwitches
@@ -26,9 +26,12 @@ from vidchat.model.objective import Objective
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.model.spatial import set_sizes
-from vidchat.model.transformer import Shape
+from vidchat.model.transformer import Shape, Transformer
 from vidchat.profiling import cost
+from vidchat.profiling.count import Work, count
+from vidchat.profiling.describe import Described, build
 from vidchat.profiling.memory import MARGIN, peak_training_bytes
+from vidchat.shipped import CONFIGS
 
 WORK = cost.Workload(grid=(8, 8), chunks=4, turns=3, text=5, batch=2, window=6, sets=3, flow_steps=2)
 CHUNK, FINE = 16 + 4, 64  # tokens of a chunk in the backbone, and in the spatial transformer
@@ -60,82 +63,145 @@ def model(make_responder, mean_draws, request):
     return make_responder(conditions=conditions, flow=flow, spatial=shape(4), set_causal=request.param)
 
 
-def count(function) -> float:
+def products(function) -> float:
+    """Operations of matrix products; attention, whose kernel the counter does not know on a CPU, is not among them."""
     with FlopCounterMode(display=False) as counter:
         function()
     by_kind = counter.get_flop_counts()["Global"]
     return sum(flops for kind, flops in by_kind.items() if kind in PRODUCTS)
 
 
+def flops(parts: dict[str, Work]) -> float:
+    return sum(part.flops for part in parts.values())
+
+
 def attention_flops(shape: Shape, pairs: int, last: int) -> float:
     return 4 * shape.heads * shape.head_dim * ((shape.layers - 1) * pairs + last)
 
 
-def set_causal_pairs(sets: list[int]) -> tuple[int, int]:
-    """Pairs of tokens that are read, and of those that are asked for with what they read."""
-    blocks = torch.tensor([0] * CHUNK + [i + 1 for i, size in enumerate(sets) for _ in range(size)])
-    known = blocks[: CHUNK + FINE - sets[-1]]
-    ones = torch.ones(1, len(known), dtype=torch.bool)
-    read, asked = (BlockCausal(known, ones, readers).dense().sum() for readers in (None, blocks[CHUNK:] - 1))
-    return int(read), int(asked)
+def pairs_of(blocks: list[int], readers: list[int] | None = None, last: int | None = None) -> int:
+    """Pairs of a query and a key that are computed, span by span; those of the last queries alone."""
+    mask = BlockCausal(
+        torch.tensor(blocks), torch.ones(1, len(blocks), dtype=torch.bool), readers and torch.tensor(readers)
+    )
+    spans = mask.last_spans(len(mask.rows) if last is None else last)
+    return sum((span.end - span.start) * span.keys for span in spans)
+
+
+def set_causal_flops(spatial, sets: list[int]) -> float:
+    """Attention of one chunk: that of the tokens that are read, then that of all, which are asked for."""
+    order = [i for i, size in enumerate(sets) for _ in range(size)]
+    known = [0] * CHUNK + [i + 1 for i in order[: FINE - sets[-1]]]
+    read, asked = pairs_of(known), pairs_of(known, order)
+    encoder, decoder = spatial.encoder.shape, spatial.decoder.shape
+    return attention_flops(encoder, read, read) + attention_flops(decoder, asked, asked)
+
+
+def test_a_product_reads_its_second_factor_and_belongs_to_the_part_that_computes_it():
+    model = torch.nn.ModuleDict({"with_bias": torch.nn.Linear(6, 7), "plain": torch.nn.Linear(7, 5, bias=False)})
+    model.to("meta")
+    x = torch.empty(2, 3, 6, device="meta")
+
+    def run() -> None:
+        y = model["plain"](model["with_bias"](x))
+        F.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None])  # outside: part of the last one
+
+    parts = count(model, run)
+    attention = Work(2 * 2 * (2 * 3 * 3 * 5), 2 * (2 * 3 * 5))
+    assert parts == {
+        "with_bias": Work(2 * 6 * 6 * 7, 6 * 7),
+        "plain": Work(2 * 6 * 7 * 5, 7 * 5) + attention,
+    }
+
+
+def test_attention_is_counted_over_the_pairs_that_the_mask_leaves():
+    """Exactly for chunks of 64 tokens or more, as those of every real size are."""
+    stack = Transformer(shape()).to("meta")
+    stack.layers[0].self_attn.backend = stack.layers[1].self_attn.backend = "spans"
+    blocks = torch.arange(4).repeat_interleave(70)
+    mask = BlockCausal(blocks, torch.ones(1, 280, dtype=torch.bool, device="meta"))
+    x = torch.empty(1, 280, 16, device="meta")
+    counted = flops(count(stack, lambda: stack(x, x[..., :3], mask)))
+    weights = sum(p.numel() for p in stack.parameters() if p.dim() == 2)
+    pairs = int(BlockCausal(blocks, torch.ones(1, 280, dtype=torch.bool)).dense().sum())
+    assert counted == 2 * 280 * weights + attention_flops(stack.shape, pairs, pairs)
 
 
 def test_training_operations(model):
-    """Products alone; attention, whose kernel the counter does not know on a CPU, is tested by its pairs."""
+    """Forward and backward on a CPU."""
     model.train()
     batch = a_batch()
-    measured = count(lambda: model.loss(batch)["loss"])
-    forward = {name: flops / 3 for name, flops in cost.training_flops(model, WORK).items()}
-    blocks = [1] * 5 + [CHUNK] * 7
-    wanted = cost.causal_pairs(blocks) - cost.causal_pairs(blocks[:8])
-    hidden, steps = round(FINE * cost.MASKED), 8
-    attention = attention_flops(model.backbone.shape, cost.causal_pairs(blocks), wanted)
-    attention += 4 * attention_flops(model.depth.transformer.shape, steps * (steps + 1) // 2, steps * (steps + 1) // 2)
-    encoder, decoder = model.spatial.encoder.shape, model.spatial.decoder.shape
+    measured = products(lambda: model.loss(batch)["loss"].backward())
+    blocks = [*range(5), *(5 + i // CHUNK for i in range(7 * CHUNK))]
+    pairs = pairs_of(blocks)
+    attention = attention_flops(model.backbone.shape, pairs, pairs_of(blocks, last=4 * CHUNK))
+    attention += 4 * attention_flops(model.depth.transformer.shape, 8 * 8, 8 * 8)
     if isinstance(model.spatial, set_causal.SetCausalTransformer):
-        read, asked = set_causal_pairs(set_sizes(FINE, cost.SETS))
-        attention += 4 * (attention_flops(encoder, read, read) + attention_flops(decoder, asked, asked))
+        attention += 4 * set_causal_flops(model.spatial, set_sizes(FINE, cost.SETS))
     else:
+        hidden = round(FINE * cost.MASKED)
         known, everything = CHUNK + FINE - hidden, CHUNK + FINE
-        attention += 4 * attention_flops(encoder, known**2, known**2)
-        attention += 4 * attention_flops(decoder, everything**2, hidden * everything)
-    assert measured == pytest.approx(sum(forward.values()) - 2 * attention, rel=0.01)
+        attention += 4 * attention_flops(model.spatial.encoder.shape, known**2, known**2)
+        attention += 4 * attention_flops(model.spatial.decoder.shape, everything**2, hidden * everything)
+    counted = flops(cost.training_work(model, WORK))
+    assert counted - 3 * 2 * attention == pytest.approx(measured, rel=0.01)
 
 
 def test_generation_operations(model):
     model.eval()
-    batch, work = a_batch().first(1), WORK
+    batch = a_batch().first(1)
     with torch.no_grad():
-        reading = model.begin(batch, work.window)
+        reading = model.begin(batch, WORK.window)
         sampling = ChunkSampling(sets=3, flow_steps=2, codes=CodeSampling(temperature=0))
 
         def chunk() -> None:
             read = model.read_chunk(reading, batch.latents[:, 1], batch.codes[:, 0])
             model.write_chunk(read, sampling)
 
-        measured = count(chunk)
-    formula = cost.generation_work(model, work)
+        measured = products(chunk)
     seen = 5 + CHUNK * (3 + 1 + 6 + 1)
     attention = attention_flops(model.backbone.shape, CHUNK * seen, CHUNK * seen)
     attention += attention_flops(model.depth.transformer.shape, 36, 36)
-    encoder, decoder, sets = model.spatial.encoder.shape, model.spatial.decoder.shape, set_sizes(FINE, 3)
+    sets = set_sizes(FINE, 3)
     if isinstance(model.spatial, set_causal.SetCausalTransformer):
-        read, asked = set_causal_pairs(sets)
-        attention += attention_flops(encoder, read, read) + attention_flops(decoder, asked, asked)
+        read = [CHUNK, *sets[:-1]]
+        pairs = sum(size * total for size, total in zip(read, itertools.accumulate(read), strict=True))
+        asked = sum(size * total for size, total in zip(sets, itertools.accumulate(read), strict=True))
+        attention += attention_flops(model.spatial.encoder.shape, pairs, pairs)
+        attention += attention_flops(model.spatial.decoder.shape, asked, asked)
     else:
         known, everything = CHUNK, CHUNK + FINE
         for size in sets:
-            attention += attention_flops(encoder, known**2, known**2)
-            attention += attention_flops(decoder, everything**2, size * everything)
+            attention += attention_flops(model.spatial.encoder.shape, known**2, known**2)
+            attention += attention_flops(model.spatial.decoder.shape, everything**2, size * everything)
             known += size
-    embed = 2 * model.embed.visual.weight.numel() * 16 + cost.linear_flops(model.noise.embed)
-    assert measured == pytest.approx(sum(part.flops for part in formula.values()) - attention + embed, rel=0.01)
+    assert flops(cost.generation_work(model, WORK)) - attention == measured
 
 
-def test_pairs_are_those_of_the_mask():
-    blocks = [1, 1, 1, 8, 8, 3]
-    mask = BlockCausal(torch.repeat_interleave(torch.arange(6), torch.tensor(blocks)), torch.ones(1, 22).bool())
-    assert cost.causal_pairs(blocks) == int(mask.dense().sum())
+def test_what_generation_reads(model):
+    """The backbone's weights once, with what it has cached; the depth transformer's once for every code."""
+    parts = cost.generation_work(model, WORK)
+    seen = 5 + CHUNK * (3 + 1 + 6 + 1)
+    cached = 2 * 2 * seen * model.backbone.shape.kv_heads * model.backbone.shape.head_dim
+    matrices = {name: sum(p.numel() for p in part.parameters() if p.dim() > 1) for name, part in model.named_children()}
+    assert parts["backbone"].values == matrices["backbone"] + cached
+    depth = model.depth.transformer
+    stack = sum(p.numel() for p in depth.parameters() if p.dim() > 1)
+    own = 2 * depth.shape.layers * depth.shape.kv_heads * depth.shape.head_dim * sum(range(1, 9))
+    codes = 8 * model.depth.heads[0].numel() + model.depth.condition.weight.numel()
+    assert parts["depth"].values == 8 * stack + own + codes
+    guided = cost.generation_work(model, replace(WORK, guided=True))
+    assert guided["backbone"].values == matrices["backbone"] + 2 * cached, "two halves share the weights"
+    assert guided["backbone"].flops == 2 * parts["backbone"].flops
+
+
+def test_counting_leaves_the_model_and_the_random_numbers_as_they_were(model):
+    state = torch.get_rng_state()
+    cost.training_work(model, WORK)
+    cost.generation_work(model, WORK)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(p.is_meta for p in model.parameters())
+    assert {layer.self_attn.backend for layer in model.backbone.layers} == {"auto"}
 
 
 @pytest.mark.parametrize("noises", [1, 4])
@@ -188,7 +254,7 @@ def nova() -> Responder:
 @pytest.mark.parametrize("name", H100)
 def test_peak_memory_in_mixed_precision_is_what_a_gpu_was_measured_to_take(name):
     measured, work = H100[name]
-    model = nova() if name == "nova" else build("base", "480x768", "wan21", "encodec_24khz")[0]
+    model = nova() if name == "nova" else build(Described("base", (480, 768), "wan21", "encodec_24khz"))[0]
     model.objective = Objective()  # measured on all chunks
     peak = peak_training_bytes(model, work, 2, average=name == "base", recompute=name == "base")
     assert peak / 1e9 < measured < MARGIN * 1.01 * peak / 1e9
@@ -217,10 +283,19 @@ def test_recomputing_changes_no_gradient(make_responder, make_batch):
         torch.testing.assert_close(plain, again, atol=1e-6, rtol=1e-5)
 
 
+VIDEO = sorted(path.stem for path in (CONFIGS / "video_vae").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("video", [name for name in VIDEO if name != "causal"])
+def test_every_video_tokenizer_is_described(video):
+    model, work, seconds = build(Described("base", (480, 768), video, "mimi"))
+    assert cost.Sizes.of(model, work).coarse == 360, "a backbone's token is 32 x 32 pixels with each"
+    assert seconds == 0.32 if video in ("cosmos", "ltx") else 0.16
+
+
 def test_the_base_model_is_as_large_as_the_paper_s():
-    arguments = ["model", "describe", "--model", "base", "--size", "480x768", "--video", "wan21", "--audio",
-                 "encodec_24khz", "--json"]  # fmt: skip
-    done = CliRunner().invoke(app, arguments)
+    words = "model=base size=480x768 video_vae=wan21 audio_codec=mimi sets=2 flow_steps=2 chunks=4 turns=4 window=4"
+    done = CliRunner().invoke(app, ["model", "describe", *words.split(), "--json"])
     assert done.exit_code == 0, done.output
     report = json.loads(done.output)
     assert 0.75e9 < sum(report["parameters"].values()) < 0.9e9
@@ -228,28 +303,36 @@ def test_the_base_model_is_as_large_as_the_paper_s():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "message"),
     [
-        (["--model", "huge"], "Could not find 'model/huge'"),
-        (["--model", "huge.yaml"], "huge.yaml does not exist"),
-        (["--video", "huge"], "Could not find 'video_vae/huge'"),
-        (["--video", "causal"], "does not tell the shape"),
-        (["--size", "100"], "HEIGHTxWIDTH"),
-        (["--size", "480x760", "--model", "base", "--video", "wan21"], "do not divide"),
-        (["--sets", "0"], "sampling.sets must be a whole number in [1, 1000]"),
-        (["--gpu", "B999"], "not known"),
+        ("model=huge", "Could not find 'model/huge'"),
+        ("model=huge.yaml", "huge.yaml does not exist"),
+        ("video_vae=huge", "Could not find 'video_vae/huge'"),
+        ("video_vae=causal", "does not tell the shape"),
+        ("size=100", "HEIGHTxWIDTH"),
+        ("size=480x760 model=base video_vae=wan21", "do not divide"),
+        ("sets=0", "sampling.sets must be a whole number in [1, 1000]"),
+        ("chunks=0", "chunks must be at least 1"),
+        ("gpu=b999", "h100, h200, a100, l40s"),
+        ("modle=base", "did you mean 'model'?"),
+        ("model.set_casual=true", "model.set_casual"),
     ],
 )
-def test_mistakes_are_told(arguments, message):
-    done = CliRunner().invoke(app, ["model", "describe", *arguments], env={"COLUMNS": "300"})
-    assert done.exit_code in (1, 2)
+def test_mistakes_are_told(words, message):
+    done = CliRunner().invoke(app, ["model", "describe", *words.split()], env={"COLUMNS": "300"})
+    assert done.exit_code == 1
     assert message in " ".join(done.output.split())
 
 
 def test_a_yaml_of_one_s_own_is_described_with_any_tokenizer(tmp_path):
     """Its patch is the tokenizer's; sets and steps are its own."""
     (tmp_path / "own.yaml").write_text((CONFIGS / "model" / "tiny.yaml").read_text().replace("sets: 6", "sets: 3"))
-    arguments = ["model", "describe", "--model", str(tmp_path / "own.yaml"), "--video", "wan21"]
-    done = CliRunner().invoke(app, [*arguments, "--size", "96x96"], env={"COLUMNS": "300"})
-    assert done.exit_code == 0, done.output
-    assert "3 sets x 8 flow steps" in done.output
+    model, work, _ = build(Described(str(tmp_path / "own.yaml"), video_vae="wan21"))
+    assert (model.patch, work.sets, work.flow_steps) == (2, 3, 8)
+
+
+def test_keys_of_the_model_are_those_of_training():
+    _, masked_work, _ = build(Described())
+    model, work, _ = build(Described(), ["model.set_causal=true", "model.sampling.sets=12"])
+    assert isinstance(model.spatial, set_causal.SetCausalTransformer)
+    assert (masked_work.sets, work.sets) == (6, 12)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from vidchat.batch import ChunkBatch
 from vidchat.cli import train as train_script
-from vidchat.cli.model import build
+from vidchat.profiling.describe import Described, build
 from vidchat.tokenizers.layout import audio_layout, video_layout
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
@@ -200,7 +200,7 @@ def test_a_large_model_with_the_small_one_s_learning_rate_is_warned_of(caplog: p
 
 
 def test_the_base_model_has_what_made_the_demo_understand() -> None:
-    small, large = (build(name, "96x96", "demo", "demo")[0].objective for name in ("tiny", "base"))
+    small, large = (build(Described(model=name))[0].objective for name in ("tiny", "base"))
     assert large.first_codebook == small.first_codebook > 1
     assert large.code_dropout == small.code_dropout > 0
     assert large.spatial_chunks

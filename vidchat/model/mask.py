@@ -56,7 +56,8 @@ class BlockCausal:
         """Runs of whole blocks of queries, each with the keys that any of them sees."""
         rows = self.rows
         ends = [*(rows.diff().nonzero().flatten() + 1).tolist(), len(rows)]
-        hidden = None if bool(self.visible.all()) else ~self.visible
+        # On the meta device there are no values: a mask there hides nothing.
+        hidden = None if self.visible.is_meta or bool(self.visible.all()) else ~self.visible
         spans: list[Span] = []
         start, blocks = 0, 0
         for end in ends:

@@ -1,27 +1,24 @@
-"""What a responder costs: operations and bytes by formula, and the least time they take on a device.
-
-Operations are those of matrix products and attention, 2 for each multiplication with its addition, attention counted
-over the pairs that the mask leaves. A training step is three forward passes' worth of them, and what is recomputed does
-not count. `memory` has the formulas of what training keeps. The tests hold all of them to what a small model does.
-"""
+"""What a responder costs: its work as it is counted, and the least time that this takes on a GPU."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterable
+import copy
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor
 
-from vidchat.model.flow import LEVELS, TokenDenoiser, steps_at_once
+from vidchat.batch import ChunkBatch
+from vidchat.model.cache import KeyValueCache
+from vidchat.model.masked import draw_masked_count
+from vidchat.model.reading import Reading
 from vidchat.model.responder import Responder
-from vidchat.model.set_causal import SetCausalTransformer
-from vidchat.model.spatial import SpatialTransformer, set_sizes
-from vidchat.model.transformer import Shape
+from vidchat.model.set_causal import SetCausalTransformer, draw_set_count
+from vidchat.model.transformer import Attention
+from vidchat.profiling.count import Work, count
 
-MASKED = 0.867  # the mean share of masked tokens in training, see `masked.draw_masked_count`
-SETS = 16  # the median number of sets in training, see `set_causal.draw_set_count`
+MASKED = 0.867  # mean share of masked tokens in training, see `masked.draw_masked_count`
+SETS = 16  # median number of sets in training, see `set_causal.draw_set_count`
 
 
 @dataclass(frozen=True)
@@ -30,21 +27,23 @@ class Device:
 
     Attributes:
         flops: Peak of dense bf16 matrix products, operations per second.
-        bandwidth: Of its memory, bytes per second.
-        memory: Bytes.
+        bandwidth: Bandwidth of its memory, bytes per second.
     """
 
     flops: float
     bandwidth: float
-    memory: float
+
+    def seconds(self, flops: float, moved: float) -> float:
+        """Returns the least time that operations and bytes moved take: whichever is slower."""
+        return max(flops / self.flops, moved / self.bandwidth)
 
 
 # NVIDIA's data sheets: H100 SXM, H200 SXM, A100 80 GB SXM, L40S; bf16 without sparsity.
 DEVICES = {
-    "H100": Device(989.4e12, 3.35e12, 80e9),
-    "H200": Device(989.4e12, 4.8e12, 141e9),
-    "A100": Device(312e12, 2.039e12, 80e9),
-    "L40S": Device(362e12, 0.864e12, 48e9),
+    "h100": Device(989.4e12, 3.35e12),
+    "h200": Device(989.4e12, 4.8e12),
+    "a100": Device(312e12, 2.039e12),
+    "l40s": Device(362e12, 0.864e12),
 }
 
 
@@ -54,13 +53,13 @@ class Workload:
 
     Attributes:
         grid: Rows and columns of a latent.
-        chunks: T of a training clip.
+        chunks: Chunks of a training clip.
         turns: Chunks of the initiator's clip and of earlier turns.
         text: Text tokens.
         batch: Clips in a training step; generation is of one.
-        window: Of generation, in chunks.
-        sets: N.
-        flow_steps: For each set.
+        window: Chunks that a generated chunk sees before itself, besides the condition and the reference.
+        sets: Sets in which a chunk's visual tokens are generated.
+        flow_steps: Evaluations of the flow head for each set.
         guided: Whether generation carries an unconditional half.
     """
 
@@ -76,26 +75,14 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Operations, and bytes moved to and from the device's memory."""
-
-    flops: float = 0.0
-    bytes: float = 0.0
-
-    def seconds(self, device: Device) -> float:
-        """The least time it takes: whatever is slower, computing or moving."""
-        return max(self.flops / device.flops, self.bytes / device.bandwidth)
-
-
-@dataclass(frozen=True)
 class Sizes:
     """Tokens of one chunk.
 
     Attributes:
         coarse: Visual tokens in the backbone.
-        fine: S, visual tokens in the spatial transformer.
-        frames: F.
-        books: K.
+        fine: Visual tokens in the spatial transformer.
+        frames: Codec frames.
+        books: Codebooks.
     """
 
     coarse: int
@@ -105,6 +92,7 @@ class Sizes:
 
     @classmethod
     def of(cls, model: Responder, work: Workload) -> Sizes:
+        """Returns those of a model's chunks."""
         rows, cols = (side // (model.patch * model.ratio) for side in work.grid)
         books = model.code_shape.codebooks if model.code_shape else 0
         return cls(rows * cols, rows * cols * model.ratio**2, model.frames, books)
@@ -116,183 +104,103 @@ class Sizes:
 
 
 def parameters(model: Responder) -> dict[str, int]:
-    """Trainable parameters by part."""
+    """Returns the number of trainable parameters of each part."""
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
 
 
-def training_flops(model: Responder, work: Workload) -> dict[str, float]:
-    """Operations of one training step by part, forward and backward."""
-    return {name: 3 * work.batch * flops for name, flops in _forward_flops(model, work).items()}
+def training_work(model: Responder, work: Workload) -> dict[str, Work]:
+    """Returns the work of one training step, forward and backward, by part.
 
-
-def _forward_flops(model: Responder, work: Workload) -> dict[str, float]:
-    """Of one clip."""
-    sizes, clip = Sizes.of(model, work), work.chunks
-    condition = [1] * work.text + [sizes.chunk] * work.turns
-    blocks = condition + [sizes.chunk] * clip
-    pairs, tokens = causal_pairs(blocks), sum(blocks)
-    wanted = causal_pairs(blocks) - causal_pairs(condition)
-    shape = model.backbone.shape
-    flops = {
-        "embed": 2.0 * model.embed.visual.weight.numel() * sizes.coarse * (clip + work.turns),
-        "backbone": stack_flops(shape, tokens, pairs, clip * sizes.chunk, wanted),
-    }
-    if model.depth is not None:
-        steps = sizes.frames * sizes.books
-        stack = stack_flops(model.depth.transformer.shape, steps, causal_pairs([1] * steps))
-        heads = 2 * model.depth.heads[0].numel() * steps
-        flops["depth"] = clip * (stack + heads + 2 * model.depth.condition.weight.numel() * sizes.frames)
-    kept = min(clip, (model.objective.spatial_chunks or clip * work.batch) / work.batch)
-    predicted = predicted_tokens(model, sizes)
-    if model.spatial is None:
-        assert model.direct is not None
-        flops["direct"] = kept * linear_flops(model.direct) * sizes.coarse
-    else:
-        filling = (
-            _set_causal_flops(model.spatial, sizes, set_sizes(sizes.fine, SETS))
-            if isinstance(model.spatial, SetCausalTransformer)
-            else _masked_flops(model.spatial, sizes, sizes.fine - predicted, predicted)
-        )
-        flops["spatial"] = kept * (_context_flops(model.spatial, sizes) + filling)
-    # Conditions are projected once for all draws, and times once for all tokens; modulations once for each time.
-    denoiser, head, drawn = model.flow.denoiser, model.flow.shape, kept * predicted
-    once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
-    modulation = modulation_flops(denoiser)
-    each = linear_flops(denoiser) - once - time - modulation
-    times = min(drawn * head.times, LEVELS / work.batch)
-    flops["flow"] = drawn * (once + head.times * modulation + head.draws * each) + times * time
-    return flops
-
-
-def generation_work(model: Responder, work: Workload, width: int = 2) -> dict[str, Work]:
-    """One generated chunk by part, the window full: reading the last chunk, then writing.
+    The backward pass is counted as a whole, and shared among the parts as the forward pass is.
 
     Args:
-        model: Its weights are read once in every pass.
-        work: The workload.
-        width: Bytes per value, 2 for bf16.
+        model: The responder, on any device.
+        work: Its clips.
     """
-    sizes, copies = Sizes.of(model, work), 2 if work.guided else 1
-    pinned = work.text + sizes.chunk * (work.turns + 1)
-    seen = pinned + sizes.chunk * (work.window + 1)
-    shape = model.backbone.shape
-    cache = _cached_values(shape) * seen
-    count = parameters(model)
-    result = {
-        "backbone": Work(
-            copies * stack_flops(shape, sizes.chunk, sizes.chunk * seen), width * (count["backbone"] + copies * cache)
-        )
-    }
-    if model.depth is not None:
-        steps = sizes.frames * sizes.books
-        stack = stack_flops(model.depth.transformer.shape, steps, causal_pairs([1] * steps))
-        heads = 2 * model.depth.heads[0].numel() * steps
-        condition = 2 * model.depth.condition.weight.numel() * sizes.frames
-        weights = sum(p.numel() for p in model.depth.transformer.parameters()) + model.depth.heads[0].numel()
-        result["depth"] = Work(copies * (stack + heads + condition), width * steps * weights)
-    if model.spatial is None:
-        sets = [sizes.fine]
-        assert model.direct is not None
-        result["direct"] = Work(copies * linear_flops(model.direct) * sizes.coarse, width * count["direct"])
-    else:
-        sets = set_sizes(sizes.fine, work.sets)
-        filled = [0, *itertools.accumulate(sets[:-1])]
-        flops, moved = _context_flops(model.spatial, sizes), count["spatial"] * len(sets)
-        if isinstance(model.spatial, SetCausalTransformer):
-            flops += _set_causal_flops(model.spatial, sizes, sets)
-            kept = sum(_cached_values(half.shape) for half in (model.spatial.encoder, model.spatial.decoder))
-            moved += copies * kept * sum(sizes.chunk + before for before in filled)
-        else:
-            flops += sum(_masked_flops(model.spatial, sizes, *passed) for passed in zip(filled, sets, strict=True))
-        result["spatial"] = Work(copies * flops, width * moved)
-    # The condition is projected once for each set; the time, the same for all tokens, once for each step.
-    denoiser = model.flow.denoiser
-    once, time = linear_flops(denoiser.condition), linear_flops(denoiser.time)
-    each = linear_flops(denoiser) - once - time
-    steps = work.flow_steps * len(sets)
-    flops = sizes.fine * (once + work.flow_steps * each) * copies + steps * time
-    # Modulations of several steps are one product, which reads its weights once.
-    modulations = modulation_flops(denoiser) / 2
-    products = sum(math.ceil(work.flow_steps / steps_at_once(copies * size)) for size in sets)
-    result["flow"] = Work(flops, width * ((count["flow"] - modulations) * steps + modulations * products))
-    return result
+    model, batch = _on_meta(model).train(), _batch(model, work)
+    losses: list[Tensor] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_typical_seed(model, Sizes.of(model, work).fine))
+        forward = count(model, lambda: losses.append(model.loss(batch)["loss"]))
+    backward = count(model, losses[0].backward)
+    both = 1 + sum(part.flops for part in backward.values()) / sum(part.flops for part in forward.values())
+    return {name: part * both for name, part in forward.items()}
 
 
-def predicted_tokens(model: Responder, sizes: Sizes) -> int:
-    """Visual tokens of a chunk that a training step predicts."""
-    every = model.spatial is None or isinstance(model.spatial, SetCausalTransformer)
-    return sizes.fine if every else round(sizes.fine * MASKED)
-
-
-def _context_flops(spatial: SpatialTransformer, sizes: Sizes) -> float:
-    """What the spatial transformer is told about a chunk, once."""
-    context = linear_flops(spatial.context) * sizes.chunk + linear_flops(spatial.places) * sizes.coarse
-    return context + linear_flops(spatial.seen) * sizes.fine
-
-
-def _masked_flops(spatial: SpatialTransformer, sizes: Sizes, visible: int, wanted: int) -> float:
-    """One pass: a training step's, or that of one set."""
-    known, everything = sizes.chunk + visible, sizes.chunk + sizes.fine
-    encoder = stack_flops(spatial.encoder.shape, known, known**2)
-    decoder = stack_flops(spatial.decoder.shape, everything, everything**2, wanted, wanted * everything)
-    return encoder + decoder + linear_flops(spatial.token) * visible
-
-
-def _set_causal_flops(spatial: SpatialTransformer, sizes: Sizes, sets: list[int]) -> float:
-    """All sets, be it in a training step's one pass or one by one: nothing is computed twice."""
-    read = [sizes.chunk, *sets[:-1]]
-    asked = sum(size * seen for size, seen in zip(sets, itertools.accumulate(read), strict=True))
-    encoder = stack_flops(spatial.encoder.shape, sum(read), causal_pairs(read))
-    decoder = stack_flops(spatial.decoder.shape, sizes.fine, asked, readable=sum(read))
-    return encoder + decoder + linear_flops(spatial.token) * sum(sets[:-1])
-
-
-def _cached_values(shape: Shape) -> int:
-    """Keys and values of one token, in all layers."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim
-
-
-def stack_flops(
-    shape: Shape,
-    tokens: int,
-    pairs: int,
-    wanted: int | None = None,
-    wanted_pairs: int | None = None,
-    readable: int | None = None,
-) -> float:
-    """Forward operations of a stack of blocks.
+def generation_work(model: Responder, work: Workload) -> dict[str, Work]:
+    """Returns the work of one generated chunk by part, the window full: the last chunk is read, then one is written.
 
     Args:
-        shape: Its sizes.
-        tokens: That go in.
-        pairs: Of a query and a key that it sees.
-        wanted: Tokens that come out of the last block; `None` is all.
-        wanted_pairs: Pairs of these.
-        readable: Tokens that are keys; `None` is all.
+        model: The responder, on any device.
+        work: Its window, sets and steps.
     """
-    readable = tokens if readable is None else readable
-    wanted, wanted_pairs = tokens if wanted is None else wanted, pairs if wanted_pairs is None else wanted_pairs
-    of_keys = 2 * shape.width * shape.kv_heads * shape.head_dim
-    others = 2 * shape.width * shape.heads * shape.head_dim + 3 * shape.width * shape.mlp_width
-    full = shape.layers - 1
-    products = shape.layers * readable * of_keys + (full * tokens + wanted) * others
-    return 2 * products + 4 * shape.heads * shape.head_dim * (full * pairs + wanted_pairs)
+    model = _on_meta(model).eval()
+    scale = 2.0 if work.guided else 1.0
+    sampling = model.sampling.changed({"sets": work.sets, "flow_steps": work.flow_steps, "guidance": scale})
+    reading, codes = _reading(model, work), _codes(model, 1)
+    with torch.no_grad():
+        return count(model, lambda: model.write_chunk(model.read_chunk(reading, reading.last, codes), sampling))
 
 
-def causal_pairs(blocks: Iterable[int]) -> int:
-    """Pairs of tokens of which the first sees the second, for blocks of these sizes one after the other."""
-    end = pairs = 0
-    for size in blocks:
-        end += size
-        pairs += size * end
-    return pairs
+def _on_meta(model: Responder) -> Responder:
+    """A copy without values. Attention runs in spans there, which compute what the block-causal mask leaves."""
+    model = copy.deepcopy(model).to("meta")
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.backend = "spans"
+    return model
 
 
-def modulation_flops(denoiser: TokenDenoiser) -> float:
-    """Those of the layers that know the time and the condition, but not the token."""
-    return sum(linear_flops(part) for name, part in denoiser.named_modules() if name.endswith("modulation"))
+def _typical_seed(model: Responder, tokens: int) -> int:
+    """A seed with which a training step draws about the mean number of masked tokens, or the median one of sets."""
+    causal = isinstance(model.spatial, SetCausalTransformer)
+
+    def distance(seed: int) -> float:
+        torch.manual_seed(seed)
+        return abs(draw_set_count(tokens) - SETS) if causal else abs(draw_masked_count(tokens) - MASKED * tokens)
+
+    return min(range(200), key=distance)
 
 
-def linear_flops(module: nn.Module) -> float:
-    """Forward operations of a module's linear layers for one token."""
-    return sum(2.0 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+def _batch(model: Responder, work: Workload) -> ChunkBatch:
+    """A training step's clips without values."""
+
+    def latents(chunks: int) -> Tensor:
+        return torch.empty(work.batch, chunks, model.latent.channels, *work.grid, device="meta")
+
+    def codes(chunks: int) -> Tensor | None:
+        one = _codes(model, work.batch)
+        return None if one is None else one[:, None].expand(-1, chunks, -1, -1)
+
+    def ids(length: int) -> Tensor:
+        return torch.zeros(work.batch, length, dtype=torch.long, device="meta")
+
+    batch = ChunkBatch(latents(work.chunks + 1), ids(work.chunks).bool(), codes(work.chunks))
+    if work.turns:
+        batch.turn_latents, batch.turn_codes = latents(work.turns), codes(work.turns)
+        batch.turn_roles, batch.turn_mask = ids(work.turns), ids(work.turns).bool()
+    if work.text:
+        batch.text_ids, batch.text_mask = ids(work.text), ids(work.text).bool()
+    return batch
+
+
+def _codes(model: Responder, batch: int) -> Tensor | None:
+    """(batch, F, K) of one chunk without values; `None` for a model without sound."""
+    shape = model.code_shape
+    return None if shape is None else torch.zeros(batch, shape.frames, shape.codebooks, dtype=torch.long, device="meta")
+
+
+def _reading(model: Responder, work: Workload) -> Reading:
+    """Where generation stands with a full window, without values: all that is seen lies in the cache."""
+    sizes, shape, copies = Sizes.of(model, work), model.backbone.shape, 2 if work.guided else 1
+    seen = work.text + sizes.chunk * (work.turns + 1 + work.window)
+    cache = KeyValueCache(shape.layers, pinned=seen, chunk=sizes.chunk, window=0)
+    for layer in range(shape.layers):
+        keys = torch.empty(copies, shape.kv_heads, seen, shape.head_dim, device="meta")
+        cache.write(layer, keys, keys)
+    cache.advance(seen)
+    tokens = torch.empty(copies, sizes.chunk, shape.width, device="meta")
+    side = model.patch * model.ratio
+    last = torch.empty(1, model.latent.channels, *work.grid, device="meta")
+    grid = work.grid[0] // side, work.grid[1] // side
+    return Reading(tokens, cache, tokens[..., :3], 0, grid, reference=last, last=last)

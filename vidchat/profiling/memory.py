@@ -12,7 +12,7 @@ from vidchat.model.responder import Responder
 from vidchat.model.set_causal import SetCausalTransformer
 from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape
-from vidchat.profiling.cost import SETS, Sizes, Workload, parameters, predicted_tokens
+from vidchat.profiling.cost import MASKED, SETS, Sizes, Workload, parameters
 
 FULL = 4  # bytes of a value in fp32
 # Measured over formula, at most, in two training steps on an H100 in bf16-mixed: of model=base, all blocks recomputed
@@ -45,7 +45,8 @@ def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute
     """
     sizes, clip = Sizes.of(model, work), work.chunks
     kept = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
-    predicted = predicted_tokens(model, sizes)
+    every = model.spatial is None or isinstance(model.spatial, SetCausalTransformer)
+    predicted = sizes.fine if every else round(sizes.fine * MASKED)
     tokens = work.batch * (work.text + sizes.chunk * (work.turns + clip))
     stacks = [(model.backbone.shape, tokens, tokens)]  # with the tokens that come in and those that are keys
     total = 0.0

@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from vidchat.build import build_responder
 from vidchat.model.responder import Responder
 from vidchat.profiling.cost import Workload, parameters
 from vidchat.profiling.memory import FULL, MARGIN, peak_training_bytes
-from vidchat.registry import packages_in
-from vidchat.release_format import to_names
+from vidchat.profiling.meta import Audio, FitError, Video, build_without_memory, check_size, latent_grid
 from vidchat.tokenizers.layout import audio_layout, video_layout
-from vidchat.tokenizers.text import ByteTokenizer
 
 TEXT = 64  # tokens of a transcript that are counted: four seconds of speech
 LARGE, LARGE_RATE = 100e6, 3e-4  # parameters, and a learning rate that is for fewer
-
-
-class FitError(ValueError):
-    """A model whose tokens do not divide its frames, or whose training step is too large for its device."""
-
-
-class Video(Protocol):
-    """Shape of latents: a video tokenizer or its `VideoLayout`."""
-
-    @property
-    def channels(self) -> int: ...
-    @property
-    def temporal_stride(self) -> int: ...
-    @property
-    def spatial_stride(self) -> int: ...
-
-
-class Audio(Protocol):
-    """Shape of codes: an audio codec or its `AudioLayout`."""
-
-    @property
-    def sample_rate(self) -> int: ...
-    @property
-    def hop(self) -> int: ...
-    @property
-    def codebooks(self) -> int: ...
-    @property
-    def vocabulary(self) -> int: ...
 
 
 def check_fit(config: Mapping[str, Any], video: Video | None = None, audio: Audio | None = None) -> Responder | None:
@@ -81,41 +50,6 @@ def check_fit(config: Mapping[str, Any], video: Video | None = None, audio: Audi
     responder = build_without_memory(config, video, audio)
     check_memory(config, responder, grid)
     return responder
-
-
-def check_size(size: list[int], video: Video) -> None:
-    """Raises `FitError` unless both sides are multiples of the video tokenizer's spatial stride."""
-    stride = video.spatial_stride
-    if any(side % stride for side in size):
-        near = [max(stride, round(side / stride) * stride) for side in size]
-        raise FitError(
-            f"data.size={size} must be multiples of {stride} on both sides for this video tokenizer; "
-            f"set data.size=[{near[0]},{near[1]}] or another video_vae"
-        )
-
-
-def latent_grid(size: list[int], video: Video, patch: int, ratio: int) -> tuple[int, int]:
-    """Rows and columns of the latents of frames of a size (height, width).
-
-    Raises:
-        FitError: they do not divide into the backbone's patches.
-    """
-    rows, columns = (side // video.spatial_stride for side in size)
-    side = patch * ratio
-    if rows % side or columns % side:
-        raise FitError(
-            f"data.size={size} gives latents of {rows} x {columns}, which do not divide into the backbone's patches of "
-            f"{side} (model.patch={patch} times model.ratio={ratio}); set data.size to multiples of "
-            f"{side * video.spatial_stride}, or model.patch and model.ratio to numbers whose product divides both"
-        )
-    return rows, columns
-
-
-def build_without_memory(config: Mapping[str, Any], video: Any, audio: Any) -> Responder:
-    """The config's responder on the meta device; of text tokenizers other than bytes, the words are not counted."""
-    model, tools = to_names(config["model"]), (video, audio, ByteTokenizer())
-    with torch.device("meta"):
-        return build_responder(model, config["condition"], config["data"]["fps"], *tools, trust=packages_in(model))
 
 
 def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, int]) -> None:

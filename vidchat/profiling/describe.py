@@ -1,0 +1,155 @@
+"""Describes a model before it is trained: from the settings of `vidchat model describe` to its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from vidchat.build import clock_of
+from vidchat.foreign import read_yaml
+from vidchat.model.responder import Responder
+from vidchat.profiling.cost import DEVICES, Workload, generation_work, parameters, training_work
+from vidchat.profiling.memory import peak_training_bytes, training_bytes
+from vidchat.profiling.meta import build_without_memory, check_size, latent_grid
+from vidchat.release_format import to_names
+from vidchat.shipped import CONFIGS
+from vidchat.tokenizers.layout import AudioLayout, VideoLayout, audio_layout, video_layout
+
+HALF = 2  # bytes of a value in bf16
+OVERRIDES = ("model.", "video_vae.", "audio_codec.", "video_layout.", "audio_layout.")
+"""Beginnings of keys that `vidchat train` knows and `build` passes on, such as `model.set_causal=true`."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is described.
+
+    Attributes:
+        model: A file of configs/model, by its name or as the path of a yaml.
+        size: Size of the frames, HEIGHTxWIDTH.
+        video_vae: Video tokenizer, a name of configs/video_vae.
+        audio_codec: Audio codec, a name of configs/audio_codec, or none.
+        chunks: Chunks of a training clip, 6.25 a second at 160 ms.
+        turns: Chunks of the initiator's clip and of earlier turns.
+        text: Text tokens.
+        batch: Clips in a training step.
+        window: Chunks that a generated chunk sees before itself.
+        sets: Sets in which a chunk's visual tokens are generated; null is the model's own number.
+        flow_steps: Evaluations of the flow head for each set; null is the model's own number.
+        guided: Whether it generates with classifier-free guidance.
+        gpu: GPU whose floors are shown.
+    """
+
+    model: str = "tiny"
+    size: tuple[int, int] = (96, 96)
+    video_vae: str = "demo"
+    audio_codec: str = "demo"
+    chunks: int = 25
+    turns: int = 25
+    text: int = 0
+    batch: int = 1
+    window: int = 64
+    sets: int | None = None
+    flow_steps: int | None = None
+    guided: bool = False
+    gpu: Literal["h100", "h200", "a100", "l40s"] = "h100"
+
+    def __post_init__(self) -> None:
+        for name, least in (("chunks", 1), ("turns", 0), ("text", 0), ("batch", 1), ("window", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+def build(settings: Described, overrides: Sequence[str] = ()) -> tuple[Responder, Workload, float]:
+    """Builds a model without memory for its weights, as `vidchat train` builds it for frames and tokenizers.
+
+    Args:
+        settings: The model, its tokenizers and its work.
+        overrides: Other words of `vidchat train`, whose keys begin with one of `OVERRIDES`.
+
+    Returns:
+        The model, its work, and the seconds of a chunk.
+
+    Raises:
+        ValueError: a name or the size is not possible.
+    """
+    config = _config(settings, overrides)
+    config.condition.update({"initiator": settings.turns > 0, "text": "answer" if settings.text else None})
+    vae, codec = layouts(config)
+    check_size(settings.size, vae)
+    grid = latent_grid(settings.size, vae, config.model.get("patch", 1), config.model.get("ratio", 1))
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    clock = clock_of(config.data.fps, vae, codec)  # type: ignore[arg-type]
+    model = build_without_memory(plain, vae, codec)
+    sampling = model.sampling.changed({"sets": settings.sets, "flow_steps": settings.flow_steps})
+    work = Workload(
+        grid, settings.chunks, settings.turns, settings.text, settings.batch, settings.window, sampling.sets,
+        sampling.flow_steps, settings.guided,
+    )  # fmt: skip
+    return model, work, float(1 / clock.chunks_per_second)
+
+
+def layouts(config: DictConfig) -> tuple[VideoLayout, AudioLayout]:
+    """Returns the shapes of a config's tokens; raises `ValueError` where only loading the tokenizers could tell."""
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    vae = video_layout(plain["video_vae"], plain["video_layout"])
+    codec = audio_layout(plain["audio_codec"], plain["audio_layout"])
+    if vae is None or codec is None:
+        raise ValueError("this config does not tell the shape of its tokens; take one that names published weights")
+    return vae, codec
+
+
+def measure(model: Responder, work: Workload, gpu: str) -> dict[str, Any]:
+    """Returns all numbers, in operations, bytes and seconds.
+
+    Args:
+        model: The model.
+        work: What it is trained on and generates.
+        gpu: A name of `DEVICES`.
+    """
+    device, trained = DEVICES[gpu], work.chunks * work.batch
+    training, moved = training_work(model, work), training_bytes(model, work)
+    generation = generation_work(model, work)
+    return {
+        "parameters": parameters(model),
+        "training_flops_per_chunk": {name: part.flops / trained for name, part in training.items()},
+        "training_bytes_per_chunk": moved / trained,
+        "training_peak_bytes": {
+            "fp32": peak_training_bytes(model, work, 4),
+            "bf16_activations": peak_training_bytes(model, work, HALF),
+            "bf16_recomputed": peak_training_bytes(model, work, HALF, recompute=True),
+        },
+        "training_floor_s_per_step": device.seconds(sum(part.flops for part in training.values()), moved),
+        "generation_flops_per_chunk": {name: part.flops for name, part in generation.items()},
+        "generation_bytes_per_chunk": {name: HALF * part.values for name, part in generation.items()},
+        "generation_floor_s_per_chunk": {
+            name: device.seconds(part.flops, HALF * part.values) for name, part in generation.items()
+        },
+    }
+
+
+def _config(settings: Described, overrides: Sequence[str]) -> DictConfig:
+    """The config of a training run with this model and these tokenizers."""
+    own = settings.model.endswith(".yaml")
+    words = ["stage=pretrain_av", "data=folder", "data.root=.", f"video_vae={settings.video_vae}"]
+    words += [] if own else [f"model={settings.model}"]
+    silent = settings.audio_codec == "none"
+    words += ["model.depth=null"] if silent else [f"audio_codec={settings.audio_codec}"]
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("train", [*words, *overrides])
+    except HydraException as error:
+        raise ValueError(f"{str(error).splitlines()[0].rstrip('.')}; see {CONFIGS}") from error
+    if own:
+        if not Path(settings.model).is_file():
+            raise ValueError(f"{settings.model} does not exist; give a name of configs/model or the path of a yaml")
+        written = to_names(read_yaml(Path(settings.model)), foreign=False)
+        fitted = {key: config.model[key] for key in ("patch", "ratio")}
+        config.model = OmegaConf.merge(written, fitted, {"depth": None} if silent else {})
+    return config
