@@ -312,10 +312,11 @@ def test_the_base_model_is_as_large_as_the_paper_s():
         ("size=100", "HEIGHTxWIDTH"),
         ("size=480x760 model=base video_vae=wan21", "do not divide"),
         ("sets=0", "sampling.sets must be a whole number in [1, 1000]"),
+        ("video_vae=null", "video_vae must be the name of one of its configs"),
         ("chunks=0", "chunks must be at least 1"),
         ("gpu=b999", "h100, h200, a100, l40s"),
         ("modle=base", "did you mean 'model'?"),
-        ("model.set_casual=true", "model.set_casual"),
+        ("model.set_casual=true", "did you mean 'model.set_causal'?"),
     ],
 )
 def test_mistakes_are_told(words, message):

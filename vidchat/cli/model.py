@@ -12,6 +12,7 @@ from vidchat.errors import plainly
 from vidchat.sizes import format_size
 
 if TYPE_CHECKING:
+    from vidchat.model.responder import Responder
     from vidchat.profiling.cost import Workload
     from vidchat.profiling.describe import Described
 
@@ -43,16 +44,30 @@ def describe(
     vidchat model describe model=base size=480x768 video_vae=wan21 audio_codec=mimi gpu=h100
     """
     with plainly():
-        from vidchat.profiling.describe import OVERRIDES, Described, build, measure
+        from vidchat.profiling.describe import OVERRIDES, Described, measure
 
         overrides = [word for word in words or () if word.startswith(OVERRIDES)]
         settings = read_settings(Described, [word for word in words or () if word not in overrides])
-        model, work, seconds = build(settings, overrides)
+        model, work, seconds = _build(settings, overrides)
         report = measure(model, work, settings.gpu)
     if as_json:
         print(json.dumps(report, indent=2))
     else:
         _print(report, settings, work, seconds)
+
+
+def _build(settings: Described, overrides: list[str]) -> tuple[Responder, Workload, float]:
+    """See `vidchat.profiling.describe.build`; what Hydra does not understand is a `ValueError` of one sentence."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from vidchat.cli.hydra_words import TRAIN_PATHS, _sentence, literally
+    from vidchat.profiling.describe import build
+
+    try:
+        return build(settings, literally(overrides, TRAIN_PATHS))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_sentence(error, "train")) from None
 
 
 def _print(report: dict[str, Any], settings: Described, work: Workload, seconds: float) -> None:
@@ -61,11 +76,11 @@ def _print(report: dict[str, Any], settings: Described, work: Workload, seconds:
 
     gpu = settings.gpu.upper()
     columns = {
-        "weights, M": ("parameters", 1e6),
-        "training, GFLOP": ("training_flops_per_chunk", 1e9),
-        "generation, GFLOP": ("generation_flops_per_chunk", 1e9),
-        "generation, GB": ("generation_bytes_per_chunk", 1e9),
-        f"{gpu}'s floor, ms": ("generation_floor_s_per_chunk", 1e-3),
+        "weights\nM": ("parameters", 1e6),
+        "training\nGFLOP": ("training_flops_per_chunk", 1e9),
+        "generation\nGFLOP": ("generation_flops_per_chunk", 1e9),
+        "generation\nGB": ("generation_bytes_per_chunk", 1e9),
+        f"{gpu} floor\nms": ("generation_floor_s_per_chunk", 1e-3),
     }
     title = f"{settings.model}, {format_size(settings.size)}, {settings.video_vae}, {settings.audio_codec}: per chunk"
     table = Table("part", *columns, title=title)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from vidchat.build import clock_of
@@ -61,6 +60,9 @@ class Described:
     gpu: Literal["h100", "h200", "a100", "l40s"] = "h100"
 
     def __post_init__(self) -> None:
+        for name in ("model", "video_vae", "audio_codec"):
+            if getattr(self, name) in ("", "null"):
+                raise ValueError(f"{name} must be the name of one of its configs, not null; see --help")
         for name, least in (("chunks", 1), ("turns", 0), ("text", 0), ("batch", 1), ("window", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -71,13 +73,14 @@ def build(settings: Described, overrides: Sequence[str] = ()) -> tuple[Responder
 
     Args:
         settings: The model, its tokenizers and its work.
-        overrides: Other words of `vidchat train`, whose keys begin with one of `OVERRIDES`.
+        overrides: Other words of `vidchat train`, in Hydra's grammar, whose keys begin with one of `OVERRIDES`.
 
     Returns:
         The model, its work, and the seconds of a chunk.
 
     Raises:
-        ValueError: a name or the size is not possible.
+        ValueError: the size is not possible, or the tokenizers don't tell enough.
+        HydraException: there is no such model, tokenizer or key.
     """
     config = _config(settings, overrides)
     config.condition.update({"initiator": settings.turns > 0, "text": "answer" if settings.text else None})
@@ -141,11 +144,8 @@ def _config(settings: Described, overrides: Sequence[str]) -> DictConfig:
     words += [] if own else [f"model={settings.model}"]
     silent = settings.audio_codec == "none"
     words += ["model.depth=null"] if silent else [f"audio_codec={settings.audio_codec}"]
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", [*words, *overrides])
-    except HydraException as error:
-        raise ValueError(f"{str(error).splitlines()[0].rstrip('.')}; see {CONFIGS}") from error
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [*words, *overrides])
     if own:
         if not Path(settings.model).is_file():
             raise ValueError(f"{settings.model} does not exist; give a name of configs/model or the path of a yaml")
