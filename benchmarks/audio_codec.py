@@ -1,7 +1,7 @@
 """How good an audio codec's round trip is, beside low-passes and silence: a table, and JSON.
 
     python benchmarks/audio_codec.py --data outputs/data/speech --split test
-    python benchmarks/audio_codec.py --data FOLDER_OF_MP4S --codec checkpoints/audio_codec
+    python benchmarks/audio_codec.py --data FOLDER_OF_MP4S --codec checkpoints/demo/audio_codec
 
 Measured: the spectral distances `stft` and `mel` that training minimises; intelligibility by STOI (Taal et al. 2011,
 "An algorithm for intelligibility prediction of time-frequency weighted noisy speech", 1 = as intelligible as the
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder data set, or a folder of mp4 files")
     parser.add_argument("--split", default="test", help="of a folder data set")
-    parser.add_argument("--codec", type=Path, default=Path("checkpoints/audio_codec"))
+    parser.add_argument("--codec", type=Path, default=Path("checkpoints/demo/audio_codec"))
     parser.add_argument("--limit", type=int, default=60, help="at most so many clips")
     parser.add_argument("--json", type=Path, help="write the table here too")
     arguments = parser.parse_args()

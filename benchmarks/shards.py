@@ -358,8 +358,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=128, help="token samples, of 7 MB each")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--dialogues", type=int, default=100_000, help="of the data set whose start is timed")
-    parser.add_argument("--vae", type=Path, default=Path("checkpoints/video_vae"))
-    parser.add_argument("--codec", type=Path, default=Path("checkpoints/audio_codec"))
+    parser.add_argument("--vae", type=Path, default=Path("checkpoints/demo/video_vae"))
+    parser.add_argument("--codec", type=Path, default=Path("checkpoints/demo/audio_codec"))
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/shards.json"))
     told = parser.parse_args(None if arguments is None else list(arguments))
     folders = {name: told.work / name for name in ("clips", "tokens", "scale")}

@@ -83,7 +83,7 @@ def write_strip(path: Path, rows: list[Tensor], clips: int = 6, columns: int = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--directory", type=Path, default=Path("checkpoints/video_vae"))
+    parser.add_argument("--directory", type=Path, default=Path("checkpoints/demo/video_vae"))
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--clips", type=int, default=60)

@@ -14,13 +14,13 @@ from vidchat.tokenizers.quantizer import code_use
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.spectral import SpectralDistance, low_pass
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints" / "audio_codec"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "demo" / "audio_codec"
 
 
 @pytest.fixture(scope="module")
 def codec() -> StftCodec:
     if not (SHIPPED / "model.safetensors").is_file():
-        pytest.skip("checkpoints/audio_codec is not there")
+        pytest.skip("checkpoints/demo/audio_codec is not there")
     return StftCodec.load(SHIPPED)
 
 

@@ -9,7 +9,7 @@ from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.video import LatentStatistics, VideoTokenizer
 from vidchat.tokenizers.weights import TokenizerError
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints" / "video_vae"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "demo" / "video_vae"
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_another_class_is_refused(tokenizer: VideoTokenizer, tmp_path: Path) -> 
 def test_the_shipped_latents_are_normalised_and_its_pictures_good() -> None:
     """On drawn heads that it was not trained on; a wrong scale, mean or pairing of weights shows here."""
     if not (SHIPPED / "model.safetensors").is_file():
-        pytest.skip("checkpoints/video_vae is not there")
+        pytest.skip("checkpoints/demo/video_vae is not there")
     np = pytest.importorskip("numpy")
     from vidchat.playground.people.face import draw_face
     from vidchat.playground.people.head import Pose
