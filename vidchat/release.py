@@ -12,7 +12,6 @@ The fingerprints are compared at load: a responder speaks the language of its to
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,8 +28,10 @@ from vidchat.build import build_responder, check_thinker, clock_of
 from vidchat.dialogue import ChunkClock
 from vidchat.finite import not_finite
 from vidchat.foreign import ForeignError, no_larger_than, read_yaml
+from vidchat.hub import HubError, download, is_hub_name, upload
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.responder import Responder
+from vidchat.model_card import CardDetails, model_card, part_sizes
 from vidchat.registry import UnknownName, build, look_up, names_in
 from vidchat.release_format import FORMAT, FormatError, from_format_1, to_names
 from vidchat.shipped import find
@@ -43,7 +44,8 @@ from vidchat.tokenizers.weights import write_weights
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
 TOKENIZERS = ("video_vae", "audio_codec", "text_tokenizer")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FILES = (CONFIG_FILE, WEIGHTS_FILE, *(f"{name}/*.{kind}" for name in TOKENIZERS for kind in ("json", "safetensors")))
+"""Patterns of a release's own files: what goes to the Hub and comes from there."""
 
 MOST_FPS, MOST_PIXELS = 240, 8192
 
@@ -83,6 +85,7 @@ class Release:
         config: What `config.yaml` holds, in the words of the present format; `fps` and `size` are the working rates.
         thinker: What it understands initiators with, if it does; `None` also where features are given as tensors.
         graphs: Captured in its answers, for the next ones.
+        folder: Where it was loaded from; `None` for one that was not.
     """
 
     responder: Responder
@@ -92,6 +95,7 @@ class Release:
     config: dict[str, Any]
     thinker: Thinker | None = None
     graphs: CapturedLoops = field(default_factory=CapturedLoops)
+    folder: Path | None = None
 
     @property
     def clock(self) -> ChunkClock:
@@ -108,6 +112,30 @@ class Release:
     def turn(self) -> bool:
         """Whether it was trained on pictures of (width, height), too; releases that do not say were not."""
         return bool(self.config.get("turn", False))
+
+    def model_card(self, name: str, details: CardDetails | None = None) -> str:
+        """Returns the text of its model card; see `vidchat.model_card`. `name` stands in the commands of the card."""
+        networks = {"responder": self.responder, "video_vae": self.video_vae, "audio_codec": self.audio_codec}
+        return model_card(self.config, self.clock, part_sizes(networks), name, details or CardDetails(), self.folder)
+
+    def push_to_hub(
+        self, target: str, details: CardDetails | None = None, private: bool = False, api: Any = None
+    ) -> str:
+        """Uploads its folder and its model card in one commit; returns the commit's address.
+
+        Args:
+            target: `owner/name` of a repository, which is made if absent; `owner/name@branch` for another than `main`.
+            details: What the card says that it does not know of itself.
+            private: Whether a repository that is made now is private.
+            api: Client, a `huggingface_hub.HfApi`; one of the default address if not given.
+
+        Raises:
+            ReleaseError: it was not loaded from a folder.
+            HubError, CardError, ResultError: see `vidchat.hub` and `vidchat.model_card`.
+        """
+        if self.folder is None:
+            raise ReleaseError("a release is pushed from its folder; write it by export_release and load that")
+        return upload(self.folder, target, FILES, self.model_card(target, details), private, api)
 
 
 def export_release(
@@ -168,7 +196,7 @@ def export_release(
 
 
 def load_release(source: Path | str, thinker: str | None = None, trust: Iterable[str] | str = ()) -> Release:
-    """Loads a release from a folder, or from the Hub by `owner/name`.
+    """Loads a release from a folder, or from the Hub by `owner/name` or `owner/name@revision`.
 
     Args:
         source: The release; `checkpoints/demo` ships with vidchat.
@@ -200,7 +228,7 @@ def load_release(source: Path | str, thinker: str | None = None, trust: Iterable
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise ReleaseError(f"{folder}: {WEIGHTS_FILE} does not fit {CONFIG_FILE} ({reason}); export again") from error
-    return Release(responder.eval(), **tools, config=config, thinker=mind)
+    return Release(responder.eval(), **tools, config=config, thinker=mind, folder=folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -318,12 +346,9 @@ def _locate(source: Path | str) -> Path:
     folder = find(source)
     if folder.exists():
         return folder
-    if not _HUB_ID.fullmatch(str(source)):
-        raise ReleaseError(f"{source} does not exist; give a release folder or a Hub id such as owner/name")
-    from huggingface_hub import snapshot_download
-
+    if not is_hub_name(str(source)):
+        raise ReleaseError(f"{source} does not exist; give a release folder or a name on the Hub such as owner/name")
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.yaml"]))
-    except Exception as error:  # offline, not found, gated: the Hub's client has many
-        reason = str(error).strip().splitlines()[0]
-        raise ReleaseError(f"{source} is neither a folder here nor to be had from the Hub ({reason})") from error
+        return download(str(source), FILES)
+    except HubError as error:
+        raise ReleaseError(str(error)) from error

@@ -208,3 +208,10 @@ def test_too_few_clips_for_principal_components_are_refused() -> None:
 def test_unequal_resolutions_are_refused() -> None:
     with pytest.raises(TokenizerError, match="one entry per resolution"):
         StackedVAE(4, patch=2, widths=(8, 8), encoder_blocks=(1,), decoder_blocks=(1, 1))
+
+
+def test_weights_that_are_pickled_are_not_read(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path, safe_serialization=False)  # type: ignore[operator]
+    assert (tmp_path / "diffusion_pytorch_model.bin").is_file()
+    with pytest.raises(TokenizerError, match="cannot be loaded"):
+        PackedVAE.from_pretrained(str(tmp_path), kind="AutoencoderTiny")

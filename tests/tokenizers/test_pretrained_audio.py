@@ -150,5 +150,13 @@ def test_errors_name_the_cure(codec: PretrainedCodec, tmp_path: Path) -> None:
         type(codec)(codec.model, codebooks=99)
     with pytest.raises(TokenizerError, match="cannot be loaded"):
         type(codec).from_pretrained(tmp_path / "nowhere", codebooks=2)
+
+
+def test_weights_that_are_pickled_are_not_read(codec: PretrainedCodec, tmp_path: Path) -> None:
+    codec.model.save_pretrained(tmp_path)
+    torch.save(codec.model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(TokenizerError, match="cannot be loaded"):
+        type(codec).from_pretrained(tmp_path, codebooks=2)
     with pytest.raises(TokenizerError, match="samples"):
         codec.encode(torch.randn(1, codec.hop + 1))

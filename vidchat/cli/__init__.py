@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from vidchat.cli import data, model
+from vidchat.cli import data, model, release
 from vidchat.cli.bench import app as bench
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.add_typer(bench, name="bench")
+app.add_typer(release.app, name="release")
 
 
 # Their words are read by the command itself, which says with --help what they may be.

@@ -80,7 +80,9 @@ class CausalVAE(VideoTokenizer):
         """
         loader = _class(kind)
         try:
-            vae = loader.from_pretrained(name, subfolder=subfolder, torch_dtype=getattr(torch, dtype))
+            vae = loader.from_pretrained(
+                name, subfolder=subfolder, torch_dtype=getattr(torch, dtype), use_safetensors=True
+            )
         except (OSError, ValueError) as error:
             raise not_loaded(name, kind, subfolder, error) from error
         return cls(vae, look_back).eval()

@@ -46,7 +46,7 @@ class PackedVAE(ChunkwiseVAE):
         if kind not in IMAGE_VAES:
             raise TokenizerError(f"{kind} is not an image VAE that can be packed; use one of {sorted(IMAGE_VAES)}")
         try:
-            image_vae = IMAGE_VAES[kind].from_pretrained(name, subfolder=subfolder)
+            image_vae = IMAGE_VAES[kind].from_pretrained(name, subfolder=subfolder, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise not_loaded(name, kind, subfolder, error) from error
         tokenizer = cls(image_vae, temporal_stride)

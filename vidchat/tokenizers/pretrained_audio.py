@@ -61,7 +61,7 @@ class PretrainedCodec(AudioCodec):
             TokenizerError: there is no such model, or it cannot be reached.
         """
         try:
-            model = cls.model_class.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
+            model = cls.model_class.from_pretrained(name_or_path, dtype=getattr(torch, dtype), use_safetensors=True)
         except (OSError, ValueError) as error:
             raise not_loaded(str(name_or_path), cls.model_class.__name__, None, error) from error
         return cls(model, codebooks).eval()

@@ -1,0 +1,116 @@
+"""Releases on the Hub: their files go up in one commit and come down again, and no other file of a repository does.
+
+A repository may hold anything, pickled code too; what is asked for by pattern is all that is fetched. A repository is
+named `owner/name`, or `owner/name@revision` for one of its branches, tags or commits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+_NAME = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+_LOG_IN = "log in by `hf auth login`, or set HF_TOKEN"
+
+
+class HubError(ValueError):
+    """What the Hub did not do, why, and the way out, in one sentence."""
+
+
+def is_hub_name(source: str) -> bool:
+    """Returns whether a text is `owner/name` or `owner/name@revision`."""
+    return _NAME.fullmatch(source) is not None
+
+
+def download(source: str, patterns: Sequence[str]) -> Path:
+    """Returns the folder that holds a repository's files, fetched as far as they are not here yet.
+
+    Args:
+        source: Name of the repository.
+        patterns: Patterns of the files to fetch, such as `video_vae/*.json`.
+
+    Raises:
+        HubError: it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, revision = _parts(source)
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # offline, not found, gated: the client has many
+        raise HubError(f"{source} is neither a folder here nor to be had from the Hub: {_why(error)}") from error
+
+
+def upload(
+    folder: Path, target: str, patterns: Sequence[str], card: str, private: bool = False, api: Any = None
+) -> str:
+    """Uploads a folder's files and a model card in one commit; returns the commit's address.
+
+    Args:
+        folder: Folder that holds the files.
+        target: Name of the repository, made if absent; `owner/name@branch` for another branch than `main`.
+        patterns: Patterns of the files to upload, as for `download`.
+        card: Text of `README.md`.
+        private: Whether a repository that is made now is private.
+        api: Client, a `huggingface_hub.HfApi`; one of the default address if not given.
+
+    Raises:
+        HubError: it is not there as a whole; nothing of the commit is.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    repository, branch = _parts(target)
+    client = HfApi(library_name="vidchat") if api is None else api
+    files = [CommitOperationAdd(name, folder / name) for name in matching(folder, patterns)]
+    try:
+        client.create_repo(repository, private=private, exist_ok=True)
+        if branch is not None:
+            client.create_branch(repository, branch=branch, exist_ok=True)
+        commit = client.create_commit(
+            repository,
+            [*files, CommitOperationAdd("README.md", card.encode("utf-8"))],
+            commit_message=f"Release of vidchat, {len(files)} files and their card",
+            revision=branch,
+        )
+    except Exception as error:  # as above
+        raise HubError(f"{folder} is not pushed to {target}: {_why(error)}") from error
+    return str(commit.commit_url)
+
+
+def matching(folder: Path, patterns: Sequence[str]) -> list[str]:
+    """Returns the paths of a folder's files that match a pattern, relative to it, sorted."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise HubError(f"{name} is no name on the Hub; give owner/name, or owner/name@revision")
+    return match[1], match[2]
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, and the way out."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, GatedRepoError):
+        return f"its owner lets in who asks on its page; ask there, and {_LOG_IN}"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such revision; give one of its branches, tags or commits"
+    if status == 401:
+        return f"it does not exist, or is not open to you; check the name, and {_LOG_IN}"
+    if status == 403:
+        return f"your token does not allow it; make one with write access to that owner, and {_LOG_IN}"
+    if status == 404:
+        return "there is no such repository; check the name"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if status is None and any("Connect" in kind.__name__ or "Timeout" in kind.__name__ for kind in type(error).__mro__):
+        return f"the Hub cannot be reached ({lines[0]}); connect, or unset HF_HUB_OFFLINE, and try again"
+    return lines[0]
