@@ -153,7 +153,7 @@ def test_the_command_pushes_what_the_folder_holds(hub: LocalHub, release: Releas
     ran = CliRunner().invoke(app, ["release", "push", str(release.folder), "ann/demo@new", "license=mit", "--private"])
     assert ran.exit_code == 0, ran.output
     (made,) = hub.made
-    assert (made["name"], made["organization"], made["private"]) == ("demo", "ann", True)
+    assert (made["name"], made["organization"], made["visibility"]) == ("demo", "ann", "private")
     files = hub.commits[hub.branches["ann/demo", "new"]]
     assert files["config.yaml"] == (SHIPPED / "config.yaml").read_bytes()
     assert b"checkpoint=ann/demo@new" in files["README.md"]

@@ -54,7 +54,7 @@ def upload(
         target: Name of the repository, made if absent; `owner/name@branch` for another branch than `main`.
         patterns: Patterns of the files to upload, as for `download`.
         card: Text of `README.md`.
-        private: Whether a repository that is made now is private.
+        private: Whether a repository that is made now is private; else it is as its owner sets by default.
         api: Client, a `huggingface_hub.HfApi`; one of the default address if not given.
 
     Raises:
@@ -66,7 +66,7 @@ def upload(
     client = HfApi(library_name="vidchat") if api is None else api
     files = [CommitOperationAdd(name, folder / name) for name in matching(folder, patterns)]
     try:
-        client.create_repo(repository, private=private, exist_ok=True)
+        client.create_repo(repository, private=private or None, exist_ok=True)
         if branch is not None:
             client.create_branch(repository, branch=branch, exist_ok=True)
         commit = client.create_commit(

@@ -126,7 +126,7 @@ class Release:
         Args:
             target: `owner/name` of a repository, which is made if absent; `owner/name@branch` for another than `main`.
             details: What the card says that it does not know of itself.
-            private: Whether a repository that is made now is private.
+            private: Whether a repository that is made now is private; else it is as its owner sets by default.
             api: Client, a `huggingface_hub.HfApi`; one of the default address if not given.
 
         Raises:
@@ -347,7 +347,7 @@ def _locate(source: Path | str) -> Path:
     if folder.exists():
         return folder
     if not is_hub_name(str(source)):
-        raise ReleaseError(f"{source} does not exist; give a release folder or a name on the Hub such as owner/name")
+        raise ReleaseError(f"{source} does not exist; give a release folder or a Hub id such as owner/name")
     try:
         return download(str(source), FILES)
     except HubError as error:
