@@ -29,7 +29,6 @@ from typing import Any, cast
 import av
 import torch
 import webdataset
-from safetensors.torch import load
 from torch import Tensor
 
 from vidchat.atomic import write_text
@@ -40,6 +39,7 @@ from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.data.tokens.cache import TOKENS, TokenCache
 from vidchat.data.tokens.encode import fill
 from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track, WorkingPoint
+from vidchat.data.tokens.samples import decode_sample
 from vidchat.data.tokens.shards import dumps
 from vidchat.dialogue import Clip
 from vidchat.tokenizers.stacked import StackedVAE
@@ -199,10 +199,7 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
         return sum(1 for _ in webdataset.WebDataset(tars, shardshuffle=False)) // 2
 
     def decoded() -> int:
-        found = 0
-        for sample in webdataset.WebDataset(tars, shardshuffle=False):
-            found += sum(len(load(data)) for name, data in sample.items() if name.endswith("safetensors"))
-        return found // 2
+        return sum(1 for _ in webdataset.WebDataset(tars, shardshuffle=False).map(decode_sample)) // 2
 
     def ours() -> int:
         for rows in torch.randperm(count, generator=torch.Generator().manual_seed(0)).split(batch_size):

@@ -13,13 +13,13 @@ import pytest
 import torch
 import webdataset
 from folders import SIZE, Codec, Vae, film
-from safetensors.torch import load
 
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encode import Sharding, fill, in_processes, on_ray
 from vidchat.data.tokens.encoder import ClipEncoder, Piece
 from vidchat.data.tokens.made_with import CacheError
-from vidchat.data.tokens.shards import ShardWriter
+from vidchat.data.tokens.samples import decode_sample
+from vidchat.data.tokens.shards import ShardError, ShardWriter
 from vidchat.dialogue import Clip
 
 SMALL = Sharding(pieces=3, bytes=16_000)
@@ -94,12 +94,25 @@ def test_shards_are_tars_that_webdataset_reads_and_their_index_tells_the_truth(r
             with tarfile.open(track.folder / name) as tar:
                 assert len(tar.getmembers()) == told["samples"]
                 assert all((member.mtime, member.uid, member.uname) == (0, 0, "") for member in tar)
-        samples = list(webdataset.WebDataset([str(track.folder / name) for name in names], shardshuffle=False))
-        assert len(samples) == 9
+        shards = webdataset.WebDataset([str(track.folder / name) for name in names], shardshuffle=False)
+        samples = list(shards.map(decode_sample))
+        assert len({(sample["key"], sample["span"]) for sample in samples}) == len(samples) == 9
         for sample in samples:
-            tensor = load(sample[f"{track.track}.safetensors"])[track.track]
-            key, _, span = sample["__key__"].rpartition("-")
-            assert torch.equal(tensor, track.load(key, int(span)))
+            expected = track.load(sample["key"], sample["span"])
+            assert sample[track.track].dtype == expected.dtype
+            assert torch.equal(sample[track.track], expected)
+
+
+@pytest.mark.parametrize(
+    ("sample", "sentence"),
+    [
+        ({"__key__": "clip", "mp4": b""}, "is no sample of tokens"),
+        ({"__key__": "clip-000", "latents.safetensors": b"\0" * 9}, "clip-000 is damaged"),
+    ],
+)
+def test_what_is_no_sample_of_tokens_is_refused_by_name(sample: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ShardError, match=sentence):
+        decode_sample(sample)
 
 
 def test_clips_of_one_shape_are_encoded_together_and_only_once(root: Path) -> None:
