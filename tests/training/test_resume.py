@@ -7,11 +7,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
+from tests.faults.test_kills import same
 from tests.training.fakes import NoisyModule, Recorder, StreamModule, make_trainer
-from vidchat.training.checkpoint import find_checkpoint
+from vidchat.training import checkpoint
+from vidchat.training.checkpoint import find_checkpoint, read_checkpoint
 from vidchat.training.metrics import MetricsFile, read_metrics
 
 
@@ -61,6 +64,36 @@ def test_a_crash_loses_only_what_came_after_the_checkpoint(tmp_path: Path) -> No
     names = ("crashed", "straight")
     crashed, unbroken = (read_metrics(tmp_path / name / "metrics.csv")["train/loss"] for name in names)
     assert crashed == unbroken
+
+
+def test_a_crash_in_a_validation_costs_no_validation(tmp_path: Path) -> None:
+    """A checkpoint of the same step comes after it, and holds the network's own weights, not their averages."""
+
+    class Crash(Recorder):
+        def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if trainer.global_step == 8:
+                raise ZeroDivisionError
+
+    whole, first, second = Recorder(), Crash(), Recorder()
+    run(tmp_path / "straight", 10, whole, every=2)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "crashed", 10, first, every=2)
+    run(tmp_path / "crashed", 10, second, resume=True)
+    assert second.losses == whole.losses[6:]
+    assert first.validations + second.validations == whole.validations
+    assert [step for step, _ in whole.validations] == [4, 8]
+    crashed, unbroken = (read_metrics(tmp_path / name / "metrics.csv") for name in ("crashed", "straight"))
+    assert crashed == unbroken
+
+
+def test_a_checkpoint_after_a_validation_is_like_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "after", 4, Recorder())
+    monkeypatch.setattr(checkpoint, "_validation_follows", lambda trainer: False)
+    run(tmp_path / "before", 4, Recorder())
+    after, before = (
+        read_checkpoint(tmp_path / name / "checkpoints" / "step_00000004.ckpt") for name in ("after", "before")
+    )
+    assert same(after, before)
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ _NAME = re.compile(r"step_(\d+)\.ckpt")
 class Checkpoints(L.Callback):
     """Writes `step_NNNNNNNN.ckpt` every so many optimizer steps, at the end, and when asked to stop.
 
-    A checkpoint is taken between optimizer steps only, and only of finite weights. It is written in the background;
-    older ones are removed when it was read back from the disk without an error.
+    A checkpoint is taken between optimizer steps only, after the validation of its step if there is one, and only of
+    finite weights. It is written in the background; older ones are removed when it was read back from the disk without
+    an error.
 
     Args:
         directory: Where checkpoints go.
@@ -50,6 +51,7 @@ class Checkpoints(L.Callback):
         self.files = CheckpointFiles(self.directory, self._prune)
         self._agreement = Agreement()
         self._saved = -1
+        self._progress: dict[str, Any] | None = None  # of the loops, while a validation is waited for
 
     @property
     def stopped(self) -> signal.Signals | None:
@@ -79,6 +81,15 @@ class Checkpoints(L.Callback):
             trainer.limit_val_batches = 0  # or Lightning would validate once more on the way out
         last = trainer.global_step >= trainer.max_steps
         if self._saved != trainer.global_step and (stop or last or trainer.global_step % self.every == 0):
+            if _validation_follows(trainer):
+                self._progress = trainer.fit_loop.state_dict()
+            else:
+                self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves what was due at this step: a run that goes on from there does not validate again."""
+        if self._progress is not None:
+            pl_module.on_validation_end()  # the network has its own weights again; Lightning calls this after callbacks
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,6 +106,8 @@ class Checkpoints(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        if self._progress is not None:  # as before the validation, so that all checkpoints are of one kind
+            checkpoint["loops"]["fit_loop"], self._progress = self._progress, None
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Lets the next step have all its micro-batches where another number of them was accumulated before."""
@@ -188,6 +201,15 @@ def _weights(module: L.LightningModule) -> dict[str, Tensor]:
     ema = getattr(module, "ema", None)
     averages = {} if ema is None else {f"the average of {name}": value for name, value in ema.average.items()}
     return module.state_dict() | averages
+
+
+def _validation_follows(trainer: L.Trainer) -> bool:
+    """Whether Lightning validates after this step; `False` where each rank decides by its own clock."""
+    loop = trainer.fit_loop
+    clock = getattr(trainer, "_val_check_time_interval", None) is not None
+    if clock or loop._data_fetcher is None or loop.epoch_loop.val_loop.skip:
+        return False
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def _nothing() -> None:
