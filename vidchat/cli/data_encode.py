@@ -109,8 +109,9 @@ def encode(
     Stopped (or killed) and started again, it continues where it was. The result can be trained on with
     `vidchat train ... data=folder data.root=OUTPUT` and the same tokenizers and sizes.
     """
-    from vidchat.data.folder import manifest_of, open_folder
+    from vidchat.data.folder import manifest_of
     from vidchat.data.loading.conditions import Conditions
+    from vidchat.data.loading.dialogues import Dialogues
     from vidchat.data.tokens.cache import TOKENS, TokenCache
     from vidchat.data.tokens.encode import Sharding, fill, plan, survey
     from vidchat.data.tokens.media_shards import copy_manifest
@@ -119,7 +120,7 @@ def encode(
         work, words = _split(settings or [])
         manifest_of(data)  # before tokenizers are loaded
         encoder, point, features = _encoder(data, words)
-        dialogues, report = open_folder(data, media=False)
+        dialogues = Dialogues(data)
         turns, longest = not only_answers, point["max_chunks"]
         chosen = Conditions(initiator=turns, earlier_turns=turns, features=features, max_chunks=longest)
         pieces = (piece for dialogue in dialogues for piece in chosen.pieces(dialogue))
@@ -131,12 +132,12 @@ def encode(
             typer.echo(f"{count} pieces of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
             return
         devices, run = _engine(work)
-        report.skipped += fill(cache, pieces, devices, work.workers, run, sharding).skipped
+        skipped = dialogues.report.skipped + fill(cache, pieces, devices, work.workers, run, sharding).skipped
         if output is not None:
             copy_manifest(data, output)
         for track in cache.tracks.values():
             typer.echo(_summary(track.folder))
-        for where, why in report.skipped:
+        for where, why in skipped:
             typer.echo(f"skipped {where}: {why}")
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import xxhash
 
-from vidchat.data.dialogue_table import DialogueTable
 from vidchat.data.report import Report
 from vidchat.dialogue import Branch, Clip, Dialogue, Role, Split, Tier, Turn
 
@@ -38,57 +39,63 @@ def manifest_of(root: Path) -> Path:
     return manifest
 
 
-def open_folder(
-    root: Path | str, media: bool = True, seen: Callable[[Dialogue], None] | None = None
-) -> tuple[DialogueTable, Report]:
-    """Reads a folder data set into a table, whose dialogues are made when they are asked for.
+def usable(root: Path, report: Report, media: bool = True) -> Iterator[tuple[Any, Dialogue]]:
+    """Yields the usable entries of a folder's manifest, each with its dialogue, in the manifest's order.
 
     A bad entry (not JSON, a word that does not exist, a number that is none, a file that is missing or lies outside the
-    folder) is skipped and reported; the others are kept, in the manifest's order. A speaker that is null or empty is
-    unknown: nobody but who is seen in the same span of the same file. A clip's path is relative to the folder and may
-    not leave it by `..` or by being absolute. A symbolic link inside the folder may point anywhere: whoever can place
-    links there decides what the folder holds, whereas a manifest may come from a stranger.
+    folder) is skipped and reported; the others are kept. A speaker that is null or empty is unknown: nobody but who is
+    seen in the same span of the same file. A clip's path is relative to the folder and may not leave it by `..` or by
+    being absolute. A symbolic link inside the folder may point anywhere: whoever can place links there decides what the
+    folder holds, whereas a manifest may come from a stranger.
 
     Args:
         root: The folder.
+        report: The report, to which entries read and skipped are added.
         media: Whether the clips' files must be there; tokens and media shards can stand for them.
-        seen: Called with each dialogue of the table, in order, while it is at hand; making all again takes minutes.
 
     Raises:
         FolderError: There is no folder, no manifest in it, or no usable dialogue in the manifest.
     """
-    root = Path(root)
-    manifest = manifest_of(root)
-    table, report = DialogueTable(partial(_made_again, root)), Report("dialogues")
-    taken: set[int] = set()  # digests of 64 bits, as there may be millions of ids
+    manifest, ids = manifest_of(root), _Ids()
     for where, entry in entries(manifest):
         try:
             dialogue = make_dialogue(root, parse_entry(entry), media)
-            digest = xxhash.xxh3_64_intdigest(dialogue.id.encode("utf-8", "surrogatepass"))
-            if digest in taken:
+            if not ids.add(dialogue.id):
                 raise ValueError(f"the id '{dialogue.id}' was used before; give every dialogue its own")
-            taken.add(digest)
-            table.add(entry if isinstance(entry, str) else json.dumps(entry), dialogue)
         except (ValueError, TypeError, OSError) as error:
             report.skipped.append((where, str(error)))
             continue
-        if seen is not None:
-            seen(dialogue)
-    report.read = len(table)
-    if not len(table):
+        report.read += 1
+        yield entry, dialogue
+    if not report.read:
         why = f" (the first: {report.skipped[0][0]}: {report.skipped[0][1]})" if report.skipped else ""
         raise FolderError(f"{manifest}: holds no usable dialogue{why}; a line looks like {EXAMPLE}")
-    return table, report
 
 
-def _made_again(root: Path, text: str) -> Dialogue:
-    return make_dialogue(root, parse_entry(text), media=False)
+class _Ids:
+    """Ids that were used, as digests of 64 bits: millions take 8 bytes each, and some in a set more."""
+
+    def __init__(self, most: int = 1 << 18) -> None:
+        self._most, self._new, self._sorted = most, set[int](), array("Q")
+
+    def add(self, name: str) -> bool:
+        """Adds an id; returns whether it is new."""
+        digest = xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
+        place = bisect_left(self._sorted, digest)
+        if digest in self._new or self._sorted[place : place + 1] == array("Q", [digest]):
+            return False
+        self._new.add(digest)
+        if len(self._new) > self._most:
+            new = np.fromiter(self._new, np.uint64, len(self._new))
+            self._sorted = array("Q", np.sort(np.append(np.array(self._sorted, np.uint64), new)).tobytes())
+            self._new.clear()
+        return True
 
 
 def read_folder(root: Path | str, media: bool = True) -> tuple[list[Dialogue], Report]:
-    """`open_folder`, with the dialogues in a list."""
-    table, report = open_folder(root, media)
-    return list(table), report
+    """Reads all dialogues of a folder data set; see `usable`. `vidchat.data.loading.dialogues` opens large ones."""
+    report = Report("dialogues")
+    return [dialogue for _, dialogue in usable(Path(root), report, media)], report
 
 
 def read_dialogues(root: Path | str) -> list[Dialogue]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -72,14 +73,16 @@ class DialogueBatches:
         self.items, self.caches, self.conditions = items, caches, conditions
         self.text_tokenizer, self.statistics = text_tokenizer, statistics
         self.voices = items.voices() if conditions.voice else None
-        answers, turns = items.lengths.T
-        self.alike = np.lexsort((turns, answers, items.shapes)).astype(np.int32)
-        self._place = np.empty_like(self.alike)
-        self._place[self.alike] = np.arange(len(items))
         self.lender = Lender()
         self._shortened: set[str] = set()  # dialogues whose text is longer than models read
         for cache in caches:
             cache.share_damage()  # now, before there are other processes
+
+    @cached_property
+    def alike(self) -> np.ndarray:
+        """(n,) the items by shape, then length; made when the first sample cannot be read."""
+        answers, turns = self.items.lengths.T
+        return np.lexsort((turns, answers, self.items.shapes)).astype(np.int32)
 
     def __call__(self, draws: list[Draw]) -> ChunkBatch:
         for index, _ in draws:
@@ -123,9 +126,12 @@ class DialogueBatches:
 
         Which can be read depends on the files alone, so what is loaded is still a function of the draw.
         """
-        place, told = int(self._place[index]), ""
+        number, told = index, ""
         for attempt in range(ATTEMPTS):
-            number = int(self.alike[(place + attempt) % len(self.alike)])
+            if attempt == 1:
+                (place,) = np.flatnonzero(self.alike == index).tolist()
+            if attempt:
+                number = int(self.alike[(place + attempt) % len(self.alike)])
             item = self.items[number]
             if attempt and item.grid != self.items[index].grid:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from vidchat.batch import ChunkBatch
-from vidchat.data.dialogue_table import DialogueTable
-from vidchat.data.folder import FolderError, open_folder
+from vidchat.data.folder import FolderError
 from vidchat.data.loading.batches import DialogueBatches, TextEncoder
 from vidchat.data.loading.conditions import Conditions
+from vidchat.data.loading.dialogues import Dialogues
 from vidchat.data.loading.endless import EndlessDataModule, Fixed, in_order
 from vidchat.data.loading.gather import Stock, gather, order_of, standardisation
 from vidchat.data.loading.items import Items
@@ -27,7 +27,7 @@ from vidchat.data.report import Report
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encode import fill
 from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncoder, VideoEncoder, WorkingPoint
-from vidchat.dialogue import Branch, Dialogue, Split, Tier
+from vidchat.dialogue import Branch, Split, Tier
 
 log = logging.getLogger(__name__)
 NAMED = 20  # dialogues that a warning names; the report names all
@@ -92,8 +92,7 @@ class _Folder:
 
     root: Path
     cache: TokenCache
-    dialogues: DialogueTable
-    report: Report
+    dialogues: Dialogues
     pieces: Pieces
     sources: list[Source]
 
@@ -171,21 +170,15 @@ class DialogueDataModule(EndlessDataModule):
 
     @cached_property
     def folders(self) -> dict[Path, _Folder]:
-        """The folders, each read once."""
+        """The folders, each opened once."""
         longest = max(self.conditions.max_chunks, self.conditions.turn_chunks)
         found: dict[Path, _Folder] = {}
         for root in dict.fromkeys(source.root for source in self.sources):
             sources = [source for source in self.sources if source.root == root]
             cache = TokenCache(root, self.encoder, longest, self.point.dtype)
-            pieces = Pieces(cache, self.conditions, partial(self._takes, sources))
-            found[root] = _Folder(root, cache, *open_folder(root, media=False, seen=pieces.add), pieces, sources)
+            dialogues = Dialogues(root)
+            found[root] = _Folder(root, cache, dialogues, Pieces(cache, self.conditions, dialogues), sources)
         return found
-
-    def _takes(self, sources: Sequence[Source], dialogue: Dialogue) -> bool:
-        """Whether any of these sources draws from a dialogue, in any split; see `rows`."""
-        if self.conditions.asks and dialogue.question is None:
-            return False
-        return any(s.branch in (None, dialogue.branch) and s.tier in (None, dialogue.tier) for s in sources)
 
     def rows(self, source: Source, split: Split) -> np.ndarray:
         """(n,) the numbers of a source's dialogues of a split, in its folder."""
@@ -213,9 +206,11 @@ class DialogueDataModule(EndlessDataModule):
         if self.train is not None:
             return
         self._check_splits()
-        skipped = [told for folder in self.folders.values() for told in folder.report.skipped]
+        skipped = [told for folder in self.folders.values() for told in folder.dialogues.report.skipped]
         self.report = Report("answers", 0, skipped)
         train, val = self.items("train"), self.items("val")
+        for folder in self.folders.values():
+            folder.pieces.forget()
         for number, source in enumerate(self.sources):
             if not (train.sources == number).any():
                 raise FolderError(f"{source}: no usable clip is left for training: {self.report}")
@@ -273,9 +268,7 @@ class DialogueDataModule(EndlessDataModule):
         Raises:
             CacheError: A clip was never encoded.
         """
-        folders = [self.folders[source.root] for source in self.sources]
-        rows = [self.rows(source, split) for source in self.sources]
-        stocks = [Stock(f.root, f.dialogues, r, f.cache, f.pieces) for f, r in zip(folders, rows, strict=True)]
+        stocks = [Stock(self.rows(source, split), self.folders[source.root].pieces) for source in self.sources]
         return gather(stocks, self.conditions, self.report)
 
     def padding(self, batches: int = 200) -> float:

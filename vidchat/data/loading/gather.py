@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from vidchat.data.dialogue_table import DialogueTable
 from vidchat.data.loading.conditions import Conditions
+from vidchat.data.loading.dialogues import ranges
 from vidchat.data.loading.items import NOBODY, Answers, Items
 from vidchat.data.loading.order import Order, Stream
-from vidchat.data.loading.pieces import BLOCK, Pieces, ranges
+from vidchat.data.loading.pieces import BLOCK, Pieces
 from vidchat.data.report import Report
-from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.made_with import CacheError
 
 LARGEST_SCORE = 1e6  # one that is larger would leave nothing of the others when they are standardised
@@ -28,22 +26,18 @@ class Stock:
     """What one source of a mix draws from.
 
     Attributes:
-        root: Its folder.
-        table: The folder's dialogues.
-        rows: (n,) those that the source takes.
-        cache: The folder's tokens.
-        pieces: What the dialogues are made of.
+        rows: (n,) the dialogues that the source takes.
+        pieces: The pieces of its folder's dialogues.
     """
 
-    root: Path
-    table: DialogueTable
     rows: np.ndarray
-    cache: TokenCache
     pieces: Pieces
 
 
 def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> Items:
     """The answers whose clips are all encoded, in the sources' and manifests' order.
+
+    Whether clips have changed since they were encoded is not looked at: `prepare_data` has seen to that.
 
     Args:
         stocks: What each source draws from.
@@ -53,51 +47,53 @@ def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> I
     Raises:
         CacheError: A clip was never encoded.
     """
-    items, people = Items([stock.table for stock in stocks], conditions.scores), 0
+    found, people = list[Answers](), 0
     for source, stock in enumerate(stocks):
+        dialogues, pieces = stock.pieces.dialogues, stock.pieces
         person = np.full(len(stock.rows), NOBODY)
         if conditions.voice:  # the same name in another set may be another person
-            person = people + np.unique(stock.pieces.people(stock.rows), return_inverse=True)[1]
+            person = people + np.unique(dialogues.person[stock.rows], return_inverse=True)[1]
             people = person.max(initial=people - 1) + 1
         for first in range(0, len(stock.rows), BLOCK):
             rows = stock.rows[first : first + BLOCK]
-            doubtful = rows[~stock.pieces.encoded(rows)].tolist()
-            why = {row: told for row in doubtful if (told := _why_not(stock, row)) is not None}
-            absurd = (np.abs(stock.pieces.scores(rows)) > LARGEST_SCORE).any(1)
+            doubtful = rows[~pieces.encoded(rows, look=False)].tolist()
+            why = {row: told for row in doubtful if (told := _why_not(pieces, row)) is not None}
+            absurd = (np.abs(dialogues.scores(rows, conditions.scores)) > LARGEST_SCORE).any(1)
             why |= {row: SCORES for row in rows[absurd].tolist() if row not in why}
             kept = ~np.isin(rows, np.fromiter(why, np.int64, len(why)))
             if kept.any():
-                answers = _answers(stock, source, rows[kept], person[first : first + BLOCK][kept])
-                items.extend(answers)
+                answers = _answers(pieces, source, rows[kept], person[first : first + BLOCK][kept])
+                found.append(answers)
                 why |= dict.fromkeys(np.setdiff1d(rows[kept], answers.row).tolist(), SHAPES)
-            report.skipped += [(f"dialogue {stock.table[row].id}", why[row]) for row in sorted(why)]
+            report.skipped += [(f"dialogue {dialogues[row].id}", why[row]) for row in sorted(why)]
+    items = Items([stock.pieces for stock in stocks], found)
     report.read += len(items)
     return items
 
 
-def _why_not(stock: Stock, row: int) -> str | None:
-    """Why a dialogue cannot be used that did not seem to be encoded; `None` if it can, its clips having changed since.
+def _why_not(pieces: Pieces, row: int) -> str | None:
+    """Why a dialogue cannot be used that is not encoded; `None` if it can, its clips having changed since.
 
     Raises `CacheError`.
     """
-    dialogue = stock.table[row]
-    looks = [stock.cache.look(piece) for piece in stock.pieces.conditions.pieces(dialogue)]
+    dialogue = pieces.dialogues[row]
+    looks = [pieces.cache.look(piece) for piece in pieces.conditions.pieces(dialogue)]
     why = next((look.bad for look in looks if look.bad is not None), None)
     if why is None and any(look.missing for look in looks):
-        raise CacheError(f"dialogue {dialogue.id} of {stock.root} is not encoded; call prepare_data() first")
+        root = pieces.dialogues.root
+        raise CacheError(f"dialogue {dialogue.id} of {root} is not encoded; call prepare_data() first")
     return why
 
 
-def _answers(stock: Stock, source: int, rows: np.ndarray, person: np.ndarray) -> Answers:
+def _answers(pieces: Pieces, source: int, rows: np.ndarray, person: np.ndarray) -> Answers:
     """The answers of n dialogues that are encoded: of each none if shapes differ, several if it is single."""
-    pieces, index = stock.pieces, stock.cache.tracks["latents"].index
-    conditions, first, turns = pieces.conditions, pieces.first(rows), pieces.turns(rows)
-    sample, spans = index.spans(index.rows(pieces.column("key", first)))
+    index, places, conditions = pieces.cache.tracks["latents"].index, pieces.places("latents"), pieces.conditions
+    sample, spans = index.spans(places[pieces.answers(rows)])
     shape = index.shapes(ranges(sample, spans))
     owner, span = np.repeat(np.arange(len(rows)), spans), ranges(np.zeros_like(sample), spans)
 
-    turn, turn_owner = ranges(first + 1, turns), np.repeat(np.arange(len(rows)), turns)
-    turn_shape = index.shapes(index.spans(index.rows(pieces.column("key", turn)))[0])
+    turn, turn_owner = pieces.turns(rows)
+    turn_shape = index.shapes(index.spans(places[turn])[0])
     chunks = np.minimum(turn_shape[:, 0] - 1, conditions.turn_chunks)
     turn_length = np.bincount(turn_owner, chunks, len(rows)).astype(np.int64)
     # Turns are of an answer's shape if the least and the greatest of them are, in height and in width.
@@ -105,22 +101,15 @@ def _answers(stock: Stock, source: int, rows: np.ndarray, person: np.ndarray) ->
     np.minimum.at(least, turn_owner, turn_shape[:, -2:])
     np.maximum.at(most, turn_owner, turn_shape[:, -2:])
     grid = shape[:, -2:]
-    fits = (turns[owner] == 0) | ((least[owner] == grid) & (most[owner] == grid)).all(1)
-
+    fits = (most[owner] < 0).all(1) | ((least[owner] == grid) & (most[owner] == grid)).all(1)
     owner, span, shape = owner[fits], span[fits], shape[fits]
-    told = ranges(first[owner] + 1, turns[owner])
     return Answers(
         source,
         rows[owner],
-        pieces.column("key", first)[owner],
         span,
-        pieces.column("key", first + 1 + turns)[owner] if conditions.features else None,
         np.stack([np.minimum(shape[:, 0] - 1, conditions.max_chunks), turn_length[owner]], axis=1),
         shape[:, -2:],
         person[owner],
-        pieces.scores(rows)[owner],
-        turns[owner],
-        *(pieces.column(name, told) for name in ("key", "part", "role")),
     )
 
 
@@ -130,7 +119,7 @@ def order_of(items: Items, weights: Sequence[float], seed: int) -> Order:
     for shape, grid in enumerate(sorted(items.grids)):
         group = []
         for source in np.unique(items.sources[items.shapes == shape]).tolist():
-            mine = np.flatnonzero((items.shapes == shape) & (items.sources == source))
+            mine = np.flatnonzero((items.shapes == shape) & (items.sources == source)).astype(np.int32)
             name = "" if len(mine) == len(items) else f"source {source} of {grid[0]}x{grid[1]}"
             weight = weights[source] * len(mine) / int((items.sources == source).sum())
             group.append(Stream(name, mine, weight))

@@ -1,21 +1,21 @@
-"""The answers that can be drawn, as columns: which tokens they and their conditions are."""
+"""The answers that can be drawn, as columns: which dialogue's each is, which span, how long and of what shape."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, get_args, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
-from vidchat.data.columns import Columns
-from vidchat.data.dialogue_table import DialogueTable
+from vidchat.data.loading.dialogues import PARTS, ROLE_NAMES, Dialogues
+from vidchat.data.loading.pieces import Pieces
 from vidchat.data.tokens.encoder import Part
 from vidchat.data.tokens.track_index import key_of
 from vidchat.dialogue import Dialogue, Role
 
-PARTS, ROLE_NAMES = get_args(Part), get_args(Role)
 NOBODY = -1  # in the column of people
+COLUMNS = {"source": "i2", "row": "i4", "span": "i4", "length": "i4", "turn_length": "i4", "grid": "i2", "person": "i4"}
 
 
 class TurnKey(NamedTuple):
@@ -28,37 +28,23 @@ class TurnKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """Some answers of one source: n of them, t turns that condition them, S scores.
+    """Some answers of one source.
 
     Attributes:
-        source: Which of the mixed sets they are from.
+        source: The number of the source.
         row: (n,) their dialogues.
-        answer: (n,) uint64, the numbers that stand for the answers' keys.
         span: (n,) which span of its answer each is.
-        question: (n,) uint64, of what a thinker saw; or `None`.
         lengths: (n, 2) chunks of each, and of its turns together.
         grid: (n, 2) h and w of the latents.
         person: (n,) who answers, `NOBODY` where that is not kept.
-        scores: (n, S) float64, NaN where there is none.
-        turns: (n,) how many turns condition each.
-        turn_key: (t,) uint64, the turns one after the other.
-        turn_part: (t,) the places of their parts in `PARTS`.
-        turn_role: (t,) the places of their roles in `ROLE_NAMES`.
     """
 
     source: int
     row: np.ndarray
-    answer: np.ndarray
     span: np.ndarray
-    question: np.ndarray | None
     lengths: np.ndarray
     grid: np.ndarray
     person: np.ndarray
-    scores: np.ndarray
-    turns: np.ndarray
-    turn_key: np.ndarray
-    turn_part: np.ndarray
-    turn_role: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +52,18 @@ class Item:
     """One answer to learn: a span of a dialogue's answer, and the keys of all its tokens.
 
     Attributes:
-        table: Of the source's dialogues.
-        row: Which of them it is.
-        source: Which of the mixed sets it is from.
-        answer: The answer's key, of which this is the span `span`.
-        span: See above.
-        turns: What conditions it.
+        table: The source's dialogues.
+        row: The dialogue's number.
+        source: The number of the source.
+        answer: The answer's key.
+        span: The number of the span.
+        turns: The turns that condition it.
         question: The key of what a thinker saw, or `None`.
         lengths: Chunks of the answer, and of all turns together.
         grid: (h, w) of the latents.
     """
 
-    table: DialogueTable
+    table: Dialogues
     row: int
     source: int
     answer: str
@@ -97,56 +83,27 @@ class Items(Sequence[Item]):
     """Items by number, of one split of all sources.
 
     Args:
-        tables: Of each source, its folder's dialogues.
-        scores: Names of scores that are kept of each answer.
+        pieces: The pieces of each source's folder.
+        answers: The items, some of one source after the other.
     """
 
-    def __init__(self, tables: Sequence[DialogueTable], scores: Sequence[str] = ()) -> None:
-        self.tables, self.score_names = list(tables), tuple(scores)
-        self._columns = Columns(
-            source="h",
-            row="i",
-            answer="Q",
-            span="i",
-            question="Q",
-            asked="b",
-            first_turn="q",
-            turns="i",
-            length="i",
-            turn_length="i",
-            grid="h",
-            person="i",
-        )
-        self._turns = Columns(key="Q", part="b", role="b")
-        self._scores = Columns(**dict.fromkeys(self.score_names, "d")) if scores else None
-        self.grids: list[tuple[int, int]] = []
-
-    def extend(self, some: Answers) -> None:
-        """Appends answers."""
-        for grid in np.unique(some.grid, axis=0).tolist():
-            if tuple(grid) not in self.grids:
-                self.grids.append((grid[0], grid[1]))
-        grids = np.array(self.grids).reshape(-1, 2)
-        self._columns.extend(
-            source=np.full(len(some.row), some.source),
-            row=some.row,
-            answer=some.answer,
-            span=some.span,
-            question=np.zeros(len(some.row)) if some.question is None else some.question,
-            asked=np.full(len(some.row), some.question is not None),
-            first_turn=len(self._turns) + np.cumsum(some.turns) - some.turns,
-            turns=some.turns,
-            length=some.lengths[:, 0],
-            turn_length=some.lengths[:, 1],
-            grid=(some.grid[:, None] == grids).all(2).argmax(1) if len(grids) else some.row,
-            person=some.person,
-        )
-        self._turns.extend(key=some.turn_key, part=some.turn_part, role=some.turn_role)
-        if self._scores is not None:
-            self._scores.extend(**dict(zip(self.score_names, some.scores.T, strict=True)))
+    def __init__(self, pieces: Sequence[Pieces], answers: Sequence[Answers]) -> None:
+        self._pieces = list(pieces)
+        grids = sorted({(h, w) for some in answers for h, w in np.unique(some.grid, axis=0).tolist()})
+        self.grids: list[tuple[int, int]] = grids
+        known = np.array(grids).reshape(-1, 2)
+        columns = [
+            (np.full(len(a.row), a.source), a.row, a.span, *a.lengths.T,
+             (a.grid[:, None] == known).all(2).argmax(1) if grids else a.row, a.person)
+            for a in answers
+        ]  # fmt: skip
+        self._columns = {
+            name: np.concatenate([some[k].astype(kind) for some in columns]) if columns else np.zeros(0, kind)
+            for k, (name, kind) in enumerate(COLUMNS.items())
+        }
 
     def __len__(self) -> int:
-        return len(self._columns)
+        return len(self._columns["row"])
 
     @overload
     def __getitem__(self, number: int) -> Item: ...
@@ -155,81 +112,99 @@ class Items(Sequence[Item]):
     def __getitem__(self, number: int | slice) -> Item | list[Item]:
         if isinstance(number, slice):
             return [self[k] for k in range(*number.indices(len(self)))]
-        source, row, answer, span, question, asked, first, turns, *lengths, grid, _ = self._columns.row(number)
+        source, row, span, *lengths, grid, _ = (column[number].item() for column in self._columns.values())
+        pieces, rows = self._pieces[source], np.array([row])
+        turns = pieces.dialogues.turns
+        (answer,) = turns["piece"][pieces.answers(rows)].tolist()
+        (question,) = turns["piece"][pieces.questions(rows)].tolist() if pieces.conditions.features else [None]
+        told = (turns[name][pieces.turns(rows)[0]].tolist() for name in ("part", "piece", "role"))
         return Item(
-            self.tables[source],
+            pieces.dialogues,
             row,
             source,
             key_of(answer),
             span,
-            tuple(self._turn(turn) for turn in range(first, first + turns)),
-            key_of(question) if asked else None,
+            tuple(TurnKey(PARTS[part], key_of(key), ROLE_NAMES[role]) for part, key, role in zip(*told, strict=True)),
+            None if question is None else key_of(question),
             (lengths[0], lengths[1]),
             self.grids[grid],
         )
 
-    def _turn(self, number: int) -> TurnKey:
-        key, part, role = self._turns.row(number)
-        return TurnKey(PARTS[part], key_of(key), ROLE_NAMES[role])
-
     def dialogues_of(self, pieces: Collection[int], source: int) -> list[str]:
         """The ids of a source's dialogues that need one of some pieces, by the numbers that stand for their keys."""
-        wanted = np.fromiter(pieces, np.uint64, len(pieces))
-        column = self._columns.view
-        found = np.isin(column("answer"), wanted) | (column("asked").astype(bool) & np.isin(column("question"), wanted))
-        turns = np.flatnonzero(np.isin(self._turns.view("key"), wanted))
-        ends = column("first_turn") + column("turns")
-        found[np.searchsorted(ends, turns, side="right")] = True
-        rows = column("row")[found & (column("source") == source)]
-        return [self.tables[source][row].id for row in np.unique(rows).tolist()]
+        ours, wanted = self._pieces[source], {key_of(piece) for piece in pieces}
+        turns = ours.dialogues.turns["piece"]
+        some = np.flatnonzero(np.isin(turns, np.fromiter(pieces, np.uint64, len(pieces))))
+        rows = np.unique(ours.dialogues.first.searchsorted(some, side="right") - 1)
+        numbers = np.flatnonzero((self.sources == source) & np.isin(self._columns["row"], rows)).tolist()
+        items = (self[number] for number in numbers)
+        needed = {
+            item.row for item in items if wanted & {item.answer, item.question, *(turn.key for turn in item.turns)}
+        }
+        return [ours.dialogues[row].id for row in sorted(needed)]
 
     @property
     def sources(self) -> np.ndarray:
         """(n,) the source of each."""
-        return self._columns.view("source")
+        return self._columns["source"]
 
     @property
     def lengths(self) -> np.ndarray:
         """(n, 2) chunks of each one's answer, and of its turns together."""
-        return np.stack([self._columns.view("length"), self._columns.view("turn_length")], axis=1)
+        return np.stack([self._columns["length"], self._columns["turn_length"]], axis=1)
 
     @property
     def shapes(self) -> np.ndarray:
-        """(n,) of each the number of its grid in the sorted list of all grids."""
-        place = {grid: rank for rank, grid in enumerate(sorted(self.grids))}
-        ranks = np.array([place[grid] for grid in self.grids], np.int16)
-        return ranks[self._columns.view("grid")] if len(self) else np.zeros(0, np.int16)
+        """(n,) the number of each one's grid in `grids`, which is sorted."""
+        return self._columns["grid"]
 
     def scores(self, numbers: Sequence[int] | np.ndarray | slice) -> np.ndarray:
         """(k, S) float64 the scores of k answers, NaN where there is none."""
-        if self._scores is None:
-            return np.zeros((len(self._columns.view("row")[numbers]), 0))
-        return np.stack([self._scores.view(name)[numbers] for name in self.score_names], axis=1)
+        sources, rows = self.sources[numbers], self._columns["row"][numbers]
+        names = self._pieces[0].conditions.scores
+        found = np.full((len(rows), len(names)), np.nan)
+        for source in np.unique(sources).tolist() if names else ():
+            mine = sources == source
+            found[mine] = self._pieces[source].dialogues.scores(rows[mine], names)
+        return found
+
+    def answers(self, numbers: np.ndarray) -> np.ndarray:
+        """(k,) uint64 the numbers that stand for the keys of k answers."""
+        sources, rows, found = self.sources[numbers], self._columns["row"][numbers], np.zeros(len(numbers), np.uint64)
+        for source in np.unique(sources).tolist():
+            mine, pieces = sources == source, self._pieces[source]
+            found[mine] = pieces.dialogues.turns["piece"][pieces.answers(rows[mine])]
+        return found
 
     def voices(self) -> Voices:
         """Who answers what, for those whose people are kept."""
-        return Voices(*(self._columns.view(name) for name in ("person", "answer", "span")))
+        return Voices(self._columns["person"], self._columns["span"], self)
 
 
 class Voices:
     """Of each person the answers, each once.
 
     Args:
-        person: (n,) of each item, its person's number.
-        answer: (n,) the number of its answer's key.
-        span: (n,) which span of the answer it is.
+        person: (n,) the person of each item.
+        span: (n,) which span of its answer each is.
+        items: The items.
     """
 
-    def __init__(self, person: np.ndarray, answer: np.ndarray, span: np.ndarray) -> None:
+    def __init__(self, person: np.ndarray, span: np.ndarray, items: Items) -> None:
+        self._items, self._span, self._person = items, span, person
+        answer = items.answers(np.arange(len(person)))
         order = np.lexsort((span, answer, person))
-        rows = np.stack([column[order].astype(np.uint64) for column in (person, answer, span)])
-        once = np.append(True, (rows[:, 1:] != rows[:, :-1]).any(0))[: len(order)]
-        self._kept = order[once]
-        self._answer, self._span, self._person = answer, span, person
+        once = np.full(len(order), False)
+        once[:1] = True
+        for column in (person, answer, span):
+            sorted_ = column[order]
+            once[1:] |= sorted_[1:] != sorted_[:-1]
+        self._kept = order[once].astype(np.int32)
         self._first = person[self._kept].searchsorted(np.arange(person.max(initial=-1) + 2))
 
     def of(self, item: int) -> list[tuple[str, int]]:
         """(key, span) of every answer of an item's person, that item's own among them."""
         person = int(self._person[item])
         rows = self._kept[self._first[person] : self._first[person + 1]]
-        return [(key_of(int(self._answer[row])), int(self._span[row])) for row in rows]
+        answers = self._items.answers(rows).tolist()
+        return [(key_of(answer), span) for answer, span in zip(answers, self._span[rows].tolist(), strict=True)]

@@ -177,9 +177,9 @@ class Shares:
 
 
 def permutation(generator: torch.Generator, count: int) -> np.ndarray:
-    """(count,) the numbers 0 .. count - 1 in random order."""
+    """(count,) the numbers 0 .. count - 1 in random order, int32 where they fit: those of millions are kept."""
     order: np.ndarray = torch.randperm(count, generator=generator).numpy()
-    return order
+    return order.astype(np.int32) if count < 1 << 31 else order
 
 
 def apportion(weights: Sequence[float], total: int) -> list[int]:

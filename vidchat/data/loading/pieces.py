@@ -1,108 +1,101 @@
-"""Of every dialogue of a folder the pieces it is made of, as columns: noted once, while the manifest is read.
-
-So neither finding out what is encoded nor listing the answers makes millions of dialogues again.
-"""
+"""Which turns of dialogues an answer is made from, by number of the turn, and which of them are encoded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 
 import numpy as np
-import xxhash
 
-from vidchat.data.columns import Columns
 from vidchat.data.loading.conditions import Conditions
-from vidchat.data.loading.items import PARTS, ROLE_NAMES
+from vidchat.data.loading.dialogues import Dialogues, ranges
 from vidchat.data.tokens.cache import TokenCache
-from vidchat.data.tokens.encoder import Piece
-from vidchat.data.tokens.track_index import ABSENT
-from vidchat.dialogue import Dialogue, Role
+from vidchat.data.tokens.encoder import Track
+from vidchat.data.tokens.track_index import ABSENT, TrackIndex
 
 BLOCK = 65536  # dialogues at a time, which bounds the memory that this takes
-NAN = float("nan")
 
 
 class Pieces:
-    """The pieces of dialogues, each dialogue's in the order of `Conditions.pieces`, and who answers how well.
+    """The pieces of a folder's dialogues; the same as `Conditions.pieces` gives of one after the other.
 
     Args:
-        cache: Of the folder's tokens.
+        cache: The folder's tokens.
         conditions: What answers are made from.
-        wanted: Of which dialogues pieces are noted; others have none.
+        dialogues: The folder's dialogues.
     """
 
-    def __init__(self, cache: TokenCache, conditions: Conditions, wanted: Callable[[Dialogue], bool]) -> None:
-        self._cache, self.conditions, self._wanted = cache, conditions, wanted
-        self._dialogues = Columns(first="q", count="i", person="Q")
-        self._columns = Columns(key="Q", size="q", time="Q", part="b", role="b")
-        self._scores = Columns(**dict.fromkeys(conditions.scores, "d")) if conditions.scores else None
+    def __init__(self, cache: TokenCache, conditions: Conditions, dialogues: Dialogues) -> None:
+        self.cache, self.conditions, self.dialogues = cache, conditions, dialogues
+        self._places: dict[Track, tuple[TrackIndex, np.ndarray]] = {}
 
-    def add(self, dialogue: Dialogue) -> None:
-        """Notes the next dialogue of the folder, and how its clips are now."""
-        first, chosen = len(self._columns), self.conditions
-        if self._wanted(dialogue):
-            self._note(chosen.answer(dialogue), "responder")
-            for piece, role in chosen.turns(dialogue):
-                self._note(piece, role)
-            question = chosen.question(dialogue)
-            if question is not None:
-                self._note(question, "initiator")
-        answer, person = dialogue.answer, 0
-        if chosen.voice:
-            person = xxhash.xxh3_64_intdigest(answer.speaker.encode("utf-8", "surrogatepass"))
-        self._dialogues.add(first, len(self._columns) - first, person)
-        if self._scores is not None:
-            self._scores.add(*(answer.scores.get(name, NAN) for name in chosen.scores))
+    def answers(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) the turns that are the answers of n dialogues."""
+        return self.dialogues.first[rows] + self.dialogues.answer[rows]
 
-    def _note(self, piece: Piece, role: Role) -> None:
-        size, time = self._cache.stamp(piece.clip) or (ABSENT, 0)
-        self._columns.add(self._cache.number(piece), size, time, PARTS.index(piece.part), ROLE_NAMES.index(role))
+    def questions(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) the turns that are the questions of n dialogues that have one."""
+        return self.dialogues.first[rows] + self.dialogues.question[rows]
 
-    def encoded(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) of n dialogues, whether all of their pieces are encoded, from the clips as they were when noted."""
-        some = [self._encoded(rows[first : first + BLOCK]) for first in range(0, len(rows), BLOCK)]
+    def turns(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(t,) the turns that condition the answers of n dialogues, and (t,) to which of the n each belongs."""
+        dialogues, chosen = self.dialogues, self.conditions
+        first = dialogues.first[rows]
+        count = dialogues.first[rows + 1] - first
+        owner, place = np.repeat(np.arange(len(rows)), count), ranges(np.zeros_like(first), count)
+        question = place == dialogues.question[rows][owner]
+        earlier = ~question & (place != dialogues.answer[rows][owner])
+        kept = (question & chosen.initiator) | (earlier & chosen.earlier_turns)
+        return (first[owner] + place)[kept], owner[kept]
+
+    def encoded(self, rows: np.ndarray, look: bool = True) -> np.ndarray:
+        """(n,) whether all pieces of n dialogues are encoded.
+
+        Args:
+            rows: (n,) the dialogues.
+            look: Whether they must be encoded from the clips as they are now, where these are there.
+        """
+        some = [self._encoded(rows[first : first + BLOCK], look) for first in range(0, len(rows), BLOCK)]
         return np.concatenate(some) if some else np.zeros(0, bool)
 
-    def _encoded(self, rows: np.ndarray) -> np.ndarray:
-        count = self._dialogues.view("count")[rows]
-        pieces = ranges(self.first(rows), count)
-        keys, sizes, times = (self._columns.view(name)[pieces] for name in ("key", "size", "time"))
-        lacking = np.zeros(len(pieces), bool)
-        for name, track in self._cache.tracks.items():
-            # A thinker sees a dialogue's last piece alone.
-            some = np.cumsum(count) - 1 if name == "features" else np.arange(len(pieces))
-            lacking[some] |= ~track.index.good(keys[some], sizes[some], times[some])
-        owners = np.repeat(np.arange(len(rows)), count)
-        return np.bincount(owners[lacking], minlength=len(rows)) == 0
+    def _encoded(self, rows: np.ndarray, look: bool) -> np.ndarray:
+        every = np.arange(len(rows))
+        parts = [(self.answers(rows), every), self.turns(rows)]
+        if self.conditions.features:
+            parts.append((self.questions(rows), every))
+        turns, owner = (np.concatenate(some) for some in zip(*parts, strict=True))
+        stamps = self._stamps(turns, rows[owner]) if look else None
+        lacking = np.zeros(len(rows), bool)
+        for name, track in self.cache.tracks.items():
+            mine = slice(len(turns) - len(rows), None) if name == "features" else slice(None)  # the questions alone
+            told = None if stamps is None else (stamps[0][mine], stamps[1][mine])
+            lacking[owner[mine][~track.index.good(self.places(name)[turns[mine]], told)]] = True
+        return ~lacking
+
+    def _stamps(self, turns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(t,) sizes and (t,) times of the clips of t turns of the dialogues `rows` (t,), as they are now."""
+        dialogues = self.dialogues
+        packed = self.cache.media.count > 0
+        there = np.array([*(packed or os.path.isdir(dialogues.root / top) for top in dialogues.tops), True])
+        sizes, times = np.full(len(turns), ABSENT), np.zeros(len(turns), np.uint64)
+        for number in np.flatnonzero(there[dialogues.turns["top"][turns]]).tolist():
+            row = int(rows[number])
+            stamp = self.cache.stamp_of(dialogues.names(row)[int(turns[number] - dialogues.first[row])])
+            sizes[number], times[number] = stamp or (ABSENT, 0)
+        return sizes, times
 
     def count(self, rows: np.ndarray) -> int:
         """How many different pieces dialogues have."""
-        return len(np.unique(self.column("key", ranges(self.first(rows), self._dialogues.view("count")[rows]))))
+        some = [self.answers(rows), self.turns(rows)[0]] + [self.questions(rows)] * (self.conditions.features > 0)
+        return len(np.unique(self.dialogues.turns["piece"][np.concatenate(some)]))
 
-    def first(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) of n dialogues the numbers of their first pieces: the answers."""
-        return self._dialogues.view("first")[rows]
+    def places(self, name: Track) -> np.ndarray:
+        """(t,) int32 the rows of all turns' pieces in a track's index; -1 where it has none."""
+        index = self.cache.tracks[name].index
+        if name not in self._places or self._places[name][0] is not index:
+            pieces, order = self.dialogues.turns["piece"], self.dialogues.sorted
+            self._places[name] = index, index.rows(pieces, order)
+        return self._places[name][1]
 
-    def turns(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) of n dialogues, how many pieces are turns; they follow the answer. A thinker's question comes last."""
-        return self._dialogues.view("count")[rows] - 1 - (self.conditions.features > 0)
-
-    def column(self, name: str, pieces: np.ndarray) -> np.ndarray:
-        """(p,) of p pieces their `key` (uint64, the number that stands for it), `part` or `role` (see `Answers`)."""
-        return self._columns.view(name)[pieces]
-
-    def people(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) uint64 of n dialogues who answers, as a hash of the name; 0 where no voice conditions."""
-        return self._dialogues.view("person")[rows]
-
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        """(n, S) float64 the scores of n dialogues' answers, NaN where there is none."""
-        if self._scores is None:
-            return np.zeros((len(rows), 0))
-        return np.stack([self._scores.view(name)[rows] for name in self.conditions.scores], axis=1)
-
-
-def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """(sum of count,) first[0], first[0] + 1, ... (count[0] of them), first[1], ..."""
-    before = np.cumsum(count) - count
-    return np.repeat(first - before, count) + np.arange(count.sum())
+    def forget(self) -> None:
+        """Lets go of what `places` keeps, which is 4 bytes a turn and track."""
+        self._places.clear()

@@ -22,13 +22,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vidchat.data.tokens.encoder import ClipEncoder, Piece, Tokens, Track
+from vidchat.data.tokens.encoder import ClipEncoder, Part, Piece, Tokens, Track
 from vidchat.data.tokens.made_with import MADE_WITH, CacheError, differences, ingredients_of
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import dumps
 from vidchat.data.tokens.track import TrackCache
 from vidchat.data.tokens.track_index import Stamp, key_of
-from vidchat.dialogue import Clip
+from vidchat.dialogue import Clip, Dialogue
 
 log = logging.getLogger(__name__)
 TOKENS = "tokens"  # the folder of a data set's tokens
@@ -77,18 +77,17 @@ class TokenCache:
         """Names a piece by its clip's path inside the data set, the clip's span in the file, and the part of it."""
         return piece_key(self.name(piece.clip), piece)
 
-    def number(self, piece: Piece) -> int:
-        """The number that stands for a piece's key, in half the time that the key takes."""
-        return piece_number(self.name(piece.clip), piece)
-
     def name(self, clip: Clip) -> str:
         """A clip's path inside the data set."""
-        path, root = str(clip.path), f"{self.root}/"  # as pathlib does it, it takes most of a data set's start
-        return path[len(root) :] if path.startswith(root) else clip.path.relative_to(self.root).as_posix()
+        return name_of(self.root, clip)
 
     def stamp(self, clip: Clip) -> Stamp:
         """What changes when a clip's bytes do; `None` where they are not there."""
-        path = str(clip.path)
+        return self.stamp_of(self.name(clip))
+
+    def stamp_of(self, name: str) -> Stamp:
+        """The stamp of the clip of a name, its path inside the data set."""
+        path = f"{self.root}/{name}"
         parent = os.path.dirname(path)
         if parent not in self._folders:
             self._folders[parent] = os.path.isdir(parent or ".")
@@ -98,7 +97,7 @@ class TokenCache:
                 return stat.st_size, stat.st_mtime_ns % 2**64  # which is negative before 1970
             except OSError:
                 pass
-        return self.media.stamp(self.name(clip))
+        return self.media.stamp(name)
 
     def tracks_of(self, piece: Piece) -> list[Track]:
         """The tracks that a piece has: features only where it asks for them."""
@@ -192,10 +191,23 @@ class TokenCache:
                 log.info("encoding %s anew: %s", track.track, told)
 
 
+def name_of(root: Path, clip: Clip) -> str:
+    """A clip's path inside a data set's folder; as pathlib does it, it takes most of the time to index many."""
+    path, start = str(clip.path), f"{root}/"
+    return path[len(start) :] if path.startswith(start) else clip.path.relative_to(root).as_posix()
+
+
 def piece_key(name: str, piece: Piece) -> str:
     """The key of a piece whose clip has this path inside the data set."""
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", piece.clip.path.stem)[:40]
     return f"{stem}-{key_of(piece_number(name, piece))}"
+
+
+def part_of(dialogue: Dialogue, clip: Clip) -> Part:
+    """Which part of a dialogue's clip is encoded; `Conditions` asks for the same."""
+    if clip is dialogue.answer:
+        return "spans" if dialogue.branch == "single" else "first"
+    return "first" if dialogue.branch == "listening" else "last"
 
 
 def piece_number(name: str, piece: Piece) -> int:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vidchat.data.media.pixels import to_bytes
 from vidchat.data.media.read import Media
-from vidchat.data.tokens.cache import TOKENS, piece_key
-from vidchat.data.tokens.encoder import Part, Piece
+from vidchat.data.tokens.cache import TOKENS, part_of, piece_key
+from vidchat.data.tokens.encoder import Piece
 from vidchat.data.tokens.made_with import MADE_WITH, CacheError, describe, read_made_with
-from vidchat.data.tokens.shards import ShardReader, indexes
+from vidchat.data.tokens.shards import ShardReader
 from vidchat.data.tokens.track_index import Entry, TrackIndex
 from vidchat.dialogue import Clip, Dialogue
 
@@ -109,7 +109,7 @@ class KeptTokens:
 
     def _entry(self, kept: Kept, dialogue: Dialogue, clip: Clip) -> Entry | None:
         name = clip.path.relative_to(self.root).as_posix()
-        return kept.index.entry(piece_key(name, Piece(clip, _part(dialogue, clip), 0)))
+        return kept.index.entry(piece_key(name, Piece(clip, part_of(dialogue, clip), 0)))
 
     def _load(self, kept: Kept, name: str, dialogue: Dialogue, clip: Clip) -> Tensor | None:
         entry = self._entry(kept, dialogue, clip)
@@ -118,16 +118,9 @@ class KeptTokens:
         return self._reader.tensor(kept.index.shards[entry.shard], entry.samples[0].member, name)
 
 
-def _part(dialogue: Dialogue, clip: Clip) -> Part:
-    """Which part of a clip training encodes; see `Conditions`."""
-    if clip is dialogue.answer:
-        return "spans" if dialogue.branch == "single" else "first"
-    return "first" if dialogue.branch == "listening" else "last"
-
-
 def _largest(root: Path, track: Literal["latents", "codes"]) -> Kept | None:
     found = [
-        Kept(TrackIndex(indexes(made.parent)), read_made_with(made, track))
+        Kept(TrackIndex(made.parent), read_made_with(made, track))
         for made in sorted((root / TOKENS).glob(f"{track}-*/{MADE_WITH}"))
     ]
     return max(found, key=lambda kept: kept.index.count, default=None)

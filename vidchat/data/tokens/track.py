@@ -19,7 +19,7 @@ from vidchat.atomic import write_text
 from vidchat.data.tokens.encoder import Track
 from vidchat.data.tokens.made_with import MADE_WITH, folder_name, identity, read_made_with
 from vidchat.data.tokens.plausible import implausible
-from vidchat.data.tokens.shards import ShardError, ShardReader, indexes, zeros_shared
+from vidchat.data.tokens.shards import ShardError, ShardReader, zeros_shared
 from vidchat.data.tokens.track_index import Entry, Stamp, TrackIndex
 
 UNSEEN, BAD, GOOD = 0, 1, 2  # of a sample's values
@@ -74,7 +74,7 @@ class TrackCache:
     @cached_property
     def index(self) -> TrackIndex:
         """What the shards' indexes tell; read when it is first needed."""
-        return TrackIndex(indexes(self.folder))
+        return TrackIndex(self.folder)
 
     def generation(self, key: str) -> int:
         """One more than that of the shard that tells of a piece, 0 if none does."""

@@ -1,4 +1,4 @@
-"""What the indexes of a track's shards tell of its pieces, as columns: some 70 bytes for each of millions of pieces.
+"""What the indexes of a track's shards say of its pieces, as the columns of one index (`vidchat.data.index`).
 
 A piece's key ends in 64 bits of hash, written in hex (`TokenCache.key`); here that number stands for the key.
 """
@@ -6,20 +6,29 @@ A piece's key ends in 64 bits of hash, written in hex (`TokenCache.key`); here t
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
-from collections.abc import Iterable
-from itertools import accumulate
+import os
+from array import array
+from functools import partial
 from operator import index
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 
-from vidchat.data.columns import Columns
+from vidchat.data.index import Columns, IndexWriter, open_index
 from vidchat.data.tokens.shards import Member, reading
 
 Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
 ABSENT = -1  # bytes of a clip that is not there
+FORMAT = 1  # of the index; another number makes old ones void
+FILE = "pieces.index.arrow"
+# Pieces, sorted by key, and their samples, one piece's after the other's.
+TABLES = {
+    "pieces": {"piece": "u8", "shard": "i4", "first": "i8", "spans": "i4", "size": "i8", "time": "u8"},
+    "samples": {"offset": "i8", "size": "i8", "check": "u8", "shape": "i4"},
+}
+BLOCK = 1 << 20  # pieces that are looked for at a time, which bounds the memory that this takes
 
 
 class Sample(NamedTuple):
@@ -52,129 +61,87 @@ class TrackIndex:
     """The pieces of a track by key. Of two entries of a piece that one counts whose shard is of a later generation.
 
     Args:
-        indexes: The index files of the shards.
+        folder: The track's folder.
 
     Raises:
-        ShardError: One of them is damaged.
+        ShardError: The index of a shard is damaged.
 
     Attributes:
         shards: The tars.
-        generations: Of each.
+        generations: The generation of each.
         count: Samples.
     """
 
-    def __init__(self, indexes: Iterable[Path]) -> None:
-        self.shards: list[Path] = []
-        self.generations: list[int] = []
-        pieces = Columns(piece="Q", shard="i", first="q", spans="i", size="q", time="Q")
-        samples = Columns(offset="q", size="q", check="Q", shape="i")
-        bad: list[tuple[int, str, Stamp, str]] = []
-        self._shapes: dict[tuple[int, ...], int] = {}
-        for path in indexes:
-            with reading(path):
-                bad += self._add(path, pieces, samples)
-        self.count, self._samples = len(samples), samples
-        order = sorted(range(len(self.shards)), key=lambda shard: (self.generations[shard], self.shards[shard]))
-        self._rank = np.empty(len(order), np.int64)
-        self._rank[order] = np.arange(len(order))
-        self._pieces = self._latest(pieces)
-        self._bad = self._still_bad(bad)
-        self._shape_list = list(self._shapes)
-
-    def _add(self, path: Path, pieces: Columns, samples: Columns) -> list[tuple[int, str, Stamp, str]]:
-        """Appends what one index tells of; returns the pieces that could not be encoded."""
-        told = json.loads(path.read_text())
-        some = told["pieces"]
-        spans = [len(piece["samples"]) for piece in some]
-        if 0 in spans:
-            raise ValueError("a piece without samples")
-        stamps = [_stamp(piece["stamp"]) or (ABSENT, 0) for piece in some]
-        pieces.extend(
-            piece=[number_of(piece["key"]) for piece in some],
-            shard=[len(self.shards)] * len(some),
-            first=list(accumulate(spans, initial=len(samples)))[:-1],
-            spans=spans,
-            size=[size for size, _ in stamps],
-            time=[time for _, time in stamps],
-        )
-        every = [sample for piece in some for sample in piece["samples"]]
-        samples.extend(
-            offset=[sample[0] for sample in every],
-            size=[sample[1] for sample in every],
-            check=[int(sample[2], 16) for sample in every],
-            shape=[self._shape(tuple(map(index, sample[3]))) for sample in every],
-        )
-        self.generations.append(index(told["generation"]))
-        self.shards.append(path.with_suffix(".tar"))
-        return [
-            (len(self.shards) - 1, key_of(number_of(piece["key"])), _stamp(piece["stamp"]), str(piece["why"]))
-            for piece in told["bad"]
-        ]
-
-    def _shape(self, shape: tuple[int, ...]) -> int:
-        return self._shapes.setdefault(shape, len(self._shapes))
-
-    def _latest(self, pieces: Columns) -> Columns:
-        """Sorted by piece; of each piece the entry that counts."""
-        key = pieces.view("piece")
-        order = np.lexsort((self._rank[pieces.view("shard")], key))
-        last = np.append(key[order][1:] != key[order][:-1], True)[: len(order)]
-        return pieces.taken(order[last])
-
-    def _still_bad(self, bad: list[tuple[int, str, Stamp, str]]) -> dict[int, tuple[Stamp, str, int]]:
-        """Those that no later shard holds."""
-        found: dict[int, tuple[Stamp, str, int]] = {}
-        for shard, key, stamp, why in sorted(bad, key=lambda one: self._rank[one[0]]):
-            row = self._row(key)
-            if row is None or self._rank[self._pieces["shard"][row]] <= self._rank[shard]:
-                found[number_of(key)] = (stamp, why, shard)
-        return found
+    def __init__(self, folder: Path) -> None:
+        paths, stamp = _indexes(folder)
+        build = partial(_build, paths, stamp)
+        opened = open_index(folder / FILE, stamp, build, writable=bool(paths))
+        self._pieces, self._samples = opened.tables["pieces"], opened.tables["samples"]
+        more = opened.more
+        self.shards, self.generations = [folder / name for name in more["shards"]], more["generations"]
+        self.count, self._shapes = len(self._samples["shape"]), [tuple(shape) for shape in more["shapes"]]
+        self._bad = {piece: (_stamp(stamp), why, shard) for piece, stamp, why, shard in more["bad"]}
 
     def _row(self, key: str) -> int | None:
-        wanted = number_of(key)
-        row = bisect_left(self._pieces["piece"], wanted)
-        return row if row < len(self._pieces) and self._pieces["piece"][row] == wanted else None
+        known, wanted = self._pieces["piece"], number_of(key)
+        row = int(known.searchsorted(np.uint64(wanted)))
+        return row if row < len(known) and known[row] == wanted else None
 
-    def rows(self, pieces: np.ndarray) -> np.ndarray:
-        """(n,) int64 the rows of n pieces (uint64, the numbers that stand for their keys); -1 where there is none."""
-        known = self._pieces.view("piece")
-        if not len(known):
-            return np.full(len(pieces), -1)
-        order = np.argsort(pieces)  # neighbours are looked for one after the other, which a processor's cache likes
-        rows = np.empty(len(pieces), np.int64)
-        rows[order] = np.minimum(np.searchsorted(known, pieces[order]), len(known) - 1)
-        return np.where(known[rows] == pieces, rows, -1)
+    def rows(self, pieces: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+        """(n,) int32 the rows of n pieces (uint64, the numbers that stand for their keys); -1 where there is none.
 
-    def good(self, pieces: np.ndarray, sizes: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """(n,) whether n pieces are encoded, of clips that have these stamps or are gone (a size of `ABSENT`)."""
-        rows = self.rows(pieces)
+        Args:
+            pieces: (n,) the pieces.
+            order: (n,) what sorts them; neighbours are found faster one after the other.
+        """
+        known, rows = self._pieces["piece"], np.full(len(pieces), -1, np.int32)
+        order = np.argsort(pieces) if order is None else order
+        for first in range(0, len(order) if len(known) else 0, BLOCK):
+            some = order[first : first + BLOCK]
+            wanted = pieces[some]
+            place = np.minimum(known.searchsorted(wanted), len(known) - 1)
+            rows[some] = np.where(known[place] == wanted, place, -1)
+        return rows
+
+    def good(self, rows: np.ndarray, stamps: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
+        """(n,) whether n pieces are encoded, by their rows.
+
+        Args:
+            rows: (n,) their rows, as `rows` gives them.
+            stamps: (n,) sizes (`ABSENT` of clips that are gone) and (n,) times of their clips; `None` where they may
+                be of any.
+        """
+        if not len(self._pieces["piece"]):
+            return np.zeros(len(rows), bool)
         found = rows >= 0
-        if not found.any():
-            return found
-        same = (self._pieces.view("size")[rows] == sizes) & (self._pieces.view("time")[rows] == times)
-        known_bad = np.isin(pieces, np.fromiter(self._bad, np.uint64, len(self._bad)))
-        return found & (same | (sizes == ABSENT)) & ~known_bad
+        if stamps is not None:
+            sizes, times = stamps
+            same = (self._pieces["size"][rows] == sizes) & (self._pieces["time"][rows] == times)
+            found &= same | (sizes == ABSENT)
+        if self._bad:
+            found &= ~np.isin(self._pieces["piece"][rows], np.fromiter(self._bad, np.uint64, len(self._bad)))
+        return found
 
     def spans(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of n rows the first sample's number and how many samples there are, (n,) each."""
-        return self._pieces.view("first")[rows], self._pieces.view("spans")[rows]
+        """(n,) the first sample's number of n rows, and (n,) how many samples there are."""
+        return self._pieces["first"][rows], self._pieces["spans"][rows]
 
     def shapes(self, samples: np.ndarray) -> np.ndarray:
         """(n, d) the shapes of n samples, by their numbers."""
-        return np.array(self._shape_list, np.int64)[self._samples.view("shape")[samples]]
+        return np.array(self._shapes, np.int64)[self._samples["shape"][samples]]
 
     def entry(self, key: str) -> Entry | None:
         """An encoded piece, or `None`."""
         row = self._row(key)
         if row is None:
             return None
-        _, shard, first, spans, size, time = self._pieces.row(row)
+        _, shard, first, spans, size, time = (column[row].item() for column in self._pieces.values())
         samples = tuple(self._sample(number) for number in range(first, first + spans))
         return Entry(shard, samples, None if size == ABSENT else (size, time), first)
 
     def _sample(self, number: int) -> Sample:
-        offset, size, check, shape = self._samples.row(number)
-        return Sample(Member(offset, size, f"{check:016x}"), self._shape_list[shape])
+        offset, size, check, shape = (column[number].item() for column in self._samples.values())
+        return Sample(Member(offset, size, f"{check:016x}"), self._shapes[shape])
 
     def bad(self, key: str) -> tuple[Stamp, str, int] | None:
         """The stamp of a clip that could not be encoded, why, and the shard that tells of it."""
@@ -182,18 +149,105 @@ class TrackIndex:
 
     def shards_of(self, samples: np.ndarray) -> np.ndarray:
         """(n,) the shards of n samples, by their numbers."""
-        return self._pieces.view("shard")[self._rows_of(samples)]
+        return self._pieces["shard"][self._rows_of(samples)]
 
     def pieces_of(self, samples: np.ndarray) -> list[int]:
         """The numbers that stand for the keys of the pieces of some samples, each once."""
-        found: list[int] = np.unique(self._pieces.view("piece")[self._rows_of(samples)]).tolist()
+        found: list[int] = np.unique(self._pieces["piece"][self._rows_of(samples)]).tolist()
         return found
 
     def _rows_of(self, samples: np.ndarray) -> np.ndarray:
-        first = self._pieces.view("first")
+        first = self._pieces["first"]
         order = np.argsort(first, kind="stable")
         rows: np.ndarray = order[np.searchsorted(first[order], samples, side="right") - 1]
         return rows
+
+
+def _indexes(folder: Path) -> tuple[list[Path], str]:
+    """The indexes of a folder's shards, by name, and a stamp of them all."""
+    found = []
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("shard-") and entry.name.endswith(".json"):
+                    status = entry.stat()
+                    found.append((entry.name, status.st_size, status.st_mtime_ns))
+    found.sort()
+    digest = xxhash.xxh3_128_hexdigest(json.dumps(found).encode())
+    return [folder / name for name, *_ in found], f"{FORMAT} {digest}"
+
+
+def _build(paths: list[Path], stamp: str, sink: Any) -> None:
+    """Writes the index of shards."""
+    shards = _Shards()
+    for path in paths:
+        with reading(path):
+            shards.add(path)
+    pieces, samples, more = shards.tables()
+    IndexWriter(sink, stamp, **TABLES).finish(more, pieces=pieces, samples=samples)
+
+
+class _Shards:
+    """What the indexes of shards say, as columns that grow; the memory is some 70 bytes a piece."""
+
+    def __init__(self) -> None:
+        self.shards: list[str] = []
+        self.generations: list[int] = []
+        self._shapes: dict[tuple[int, ...], int] = {}
+        self._bad: list[tuple[int, int, Stamp, str]] = []
+        self._pieces = {name: array(kind) for name, kind in zip(TABLES["pieces"], "QiqiqQ", strict=True)}
+        self._samples = {name: array(kind) for name, kind in zip(TABLES["samples"], "qqQi", strict=True)}
+
+    def add(self, path: Path) -> None:
+        """Appends what one index says."""
+        told, shard = json.loads(path.read_text()), len(self.shards)
+        for piece in told["pieces"]:
+            samples = piece["samples"]
+            if not samples:
+                raise ValueError("a piece without samples")
+            size, time = _stamp(piece["stamp"]) or (ABSENT, 0)
+            first = len(self._samples["offset"])
+            _append(self._pieces, number_of(piece["key"]), shard, first, len(samples), size, time)
+            for offset, length, check, shape in samples:
+                _append(self._samples, offset, length, int(check, 16), self._shape(tuple(map(index, shape))))
+        self.generations.append(index(told["generation"]))
+        self.shards.append(path.with_suffix(".tar").name)
+        self._bad += [(shard, number_of(bad["key"]), _stamp(bad["stamp"]), str(bad["why"])) for bad in told["bad"]]
+
+    def _shape(self, shape: tuple[int, ...]) -> int:
+        return self._shapes.setdefault(shape, len(self._shapes))
+
+    def tables(self) -> tuple[Columns, dict[str, array[Any]], dict[str, Any]]:
+        """The pieces of an index, its samples, and what else it says."""
+        order = sorted(range(len(self.shards)), key=lambda shard: (self.generations[shard], self.shards[shard]))
+        rank = np.argsort(np.array(order, np.int64))
+        pieces = {name: np.array(column) for name, column in self._pieces.items()}
+        latest = np.lexsort((rank[pieces["shard"]], pieces["piece"]))
+        keys = pieces["piece"][latest]
+        latest = latest[np.append(keys[1:] != keys[:-1], True)[: len(keys)]]
+        pieces = {name: column[latest] for name, column in pieces.items()}
+        more = {
+            "shards": self.shards,
+            "generations": self.generations,
+            "shapes": list(self._shapes),
+            "bad": self._still_bad(pieces, rank),
+        }
+        return pieces, self._samples, more
+
+    def _still_bad(self, pieces: Columns, rank: np.ndarray) -> list[tuple[int, Stamp, str, int]]:
+        """The pieces that could not be encoded and that no later shard holds."""
+        keys, found = pieces["piece"], dict[int, tuple[int, Stamp, str, int]]()
+        for shard, piece, stamp, why in sorted(self._bad, key=lambda bad: rank[bad[0]]):
+            row = int(keys.searchsorted(np.uint64(piece)))
+            held = row < len(keys) and keys[row] == piece
+            if not held or rank[pieces["shard"][row]] <= rank[shard]:
+                found[piece] = (piece, stamp, why, shard)
+        return list(found.values())
+
+
+def _append(columns: dict[str, array[Any]], *values: int) -> None:
+    for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)
 
 
 def _stamp(told: list[int] | None) -> Stamp:

@@ -1,0 +1,229 @@
+"""Indexes: Arrow files that are made once from other files, and opened memory-mapped by all processes from then on.
+
+An index bears a stamp of what it was made from. One that is missing, damaged or of another stamp is made again. Where
+its folder cannot be written it lies in the user's cache folder, and where that cannot be either, in memory.
+
+A file holds tables of columns of numbers, and texts. Every record batch is one row, whose lists are whole tables, so
+that each column is one stretch of the file: NumPy views of it cost nothing, and all processes share its pages.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from vidchat.data.whole import forget_dead, whole
+
+log = logging.getLogger(__name__)
+TEXTS = 8192  # texts of a record batch
+DAMAGE = (OSError, pa.ArrowException, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+Columns = Mapping[str, np.ndarray]
+
+
+class StaleIndexError(ValueError):
+    """An index that is damaged, or was made from something else."""
+
+
+class IndexWriter:
+    """Writes an index: the texts one by one, then the tables.
+
+    Args:
+        sink: The file, by name or open.
+        stamp: The stamp of what the index is made from.
+    """
+
+    def __init__(self, sink: Any, stamp: str, **tables: Mapping[str, str]) -> None:
+        self._stamp, self._tables = stamp, tables
+        structs = {
+            name: pa.struct([(key, pa.from_numpy_dtype(np.dtype(kind))) for key, kind in columns.items()])
+            for name, columns in tables.items()
+        }
+        kinds = structs | {"texts": pa.large_binary(), "seal": pa.large_binary()}
+        self._schema = pa.schema([(name, pa.large_list(kind)) for name, kind in kinds.items()])
+        self._writer = pa.ipc.new_file(sink, self._schema)
+        self._texts: list[bytes] = []
+
+    def add(self, text: bytes) -> None:
+        """Appends a text."""
+        self._texts.append(text)
+        if len(self._texts) == TEXTS:
+            self._flush()
+
+    def finish(self, more: Mapping[str, Any], **tables: Mapping[str, Any]) -> None:
+        """Writes the tables, and what else the index says as JSON.
+
+        Args:
+            more: What else it says.
+            tables: (n,) each column of each table.
+        """
+        self._flush()
+        columns = {
+            name: {key: np.ascontiguousarray(tables[name][key], kind) for key, kind in kinds.items()}
+            for name, kinds in self._tables.items()
+        }
+        self._batch(**{
+            name: pa.StructArray.from_arrays(list(map(pa.array, some.values())), list(some))
+            for name, some in columns.items()
+        })  # fmt: skip
+        seal = {"stamp": self._stamp, "check": _check(columns), "more": more}
+        self._batch(seal=pa.array([json.dumps(seal).encode()], pa.large_binary()))
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._texts:
+            self._batch(texts=pa.array(self._texts, pa.large_binary()))
+            self._texts = []
+
+    def _batch(self, **lists: pa.Array) -> None:
+        row = [
+            pa.LargeListArray.from_arrays([0, len(lists[field.name])], lists[field.name])
+            if field.name in lists
+            else pa.nulls(1, field.type)
+            for field in self._schema
+        ]
+        self._writer.write_batch(pa.record_batch(row, schema=self._schema))
+
+
+class Index:
+    """An open index.
+
+    Args:
+        buffer: The file's bytes.
+        stamp: The stamp that it must bear.
+        path: The file, or `None` for one in memory.
+
+    Raises:
+        StaleIndexError: It is damaged, or bears another stamp.
+
+    Attributes:
+        tables: Each table's columns, (n,) each, not copied.
+        more: What else the index says.
+    """
+
+    def __init__(self, buffer: pa.Buffer, stamp: str, path: Path | None = None) -> None:
+        self.stamp, self.path, self._buffer = stamp, path, buffer
+        self._texts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        try:
+            self._file = pa.ipc.open_file(buffer)
+            count = self._file.num_record_batches
+            seal = json.loads(self._list(count - 1, "seal")[0].as_py())
+            if seal["stamp"] != stamp:
+                raise StaleIndexError(f"{path}: was made from something else")
+            names = set(self._file.schema.names) - {"texts", "seal"}
+            self.tables: dict[str, Columns] = {name: _columns(self._list(count - 2, name)) for name in names}
+            self.more: dict[str, Any] = seal["more"]
+            damaged = seal["check"] != _check(self.tables)
+        except StaleIndexError:
+            raise
+        except DAMAGE as error:
+            raise StaleIndexError(f"{path}: is damaged ({error})") from error
+        if damaged:
+            raise StaleIndexError(f"{path}: is damaged")
+
+    def text(self, row: int) -> bytes:
+        """A text; any bytes, or `StaleIndexError`, where the file is damaged."""
+        number, within = divmod(row, TEXTS)
+        if number not in self._texts:
+            try:
+                _, ends, data = self._list(number, "texts").buffers()
+                self._texts[number] = np.frombuffer(ends, np.int64), np.frombuffer(data, np.uint8)
+            except DAMAGE as error:
+                raise StaleIndexError(f"{self.path}: is damaged ({error})") from error
+        ends, data = self._texts[number]
+        begin, end = ends[within : within + 2].tolist()
+        return data[begin:end].tobytes()
+
+    def _list(self, number: int, name: str) -> Any:
+        """The list of a record batch; Arrow checks that its buffers are as long as its length says."""
+        batch = self._file.get_batch(number)
+        batch.validate()
+        return batch.column(name).values
+
+    def __reduce__(self) -> Any:
+        return (_opened, (self.path, self.stamp)) if self.path is not None else (Index, (self._buffer, self.stamp))
+
+
+def open_index(path: Path, stamp: str, build: Callable[[Any], None], writable: bool = True) -> Index:
+    """Opens an index, and makes it before if need be.
+
+    Args:
+        path: The file.
+        stamp: The stamp of what it is made from, as that is now.
+        build: Writes the index into a file, given by name or open.
+        writable: Whether a file may be written; else it is made in memory.
+    """
+    places = [path, *_cache(path)] if writable else []
+    for place in places:
+        with suppress(StaleIndexError, OSError):
+            return _opened(place, stamp)
+    with _lock(path.parent):
+        for place in places:
+            with suppress(StaleIndexError, OSError):  # another process has made it meanwhile
+                return _opened(place, stamp)
+            with suppress(OSError):
+                if place != path:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                forget_dead(place)
+                with whole(place) as partial:
+                    build(str(partial))
+                return _opened(place, stamp)
+    if places:
+        log.warning("%s cannot be written, nor can %s: it is made in memory, by every process", *places)
+    sink = pa.BufferOutputStream()
+    build(sink)
+    return Index(sink.getvalue(), stamp)
+
+
+def _opened(path: Path, stamp: str) -> Index:
+    with pa.memory_map(str(path)) as file:
+        return Index(file.read_buffer(), stamp, path)
+
+
+def _cache(path: Path) -> list[Path]:
+    """Where an index lies whose own folder cannot be written."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # nobody's home
+        return []
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    return [base / "vidchat" / f"{digest}-{path.name}"]
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One process at a time, where the file system can: two would do the same work, and no harm."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _columns(table: pa.StructArray) -> Columns:
+    return {field.name: table.field(k).to_numpy(zero_copy_only=True) for k, field in enumerate(table.type)}
+
+
+def _check(tables: Mapping[str, Columns]) -> str:
+    digest = xxhash.xxh3_64()
+    for name, columns in sorted(tables.items()):
+        for key, column in sorted(columns.items()):
+            digest.update(f"{name} {key} {len(column)}".encode())
+            digest.update(column.data)
+    return digest.hexdigest()

@@ -1,0 +1,208 @@
+"""The dialogues of a folder by number, and columns of what loading asks of all of them at once.
+
+Both come from an index beside the manifest (`vidchat.data.index`), which is made when the folder is first opened, and
+again when the manifest has changed. A dialogue is made from its JSON each time it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args, overload
+
+import numpy as np
+import xxhash
+from rich.progress import track
+
+from vidchat.data.folder import FolderError, make_dialogue, manifest_of, parse_entry, usable
+from vidchat.data.index import Index, IndexWriter, StaleIndexError, open_index
+from vidchat.data.report import Report
+from vidchat.data.tokens.cache import name_of, part_of, piece_number
+from vidchat.data.tokens.encoder import Part, Piece
+from vidchat.dialogue import Branch, Dialogue, Role, Split, Tier
+
+FORMAT = 1  # of the index; another number makes old ones void
+FILE = "dialogues.index.arrow"
+LONG = 64 << 20  # bytes of a manifest whose indexing takes long enough for a progress bar
+MOST_TOPS = 1000  # top folders that are told apart
+BRANCHES, TIERS, SPLITS = get_args(Branch), get_args(Tier), get_args(Split)
+PARTS, ROLE_NAMES = get_args(Part), get_args(Role)
+# Dialogues, where their turns and scores begin (and a last row: where all end), turns, the numbers of the turns sorted
+# by piece, and the scores of the answers. A piece is the part of a turn's clip that is encoded.
+TABLES = {
+    "dialogues": {"branch": "u1", "tier": "u1", "split": "u1", "answer": "i4", "question": "i4", "person": "u8",
+                  "check": "u4"},
+    "begins": {"turn": "i8", "score": "i8"},
+    "turns": {"piece": "u8", "part": "i1", "role": "i1", "top": "i2"},
+    "sorted": {"turn": "u4"},
+    "scores": {"name": "i4", "value": "f8"},
+}  # fmt: skip
+TYPECODES = {"u1": "B", "i1": "b", "i2": "h", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f8": "d"}
+
+
+class Dialogues(Sequence[Dialogue]):
+    """Dialogues by number.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        FolderError: There is no data set in it, or no usable dialogue.
+
+    Attributes:
+        report: What was left out of the manifest, and why.
+        turns: (t,) columns of the turns of all dialogues, one dialogue's after the other's: `piece`, the number that
+            stands for the key of what is encoded of the turn's clip; `part` and `role`, places in `PARTS` and
+            `ROLE_NAMES`; `top`, the place in `tops` of the clip's top folder, -1 for further ones.
+        tops: Names of folders in the root, "" for the root itself.
+        sorted: (t,) the turns sorted by piece.
+        first: (n+1,) where the dialogues' turns begin, and where the last one's end.
+        answer: (n,) which of its turns is a dialogue's answer.
+        question: (n,) which of its turns is a dialogue's question, -1 where there is none.
+        person: (n,) hash of who answers.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        manifest = manifest_of(self.root)
+        status = manifest.stat()
+        stamp = f"{FORMAT} {manifest.name} {status.st_size} {status.st_mtime_ns}"
+        self._index = open_index(self.root / FILE, stamp, partial(_build, self.root, stamp))
+        tables, more = self._index.tables, self._index.more
+        self._kinds, self._scores, begins = tables["dialogues"], tables["scores"], tables["begins"]
+        self.report = Report("dialogues", len(self), [(where, why) for where, why in more["skipped"]])
+        self.turns, self.tops, self.sorted = tables["turns"], more["tops"], tables["sorted"]["turn"]
+        self.first, self._first_score, self._score_names = begins["turn"], begins["score"], more["scores"]
+        self.answer, self.question, self.person = (self._kinds[key] for key in ("answer", "question", "person"))
+
+    def rows(
+        self,
+        split: Split | None = None,
+        branch: Branch | None = None,
+        tier: Tier | None = None,
+        question: bool | None = None,
+    ) -> np.ndarray:
+        """(n,) int32 the numbers of the dialogues that have these properties, `None` being any, in order."""
+        chosen = np.ones(len(self), bool)
+        for name, value, names in (("branch", branch, BRANCHES), ("tier", tier, TIERS), ("split", split, SPLITS)):
+            if value is not None:
+                chosen &= self._kinds[name] == names.index(value)
+        if question is not None:
+            chosen &= (self.question >= 0) == question
+        return np.flatnonzero(chosen).astype(np.int32)
+
+    def scores(self, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """(n, S) float64 the scores of n dialogues' answers, by name; NaN where there is none."""
+        first = self._first_score[rows]
+        count = self._first_score[rows + 1] - first
+        scores, owner = ranges(first, count), np.repeat(np.arange(len(rows)), count)
+        found = np.full((len(rows), len(names)), np.nan)
+        for column, name in enumerate(names):
+            if name in self._score_names:
+                mine = self._scores["name"][scores] == self._score_names.index(name)
+                found[owner[mine], column] = self._scores["value"][scores[mine]]
+        return found
+
+    def __len__(self) -> int:
+        return len(self._kinds["branch"])
+
+    @overload
+    def __getitem__(self, row: int) -> Dialogue: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Dialogue]: ...
+    def __getitem__(self, row: int | slice) -> Dialogue | list[Dialogue]:
+        if isinstance(row, slice):
+            return [self[k] for k in range(*row.indices(len(self)))]
+        return make_dialogue(self.root, parse_entry(self.text(row)), media=False)
+
+    def names(self, row: int) -> list[str]:
+        """The paths of the clips of a dialogue's turns, inside the folder."""
+        return [str(PurePosixPath(turn["clip"])) for turn in parse_entry(self.text(row))["turns"]]
+
+    def text(self, row: int) -> str:
+        """The JSON of a dialogue."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"dialogue {row} of {len(self)}")
+        row = int(row)
+        for index in (self._index, None):
+            try:
+                text = (index or self._made_again()).text(row)
+                if xxhash.xxh32_intdigest(text) == self._kinds["check"][row]:
+                    return text.decode("utf-8", "surrogatepass")
+            except StaleIndexError:
+                pass
+        raise FolderError(f"{self.root}: its {FILE} is damaged again and again; see to the disk")
+
+    def _made_again(self) -> Index:
+        """The index, made again since its file turned out damaged."""
+        if self._index.path is not None:
+            self._index.path.unlink(missing_ok=True)
+        fresh = Dialogues(self.root)
+        if fresh._index.stamp != self._index.stamp:
+            raise FolderError(f"{manifest_of(self.root)}: has changed since it was opened; start again")
+        self._index = fresh._index
+        return self._index
+
+
+def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """(sum of count,) first[0], first[0] + 1, ... (count[0] of them), first[1], ..."""
+    before = np.cumsum(count) - count
+    return np.repeat(first - before, count) + np.arange(count.sum())
+
+
+def _build(root: Path, stamp: str, sink: Any) -> None:
+    """Writes the index of a folder's manifest; the texts go to the disk as they come."""
+    writer, report = IndexWriter(sink, stamp, **TABLES), Report("dialogues")
+    columns = _Columns(root)
+    manifest = manifest_of(root)
+    entries = usable(root, report, media=False)
+    long = manifest.stat().st_size > LONG
+    for entry, dialogue in track(entries, f"indexing {manifest}", disable=not long):
+        text = (entry if isinstance(entry, str) else json.dumps(entry)).encode("utf-8", "surrogatepass")
+        writer.add(text)
+        columns.add(text, dialogue)
+    more = {"skipped": report.skipped, "tops": list(columns.tops), "scores": list(columns.scores)}
+    writer.finish(more, **columns.tables())
+
+
+class _Columns:
+    """The tables of an index, as they grow."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.tops, self.scores = root, dict[str, int](), dict[str, int]()
+        self._tables = {
+            table: {name: array(TYPECODES[kind]) for name, kind in kinds.items()} for table, kinds in TABLES.items()
+        }
+        self._row("begins", 0, 0)
+
+    def _row(self, table: str, *values: Any) -> None:
+        for column, value in zip(self._tables[table].values(), values, strict=True):
+            column.append(value)
+
+    def add(self, text: bytes, dialogue: Dialogue) -> None:
+        turns, answer = dialogue.turns, dialogue.answer
+        places = {turn.role: place for place, turn in enumerate(turns)}
+        person = xxhash.xxh3_64_intdigest(answer.speaker.encode("utf-8", "surrogatepass"))
+        kinds = BRANCHES.index(dialogue.branch), TIERS.index(dialogue.tier), SPLITS.index(dialogue.split)
+        ends = places["responder"], places.get("initiator", -1)
+        self._row("dialogues", *kinds, *ends, person, xxhash.xxh32_intdigest(text))
+        for turn in turns:
+            name, part = name_of(self.root, turn.clip), part_of(dialogue, turn.clip)
+            piece = piece_number(name, Piece(turn.clip, part, 0))
+            self._row("turns", piece, PARTS.index(part), ROLE_NAMES.index(turn.role), self._top(name))
+        for score, value in answer.scores.items():
+            self._row("scores", self.scores.setdefault(score, len(self.scores)), value)
+        self._row("begins", *(len(next(iter(self._tables[name].values()))) for name in ("turns", "scores")))
+
+    def _top(self, name: str) -> int:
+        top = name.partition("/")[0] if "/" in name else ""
+        if len(self.tops) < MOST_TOPS:
+            return self.tops.setdefault(top, len(self.tops))
+        return self.tops.get(top, -1)
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        pieces = np.array(self._tables["turns"]["piece"], np.uint64)
+        return self._tables | {"sorted": {"turn": np.argsort(pieces, kind="stable")}}
