@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidchat.data.folder import FolderError, open_folder, read_dialogues, read_folder
+from vidchat.data.folder import FolderError, read_dialogues, read_folder
 
 
 def turns(question: str = "a.mp4", answer: str = "b.mp4", **more: Any) -> list[dict[str, Any]]:
@@ -192,6 +192,6 @@ def test_a_null_character_in_a_path_costs_that_line_alone(tmp_path: Path, media:
     turns = [[{"role": "responder", "speaker": "b", "clip": name}] for name in ("a\0b.mp4", "a.mp4")]
     lines = [json.dumps({"id": f"d{number}", "turns": turn}) for number, turn in enumerate(turns)]
     (tmp_path / "dialogues.jsonl").write_text("\n".join(lines))
-    table, report = open_folder(tmp_path, media=media)
+    table, report = read_folder(tmp_path, media=media)
     assert ([dialogue.id for dialogue in table], len(report.skipped)) == (["d1"], 1)
     assert "null character" in report.skipped[0][1]

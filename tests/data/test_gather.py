@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import pytest
 from folders import Codec, Vae, write_manifest
 from test_mixing import Thinker
 
-from vidchat.data.folder import open_folder
 from vidchat.data.loading import gather as gathering
 from vidchat.data.loading.conditions import Conditions
+from vidchat.data.loading.dialogues import Dialogues
 from vidchat.data.loading.gather import Stock, gather
 from vidchat.data.loading.items import Item, Items, TurnKey
 from vidchat.data.loading.pieces import Pieces
@@ -66,8 +65,7 @@ def stock(root: Path, conditions: Conditions, lacking: int = 0) -> Stock:
             (root / f"{clip % 4}" / f"{clip}.mp4").write_bytes(b"x" * clip)
     thinker = Thinker() if conditions.features else None
     cache = TokenCache(root, ClipEncoder(Vae(), Codec(), 25, (16, 16), thinker=thinker), 9)
-    pieces = Pieces(cache, conditions, lambda dialogue: dialogue.branch != "multi_turn")
-    table, _ = open_folder(root, media=False, seen=pieces.add)
+    table = Dialogues(root)
     rows = np.array(
         [k for k in range(COUNT) if table[k].branch != "multi_turn" and (table[k].question or not conditions.asks)]
     )
@@ -77,7 +75,7 @@ def stock(root: Path, conditions: Conditions, lacking: int = 0) -> Stock:
             if piece.features or cache.key(piece) not in every:
                 every[cache.key(piece)] = piece
     encode(cache, list(every.items())[lacking:], rng)
-    return Stock(root, table, rows, cache, pieces)
+    return Stock(rows, Pieces(cache, conditions, table))
 
 
 def encode(cache: TokenCache, pieces: list[tuple[str, Piece]], rng: random.Random) -> None:
@@ -107,7 +105,7 @@ def one_by_one(stocks: list[Stock], conditions: Conditions) -> tuple[list[Item],
     items, left_out = [], []
     for source, some in enumerate(stocks):
         for row in some.rows.tolist():
-            dialogue, cache = some.table[row], some.cache
+            dialogue, cache = some.pieces.dialogues[row], some.pieces.cache
             looks = [cache.look(piece) for piece in conditions.pieces(dialogue)]
             assert not any(look.missing for look in looks) or any(look.bad for look in looks)
             why = next((look.bad for look in looks if look.bad is not None), None)
@@ -123,7 +121,9 @@ def one_by_one(stocks: list[Stock], conditions: Conditions) -> tuple[list[Item],
                     if all(other[2:] == grid for other in shapes):
                         lengths = min(shape[0] - 1, conditions.max_chunks), length
                         answer = keys[0][-16:]
-                        items.append(Item(some.table, row, source, answer, span, turns, question, lengths, grid))
+                        items.append(
+                            Item(some.pieces.dialogues, row, source, answer, span, turns, question, lengths, grid)
+                        )
             if len(items) == before:
                 left_out.append((f"dialogue {dialogue.id}", why or gathering.SHAPES))
     return items, left_out
@@ -155,7 +155,7 @@ def test_columns_find_what_dialogues_one_by_one_do(
 ) -> None:
     monkeypatch.setattr(gathering, "BLOCK", block)
     one = stock(tmp_path, conditions)
-    sft = Stock(one.root, one.table, np.intersect1d(one.rows, one.table.rows(tier="sft")), one.cache, one.pieces)
+    sft = Stock(np.intersect1d(one.rows, one.pieces.dialogues.rows(tier="sft")), one.pieces)
     found = check([one, sft], conditions)
     assert len(found.grids) > 1
     if conditions.earlier_turns or conditions.initiator:
@@ -168,29 +168,28 @@ def test_what_was_never_encoded_is_an_error_and_nothing_is_left_of_what_is_bad(t
     assert (~one.pieces.encoded(one.rows)).sum() > 0
     with pytest.raises(CacheError, match=r"dialogue d\d+ of .* is not encoded"):
         gather([one], conditions, Report("answers"))
-    bad = [row for row in one.rows.tolist() if any(one.cache.look(p).bad for p in conditions.pieces(one.table[row]))]
-    assert len(gather([Stock(one.root, one.table, np.array(bad), one.cache, one.pieces)], conditions, Report(""))) == 0
+    cache, table = one.pieces.cache, one.pieces.dialogues
+    bad = [row for row in one.rows.tolist() if any(cache.look(p).bad for p in conditions.pieces(table[row]))]
+    assert len(gather([Stock(np.array(bad), one.pieces)], conditions, Report(""))) == 0
 
 
-def test_clips_that_change_after_they_were_noted_are_looked_at_again(tmp_path: Path) -> None:
+def test_a_clip_that_has_changed_is_not_encoded_any_more(tmp_path: Path) -> None:
     conditions = CONDITIONS[0]
     one = stock(tmp_path, conditions)
-    before = one.pieces.encoded(one.rows)
-    changed = [path for path in tmp_path.glob("*/*.mp4") if int(path.stem) % 25][::2]
-    for path in changed:
+    cache, table, before = one.pieces.cache, one.pieces.dialogues, one.pieces.encoded(one.rows)
+    for path in [path for path in tmp_path.glob("*/*.mp4") if int(path.stem) % 25][::2]:
         path.write_bytes(b"another film")
-    encode(
-        one.cache,
-        list({one.cache.key(p): p for r in one.rows for p in conditions.pieces(one.table[r])}.items()),
-        random.Random(0),
-    )
-    assert one.pieces.encoded(one.rows).sum() < before.sum()
+    expected = [not any(cache.look(p).missing for p in conditions.pieces(table[row])) for row in one.rows.tolist()]
+    after = one.pieces.encoded(one.rows)
+    assert 0 < after.sum() < before.sum()
+    assert after.tolist() == (before & expected).tolist()
+    every = {cache.key(piece): piece for row in one.rows for piece in conditions.pieces(table[row])}
+    encode(cache, list(every.items()), random.Random(0))
+    assert one.pieces.encoded(one.rows).tolist() == before.tolist()
     check([one], conditions)
 
 
-def test_a_dialogue_is_noted_when_it_is_wanted(tmp_path: Path) -> None:
+def test_pieces_are_counted_once(tmp_path: Path) -> None:
     one = stock(tmp_path, CONDITIONS[4])
-    others = np.setdiff1d(np.arange(len(one.table)), one.rows)
-    assert one.pieces.count(others) == 0
-    assert one.pieces.count(one.rows) == len({one.cache.key(CONDITIONS[4].answer(one.table[r])) for r in one.rows})
-    assert json.loads(one.table.text(0))["id"] == "d0"
+    cache, table = one.pieces.cache, one.pieces.dialogues
+    assert one.pieces.count(one.rows) == len({cache.key(CONDITIONS[4].answer(table[r])) for r in one.rows})

@@ -18,7 +18,7 @@ from tests.faults.law import Case, judge
 from tests.faults.mutations import damaged, damaged_json
 from tests.faults.specimens import film
 from vidchat.bench.make import make_from_folder
-from vidchat.data.folder import open_folder
+from vidchat.data.loading.dialogues import Dialogues
 from vidchat.data.manifest.cut import wanted_files
 from vidchat.data.manifest.sources import ingest_folder
 from vidchat.data.stats import dialogue_table
@@ -39,7 +39,8 @@ FIRST, LAST = json.dumps(entry("first")), json.dumps(entry("last", "test"))
 
 def _open(folder: Path) -> None:
     """Reads a manifest of a good line, a hostile one and a good one."""
-    table, report = open_folder(folder)
+    table = Dialogues(folder)
+    report = table.report
     ids = [dialogue.id for dialogue in table]
     assert {"first", "last"} <= set(ids), f"a good line is lost; there are {ids}"
     assert len(table) + len(report.skipped) >= 2
@@ -119,14 +120,14 @@ def hostile_files(folder: Path) -> Iterator[Case]:
             yield Case(f"jsonl: {name}", partial(_open, folder), must="work")
         for name, data in strange.items():
             manifest.write_bytes(data)
-            for command, use in (("open", open_folder), *USERS.items()):
+            for command, use in (("open", Dialogues), *USERS.items()):
                 yield Case(f"{suffix}: {name} in {command}", partial(use, folder), names=str(folder))
         manifest.unlink()
         manifest.mkdir()
-        yield Case(f"{suffix}: a folder", partial(open_folder, folder), names=str(folder), must="fail")
+        yield Case(f"{suffix}: a folder", partial(Dialogues, folder), names=str(folder), must="fail")
         manifest.rmdir()
         os.mkfifo(manifest)
-        yield Case(f"{suffix}: a pipe", partial(open_folder, folder), names=str(folder), must="fail")
+        yield Case(f"{suffix}: a pipe", partial(Dialogues, folder), names=str(folder), must="fail")
         yield Case(f"{suffix}: a pipe in ingest", partial(USERS["ingest"], folder), names=str(folder))
         manifest.unlink()
 
@@ -147,7 +148,7 @@ def damaged_tables(folder: Path, count: int) -> Iterator[Case]:
         how, data = damaged(good, seed)
         comma.unlink(missing_ok=True)
         parquet.write_bytes(data)
-        yield Case(f"parquet {seed} ({how})", partial(open_folder, folder), names="dialogues.parquet")
+        yield Case(f"parquet {seed} ({how})", partial(Dialogues, folder), names="dialogues.parquet")
         how, data = damaged(text, seed)
         parquet.unlink()
         comma.write_bytes(data)

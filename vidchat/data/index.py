@@ -76,8 +76,8 @@ class IndexWriter:
             name: pa.StructArray.from_arrays(list(map(pa.array, some.values())), list(some))
             for name, some in columns.items()
         })  # fmt: skip
-        seal = {"stamp": self._stamp, "check": _check(columns), "more": more}
-        self._batch(seal=pa.array([json.dumps(seal).encode()], pa.large_binary()))
+        seal = json.dumps({"stamp": self._stamp, "more": more}).encode()
+        self._batch(seal=pa.array([seal, _check(seal, columns)], pa.large_binary()))
         self._writer.close()
 
     def _flush(self) -> None:
@@ -117,13 +117,14 @@ class Index:
         try:
             self._file = pa.ipc.open_file(buffer)
             count = self._file.num_record_batches
-            seal = json.loads(self._list(count - 1, "seal")[0].as_py())
-            if seal["stamp"] != stamp:
+            seal, check = self._list(count - 1, "seal").to_pylist()
+            told = json.loads(seal)
+            if told["stamp"] != stamp:
                 raise StaleIndexError(f"{path}: was made from something else")
             names = set(self._file.schema.names) - {"texts", "seal"}
             self.tables: dict[str, Columns] = {name: _columns(self._list(count - 2, name)) for name in names}
-            self.more: dict[str, Any] = seal["more"]
-            damaged = seal["check"] != _check(self.tables)
+            self.more: dict[str, Any] = told["more"]
+            damaged = check != _check(seal, self.tables)
         except StaleIndexError:
             raise
         except DAMAGE as error:
@@ -220,10 +221,10 @@ def _columns(table: pa.StructArray) -> Columns:
     return {field.name: table.field(k).to_numpy(zero_copy_only=True) for k, field in enumerate(table.type)}
 
 
-def _check(tables: Mapping[str, Columns]) -> str:
-    digest = xxhash.xxh3_64()
+def _check(seal: bytes, tables: Mapping[str, Columns]) -> bytes:
+    digest = xxhash.xxh3_64(seal)
     for name, columns in sorted(tables.items()):
         for key, column in sorted(columns.items()):
             digest.update(f"{name} {key} {len(column)}".encode())
             digest.update(column.data)
-    return digest.hexdigest()
+    return digest.digest()
