@@ -1,7 +1,7 @@
 """How fast clips are decoded and encoded, and token shards read, beside PyAV and webdataset alone: a table, and JSON.
 
     python benchmarks/shards.py --work /tmp/shards
-    python benchmarks/shards.py --work /tmp/shards --clips 16 --samples 512 --dialogues 1000000
+    python benchmarks/shards.py --work /tmp/shards --clips 16 --samples 512
 
 Clips are rendered noise that moves, 6 s of 480x768 at 25 fps with sound. Token samples are random, of 6 s at the base
 size: latents (38, 16, 96, 60) in float16, as Wan 2.1 gives them, and codes (37, 12, 8), as EnCodec at 24 kHz does; 7 MB
@@ -21,10 +21,9 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import torch
@@ -32,7 +31,6 @@ import webdataset
 from torch import Tensor
 
 from vidchat.atomic import write_text
-from vidchat.data.loading.batches import DialogueBatches
 from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.media.read import Media, read_clip, write_clip
@@ -267,110 +265,25 @@ def datamodule(root: Path, batch_size: int, workers: int = 0) -> DialogueDataMod
     return data
 
 
-def imitate(work: Path, count: int) -> None:
-    """A data set of so many dialogues of two turns, as `branches` writes them, and the indexes of absent shards."""
-    done = work / "imitated.json"
-    if done.is_file() and json.loads(done.read_text()) == count:
-        return
-    cache = TokenCache(work, RandomEncoder(), CHUNKS, "float16")
-    shapes: dict[Track, Any] = {"latents": LATENTS, "codes": (CHUNKS, 12, BOOKS)}
-    with (work / "dialogues.jsonl").open("w") as file:
-        for first in range(0, count, 32):
-            some = range(first, min(first + 32, count))
-            keys = []
-            for k in some:
-                turns = [imitated_turn(k, role) for role in ("initiator", "responder")]
-                told = {"branch": "dialogue", "tier": "pretrain", "split": "train", "turns": turns}
-                file.write(json.dumps({"id": f"dialogue/{k:011d}_1920x1080_full_video_003_B_01"} | told) + "\n")
-                clips = (Clip(work / turn["clip"], "", start=turn["start"], end=turn["end"]) for turn in turns)
-                pieces = (Piece(clip, part, CHUNKS) for clip, part in zip(clips, ("last", "first"), strict=True))
-                keys += [cache.key(piece) for piece in pieces]
-            for track in cache.tracks.values():
-                track.claim()
-                shape = shapes[track.track]
-                pieces_told = [
-                    {"key": key, "stamp": [1, 1], "samples": [[512 + 7_000_000 * n, 7_000_000, key[-16:], shape]]}
-                    for n, key in enumerate(keys)
-                ]
-                index = {"generation": 0, "bytes": 1, "samples": len(keys), "sha256": "", "pieces": pieces_told}
-                (track.folder / f"shard-{first:09d}-000.json").write_text(dumps(index | {"bad": []}))
-    done.write_text(json.dumps(count))
-
-
-def imitated_turn(k: int, role: str) -> dict[str, Any]:
-    """A turn with the words and scores that a clip of SpeakerVid-5M has."""
-    clip = f"clips/{k % 1000:03d}/{k:011d}_1920x1080_full_video_003_{role[0]}_01.mp4"
-    scores = {"dover": k % 997 / 1000, "motion": 3.0, "face_blur": 0.71, "hand_blur": 0.52, "asr_confidence": -0.23}
-    words = "I think that what they said about it last week was right, and so do you"
-    speaker = f"{k // 8:011d}_{'AB'[role == 'responder']}"
-    return {"role": role, "speaker": speaker, "clip": clip, "start": 0.0, "end": 6.32, "text": words, "scores": scores}
-
-
-def scale(work: Path, count: int) -> dict[str, float]:
-    """What a data set of many dialogues costs a rank before the first batch; measured in a process of its own."""
-    imitate(work, count)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        cost = pool.apply(started, (work, count))
-    print(
-        f"{count} dialogues: ready after {cost['seconds']:.1f} s ({cost['cpu_seconds']:.1f} CPU s), the order of a new "
-        f"epoch {cost['order_seconds']:.2f} s, an item {1e6 * cost['item_seconds']:.0f} us, "
-        f"{cost['bytes_each']:.0f} bytes of memory each, {cost['peak_bytes_each']:.0f} at the most"
-    )
-    return cost
-
-
-def started(work: Path, count: int) -> dict[str, float]:
-    """Starts the data module on the imitated data set."""
-    point, conditions = WorkingPoint(25, BASE, dtype="float16"), Conditions("answer", initiator=True, max_chunks=CHUNKS)
-    conditions = replace(conditions, scores=("dover", "motion"))
-    before, start, cpu = memory(), time.perf_counter(), time.process_time()
-    data = DialogueDataModule([Source(work)], point, conditions, Batching(8), Tools(Stub(), Stub()))
-    data.prepare_data()
-    data.setup()
-    ready, worked = time.perf_counter() - start, time.process_time() - cpu
-    assert data.train is not None
-    make, order = cast(DialogueBatches, data.train[0]), data.train[1]
-    start = time.perf_counter()
-    order.batch(0, 8)
-    first_batch = time.perf_counter() - start
-    drawn = [place.item for k in range(1, 101) for place in order.batch(k, 8)]
-    start = time.perf_counter()
-    assert all(make.items[item].dialogue.answer.text for item in drawn)
-    each = (time.perf_counter() - start) / len(drawn)
-    told = {"dialogues": count, "seconds": ready, "cpu_seconds": worked, "order_seconds": first_batch}
-    peak = (memory("VmHWM") - before) / count
-    return told | {"item_seconds": each, "bytes_each": (memory() - before) / count, "peak_bytes_each": peak}
-
-
-def memory(which: str = "VmRSS") -> int:
-    """Resident bytes of this process: now, or the most so far (`VmHWM`)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(which))
-
-
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for clips and shards; it is left there")
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--samples", type=int, default=128, help="token samples, of 7 MB each")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--dialogues", type=int, default=100_000, help="of the data set whose start is timed")
     parser.add_argument("--vae", type=Path, default=Path("checkpoints/demo/video_vae"))
     parser.add_argument("--codec", type=Path, default=Path("checkpoints/demo/audio_codec"))
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/shards.json"))
     told = parser.parse_args(None if arguments is None else list(arguments))
-    folders = {name: told.work / name for name in ("clips", "tokens", "scale")}
+    folders = {name: told.work / name for name in ("clips", "tokens")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     print(f"{os.cpu_count()} cores of {machine()}, torch {torch.__version__} with {torch.get_num_threads()} threads")
     table = Table()
     clips(table, folders["clips"], told.clips, told.vae, told.codec)
     rates = tokens(table, folders["tokens"], told.samples, told.batch_size)
-    cost = scale(folders["scale"], told.dialogues)
     told.output.parent.mkdir(parents=True, exist_ok=True)
-    told.output.write_text(
-        json.dumps({"machine": machine(), "rows": table.rows, "rates": rates, "start": cost}, indent=1)
-    )
+    told.output.write_text(json.dumps({"machine": machine(), "rows": table.rows, "rates": rates}, indent=1))
 
 
 def machine() -> str:

@@ -172,12 +172,15 @@ def shard(folder: Path, name: str, generation: int, pieces: list[Any], bad: list
     return path
 
 
-def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp_path: Path, keep: bool) -> None:
+    folder = tmp_path / "tokens" / "latents-0"
+    folder.mkdir(parents=True)
     a, b, c, d = (f"clip-{k:016x}" for k in (2**64 - 1, 7, 0, 8))
     spans = [[512, 90, "f" * 16, [3, 2]], [1024, 80, "0" * 16, [2, 2]]]
-    shard(tmp_path, "0", 1, [(a, [5, 2**63 + 1], spans[1:])], [(b, [1, 1], "no picture")])
-    shard(tmp_path, "1", 0, [(b, None, spans), (a, [4, 4], spans[:1])], [(a, [3, 3], "cut off"), (d, None, "x")])
-    index = pickle.loads(pickle.dumps(TrackIndex(tmp_path)))
+    shard(folder, "0", 1, [(a, [5, 2**63 + 1], spans[1:])], [(b, [1, 1], "no picture")])
+    shard(folder, "1", 0, [(b, None, spans), (a, [4, 4], spans[:1])], [(a, [3, 3], "cut off"), (d, None, "x")])
+    index = pickle.loads(pickle.dumps(TrackIndex(folder, keep)))
     found = index.entry(a)
     assert found is not None
     assert (found.shard, found.stamp, found.samples[0].shape) == (0, (5, 2**63 + 1), (2, 2))
@@ -209,3 +212,4 @@ def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp
     assert good.tolist() == [True, True, False, False, False, False, False], "b is there, but known to be bad"
     assert index.good(rows).tolist() == [True] * 4 + [False] * 3
     assert (rows < 0).tolist() == [False] * 5 + [True] * 2
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["tokens-latents-0.index.arrow"] * keep

@@ -175,7 +175,7 @@ class DialogueDataModule(EndlessDataModule):
         found: dict[Path, _Folder] = {}
         for root in dict.fromkeys(source.root for source in self.sources):
             sources = [source for source in self.sources if source.root == root]
-            cache = TokenCache(root, self.encoder, longest, self.point.dtype)
+            cache = TokenCache(root, self.encoder, longest, self.point.dtype, keep_index=True)
             dialogues = Dialogues(root)
             found[root] = _Folder(root, cache, dialogues, Pieces(cache, self.conditions, dialogues), sources)
         return found

@@ -114,10 +114,10 @@ class Items(Sequence[Item]):
             return [self[k] for k in range(*number.indices(len(self)))]
         source, row, span, *lengths, grid, _ = (column[number].item() for column in self._columns.values())
         pieces, rows = self._pieces[source], np.array([row])
-        turns = pieces.dialogues.turns
+        turns, used = pieces.dialogues.turns, pieces.turns(rows)[0]
         (answer,) = turns["piece"][pieces.answers(rows)].tolist()
         (question,) = turns["piece"][pieces.questions(rows)].tolist() if pieces.conditions.features else [None]
-        told = (turns[name][pieces.turns(rows)[0]].tolist() for name in ("part", "piece", "role"))
+        told = (turns[name][used].tolist() for name in ("part", "piece", "role"))
         return Item(
             pieces.dialogues,
             row,

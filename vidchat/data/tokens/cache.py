@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class TokenCache:
         longest: Chunks of the longest piece that will be asked for; there may be more in `self.longest`.
         dtype: Of latents and features on the disk.
         folder: Where tokens are kept, by default `<root>/tokens`.
+        keep_index: Whether what the shards' indexes say is kept in files, which training reads and encoding changes.
     """
 
     def __init__(
@@ -60,16 +62,18 @@ class TokenCache:
         longest: int,
         dtype: str = "float32",
         folder: Path | None = None,
+        keep_index: bool = False,
     ) -> None:
         self.root, self.encoder, self.dtype = Path(root), encoder, dtype
         self.folder = Path(folder) if folder is not None else self.root / TOKENS
         latents, *others = ingredients_of(encoder, longest, dtype).items()
-        self.tracks: dict[Track, TrackCache] = {"latents": TrackCache(self.folder, *latents, longer=True)}
+        track_cache = partial(TrackCache, self.folder, keep_index=keep_index)
+        self.tracks: dict[Track, TrackCache] = {"latents": track_cache(*latents, longer=True)}
         self.longest: int = self.tracks["latents"].ingredients["longest"]
         for track, ingredients in others:  # of one length with the latents, since spans follow each other
             vocabulary = getattr(encoder.audio_codec, "vocabulary", None) if track == "codes" else None
             told = ingredients | {"longest": self.longest}
-            self.tracks[track] = TrackCache(self.folder, track, told, vocabulary=vocabulary)
+            self.tracks[track] = track_cache(track, told, vocabulary=vocabulary)
         self.media = MediaShards(self.root)
         self._folders: dict[str, bool] = {}
 

@@ -34,6 +34,7 @@ class TrackCache:
         ingredients: Everything that decides its tokens.
         longer: Whether a cache that differs only in having longer pieces serves too; the shortest such is read.
         vocabulary: V of codes, which are 0 .. V-1; `None` if it is not known.
+        keep_index: Whether what the shards' indexes say is kept in a file.
 
     Attributes:
         folder: Of this track.
@@ -51,7 +52,9 @@ class TrackCache:
         ingredients: dict[str, Any],
         longer: bool = False,
         vocabulary: int | None = None,
+        keep_index: bool = False,
     ) -> None:
+        self._keep_index = keep_index
         self.track, self.vocabulary, self.reader = track, vocabulary, ShardReader()
         self.others: dict[Path, dict[str, Any]] = {}
         self.ingredients, self.folder, self.exists = ingredients, folder / folder_name(track, ingredients), False
@@ -74,7 +77,7 @@ class TrackCache:
     @cached_property
     def index(self) -> TrackIndex:
         """What the shards' indexes tell; read when it is first needed."""
-        return TrackIndex(self.folder)
+        return TrackIndex(self.folder, self._keep_index)
 
     def generation(self, key: str) -> int:
         """One more than that of the shard that tells of a piece, 0 if none does."""

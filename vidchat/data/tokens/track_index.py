@@ -22,7 +22,6 @@ from vidchat.data.tokens.shards import Member, reading
 Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
 ABSENT = -1  # bytes of a clip that is not there
 FORMAT = 1  # of the index; another number makes old ones void
-FILE = "pieces.index.arrow"
 # Pieces, sorted by key, and their samples, one piece's after the other's.
 TABLES = {
     "pieces": {"piece": "u8", "shard": "i4", "first": "i8", "spans": "i4", "size": "i8", "time": "u8"},
@@ -62,6 +61,7 @@ class TrackIndex:
 
     Args:
         folder: The track's folder.
+        keep: Whether the index is kept in a file; else it is made in memory.
 
     Raises:
         ShardError: The index of a shard is damaged.
@@ -72,10 +72,10 @@ class TrackIndex:
         count: Samples.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: bool = False) -> None:
         paths, stamp = _indexes(folder)
         build = partial(_build, paths, stamp)
-        opened = open_index(folder / FILE, stamp, build, writable=bool(paths))
+        opened = open_index(index_of(folder), stamp, build, writable=keep and bool(paths))
         self._pieces, self._samples = opened.tables["pieces"], opened.tables["samples"]
         more = opened.more
         self.shards, self.generations = [folder / name for name in more["shards"]], more["generations"]
@@ -161,6 +161,11 @@ class TrackIndex:
         order = np.argsort(first, kind="stable")
         rows: np.ndarray = order[np.searchsorted(first[order], samples, side="right") - 1]
         return rows
+
+
+def index_of(folder: Path) -> Path:
+    """The file of a track's index: beside the manifest, as what lies in the folder itself is shards alone."""
+    return folder.parent.parent / f"{folder.parent.name}-{folder.name}.index.arrow"
 
 
 def _indexes(folder: Path) -> tuple[list[Path], str]:
