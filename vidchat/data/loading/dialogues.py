@@ -70,8 +70,10 @@ class Dialogues(Sequence[Dialogue]):
         manifest = manifest_of(self.root)
         status = manifest.stat()
         stamp = f"{FORMAT} {manifest.name} {status.st_size} {status.st_mtime_ns}"
-        self._index = open_index(self.root / FILE, stamp, partial(_build, self.root, stamp))
-        tables, more = self._index.tables, self._index.more
+        self._use(open_index(self.root / FILE, stamp, partial(_build, self.root, stamp)))
+
+    def _use(self, index: Index) -> None:
+        self._index, tables, more = index, index.tables, index.more
         self._kinds, self._scores, begins = tables["dialogues"], tables["scores"], tables["begins"]
         self.report = Report("dialogues", len(self), [(where, why) for where, why in more["skipped"]])
         self.turns, self.tops, self.sorted = tables["turns"], more["tops"], tables["sorted"]["turn"]
@@ -140,11 +142,18 @@ class Dialogues(Sequence[Dialogue]):
         """The index, made again since its file turned out damaged."""
         if self._index.path is not None:
             self._index.path.unlink(missing_ok=True)
-        fresh = Dialogues(self.root)
-        if fresh._index.stamp != self._index.stamp:
+        fresh = Dialogues(self.root)._index
+        if fresh.stamp != self._index.stamp:
             raise FolderError(f"{manifest_of(self.root)}: has changed since it was opened; start again")
-        self._index = fresh._index
-        return self._index
+        self._use(fresh)
+        return fresh
+
+    def __getstate__(self) -> Any:
+        return self.root, self._index  # another process maps the same file
+
+    def __setstate__(self, state: Any) -> None:
+        self.root = state[0]
+        self._use(state[1])
 
 
 def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from vidchat.data.index import Columns, IndexWriter, open_index
+from vidchat.data.index import Columns, Index, IndexWriter, open_index
 from vidchat.data.tokens.shards import Member, reading
 
 Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
@@ -75,12 +75,20 @@ class TrackIndex:
     def __init__(self, folder: Path, keep: bool = False) -> None:
         paths, stamp = _indexes(folder)
         build = partial(_build, paths, stamp)
-        opened = open_index(index_of(folder), stamp, build, writable=keep and bool(paths))
-        self._pieces, self._samples = opened.tables["pieces"], opened.tables["samples"]
-        more = opened.more
+        self._use(folder, open_index(index_of(folder), stamp, build, writable=keep and bool(paths)))
+
+    def _use(self, folder: Path, index: Index) -> None:
+        self._state, more = (folder, index), index.more
+        self._pieces, self._samples = index.tables["pieces"], index.tables["samples"]
         self.shards, self.generations = [folder / name for name in more["shards"]], more["generations"]
         self.count, self._shapes = len(self._samples["shape"]), [tuple(shape) for shape in more["shapes"]]
         self._bad = {piece: (_stamp(stamp), why, shard) for piece, stamp, why, shard in more["bad"]}
+
+    def __getstate__(self) -> Any:
+        return self._state  # another process maps the same file
+
+    def __setstate__(self, state: Any) -> None:
+        self._use(*state)
 
     def _row(self, key: str) -> int | None:
         known, wanted = self._pieces["piece"], number_of(key)
