@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,48 +37,59 @@ class StaleIndexError(ValueError):
 
 
 class IndexWriter:
-    """Writes an index: the texts one by one, then the tables.
+    """Writes an index: texts go to the file as they come, rows of tables when it is finished.
 
     Args:
         sink: The file, by name or open.
         stamp: The stamp of what the index is made from.
+        tables: The columns of each table by name, and their types, as `np.dtype` takes them.
+
+    Attributes:
+        tables: The tables, column by column.
     """
 
-    def __init__(self, sink: Any, stamp: str, **tables: Mapping[str, str]) -> None:
-        self._stamp, self._tables = stamp, tables
-        structs = {
-            name: pa.struct([(key, pa.from_numpy_dtype(np.dtype(kind))) for key, kind in columns.items()])
-            for name, columns in tables.items()
+    def __init__(self, sink: Any, stamp: str, tables: Mapping[str, Mapping[str, str]]) -> None:
+        kinds = {table: {name: np.dtype(kind) for name, kind in columns.items()} for table, columns in tables.items()}
+        self._stamp, self._texts = stamp, list[bytes]()
+        self.tables: dict[str, dict[str, Any]] = {
+            table: {name: array(kind.char) for name, kind in columns.items()} for table, columns in kinds.items()
         }
-        kinds = structs | {"texts": pa.large_binary(), "seal": pa.large_binary()}
-        self._schema = pa.schema([(name, pa.large_list(kind)) for name, kind in kinds.items()])
+        lists = {
+            table: pa.struct([(name, pa.from_numpy_dtype(kind)) for name, kind in columns.items()])
+            for table, columns in kinds.items()
+        }
+        lists |= {"texts": pa.large_binary(), "seal": pa.large_binary()}
+        self._schema = pa.schema([(name, pa.large_list(kind)) for name, kind in lists.items()])
         self._writer = pa.ipc.new_file(sink, self._schema)
-        self._texts: list[bytes] = []
 
-    def add(self, text: bytes) -> None:
+    def text(self, text: bytes) -> None:
         """Appends a text."""
         self._texts.append(text)
         if len(self._texts) == TEXTS:
             self._flush()
 
-    def finish(self, more: Mapping[str, Any], **tables: Mapping[str, Any]) -> None:
-        """Writes the tables, and what else the index says as JSON.
+    def row(self, table: str, *values: float) -> None:
+        """Appends a row to a table."""
+        for column, value in zip(self.tables[table].values(), values, strict=True):
+            column.append(value)
 
-        Args:
-            more: What else it says.
-            tables: (n,) each column of each table.
-        """
+    def count(self, table: str) -> int:
+        """How many rows a table has."""
+        return len(next(iter(self.tables[table].values())))
+
+    def finish(self, more: Mapping[str, Any]) -> None:
+        """Writes the tables, and what else the index says as JSON."""
         self._flush()
-        columns = {
-            name: {key: np.ascontiguousarray(tables[name][key], kind) for key, kind in kinds.items()}
-            for name, kinds in self._tables.items()
+        tables = {
+            table: {name: np.ascontiguousarray(column) for name, column in columns.items()}
+            for table, columns in self.tables.items()
         }
-        self._batch(**{
-            name: pa.StructArray.from_arrays(list(map(pa.array, some.values())), list(some))
-            for name, some in columns.items()
-        })  # fmt: skip
+        self._batch(
+            **{table: pa.StructArray.from_arrays(list(map(pa.array, columns.values())), list(columns))
+               for table, columns in tables.items()}
+        )  # fmt: skip
         seal = json.dumps({"stamp": self._stamp, "more": more}).encode()
-        self._batch(seal=pa.array([seal, _check(seal, columns)], pa.large_binary()))
+        self._batch(seal=pa.array([seal, _check(seal, tables)], pa.large_binary()))
         self._writer.close()
 
     def _flush(self) -> None:

@@ -7,7 +7,6 @@ again when the manifest has changed. A dialogue is made from its JSON each time 
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -40,7 +39,6 @@ TABLES = {
     "sorted": {"turn": "u4"},
     "scores": {"name": "i4", "value": "f8"},
 }  # fmt: skip
-TYPECODES = {"u1": "B", "i1": "b", "i2": "h", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f8": "d"}
 
 
 class Dialogues(Sequence[Dialogue]):
@@ -163,55 +161,35 @@ def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _build(root: Path, stamp: str, sink: Any) -> None:
-    """Writes the index of a folder's manifest; the texts go to the disk as they come."""
-    writer, report = IndexWriter(sink, stamp, **TABLES), Report("dialogues")
-    columns = _Columns(root)
-    manifest = manifest_of(root)
-    entries = usable(root, report, media=False)
-    long = manifest.stat().st_size > LONG
+    """Writes the index of a folder's manifest."""
+    writer, report, manifest = IndexWriter(sink, stamp, TABLES), Report("dialogues"), manifest_of(root)
+    tops, scores = dict[str, int](), dict[str, int]()
+    entries, long = usable(root, report, media=False), manifest.stat().st_size > LONG
+    writer.row("begins", 0, 0)
     for entry, dialogue in track(entries, f"indexing {manifest}", disable=not long):
         text = (entry if isinstance(entry, str) else json.dumps(entry)).encode("utf-8", "surrogatepass")
-        writer.add(text)
-        columns.add(text, dialogue)
-    more = {"skipped": report.skipped, "tops": list(columns.tops), "scores": list(columns.scores)}
-    writer.finish(more, **columns.tables())
-
-
-class _Columns:
-    """The tables of an index, as they grow."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.tops, self.scores = root, dict[str, int](), dict[str, int]()
-        self._tables = {
-            table: {name: array(TYPECODES[kind]) for name, kind in kinds.items()} for table, kinds in TABLES.items()
-        }
-        self._row("begins", 0, 0)
-
-    def _row(self, table: str, *values: Any) -> None:
-        for column, value in zip(self._tables[table].values(), values, strict=True):
-            column.append(value)
-
-    def add(self, text: bytes, dialogue: Dialogue) -> None:
-        turns, answer = dialogue.turns, dialogue.answer
-        places = {turn.role: place for place, turn in enumerate(turns)}
-        person = xxhash.xxh3_64_intdigest(answer.speaker.encode("utf-8", "surrogatepass"))
-        kinds = BRANCHES.index(dialogue.branch), TIERS.index(dialogue.tier), SPLITS.index(dialogue.split)
-        ends = places["responder"], places.get("initiator", -1)
-        self._row("dialogues", *kinds, *ends, person, xxhash.xxh32_intdigest(text))
-        for turn in turns:
-            name, part = name_of(self.root, turn.clip), part_of(dialogue, turn.clip)
+        writer.text(text)
+        answer, places = dialogue.answer, {turn.role: place for place, turn in enumerate(dialogue.turns)}
+        writer.row(
+            "dialogues",
+            BRANCHES.index(dialogue.branch),
+            TIERS.index(dialogue.tier),
+            SPLITS.index(dialogue.split),
+            places["responder"],
+            places.get("initiator", -1),
+            xxhash.xxh3_64_intdigest(answer.speaker.encode("utf-8", "surrogatepass")),
+            xxhash.xxh32_intdigest(text),
+        )
+        for turn in dialogue.turns:
+            name, part = name_of(root, turn.clip), part_of(dialogue, turn.clip)
+            top = name.partition("/")[0] if "/" in name else ""
+            if len(tops) < MOST_TOPS:
+                tops.setdefault(top, len(tops))
             piece = piece_number(name, Piece(turn.clip, part, 0))
-            self._row("turns", piece, PARTS.index(part), ROLE_NAMES.index(turn.role), self._top(name))
+            writer.row("turns", piece, PARTS.index(part), ROLE_NAMES.index(turn.role), tops.get(top, -1))
         for score, value in answer.scores.items():
-            self._row("scores", self.scores.setdefault(score, len(self.scores)), value)
-        self._row("begins", *(len(next(iter(self._tables[name].values()))) for name in ("turns", "scores")))
-
-    def _top(self, name: str) -> int:
-        top = name.partition("/")[0] if "/" in name else ""
-        if len(self.tops) < MOST_TOPS:
-            return self.tops.setdefault(top, len(self.tops))
-        return self.tops.get(top, -1)
-
-    def tables(self) -> dict[str, dict[str, Any]]:
-        pieces = np.array(self._tables["turns"]["piece"], np.uint64)
-        return self._tables | {"sorted": {"turn": np.argsort(pieces, kind="stable")}}
+            writer.row("scores", scores.setdefault(score, len(scores)), value)
+        writer.row("begins", writer.count("turns"), writer.count("scores"))
+    order = np.argsort(np.array(writer.tables["turns"]["piece"]), kind="stable")
+    writer.tables["sorted"]["turn"] = order.astype(TABLES["sorted"]["turn"])
+    writer.finish({"skipped": report.skipped, "tops": list(tops), "scores": list(scores)})

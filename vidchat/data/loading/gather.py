@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.dialogues import ranges
-from vidchat.data.loading.items import NOBODY, Answers, Items
+from vidchat.data.loading.items import NOBODY, Items
 from vidchat.data.loading.order import Order, Stream
 from vidchat.data.loading.pieces import BLOCK, Pieces
 from vidchat.data.report import Report
@@ -47,7 +48,7 @@ def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> I
     Raises:
         CacheError: A clip was never encoded.
     """
-    found, people = list[Answers](), 0
+    found, people = list[dict[str, Any]](), 0
     for source, stock in enumerate(stocks):
         dialogues, pieces = stock.pieces.dialogues, stock.pieces
         person = np.full(len(stock.rows), NOBODY)
@@ -64,7 +65,7 @@ def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> I
             if kept.any():
                 answers = _answers(pieces, source, rows[kept], person[first : first + BLOCK][kept])
                 found.append(answers)
-                why |= dict.fromkeys(np.setdiff1d(rows[kept], answers.row).tolist(), SHAPES)
+                why |= dict.fromkeys(np.setdiff1d(rows[kept], answers["row"]).tolist(), SHAPES)
             report.skipped += [(f"dialogue {dialogues[row].id}", why[row]) for row in sorted(why)]
     items = Items([stock.pieces for stock in stocks], found)
     report.read += len(items)
@@ -85,8 +86,8 @@ def _why_not(pieces: Pieces, row: int) -> str | None:
     return why
 
 
-def _answers(pieces: Pieces, source: int, rows: np.ndarray, person: np.ndarray) -> Answers:
-    """The answers of n dialogues that are encoded: of each none if shapes differ, several if it is single."""
+def _answers(pieces: Pieces, source: int, rows: np.ndarray, person: np.ndarray) -> dict[str, Any]:
+    """The columns of `Items` for n dialogues that are encoded: no item if shapes differ, several if it is single."""
     index, places, conditions = pieces.cache.tracks["latents"].index, pieces.places("latents"), pieces.conditions
     sample, spans = index.spans(places[pieces.answers(rows)])
     shape = index.shapes(ranges(sample, spans))
@@ -103,14 +104,9 @@ def _answers(pieces: Pieces, source: int, rows: np.ndarray, person: np.ndarray) 
     grid = shape[:, -2:]
     fits = (most[owner] < 0).all(1) | ((least[owner] == grid) & (most[owner] == grid)).all(1)
     owner, span, shape = owner[fits], span[fits], shape[fits]
-    return Answers(
-        source,
-        rows[owner],
-        span,
-        np.stack([np.minimum(shape[:, 0] - 1, conditions.max_chunks), turn_length[owner]], axis=1),
-        shape[:, -2:],
-        person[owner],
-    )
+    length = np.minimum(shape[:, 0] - 1, conditions.max_chunks)
+    columns = {"row": rows[owner], "span": span, "length": length, "turn_length": turn_length[owner]}
+    return columns | {"source": source, "grid": shape[:, -2:], "person": person[owner]}
 
 
 def order_of(items: Items, weights: Sequence[float], seed: int) -> Order:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -24,27 +24,6 @@ class TurnKey(NamedTuple):
     part: Part
     key: str
     role: Role
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Some answers of one source.
-
-    Attributes:
-        source: The number of the source.
-        row: (n,) their dialogues.
-        span: (n,) which span of its answer each is.
-        lengths: (n, 2) chunks of each, and of its turns together.
-        grid: (n, 2) h and w of the latents.
-        person: (n,) who answers, `NOBODY` where that is not kept.
-    """
-
-    source: int
-    row: np.ndarray
-    span: np.ndarray
-    lengths: np.ndarray
-    grid: np.ndarray
-    person: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +63,22 @@ class Items(Sequence[Item]):
 
     Args:
         pieces: The pieces of each source's folder.
-        answers: The items, some of one source after the other.
+        parts: Some items of one source after the other: their `source`, and (n,) each of the other columns, save that
+            `grid` is (n, 2), h and w of the latents.
     """
 
-    def __init__(self, pieces: Sequence[Pieces], answers: Sequence[Answers]) -> None:
+    def __init__(self, pieces: Sequence[Pieces], parts: Sequence[dict[str, Any]]) -> None:
         self._pieces = list(pieces)
-        grids = sorted({(h, w) for some in answers for h, w in np.unique(some.grid, axis=0).tolist()})
-        self.grids: list[tuple[int, int]] = grids
-        known = np.array(grids).reshape(-1, 2)
-        columns = [
-            (np.full(len(a.row), a.source), a.row, a.span, *a.lengths.T,
-             (a.grid[:, None] == known).all(2).argmax(1) if grids else a.row, a.person)
-            for a in answers
-        ]  # fmt: skip
+        found = sorted({(h, w) for part in parts for h, w in np.unique(part["grid"], axis=0).tolist()})
+        self.grids: list[tuple[int, int]] = found
+        for part in parts:
+            grid = (part["grid"][:, None] == np.array(found).reshape(-1, 2)).all(2)
+            part["grid"] = grid.argmax(1) if found else part["row"]
         self._columns = {
-            name: np.concatenate([some[k].astype(kind) for some in columns]) if columns else np.zeros(0, kind)
-            for k, (name, kind) in enumerate(COLUMNS.items())
+            name: np.concatenate(
+                [np.zeros(0, kind), *(np.broadcast_to(p[name], len(p["row"])).astype(kind) for p in parts)]
+            )
+            for name, kind in COLUMNS.items()
         }
 
     def __len__(self) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from array import array
 from functools import partial
 from operator import index
 from pathlib import Path
@@ -20,6 +19,9 @@ from vidchat.data.index import Columns, Index, IndexWriter, open_index
 from vidchat.data.tokens.shards import Member, reading
 
 Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
+Bad = tuple[
+    int, Stamp, str, int
+]  # a piece that could not be encoded, its clip's stamp, why, and the shard
 ABSENT = -1  # bytes of a clip that is not there
 FORMAT = 1  # of the index; another number makes old ones void
 # Pieces, sorted by key, and their samples, one piece's after the other's.
@@ -191,76 +193,47 @@ def _indexes(folder: Path) -> tuple[list[Path], str]:
 
 
 def _build(paths: list[Path], stamp: str, sink: Any) -> None:
-    """Writes the index of shards."""
-    shards = _Shards()
-    for path in paths:
+    """Writes the index of shards, whose own indexes are `paths`; the memory is some 70 bytes a piece."""
+    writer, generations, bad = IndexWriter(sink, stamp, TABLES), list[int](), list[Bad]()
+    shapes: dict[tuple[int, ...], int] = {}
+    for shard, path in enumerate(paths):
         with reading(path):
-            shards.add(path)
-    pieces, samples, more = shards.tables()
-    IndexWriter(sink, stamp, **TABLES).finish(more, pieces=pieces, samples=samples)
+            told = json.loads(path.read_text())
+            generations.append(index(told["generation"]))
+            for piece in told["pieces"]:
+                samples, (size, time) = piece["samples"], _stamp(piece["stamp"]) or (ABSENT, 0)
+                if not samples:
+                    raise ValueError("a piece without samples")
+                first = writer.count("samples")
+                writer.row("pieces", number_of(piece["key"]), shard, first, len(samples), size, time)
+                for offset, length, check, shape in samples:
+                    number = shapes.setdefault(tuple(map(index, shape)), len(shapes))
+                    writer.row("samples", offset, length, int(check, 16), number)
+            bad += [(number_of(one["key"]), _stamp(one["stamp"]), str(one["why"]), shard) for one in told["bad"]]
+    rank = np.argsort(np.lexsort((np.arange(len(paths)), np.array(generations, np.int64))))
+    pieces = writer.tables["pieces"] = _latest(writer.tables["pieces"], rank)
+    more = {"shards": [path.with_suffix(".tar").name for path in paths], "generations": generations}
+    writer.finish(more | {"shapes": list(shapes), "bad": _still_bad(bad, pieces, rank)})
 
 
-class _Shards:
-    """What the indexes of shards say, as columns that grow; the memory is some 70 bytes a piece."""
-
-    def __init__(self) -> None:
-        self.shards: list[str] = []
-        self.generations: list[int] = []
-        self._shapes: dict[tuple[int, ...], int] = {}
-        self._bad: list[tuple[int, int, Stamp, str]] = []
-        self._pieces = {name: array(kind) for name, kind in zip(TABLES["pieces"], "QiqiqQ", strict=True)}
-        self._samples = {name: array(kind) for name, kind in zip(TABLES["samples"], "qqQi", strict=True)}
-
-    def add(self, path: Path) -> None:
-        """Appends what one index says."""
-        told, shard = json.loads(path.read_text()), len(self.shards)
-        for piece in told["pieces"]:
-            samples = piece["samples"]
-            if not samples:
-                raise ValueError("a piece without samples")
-            size, time = _stamp(piece["stamp"]) or (ABSENT, 0)
-            first = len(self._samples["offset"])
-            _append(self._pieces, number_of(piece["key"]), shard, first, len(samples), size, time)
-            for offset, length, check, shape in samples:
-                _append(self._samples, offset, length, int(check, 16), self._shape(tuple(map(index, shape))))
-        self.generations.append(index(told["generation"]))
-        self.shards.append(path.with_suffix(".tar").name)
-        self._bad += [(shard, number_of(bad["key"]), _stamp(bad["stamp"]), str(bad["why"])) for bad in told["bad"]]
-
-    def _shape(self, shape: tuple[int, ...]) -> int:
-        return self._shapes.setdefault(shape, len(self._shapes))
-
-    def tables(self) -> tuple[Columns, dict[str, array[Any]], dict[str, Any]]:
-        """The pieces of an index, its samples, and what else it says."""
-        order = sorted(range(len(self.shards)), key=lambda shard: (self.generations[shard], self.shards[shard]))
-        rank = np.argsort(np.array(order, np.int64))
-        pieces = {name: np.array(column) for name, column in self._pieces.items()}
-        latest = np.lexsort((rank[pieces["shard"]], pieces["piece"]))
-        keys = pieces["piece"][latest]
-        latest = latest[np.append(keys[1:] != keys[:-1], True)[: len(keys)]]
-        pieces = {name: column[latest] for name, column in pieces.items()}
-        more = {
-            "shards": self.shards,
-            "generations": self.generations,
-            "shapes": list(self._shapes),
-            "bad": self._still_bad(pieces, rank),
-        }
-        return pieces, self._samples, more
-
-    def _still_bad(self, pieces: Columns, rank: np.ndarray) -> list[tuple[int, Stamp, str, int]]:
-        """The pieces that could not be encoded and that no later shard holds."""
-        keys, found = pieces["piece"], dict[int, tuple[int, Stamp, str, int]]()
-        for shard, piece, stamp, why in sorted(self._bad, key=lambda bad: rank[bad[0]]):
-            row = int(keys.searchsorted(np.uint64(piece)))
-            held = row < len(keys) and keys[row] == piece
-            if not held or rank[pieces["shard"][row]] <= rank[shard]:
-                found[piece] = (piece, stamp, why, shard)
-        return list(found.values())
+def _latest(pieces: Columns, rank: np.ndarray) -> dict[str, np.ndarray]:
+    """Pieces sorted by key; of each key the entry that counts, whose shard has the highest rank."""
+    pieces = {name: np.array(column) for name, column in pieces.items()}
+    order = np.lexsort((rank[pieces["shard"]], pieces["piece"]))
+    keys = pieces["piece"][order]
+    order = order[np.append(keys[1:] != keys[:-1], True)[: len(keys)]]
+    return {name: column[order] for name, column in pieces.items()}
 
 
-def _append(columns: dict[str, array[Any]], *values: int) -> None:
-    for column, value in zip(columns.values(), values, strict=True):
-        column.append(value)
+def _still_bad(bad: list[Bad], pieces: Columns, rank: np.ndarray) -> list[Bad]:
+    """The pieces that could not be encoded and that no later shard holds."""
+    keys, found = pieces["piece"], dict[int, Bad]()
+    for piece, stamp, why, shard in sorted(bad, key=lambda one: rank[one[3]]):
+        row = int(keys.searchsorted(np.uint64(piece)))
+        held = row < len(keys) and keys[row] == piece
+        if not held or rank[pieces["shard"][row]] <= rank[shard]:
+            found[piece] = piece, stamp, why, shard
+    return list(found.values())
 
 
 def _stamp(told: list[int] | None) -> Stamp:
