@@ -7,6 +7,7 @@ again when the manifest has changed. A dialogue is made from its JSON each time 
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -29,15 +30,15 @@ LONG = 64 << 20  # bytes of a manifest whose indexing takes long enough for a pr
 MOST_TOPS = 1000  # top folders that are told apart
 BRANCHES, TIERS, SPLITS = get_args(Branch), get_args(Tier), get_args(Split)
 PARTS, ROLE_NAMES = get_args(Part), get_args(Role)
-# Dialogues, where their turns and scores begin (and a last row: where all end), turns, the numbers of the turns sorted
-# by piece, and the scores of the answers. A piece is the part of a turn's clip that is encoded.
+# Dialogues, where their turns begin (and a last row: where all end), turns, the numbers of the turns sorted by piece,
+# and the scores of the answers, one name's after the other's. A piece is the part of a turn's clip that is encoded.
 TABLES = {
     "dialogues": {"branch": "u1", "tier": "u1", "split": "u1", "answer": "i4", "question": "i4", "person": "u8",
                   "check": "u4"},
-    "begins": {"turn": "i8", "score": "i8"},
+    "begins": {"turn": "i8"},
     "turns": {"piece": "u8", "part": "i1", "role": "i1", "top": "i2"},
     "sorted": {"turn": "u4"},
-    "scores": {"name": "i4", "value": "f8"},
+    "scores": {"row": "i4", "value": "f8"},
 }  # fmt: skip
 
 
@@ -72,10 +73,10 @@ class Dialogues(Sequence[Dialogue]):
 
     def _use(self, index: Index) -> None:
         self._index, tables, more = index, index.tables, index.more
-        self._kinds, self._scores, begins = tables["dialogues"], tables["scores"], tables["begins"]
+        self._kinds, self._scores, self._scored = tables["dialogues"], tables["scores"], more["scored"]
         self.report = Report("dialogues", len(self), [(where, why) for where, why in more["skipped"]])
         self.turns, self.tops, self.sorted = tables["turns"], more["tops"], tables["sorted"]["turn"]
-        self.first, self._first_score, self._score_names = begins["turn"], begins["score"], more["scores"]
+        self.first = tables["begins"]["turn"]
         self.answer, self.question, self.person = (self._kinds[key] for key in ("answer", "question", "person"))
 
     def rows(
@@ -96,14 +97,14 @@ class Dialogues(Sequence[Dialogue]):
 
     def scores(self, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """(n, S) float64 the scores of n dialogues' answers, by name; NaN where there is none."""
-        first = self._first_score[rows]
-        count = self._first_score[rows + 1] - first
-        scores, owner = ranges(first, count), np.repeat(np.arange(len(rows)), count)
         found = np.full((len(rows), len(names)), np.nan)
         for column, name in enumerate(names):
-            if name in self._score_names:
-                mine = self._scores["name"][scores] == self._score_names.index(name)
-                found[owner[mine], column] = self._scores["value"][scores[mine]]
+            first, end = self._scored.get(name, (0, 0))
+            owners, values = (self._scores[key][first:end] for key in ("row", "value"))
+            if end > first:
+                place = np.minimum(owners.searchsorted(rows.astype(owners.dtype)), end - first - 1)
+                mine = owners[place] == rows
+                found[mine, column] = values[place[mine]]
         return found
 
     def __len__(self) -> int:
@@ -163,9 +164,9 @@ def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
 def _build(root: Path, stamp: str, sink: Any) -> None:
     """Writes the index of a folder's manifest."""
     writer, report, manifest = IndexWriter(sink, stamp, TABLES), Report("dialogues"), manifest_of(root)
-    tops, scores = dict[str, int](), dict[str, int]()
+    tops, scores = dict[str, int](), dict[str, tuple[Any, Any]]()
     entries, long = usable(root, report, media=False), manifest.stat().st_size > LONG
-    writer.row("begins", 0, 0)
+    writer.row("begins", 0)
     for entry, dialogue in track(entries, f"indexing {manifest}", disable=not long):
         text = (entry if isinstance(entry, str) else json.dumps(entry)).encode("utf-8", "surrogatepass")
         writer.text(text)
@@ -188,8 +189,15 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
             piece = piece_number(name, Piece(turn.clip, part, 0))
             writer.row("turns", piece, PARTS.index(part), ROLE_NAMES.index(turn.role), tops.get(top, -1))
         for score, value in answer.scores.items():
-            writer.row("scores", scores.setdefault(score, len(scores)), value)
-        writer.row("begins", writer.count("turns"), writer.count("scores"))
+            owners, values = scores.setdefault(score, (array("i"), array("d")))
+            owners.append(report.read - 1)
+            values.append(value)
+        writer.row("begins", writer.count("turns"))
     order = np.argsort(np.array(writer.tables["turns"]["piece"]), kind="stable")
     writer.tables["sorted"]["turn"] = order.astype(TABLES["sorted"]["turn"])
-    writer.finish({"skipped": report.skipped, "tops": list(tops), "scores": list(scores)})
+    scored = {}
+    for score, some in scores.items():
+        scored[score] = writer.count("scores"), writer.count("scores") + len(some[0])
+        for column, part in zip(writer.tables["scores"].values(), some, strict=True):
+            column.extend(part)
+    writer.finish({"skipped": report.skipped, "tops": list(tops), "scored": scored})

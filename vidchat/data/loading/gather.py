@@ -65,7 +65,8 @@ def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> I
             if kept.any():
                 answers = _answers(pieces, source, rows[kept], person[first : first + BLOCK][kept])
                 found.append(answers)
-                why |= dict.fromkeys(np.setdiff1d(rows[kept], answers["row"]).tolist(), SHAPES)
+                none = ~np.isin(rows, answers["row"], kind="table")
+                why |= dict.fromkeys(rows[kept & none].tolist(), SHAPES)
             report.skipped += [(f"dialogue {dialogues[row].id}", why[row]) for row in sorted(why)]
     items = Items([stock.pieces for stock in stocks], found)
     report.read += len(items)

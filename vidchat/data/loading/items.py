@@ -69,11 +69,10 @@ class Items(Sequence[Item]):
 
     def __init__(self, pieces: Sequence[Pieces], parts: Sequence[dict[str, Any]]) -> None:
         self._pieces = list(pieces)
-        found = sorted({(h, w) for part in parts for h, w in np.unique(part["grid"], axis=0).tolist()})
-        self.grids: list[tuple[int, int]] = found
-        for part in parts:
-            grid = (part["grid"][:, None] == np.array(found).reshape(-1, 2)).all(2)
-            part["grid"] = grid.argmax(1) if found else part["row"]
+        codes = [part["grid"][:, 0] << 32 | part["grid"][:, 1] for part in parts]
+        grids = np.unique(np.concatenate([np.zeros(0, np.int64), *map(np.unique, codes)]))
+        self.grids: list[tuple[int, int]] = [(code >> 32, code & 0xFFFFFFFF) for code in grids.tolist()]
+        parts = [part | {"grid": grids.searchsorted(code)} for part, code in zip(parts, codes, strict=True)]
         self._columns = {
             name: np.concatenate(
                 [np.zeros(0, kind), *(np.broadcast_to(p[name], len(p["row"])).astype(kind) for p in parts)]

@@ -19,9 +19,7 @@ from vidchat.data.index import Columns, Index, IndexWriter, open_index
 from vidchat.data.tokens.shards import Member, reading
 
 Stamp = tuple[int, int] | None  # of a clip's bytes: what changes when they do; None where they are not there
-Bad = tuple[
-    int, Stamp, str, int
-]  # a piece that could not be encoded, its clip's stamp, why, and the shard
+Bad = tuple[int, Stamp, str, int]  # a piece that could not be encoded, its clip's stamp, why, and the shard
 ABSENT = -1  # bytes of a clip that is not there
 FORMAT = 1  # of the index; another number makes old ones void
 # Pieces, sorted by key, and their samples, one piece's after the other's.
@@ -75,9 +73,9 @@ class TrackIndex:
     """
 
     def __init__(self, folder: Path, keep: bool = False) -> None:
-        paths, stamp = _indexes(folder)
-        build = partial(_build, paths, stamp)
-        self._use(folder, open_index(index_of(folder), stamp, build, writable=keep and bool(paths)))
+        names, stamp = _indexes(folder)
+        build = partial(_build, folder, names, stamp)
+        self._use(folder, open_index(index_of(folder), stamp, build, writable=keep and bool(names)))
 
     def _use(self, folder: Path, index: Index) -> None:
         self._state, more = (folder, index), index.more
@@ -178,8 +176,8 @@ def index_of(folder: Path) -> Path:
     return folder.parent.parent / f"{folder.parent.name}-{folder.name}.index.arrow"
 
 
-def _indexes(folder: Path) -> tuple[list[Path], str]:
-    """The indexes of a folder's shards, by name, and a stamp of them all."""
+def _indexes(folder: Path) -> tuple[list[str], str]:
+    """The names of the indexes of a folder's shards, and a stamp of them all."""
     found = []
     if folder.is_dir():
         with os.scandir(folder) as entries:
@@ -189,14 +187,14 @@ def _indexes(folder: Path) -> tuple[list[Path], str]:
                     found.append((entry.name, status.st_size, status.st_mtime_ns))
     found.sort()
     digest = xxhash.xxh3_128_hexdigest(json.dumps(found).encode())
-    return [folder / name for name, *_ in found], f"{FORMAT} {digest}"
+    return [name for name, *_ in found], f"{FORMAT} {digest}"
 
 
-def _build(paths: list[Path], stamp: str, sink: Any) -> None:
-    """Writes the index of shards, whose own indexes are `paths`; the memory is some 70 bytes a piece."""
+def _build(folder: Path, names: list[str], stamp: str, sink: Any) -> None:
+    """Writes the index of shards, whose own indexes bear these names; the memory is some 70 bytes a piece."""
     writer, generations, bad = IndexWriter(sink, stamp, TABLES), list[int](), list[Bad]()
     shapes: dict[tuple[int, ...], int] = {}
-    for shard, path in enumerate(paths):
+    for shard, path in enumerate(map(folder.joinpath, names)):
         with reading(path):
             told = json.loads(path.read_text())
             generations.append(index(told["generation"]))
@@ -210,9 +208,9 @@ def _build(paths: list[Path], stamp: str, sink: Any) -> None:
                     number = shapes.setdefault(tuple(map(index, shape)), len(shapes))
                     writer.row("samples", offset, length, int(check, 16), number)
             bad += [(number_of(one["key"]), _stamp(one["stamp"]), str(one["why"]), shard) for one in told["bad"]]
-    rank = np.argsort(np.lexsort((np.arange(len(paths)), np.array(generations, np.int64))))
+    rank = np.argsort(np.lexsort((np.arange(len(names)), np.array(generations, np.int64))))
     pieces = writer.tables["pieces"] = _latest(writer.tables["pieces"], rank)
-    more = {"shards": [path.with_suffix(".tar").name for path in paths], "generations": generations}
+    more = {"shards": [name.removesuffix(".json") + ".tar" for name in names], "generations": generations}
     writer.finish(more | {"shapes": list(shapes), "bad": _still_bad(bad, pieces, rank)})
 
 
