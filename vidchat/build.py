@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vidchat.conditions.base import Conditioning
+from vidchat.conditions.read import read_conditions
 from vidchat.dialogue import ChunkClock
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
-from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.responder import Responder
 from vidchat.registry import build
 from vidchat.tokenizers.audio import AudioCodec
@@ -35,7 +36,7 @@ def build_responder(
 
     Args:
         model: Config of the model, of names; without `depth` it has no sound.
-        condition: Config of the conditions, as the data module takes them.
+        condition: Config of the conditions, of names.
         fps: Pictures per second.
         video_vae: Its video tokenizer.
         audio_codec: Its audio codec.
@@ -44,7 +45,7 @@ def build_responder(
 
     Raises:
         ClockError: the tokenizers' rates don't divide.
-        UnknownName, WrongArguments: see `vidchat.registry`.
+        ConditionError, UnknownName, WrongArguments: see `vidchat.conditions.read` and `vidchat.registry`.
     """
     clock = clock_of(fps, video_vae, audio_codec)
     codes = CodeShape(clock.frames_per_chunk, audio_codec.codebooks, audio_codec.vocabulary)
@@ -56,12 +57,9 @@ def build_responder(
             codes=codes if model.get("depth") else None,
             vocabulary=text_tokenizer.vocabulary,
         ),
-        conditions=ConditionSwitches(
-            text=bool(condition["text"]),
-            turns=condition["initiator"] or condition["earlier_turns"],
-            voice=condition["voice"],
-            scores=len(condition["scores"]),
-            features=condition["features"],
+        conditions=Conditioning(
+            read_conditions(condition, trust),
+            hears=bool(condition["initiator"] or condition["earlier_turns"]),
             drop=condition["drop"],
         ),
     )
@@ -70,8 +68,10 @@ def build_responder(
 
 def check_thinker(thinker: Thinker | None, condition: Mapping[str, Any]) -> None:
     """Whether a thinker gives what a condition takes; raises `TokenizerError`."""
-    if thinker is not None and thinker.width != condition["features"]:
+    taken = condition.get("features") or 0
+    width = taken["width"] if isinstance(taken, Mapping) else taken
+    if thinker is not None and thinker.width != width:
         raise TokenizerError(
             f"the thinker {thinker.name} gives features of {thinker.width} values and condition.features is "
-            f"{condition['features']}; set condition.features={thinker.width}, or thinker=none and condition.features=0"
+            f"{width}; set condition.features={thinker.width}, or thinker=none and condition.features=0"
         )

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 ENTRY_POINTS = "vidchat.names"
 PARTS = (
-    "vidchat.model.responder", "vidchat.tokenizers.stacked", "vidchat.tokenizers.stft_codec",
+    "vidchat.model.responder", "vidchat.conditions", "vidchat.tokenizers.stacked", "vidchat.tokenizers.stft_codec",
     "vidchat.tokenizers.text", "vidchat.tokenizers.packed", "vidchat.tokenizers.causal",
     "vidchat.tokenizers.pretrained_audio", "vidchat.tokenizers.thinker",
 )  # fmt: skip

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 from vidchat.atomic import whole_folder
 from vidchat.build import build_responder, check_thinker, clock_of
+from vidchat.conditions.base import Condition
 from vidchat.dialogue import ChunkClock
 from vidchat.finite import not_finite
 from vidchat.foreign import ForeignError, no_larger_than, read_yaml
@@ -33,7 +34,7 @@ from vidchat.model.graphs import CapturedLoops
 from vidchat.model.responder import Responder
 from vidchat.model_card import CardDetails, model_card, part_sizes
 from vidchat.registry import UnknownName, build, look_up, names_in
-from vidchat.release_format import FORMAT, FormatError, from_format_1, to_names
+from vidchat.release_format import FORMAT, FormatError, from_format_1, names_of_weights, to_names
 from vidchat.shipped import find
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
@@ -107,6 +108,16 @@ class Release:
         """Height and width of the pictures it was trained on."""
         height, width = self.config["size"]
         return height, width
+
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        """The conditions that the responder reads, by name."""
+        return self.responder.conditions.used
+
+    @property
+    def hears(self) -> bool:
+        """Whether the responder hears the initiator's clip."""
+        return self.responder.conditions.hears
 
     @property
     def turn(self) -> bool:
@@ -183,7 +194,7 @@ def export_release(
             "size": list(config["data"]["size"]),
             "turn": bool(config["data"].get("turn", False)),
             "model": to_names(config["model"]),
-            "condition": config["condition"],
+            "condition": to_names(config["condition"]),
             **{name: _carry(folder / name, config[name]) for name in TOKENIZERS},
             "fingerprints": {name: tool.fingerprint() for name, tool in tools.items()},
         }
@@ -277,7 +288,7 @@ def _of_this_format(path: Path, config: dict[Any, Any]) -> dict[Any, Any]:
 def _check_names(folder: Path, config: Mapping[str, Any], trust: Iterable[str]) -> None:
     """Raises `ReleaseError` if a part has a name that is unknown here, before any is built."""
     try:
-        for part in ("model", *TOKENIZERS, "thinker"):
+        for part in ("model", "condition", *TOKENIZERS, "thinker"):
             for name in names_in(config.get(part)):
                 look_up(name, trust)
     except UnknownName as error:
@@ -285,7 +296,7 @@ def _check_names(folder: Path, config: Mapping[str, Any], trust: Iterable[str]) 
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """A release's tensors by name, as stored.
+    """A release's tensors, as stored, by the names that they have now.
 
     Raises:
         ReleaseError: they are absent or damaged, or one is not finite.
@@ -294,7 +305,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ReleaseError(f"{folder} holds no {WEIGHTS_FILE}; copy the whole release again")
     try:
-        tensors = load_file(path)
+        tensors = names_of_weights(load_file(path))
     except SafetensorError as error:
         raise ReleaseError(f"{path} is damaged ({error}); copy the release again") from error
     broken = not_finite(tensors)

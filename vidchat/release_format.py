@@ -35,6 +35,15 @@ FORMAT_1 = {
 }
 
 
+MOVED_WEIGHTS = {
+    "conditions.embed_tokens.": "conditions.embeddings.text.ids.",
+    "conditions.score_names.": "conditions.embeddings.scores.names.",
+    "conditions.score_values.": "conditions.embeddings.scores.values.",
+    "conditions.project_features.": "conditions.embeddings.features.project.",
+}
+"""Beginnings of the names that weights had before each condition had a file of its own, and of their names now."""
+
+
 class FormatError(ValueError):
     """A config that is of no known format, or would build what no release of that format holds."""
 
@@ -87,3 +96,20 @@ def from_format_1(node: Any) -> Any:
         named = {} if target is None else {"type": FORMAT_1[target]}
         return named | {str(key): from_format_1(value) for key, value in node.items() if key not in _HYDRA}
     return [from_format_1(value) for value in node] if isinstance(node, list) else node
+
+
+def names_of_weights(weights: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A responder's weights, of a release or a checkpoint of any age, by the names they have now.
+
+    Args:
+        weights: Weights by name.
+        prefix: What every name begins with in a checkpoint.
+    """
+    return {_name_now(name, prefix): value for name, value in weights.items()}
+
+
+def _name_now(name: str, prefix: str) -> str:
+    for old, new in MOVED_WEIGHTS.items():
+        if name.startswith(prefix + old):
+            return f"{prefix}{new}{name[len(prefix + old) :]}"
+    return name

@@ -109,9 +109,10 @@ def encode(
     Stopped (or killed) and started again, it continues where it was. The result can be trained on with
     `vidchat train ... data=folder data.root=OUTPUT` and the same tokenizers and sizes.
     """
+    from vidchat.conditions.thinker import ThinkerFeatures
     from vidchat.data.folder import manifest_of
-    from vidchat.data.loading.conditions import Conditions
     from vidchat.data.loading.dialogues import Dialogues
+    from vidchat.data.loading.selection import Selection
     from vidchat.data.tokens.cache import TOKENS, TokenCache
     from vidchat.data.tokens.encode import Sharding, fill, plan, survey
     from vidchat.data.tokens.media_shards import copy_manifest
@@ -122,7 +123,7 @@ def encode(
         encoder, point, features = _encoder(data, words)
         dialogues = Dialogues(data)
         turns, longest = not only_answers, point["max_chunks"]
-        chosen = Conditions(initiator=turns, earlier_turns=turns, features=features, max_chunks=longest)
+        chosen = Selection({"features": ThinkerFeatures(features)} if features else {}, turns, turns, longest)
         pieces = (piece for dialogue in dialogues for piece in chosen.pieces(dialogue))
         cache = TokenCache(data, encoder, longest, point["dtype"], None if output is None else output / TOKENS)
         sharding = Sharding(work.shard_clips, work.shard_mb << 20)

@@ -69,8 +69,9 @@ def answer_pairs(config: DictConfig) -> list[Timing]:
 
 def question_of(config: DictConfig) -> Question:
     """Returns the question that a config asks; its texts and paths as they were typed."""
-    if not isinstance(config.scores, Mapping | None):
-        raise QuestionError(f"scores={config.scores}: give them by name, e.g. scores={{dover: 1.0}}")
+    for key, example in (("scores", "{dover: 1.0}"), ("conditions", "{head_pose: [0, 0, 0.2]}")):
+        if not isinstance(config[key], Mapping | None):
+            raise QuestionError(f"{key}={config[key]}: give them by name, e.g. {key}={example}")
     text = "???" if OmegaConf.is_missing(config, "text") else config.text  # which OmegaConf has a meaning for
     return Question(
         reference=find(config.reference),
@@ -78,7 +79,14 @@ def question_of(config: DictConfig) -> Question:
         text=None if text is None else str(text),
         voice=find(config.voice) if config.voice else None,
         scores=config.scores or {},
+        conditions=_plain(config.conditions),
     )
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    """A mapping of a config as Python's own; none at all is an empty one."""
+    plain: Any = OmegaConf.to_container(node) if node is not None else {}
+    return plain
 
 
 def _load(config: DictConfig) -> Release:

@@ -119,10 +119,11 @@ def new_responder(plain: Mapping[str, Any], tokenizers: Mapping[str, Any]) -> Re
     Raises:
         TokenizerError: the thinker does not fit the condition.
     """
-    check_thinker(tokenizers.get("thinker"), plain["condition"])
-    model, tools = to_names(plain["model"]), {name: tokenizers[name] for name in TOKENIZERS}
+    model, condition = to_names(plain["model"]), to_names(plain["condition"])
+    check_thinker(tokenizers.get("thinker"), condition)
+    tools, trust = {name: tokenizers[name] for name in TOKENIZERS}, packages_in([model, condition])
     torch.manual_seed(plain["seed"])
-    return build_responder(model, plain["condition"], plain["data"]["fps"], **tools, trust=packages_in(model))
+    return build_responder(model, condition, plain["data"]["fps"], **tools, trust=trust)
 
 
 def build_trainer(config: DictConfig, plain: dict[str, Any], signals: StopSignals) -> L.Trainer:

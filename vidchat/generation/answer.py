@@ -7,26 +7,26 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidchat.batch import MOST_TEXT, ChunkBatch
+from vidchat.batch import INITIATOR, ChunkBatch, collate
+from vidchat.conditions.base import QuestionError
+from vidchat.conditions.text import MOST_TEXT
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import ClipWriter, Media, MediaError, read_picture
-from vidchat.data.tokens.encoder import ClipEncoder, Part
+from vidchat.data.tokens.encoder import ClipEncoder
 from vidchat.dialogue import Clip
 from vidchat.generation.framing import frame_of, warn_of_cropping
 from vidchat.generation.listening import encode_heard, read_heard
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
-from vidchat.model.conditions import ConditionSwitches
-from vidchat.model.depth import is_number
 from vidchat.release import Release
 
 log = logging.getLogger(__name__)
-MOST_SCORE = 100  # standard deviations; far beyond any score in training
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Question:
         text: What the responder shall say, for a model that is told (`conditioned`); at most `MOST_TEXT` tokens.
         voice: A clip of the responder's voice, for a model that takes one.
         scores: Quality scores to ask for, in standard deviations from the training data's mean, by name.
+        conditions: What further conditions are given, by name, for a model that has conditions of other packages.
     """
 
     reference: Path
@@ -47,10 +48,13 @@ class Question:
     text: str | None = None
     voice: Path | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
-
-class QuestionError(ValueError):
-    """A question that this model cannot take."""
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is given by a condition's name, of those that are."""
+        named = {"text": self.text, "voice": self.voice, "scores": self.scores or None, **self.conditions}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 class PairsError(ValueError):
@@ -100,36 +104,30 @@ class Timing:
 
 
 def check_question(release: Release, question: Question) -> None:
-    """Refuse, before any work, a question that lacks what the model is conditioned on.
+    """Refuses, before any work, a question that lacks what the model is conditioned on.
 
     Raises:
         QuestionError: names what is missing or unknown.
+        MediaError: a file does not exist.
     """
-    switches, names = release.responder.conditions.switches, list(release.config["condition"]["scores"])
-    if (switches.turns or switches.features) and question.initiator is None:
+    given, request = question.given, _Request(release, question)
+    asks = release.hears or any("question" in condition.needs for condition in release.conditions.values())
+    if asks and question.initiator is None:
         raise QuestionError("this model answers an initiator's clip: give initiator=CLIP.mp4")
-    if switches.text:
-        _text_ids(release, question)
-    if switches.features and release.thinker is None:
+    for name, condition in release.conditions.items():
+        condition.check(given.get(name), request)
+    unread = [name for name in ("scores", *question.conditions) if name in given and name not in release.conditions]
+    if unread:
         raise QuestionError(
-            "this model needs a thinker's features, and its release names no thinker; give features as tensors "
-            "(ChunkBatch.features), or train it with thinker=..."
+            f"this model was trained without {unread[0]}; its conditions are {', '.join(release.conditions) or 'none'}"
         )
-    unknown = set(question.scores) - set(names)
-    if unknown:
-        raise QuestionError(f"this model knows the scores {names or 'none'}, not {', '.join(sorted(unknown))}")
-    for name, value in question.scores.items():
-        if not is_number(value, -MOST_SCORE, MOST_SCORE):
-            raise QuestionError(
-                f"scores.{name}={value}: give a number from -{MOST_SCORE} to {MOST_SCORE}, in standard deviations"
-            )
     for source in (question.reference, question.initiator, question.voice):
         if source is not None and not os.path.isfile(_clip(source).path):
             raise MediaError(f"{_clip(source).path} does not exist; give the path of a media file")
 
 
 def read_question(release: Release, question: Question, device: torch.device | str = "cpu") -> ChunkBatch:
-    """Decode and encode everything an answer starts from, as a batch of one.
+    """Decodes and encodes everything an answer starts from, as a batch of one.
 
     Args:
         release: The model with its tokenizers, on `device`.
@@ -141,37 +139,80 @@ def read_question(release: Release, question: Question, device: torch.device | s
         MediaError: a file cannot be read.
     """
     check_question(release, question)
-    switches = release.responder.conditions.switches
-    _warn_of_unread(question, switches)
-    frame = frame_of(release, question.reference)
-    warn_of_cropping("reference", question.reference, frame)
-    picture = read_picture(question.reference, frame)
+    given, request = question.given, _Request(release, question, device)
+    for name in [name for name in given if name not in release.conditions]:
+        log.warning("%s= is not read: this model was trained without it", name)
+    warn_of_cropping("reference", question.reference, request.frame)
+    picture = read_picture(question.reference, request.frame)
     with torch.no_grad():
         reference = release.video_vae.encode(from_bytes(picture[None]).to(device)).transpose(1, 2)
         batch = ChunkBatch(reference, torch.ones(1, 0, dtype=torch.bool, device=device))
-        span = _read(release, question.initiator, "last", frame) if switches.turns or switches.features else None
-        if span is not None and question.initiator is not None:
-            warn_of_cropping("initiator", _clip(question.initiator).path, frame)
-        if switches.turns and span is not None:
-            tokens = encode_heard(_encoder(release, frame), span, device)
-            latents = tokens.latents[None].to(device)
-            batch.turn_latents = latents
-            batch.turn_codes = None if tokens.codes is None else tokens.codes[None].to(device)
-            batch.turn_roles = torch.zeros(latents.shape[:2], dtype=torch.long, device=device)
-            batch.turn_mask = torch.ones_like(batch.turn_roles, dtype=torch.bool)
-        if switches.features and span is not None and release.thinker is not None:
-            batch.features = release.thinker.encode(span)[None].to(device)
-            batch.feature_mask = torch.ones(batch.features.shape[:2], dtype=torch.bool, device=device)
-        if switches.voice:
-            batch.voice_codes, batch.voice_mask = _voice(release, question.voice, device)
-    if switches.text:
-        batch.text_ids = torch.tensor([_text_ids(release, question)], device=device)
-        batch.text_mask = torch.ones_like(batch.text_ids, dtype=torch.bool)
-    if switches.scores:
-        names = release.config["condition"]["scores"]
-        batch.scores = torch.tensor([[question.scores.get(name, 0.0) for name in names]], device=device)
-        batch.score_mask = torch.tensor([[name in question.scores for name in names]], device=device)
-    return batch
+        if release.hears:
+            _hear(batch, request)
+        for name, condition in release.conditions.items():
+            batch.conditions[name] = collate([condition.from_request(given.get(name), request)])
+    return batch.to(device)
+
+
+def _hear(batch: ChunkBatch, request: _Request) -> None:
+    """Puts the chunks of the initiator's clip into a batch."""
+    tokens = encode_heard(request.encoder, request.heard, request.device)
+    batch.turn_latents = tokens.latents[None]
+    batch.turn_codes = None if tokens.codes is None else tokens.codes[None]
+    batch.turn_roles = torch.full(batch.turn_latents.shape[:2], INITIATOR)
+    batch.turn_mask = torch.ones_like(batch.turn_roles, dtype=torch.bool)
+
+
+class _Request:
+    """A question as a release's conditions see it: see `vidchat.conditions.base.Request`."""
+
+    def __init__(self, release: Release, question: Question, device: torch.device | str = "cpu") -> None:
+        self.release, self.question, self.device = release, question, device
+        self.has_thinker = release.thinker is not None
+
+    @cached_property
+    def frame(self) -> tuple[int, int]:
+        """(height, width) of the answer."""
+        return frame_of(self.release, self.question.reference)
+
+    @cached_property
+    def encoder(self) -> ClipEncoder:
+        """What encodes clips of the answer's size."""
+        return _encoder(self.release, self.frame)
+
+    @cached_property
+    def heard(self) -> Media:
+        """What is heard of the initiator's clip."""
+        assert self.question.initiator is not None, "checked"
+        clip = _clip(self.question.initiator)
+        media = read_heard(self.encoder, clip, "last")
+        warn_of_cropping("initiator", clip.path, self.frame)
+        return media
+
+    def text_ids(self, text: str) -> Tensor:
+        try:
+            ids = self.release.text_tokenizer.encode(text)
+        except UnicodeError as error:
+            raise QuestionError("the text holds bytes that are no characters; give it as UTF-8") from error
+        if len(ids) > MOST_TEXT:
+            raise QuestionError(
+                f"the text is {len(ids)} tokens long and a model reads at most {MOST_TEXT}, about a minute of speech; "
+                "shorten it, or let it be said in several answers"
+            )
+        return torch.tensor(ids, dtype=torch.long)
+
+    def voice(self, path: Path | None) -> Tensor:
+        shape, encoder = self.release.responder.code_shape, _encoder(self.release, self.release.size)
+        assert shape is not None, "without audio no model reads a voice"
+        if path is None:
+            return torch.zeros(0, shape.frames, shape.codebooks, dtype=torch.long)
+        codes = encode_heard(encoder, read_heard(encoder, _clip(path), "first"), self.device).codes
+        assert codes is not None, "a responder with codes has a depth transformer"
+        return codes
+
+    def thinker_features(self) -> Tensor:
+        assert self.release.thinker is not None, "checked"
+        return self.release.thinker.encode(self.heard)
 
 
 def answer(
@@ -203,29 +244,6 @@ def answer(
             yield chunk
 
 
-def _warn_of_unread(question: Question, switches: ConditionSwitches) -> None:
-    given = {"text": (question.text, switches.text), "voice": (question.voice, switches.voice)}
-    for name, (value, read) in given.items():
-        if value is not None and not read:
-            log.warning("%s= is not read: this model was trained without it", name)
-
-
-def _text_ids(release: Release, question: Question) -> list[int]:
-    """What a model that is told what to say is told; raises `QuestionError` if that is nothing, or too much."""
-    if not question.text:
-        raise QuestionError('this model is told what to say: give text="..."')
-    try:
-        ids = release.text_tokenizer.encode(question.text)
-    except UnicodeError as error:
-        raise QuestionError("the text holds bytes that are no characters; give it as UTF-8") from error
-    if len(ids) > MOST_TEXT:
-        raise QuestionError(
-            f"the text is {len(ids)} tokens long and a model reads at most {MOST_TEXT}, about a minute of speech; "
-            "shorten it, or let it be said in several answers"
-        )
-    return ids
-
-
 def _encoder(release: Release, frame: tuple[int, int]) -> ClipEncoder:
     """What cuts clips to chunks as training cuts them, and encodes them."""
     codec = release.audio_codec if release.responder.depth is not None else None
@@ -234,23 +252,3 @@ def _encoder(release: Release, frame: tuple[int, int]) -> ClipEncoder:
 
 def _clip(source: Path | Clip) -> Clip:
     return source if isinstance(source, Clip) else Clip(source, speaker="")
-
-
-def _read(release: Release, source: Path | Clip | None, part: Part, frame: tuple[int, int]) -> Media | None:
-    """What is heard of a file or a span of one; `None` where there is none."""
-    if source is None:
-        return None
-    return read_heard(_encoder(release, frame), _clip(source), part)
-
-
-def _voice(release: Release, path: Path | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Codes (1, V, F, K) of the responder's voice; without a clip, one chunk that is masked."""
-    shape = release.responder.code_shape
-    span = _read(release, path, "first", release.size) if shape else None
-    if span is None:
-        frames, books = (shape.frames, shape.codebooks) if shape else (0, 0)
-        nothing = torch.zeros(1, 1, frames, books, dtype=torch.long, device=device)
-        return nothing, torch.zeros(1, 1, dtype=torch.bool, device=device)
-    codes = encode_heard(_encoder(release, release.size), span, device).codes
-    assert codes is not None, "a responder with codes has a depth transformer"
-    return codes[None].to(device), torch.ones(1, len(codes), dtype=torch.bool, device=device)

@@ -148,7 +148,7 @@ def respond_to_pairs(
         PairsError: after the last pair, if some were skipped; names them.
     """
     output.mkdir(parents=True, exist_ok=True)
-    protocol = "conditioned" if release.responder.conditions.switches.text else "dyadic"
+    protocol = "conditioned" if "text" in release.conditions else "dyadic"
     timings, failed = [], []
     for pair in track(pairs, "answering pairs"):
         clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
@@ -175,7 +175,7 @@ def respond_to_pairs(
 
 def _respond_to_pair(release: Release, pair: Pair, clip: Path, settings: GenerationSettings, device: str) -> Timing:
     """Answers one pair into `clip`; raises a `ValueError` that names what is wrong with its files."""
-    with_words = release.responder.conditions.switches.text
+    with_words = "text" in release.conditions
     question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
     check_output(clip, [])
     check_question(release, question)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vidchat.conditions.text import TextEmbedding
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
 
@@ -53,8 +54,9 @@ def load_language_model(responder: Responder, source: str) -> str:
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(weights[name])
-        if responder.conditions.switches.text and words is not None:
-            own = responder.conditions.embed_tokens.weight
+        texts = [module for module in responder.conditions.embeddings.values() if isinstance(module, TextEmbedding)]
+        if texts and words is not None:
+            own = texts[0].ids.weight
             if own.shape == words.shape:
                 own.copy_(words)
                 kept = "its token embeddings too"

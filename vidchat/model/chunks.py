@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-INITIATOR, RESPONDER, VOICE = 0, 1, 2
+from vidchat.batch import RESPONDER
 
 
 @dataclass(frozen=True)

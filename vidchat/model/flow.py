@@ -17,8 +17,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from vidchat.model.graphs import CapturedLoops
-from vidchat.model.transformer import sinusoid
 from vidchat.registry import register
+from vidchat.sinusoid import sinusoid
 
 Number = TypeVar("Number", float, Tensor)
 

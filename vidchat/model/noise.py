@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vidchat.model.transformer import sinusoid
+from vidchat.sinusoid import sinusoid
 
 
 class NoiseInjection(nn.Module):

@@ -13,18 +13,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vidchat.batch import ChunkBatch
+from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch
+from vidchat.conditions.base import Conditioning
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import (
-    INITIATOR,
-    RESPONDER,
     Children,
     ChunkEmbedding,
     TokenShapes,
     chunk_positions,
     patchify,
 )
-from vidchat.model.conditions import ConditionEncoder, ConditionSwitches, ConditionTokens
+from vidchat.model.conditions import ConditionEncoder, ConditionTokens
 from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops
@@ -65,7 +64,7 @@ class Responder(nn.Module):
         flow: FlowShape,
         spatial: Shape | None = None,
         depth: Shape | None = None,
-        conditions: ConditionSwitches | None = None,
+        conditions: Conditioning | None = None,
         patch: int = 1,
         ratio: int = 1,
         noise: float | None = 0.3,
@@ -81,7 +80,7 @@ class Responder(nn.Module):
         self.objective, self.sampling = objective or Objective(), sampling or ChunkSampling()
         token_dim = latent.channels * patch**2
         self.embed = ChunkEmbedding(backbone.width, token_dim * ratio**2, codes)
-        self.conditions = ConditionEncoder(conditions or ConditionSwitches(), backbone.width, tokens.vocabulary)
+        self.conditions = ConditionEncoder(conditions or Conditioning(), backbone.width, tokens)
         self.backbone = Transformer(backbone)
         self.noise = NoiseInjection(backbone.width, noise) if noise else None
         self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
@@ -242,7 +241,7 @@ class Responder(nn.Module):
             latents: (B, C, h, w) of the chunk.
             codes: (B, F, K) of the chunk.
         """
-        if not self.conditions.switches.turns:
+        if not self.conditions.hears:
             raise ValueError("this model does not listen: it was trained without the initiator's clip")
         own_codes = None if codes is None else codes[:, None]
         levels = latents.new_zeros(latents.shape[0], 1)

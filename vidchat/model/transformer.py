@@ -220,11 +220,3 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(tokens)
         return self.norm(x)
-
-
-def sinusoid(values: Tensor, size: int, period: float = 10_000.0) -> Tensor:
-    """Sine and cosine features (..., size) of numbers of any shape, as for diffusion times."""
-    half = size // 2
-    frequencies = period ** (-torch.arange(half, device=values.device).float() / half)
-    angles = values.float().unsqueeze(-1) * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.masked import draw_masked_count
 from vidchat.model.reading import Reading
@@ -180,7 +180,7 @@ def _batch(model: Responder, work: Workload) -> ChunkBatch:
         batch.turn_latents, batch.turn_codes = latents(work.turns), codes(work.turns)
         batch.turn_roles, batch.turn_mask = ids(work.turns), ids(work.turns).bool()
     if work.text:
-        batch.text_ids, batch.text_mask = ids(work.text), ids(work.text).bool()
+        batch.conditions["text"] = ConditionValues(ids(work.text), ids(work.text).bool())
     return batch
 
 

@@ -72,6 +72,7 @@ def latent_grid(size: Sequence[int], video: Video, patch: int, ratio: int) -> tu
 
 def build_without_memory(config: Mapping[str, Any], video: Any, audio: Any) -> Responder:
     """The config's responder on the meta device; of text tokenizers other than bytes, the words are not counted."""
-    model, tools = to_names(config["model"]), (video, audio, ByteTokenizer())
+    model, condition = to_names(config["model"]), to_names(config["condition"])
+    tools, trust = (video, audio, ByteTokenizer()), packages_in([model, condition])
     with torch.device("meta"):
-        return build_responder(model, config["condition"], config["data"]["fps"], *tools, trust=packages_in(model))
+        return build_responder(model, condition, config["data"]["fps"], *tools, trust=trust)

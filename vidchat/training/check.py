@@ -10,9 +10,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vidchat.conditions.base import ConditionError
+from vidchat.conditions.read import read_conditions
 from vidchat.data.folder import MANIFESTS
 from vidchat.nested import differing_leaves
-from vidchat.registry import UnknownName
+from vidchat.registry import UnknownName, WrongArguments, packages_in
 from vidchat.release_format import FormatError, to_names
 from vidchat.shipped import find
 from vidchat.training.fit import advice, check_fit
@@ -45,6 +47,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     if wrong := _shapes(plain):
         raise ConfigError("; ".join(wrong))
     problems = [*_unspeakable(plain), *_paths(plain), *wrong_values(plain), *_tokenizers(plain), *_nameless(plain)]
+    problems += _conditions(plain)
     problems += what_is_lacking_here(plain)
     if problems:
         raise ConfigError("; ".join(problems))
@@ -108,6 +111,17 @@ def _tokenizers(config: dict[str, Any]) -> list[str]:
         if directory is not None and not find(directory).is_dir():
             problems.append(f"{name}.directory={directory} is no folder; give one that holds a tokenizer, or train one")
     return problems
+
+
+def _conditions(config: dict[str, Any]) -> list[str]:
+    """What is wrong with the conditions of a responder's stage."""
+    try:
+        node = to_names(config["condition"])
+        read_conditions(node, packages_in(node))
+    except (ConditionError, FormatError, UnknownName, WrongArguments) as error:
+        told = str(error)
+        return [told if told.startswith("condition.") else f"condition: {told}"]
+    return []
 
 
 def _nameless(config: dict[str, Any]) -> list[str]:

@@ -60,7 +60,7 @@ def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, i
     device, memory = known
     condition, data = config["condition"], config["data"]
     turns = bool(condition["initiator"]) + bool(condition["earlier_turns"])
-    chunks, text = data["max_chunks"], TEXT * bool(condition["text"])
+    chunks, text = data["max_chunks"], TEXT * bool(condition.get("text"))
     work = Workload(grid, chunks, turns * chunks, text, data["batch_size"])
     average = bool((config["stage"].get("optimizer") or {}).get("ema_decay"))
 

@@ -13,7 +13,7 @@ from vidchat.finite import not_finite
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
 from vidchat.release import TOKENIZERS, read_config, read_weights
-from vidchat.release_format import to_names
+from vidchat.release_format import names_of_weights, to_names
 from vidchat.shipped import find
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
@@ -93,12 +93,13 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
     checkpoint = read_checkpoint(source)
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return weights | checkpoint["ema"]["average"], checkpoint["config"], checkpoint.get("fingerprints", {})
+    weights = names_of_weights(weights | checkpoint["ema"]["average"])
+    return weights, checkpoint["config"], checkpoint.get("fingerprints", {})
 
 
 def _as_released(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config with its parts in names, as a release has them."""
-    parts = ("model", "thinker", *TOKENIZERS)
+    parts = ("model", "condition", "thinker", *TOKENIZERS)
     return {key: to_names(value) if key in parts else value for key, value in config.items()}
 
 

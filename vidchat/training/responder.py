@@ -11,6 +11,7 @@ from torch import Tensor
 from vidchat.batch import ChunkBatch
 from vidchat.model.responder import Responder
 from vidchat.release import TOKENIZERS, export_release
+from vidchat.release_format import names_of_weights
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
@@ -77,6 +78,11 @@ class ResponderModule(TrainingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["fingerprints"] = self.fingerprints
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = names_of_weights(checkpoint["state_dict"], "network.")
+        checkpoint["ema"]["average"] = names_of_weights(checkpoint["ema"]["average"])
+        super().on_load_checkpoint(checkpoint)
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:
         """Writes a release folder with the averaged weights."""

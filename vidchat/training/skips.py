@@ -81,8 +81,7 @@ def absurd(batch: Any, device: torch.device) -> Tensor:
 
 
 def _floats(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, ChunkBatch):
-        batch = vars(batch)
-    for value in batch.values() if isinstance(batch, Mapping) else [batch]:
+    whole = batch.values() if isinstance(batch, Mapping) else [batch]
+    for value in batch.tensors() if isinstance(batch, ChunkBatch) else whole:
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             yield value

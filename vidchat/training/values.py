@@ -71,8 +71,6 @@ CHECKS: Mapping[str, Check] = {
     "data.num_workers": _whole(0),
     "data.sample_rate": _whole(1),
     "condition.drop": _real(0, 1),
-    "condition.features": _whole(0),
-    "condition.scores": (_are(str), "a list of names of scores"),
     "trainer.devices": (_are_devices, "a number of devices, a list of their numbers, or auto"),
     "trainer.precision": (lambda name: name is None or str(name) in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}"),
     "trainer.accumulate_grad_batches": _whole(1),

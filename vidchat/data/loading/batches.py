@@ -1,4 +1,4 @@
-"""Dialogues to batches: which tokens an answer and its conditions are, and how they are laid side by side."""
+"""Dialogues to batches: which tokens an answer and what is heard are, what conditions it, laid side by side."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidchat.batch import MOST_TEXT, ChunkBatch
-from vidchat.data.loading.conditions import Conditions
+from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch, ConditionValues, collate, pad
+from vidchat.conditions.text import MOST_TEXT
 from vidchat.data.loading.endless import Draw
 from vidchat.data.loading.items import Item, Items, TurnKey
 from vidchat.data.loading.lending import Lender
+from vidchat.data.loading.selection import Selection
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encoder import Tokens
 from vidchat.data.tokens.shards import ShardError
 from vidchat.dialogue import Dialogue, Role
 
 log = logging.getLogger(__name__)
-ROLES: dict[Role, int] = {"initiator": 0, "responder": 1}
+ROLES: dict[Role, int] = {"initiator": INITIATOR, "responder": RESPONDER}
 ATTEMPTS = 20  # answers tried for one draw before a data set counts as broken
 
 
@@ -36,14 +37,11 @@ class TextEncoder(Protocol):
 
 @dataclass
 class Loaded:
-    """An item's tokens, and its number."""
+    """An item's tokens, the turns that are heard before it, and what conditions it."""
 
-    number: int
-    item: Item
     answer: Tokens
     turns: list[tuple[Tensor, Tensor | None, Role]]
-    voice: Tensor | None
-    features: Tensor | None
+    conditions: dict[str, ConditionValues]
 
 
 class DialogueBatches:
@@ -54,9 +52,9 @@ class DialogueBatches:
     Args:
         items: What can be drawn.
         caches: Their tokens, by source.
-        conditions: Which conditions are made.
+        selection: What answers are made from.
         text_tokenizer: Transcripts to ids.
-        statistics: Mean and standard deviation of each score, in the order of `conditions.scores`.
+        statistics: Mean and standard deviation of each score, in the order of `selection.scores`.
         dtype: Of latents and features; by default the cache's, which is fewer bytes to hand over.
     """
 
@@ -64,15 +62,15 @@ class DialogueBatches:
         self,
         items: Items,
         caches: list[TokenCache],
-        conditions: Conditions,
+        selection: Selection,
         text_tokenizer: TextEncoder | None,
         statistics: list[tuple[float, float]],
         dtype: torch.dtype | None = None,
     ) -> None:
         self.dtype = dtype
-        self.items, self.caches, self.conditions = items, caches, conditions
+        self.items, self.caches, self.selection = items, caches, selection
         self.text_tokenizer, self.statistics = text_tokenizer, statistics
-        self.voices = items.voices() if conditions.voice else None
+        self.voices = items.voices() if selection.voice else None
         self.lender = Lender()
         self._shortened: set[str] = set()  # dialogues whose text is longer than models read
         for cache in caches:
@@ -96,23 +94,15 @@ class DialogueBatches:
         codes = [one.answer.codes for one in loaded if one.answer.codes is not None]
         latents, mask = self._pad([one.answer.latents for one in loaded])
         batch = ChunkBatch(latents, mask[:, 1:], pad(codes, torch.long)[0] if codes else None)
-        chosen = self.conditions
-        if chosen.text is not None:
-            batch.text_ids, batch.text_mask = pad([self._text(one.item.dialogue) for one in loaded])
-        if chosen.initiator or chosen.earlier_turns:
+        if self.selection.initiator or self.selection.earlier_turns:
             self._add_turns(batch, loaded)
-        if chosen.voice and codes:
-            voices = [codes[0][:0] if one.voice is None else one.voice for one in loaded]
-            batch.voice_codes, batch.voice_mask = pad(voices, torch.long)
-        if chosen.scores:
-            batch.scores, batch.score_mask = self._scores([one.number for one in loaded])
-        if chosen.features:
-            features = [one.features for one in loaded if one.features is not None]
-            batch.features, batch.feature_mask = self._pad(features)
+        for name in self.selection.conditions:
+            given = [one.conditions[name] for one in loaded]
+            batch.conditions[name] = collate(given, self.dtype, self.lender.empty)
         return batch
 
     def _pad(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return pad(parts, self.dtype, self.lender)
+        return pad(parts, self.dtype, self.lender.empty)
 
     def _ahead(self, item: Item) -> None:
         """Begins to fetch an item's tokens: a disk that is asked for a whole batch at once is several times faster."""
@@ -143,32 +133,23 @@ class DialogueBatches:
         raise ShardError(f"the data are bad: {ATTEMPTS} answers in a row could not be used, the last: {told}")
 
     def _load(self, number: int, item: Item, generator: torch.Generator) -> Loaded:
-        cache, chosen = self.caches[item.source], self.conditions
-        answer = cache.load(item.answer, item.span)
-        count = chosen.max_chunks
-        codes = None if answer.codes is None else answer.codes[:count]
+        cache, chosen = self.caches[item.source], self.selection
+        whole = cache.load(item.answer, item.span)
+        codes = None if whole.codes is None else whole.codes[: chosen.max_chunks]
+        answer = Tokens(whole.latents[: chosen.max_chunks + 1], codes)
         turns = [self._load_turn(cache, turn) for turn in item.turns]
-        voice = self._voice(number, item, generator) if codes is not None else None
-        features = cache.load_features(item.question) if item.question is not None else None
-        return Loaded(number, item, Tokens(answer.latents[: count + 1], codes), turns, voice, features)
+        example = LoadedExample(self, number, item, answer, generator)
+        conditions = {name: condition.from_dialogue(example) for name, condition in chosen.conditions.items()}
+        return Loaded(answer, turns, conditions)
 
     def _load_turn(self, cache: TokenCache, turn: TurnKey) -> tuple[Tensor, Tensor | None, Role]:
         tokens = cache.load(turn.key)
         # Chunk 0 of a turn is its first picture alone, without sound: the others pair with their codes.
-        kept = slice(-self.conditions.turn_chunks, None) if turn.part == "last" else slice(self.conditions.turn_chunks)
+        kept = slice(-self.selection.turn_chunks, None) if turn.part == "last" else slice(self.selection.turn_chunks)
         return tokens.latents[1:][kept], None if tokens.codes is None else tokens.codes[kept], turn.role
 
-    def _voice(self, number: int, item: Item, generator: torch.Generator) -> Tensor | None:
-        """The first chunks of codes of another clip of the speaker, drawn at random; `None` where there is none."""
-        others = [] if self.voices is None else [one for one in self.voices.of(number) if one[0] != item.answer]
-        if not others:
-            return None
-        name, span = others[int(torch.randint(len(others), (), generator=generator))]
-        return self.caches[item.source].load_codes(name, span)[: self.conditions.voice_chunks]
-
-    def _text(self, dialogue: Dialogue) -> Tensor:
-        clip = dialogue.answer if self.conditions.text == "answer" else dialogue.question
-        text = clip.text if clip is not None else None
+    def text_ids(self, text: str | None, dialogue: Dialogue) -> Tensor:
+        """Ids (n,) of a text of a dialogue; if there are too many, the first, and the dialogue is named once."""
         ids = self.text_tokenizer.encode(text) if text and self.text_tokenizer is not None else []
         if len(ids) > MOST_TEXT and dialogue.id not in self._shortened:
             self._shortened.add(dialogue.id)
@@ -176,8 +157,7 @@ class DialogueBatches:
                 "dialogue %s: of its text of %d tokens the first %d are read (%d such so far in this process)",
                 dialogue.id, len(ids), MOST_TEXT, len(self._shortened),
             )  # fmt: skip
-        ids = ids[:MOST_TEXT]
-        return torch.tensor(ids, dtype=torch.long)
+        return torch.tensor(ids[:MOST_TEXT], dtype=torch.long)
 
     def _add_turns(self, batch: ChunkBatch, loaded: list[Loaded]) -> None:
         latents, codes, roles = [], [], []
@@ -190,26 +170,47 @@ class DialogueBatches:
         batch.turn_roles = pad(roles)[0]
         batch.turn_codes = pad(codes, torch.long)[0] if codes else None
 
-    def _scores(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
-        """(B, S) standardised scores, zero where there is none, and (B, S) where there is one."""
-        values = self.items.scores(numbers)
-        mean, std = np.array(self.statistics).T
-        scores = np.nan_to_num((values - mean) / std)
-        return torch.from_numpy(scores).float(), torch.from_numpy(~np.isnan(values))
 
+class LoadedExample:
+    """An item as its conditions see it: see `vidchat.conditions.base.Example`.
 
-def pad(
-    parts: Sequence[Tensor], dtype: torch.dtype | None = None, lender: Lender | None = None
-) -> tuple[Tensor, Tensor]:
-    """B tensors (n_i, ...) to (B, max n_i, ...) filled up with zeros, and the mask (B, max n_i) of what is there.
-
-    Nothing at all still takes one place, masked, so that no dimension is 0. The result has `dtype`, or the parts'.
+    Args:
+        batches: What loads it.
+        number: Number of the item.
+        item: The item.
+        answer: Its tokens.
+        generator: Source of its random choices.
     """
-    longest = max(1, *(len(part) for part in parts))
-    lengths = torch.tensor([len(part) for part in parts])
-    shape, dtype = (len(parts), longest, *parts[0].shape[1:]), dtype or parts[0].dtype
-    padded = torch.empty(shape, dtype=dtype) if lender is None else lender.empty(shape, dtype)
-    for row, part in zip(padded, parts, strict=True):
-        row[: len(part)] = part
-        row[len(part) :] = 0
-    return padded, torch.arange(longest)[None] < lengths[:, None]
+
+    def __init__(
+        self, batches: DialogueBatches, number: int, item: Item, answer: Tokens, generator: torch.Generator
+    ) -> None:
+        self._batches, self._number, self._item, self._answer = batches, number, item, answer
+        self._cache, self._generator = batches.caches[item.source], generator
+
+    @cached_property
+    def dialogue(self) -> Dialogue:
+        return self._item.dialogue
+
+    def text_ids(self, text: str | None) -> Tensor:
+        return self._batches.text_ids(text, self.dialogue)
+
+    def scores(self, names: Sequence[str]) -> Tensor:
+        mean, std = np.array(self._batches.statistics).T
+        scores = (self._batches.items.scores([self._number])[0] - mean) / std
+        known = self._batches.selection.scores
+        return torch.from_numpy(scores[[known.index(name) for name in names]])
+
+    def voice(self, chunks: int) -> Tensor:
+        """The first chunks of codes of another clip of the speaker, drawn at random."""
+        assert self._answer.codes is not None, "conditions that need a voice are left out without audio"
+        voices = self._batches.voices
+        others = [] if voices is None else [one for one in voices.of(self._number) if one[0] != self._item.answer]
+        if not others:
+            return self._answer.codes[:0]
+        name, span = others[int(torch.randint(len(others), (), generator=self._generator))]
+        return self._cache.load_codes(name, span)[:chunks]
+
+    def thinker_features(self) -> Tensor:
+        assert self._item.question is not None, "dialogues without a question are left out"
+        return self._cache.load_features(self._item.question)

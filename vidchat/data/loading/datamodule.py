@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -16,18 +16,19 @@ from torch.utils.data import DataLoader
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import FolderError
 from vidchat.data.loading.batches import DialogueBatches, TextEncoder
-from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.dialogues import Dialogues
 from vidchat.data.loading.endless import EndlessDataModule, Fixed, in_order
 from vidchat.data.loading.gather import Stock, gather, order_of, standardisation
 from vidchat.data.loading.items import Items
 from vidchat.data.loading.order import padding
 from vidchat.data.loading.pieces import Pieces
+from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encode import fill
 from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncoder, VideoEncoder, WorkingPoint
 from vidchat.dialogue import Branch, Split, Tier
+from vidchat.release_format import to_names
 
 log = logging.getLogger(__name__)
 NAMED = 20  # dialogues that a warning names; the report names all
@@ -103,7 +104,7 @@ class DialogueDataModule(EndlessDataModule):
     Args:
         sources: What is mixed.
         point: Working rates and size.
-        conditions: What answers are made from.
+        selection: What answers are made from.
         batching: How they become batches.
         tools: What turns clips and texts into tokens.
 
@@ -117,13 +118,13 @@ class DialogueDataModule(EndlessDataModule):
         self,
         sources: Sequence[Source],
         point: WorkingPoint,
-        conditions: Conditions,
+        selection: Selection,
         batching: Batching,
         tools: Tools,
     ) -> None:
         super().__init__(batching.size, batching.seed, batching.num_workers)
         self.sources, self.point, self.tools = list(sources), point, tools
-        self.conditions = conditions if tools.audio_codec is not None else replace(conditions, voice=False)
+        self.selection = selection if tools.audio_codec is not None else selection.without("voice")
         self.encoder = ClipEncoder(tools.video_vae, tools.audio_codec, point.fps, point.size, point.turn, tools.thinker)
         self.report = Report("answers")
         self.statistics: list[tuple[float, float]] = []
@@ -157,13 +158,11 @@ class DialogueDataModule(EndlessDataModule):
             thinker: See `Tools`.
         """
         told = [{"root": data["root"], "branch": branch, "tier": tier} | source for source in data["sources"] or [{}]]
-        names = {one.name for one in fields(Conditions)} & condition.keys()
-        chosen = {name: condition[name] for name in names} | {"scores": tuple(condition["scores"])}
         tools = Tools(video_vae, audio_codec if audio else None, text_tokenizer, thinker)
         return cls(
             [Source(**source | {"root": Path(source["root"])}) for source in told],
             WorkingPoint(data["fps"], tuple(data["size"]), data["turn"], data["dtype"]),
-            Conditions(**chosen, max_chunks=data["max_chunks"]),
+            Selection.read(to_names(condition), data["max_chunks"]),
             Batching(data["batch_size"], seed, data["num_workers"]),
             tools,
         )
@@ -171,18 +170,18 @@ class DialogueDataModule(EndlessDataModule):
     @cached_property
     def folders(self) -> dict[Path, _Folder]:
         """The folders, each opened once."""
-        longest = max(self.conditions.max_chunks, self.conditions.turn_chunks)
+        longest = max(self.selection.max_chunks, self.selection.turn_chunks)
         found: dict[Path, _Folder] = {}
         for root in dict.fromkeys(source.root for source in self.sources):
             sources = [source for source in self.sources if source.root == root]
             cache = TokenCache(root, self.encoder, longest, self.point.dtype, keep_index=True)
             dialogues = Dialogues(root)
-            found[root] = _Folder(root, cache, dialogues, Pieces(cache, self.conditions, dialogues), sources)
+            found[root] = _Folder(root, cache, dialogues, Pieces(cache, self.selection, dialogues), sources)
         return found
 
     def rows(self, source: Source, split: Split) -> np.ndarray:
         """(n,) the numbers of a source's dialogues of a split, in its folder."""
-        question = True if self.conditions.asks else None
+        question = True if self.selection.asks else None
         return self.folders[source.root].dialogues.rows(split, source.branch, source.tier, question)
 
     def prepare_data(self) -> None:
@@ -196,7 +195,7 @@ class DialogueDataModule(EndlessDataModule):
         for folder in self.folders.values():
             rows = np.concatenate([self.rows(source, split) for source in folder.sources for split in splits])
             dialogues = (folder.dialogues[row] for row in rows[~folder.pieces.encoded(rows)].tolist())
-            report = fill(folder.cache, (p for d in dialogues for p in self.conditions.pieces(d)), [device])
+            report = fill(folder.cache, (p for d in dialogues for p in self.selection.pieces(d)), [device])
             if report.skipped:
                 report.read = folder.pieces.count(rows) - len(report.skipped)
                 log.warning("%s", report)
@@ -269,7 +268,7 @@ class DialogueDataModule(EndlessDataModule):
             CacheError: A clip was never encoded.
         """
         stocks = [Stock(self.rows(source, split), self.folders[source.root].pieces) for source in self.sources]
-        return gather(stocks, self.conditions, self.report)
+        return gather(stocks, self.selection, self.report)
 
     def padding(self, batches: int = 200) -> float:
         """The share of the chunks of the first training batches that is padding, answers and turns together."""
@@ -295,7 +294,7 @@ class DialogueDataModule(EndlessDataModule):
 
     def _batches(self, items: Items, dtype: torch.dtype | None = None) -> DialogueBatches:
         caches = [self.folders[source.root].cache for source in self.sources]
-        return DialogueBatches(items, caches, self.conditions, self.tools.text_tokenizer, self.statistics, dtype)
+        return DialogueBatches(items, caches, self.selection, self.tools.text_tokenizer, self.statistics, dtype)
 
     def _check_splits(self) -> None:
         """Before any long work: are there dialogues to train on, and to validate on if that is asked for?"""
@@ -307,7 +306,7 @@ class DialogueDataModule(EndlessDataModule):
             raise FolderError(self._nothing(self.sources[0], "val"))
 
     def _nothing(self, source: Source, split: Split) -> str:
-        filters = {"tier": source.tier, "branch": source.branch, "question": self.conditions.asks or None}
+        filters = {"tier": source.tier, "branch": source.branch, "question": self.selection.asks or None}
         told = ", ".join(f"{key}={value}" for key, value in filters.items() if value is not None)
         remedy = " or set trainer.limit_val_batches=0" if split == "val" else ""
         return (
@@ -318,7 +317,4 @@ class DialogueDataModule(EndlessDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Moves a `ChunkBatch`; what is kept in half precision becomes float32 there, not on the way."""
         moved: ChunkBatch = batch.to(device)
-        for name in ("latents", "turn_latents", "features"):
-            value = getattr(moved, name)
-            setattr(moved, name, None if value is None else value.float())
-        return moved
+        return moved.map(lambda value: value.float() if value.is_floating_point() else value)

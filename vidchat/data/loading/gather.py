@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.dialogues import ranges
 from vidchat.data.loading.items import NOBODY, Items
 from vidchat.data.loading.order import Order, Stream
 from vidchat.data.loading.pieces import BLOCK, Pieces
+from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
 from vidchat.data.tokens.made_with import CacheError
 
@@ -35,7 +35,7 @@ class Stock:
     pieces: Pieces
 
 
-def gather(stocks: Sequence[Stock], conditions: Conditions, report: Report) -> Items:
+def gather(stocks: Sequence[Stock], conditions: Selection, report: Report) -> Items:
     """The answers whose clips are all encoded, in the sources' and manifests' order.
 
     Whether clips have changed since they were encoded is not looked at: `prepare_data` has seen to that.

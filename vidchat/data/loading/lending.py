@@ -8,6 +8,8 @@ touched. So a loader's process keeps what it has handed over, and uses it again 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -79,6 +81,13 @@ def _arrive(batch: Any, lent: Tensor, slots: list[int]) -> Any:
         if all(storage.expired() for storage in storages):
             theirs[numbers] = 0
             _held.remove(one)
-    tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
-    _held.append(([StorageWeakRef(tensor.untyped_storage()) for tensor in tensors], lent, slots))
+    _held.append(([StorageWeakRef(tensor.untyped_storage()) for tensor in _tensors(batch)], lent, slots))
     return batch
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in a batch, however deep."""
+    if isinstance(value, Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else vars(value).values() if is_dataclass(value) else ():
+        yield from _tensors(part)

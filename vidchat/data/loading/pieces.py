@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
-from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.dialogues import Dialogues, ranges
+from vidchat.data.loading.selection import Selection
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encoder import Track
 from vidchat.data.tokens.track_index import ABSENT, TrackIndex
@@ -16,7 +16,7 @@ BLOCK = 65536  # dialogues at a time, which bounds the memory that this takes
 
 
 class Pieces:
-    """The pieces of a folder's dialogues; the same as `Conditions.pieces` gives of one after the other.
+    """The pieces of a folder's dialogues; the same as `Selection.pieces` gives of one after the other.
 
     Args:
         cache: The folder's tokens.
@@ -24,7 +24,7 @@ class Pieces:
         dialogues: The folder's dialogues.
     """
 
-    def __init__(self, cache: TokenCache, conditions: Conditions, dialogues: Dialogues) -> None:
+    def __init__(self, cache: TokenCache, conditions: Selection, dialogues: Dialogues) -> None:
         self.cache, self.conditions, self.dialogues = cache, conditions, dialogues
         self._places: dict[Track, tuple[TrackIndex, np.ndarray]] = {}
 

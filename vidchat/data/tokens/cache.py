@@ -208,7 +208,7 @@ def piece_key(name: str, piece: Piece) -> str:
 
 
 def part_of(dialogue: Dialogue, clip: Clip) -> Part:
-    """Which part of a dialogue's clip is encoded; `Conditions` asks for the same."""
+    """Which part of a dialogue's clip is encoded; `Selection` asks for the same."""
     if clip is dialogue.answer:
         return "spans" if dialogue.branch == "single" else "first"
     return "first" if dialogue.branch == "listening" else "last"

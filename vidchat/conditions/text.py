@@ -1,0 +1,75 @@
+"""The words: the transcript of the answer, which the model then says, or of the question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from vidchat.batch import ConditionValues
+from vidchat.conditions.base import (
+    ChunkTokens,
+    Condition,
+    ConditionEmbedding,
+    ConditionError,
+    Example,
+    QuestionError,
+    Request,
+    Shapes,
+    all_known,
+)
+from vidchat.registry import register
+
+Turn = Literal["answer", "question"]
+MOST_TEXT = 1000  # ids of a text that a model reads: as bytes, a minute of English
+
+
+@register("text")
+@dataclass(frozen=True)
+class Text(Condition):
+    """Transcript of a turn.
+
+    Attributes:
+        turn: The turn: `answer` or `question`.
+    """
+
+    turn: Turn = "answer"
+
+    def __post_init__(self) -> None:
+        if self.turn not in get_args(Turn):
+            raise ConditionError(f"condition.text must be answer, question or null, got {str(self.turn)[:80]}")
+
+    def from_dialogue(self, example: Example) -> ConditionValues:
+        dialogue = example.dialogue
+        clip = dialogue.answer if self.turn == "answer" else dialogue.question
+        return all_known(example.text_ids(None if clip is None else clip.text))
+
+    def from_request(self, given: Any, request: Request) -> ConditionValues:
+        if not given:
+            raise QuestionError('this model is told what to say: give text="..."')
+        return all_known(request.text_ids(given))
+
+    def check(self, given: Any, request: Request) -> None:
+        self.from_request(given, request)
+
+    def embedding(self, width: int, shapes: Shapes) -> ConditionEmbedding:
+        return TextEmbedding(width, shapes.vocabulary)
+
+
+class TextEmbedding(ConditionEmbedding):
+    """Embeds ids.
+
+    Args:
+        width: D.
+        vocabulary: Number of ids.
+    """
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.ids = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.ids.weight, std=1.0)
+
+    def forward(self, values: Tensor, chunks: ChunkTokens) -> Tensor:
+        """Tokens (B, L, D) of ids (B, L)."""
+        return self.ids(values)

@@ -1,0 +1,73 @@
+"""What a frozen thinker (Qwen2.5-Omni) understood of the question, as it was computed when clips were encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from vidchat.batch import ConditionValues
+from vidchat.conditions.base import (
+    ChunkTokens,
+    Condition,
+    ConditionEmbedding,
+    ConditionError,
+    Example,
+    Need,
+    QuestionError,
+    Request,
+    Shapes,
+    all_known,
+)
+from vidchat.registry import register
+
+
+@register("features")
+@dataclass(frozen=True)
+class ThinkerFeatures(Condition):
+    """Features of the question.
+
+    Attributes:
+        width: Values in each, as many as the thinker gives.
+    """
+
+    width: int
+    needs: ClassVar[frozenset[Need]] = frozenset({"question", "thinker"})
+
+    def __post_init__(self) -> None:
+        if type(self.width) is not int or self.width < 1:
+            raise ConditionError(f"condition.features must be a whole number above -1, got {str(self.width)[:80]}")
+
+    def from_dialogue(self, example: Example) -> ConditionValues:
+        return all_known(example.thinker_features())
+
+    def from_request(self, given: Any, request: Request) -> ConditionValues:
+        return all_known(request.thinker_features())
+
+    def check(self, given: Any, request: Request) -> None:
+        if not request.has_thinker:
+            raise QuestionError(
+                "this model needs a thinker's features, and its release names no thinker; give features as tensors "
+                "(ChunkBatch.conditions), or train it with thinker=..."
+            )
+
+    def embedding(self, width: int, shapes: Shapes) -> ConditionEmbedding:
+        return FeatureEmbedding(width, self.width)
+
+
+class FeatureEmbedding(ConditionEmbedding):
+    """Projects features.
+
+    Args:
+        width: D.
+        features: Values in a feature.
+    """
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(features, width)
+
+    def forward(self, values: Tensor, chunks: ChunkTokens) -> Tensor:
+        """Tokens (B, P, D) of features (B, P, D_f)."""
+        return self.project(values)
