@@ -71,9 +71,8 @@ def measure(
 
 def question(release: Release, dialogue: Dialogue) -> ChunkBatch:
     """What the release is asked, with the first picture of the true answer as the reference."""
-    switches = release.responder.conditions.switches
-    initiator = dialogue.question.path if switches.turns and dialogue.question else None
-    text = (dialogue.answer.text or "") if switches.text else None
+    initiator = dialogue.question.path if release.hears and dialogue.question else None
+    text = (dialogue.answer.text or "") if "text" in release.conditions else None
     return read_question(release, Question(dialogue.answer.path, initiator, text))
 
 

@@ -23,10 +23,12 @@ from typing import Any, cast
 
 from shards import BASE, BOOKS, CHUNKS, LATENTS, RandomEncoder, Stub, machine
 
+from vidchat.conditions.scores import Scores
+from vidchat.conditions.text import Text
 from vidchat.data.loading.batches import DialogueBatches
-from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.loading.dialogues import FILE, Dialogues
+from vidchat.data.loading.selection import Selection
 from vidchat.data.tokens.cache import TokenCache, key_of, piece_number
 from vidchat.data.tokens.encoder import Piece, Track, WorkingPoint
 from vidchat.data.tokens.shards import dumps, summarise
@@ -104,7 +106,8 @@ def make(work: Path) -> dict[str, float]:
 def start(work: Path) -> dict[str, float]:
     """Opens the indexes, and starts the data module, as a rank does."""
     point, tools = WorkingPoint(25, BASE, dtype="float16"), Tools(Stub(), Stub())
-    chosen = Conditions("answer", initiator=True, scores=("dover", "motion"), max_chunks=CHUNKS)
+    conditions = {"text": Text(), "scores": Scores(("dover", "motion"))}
+    chosen = Selection(conditions, initiator=True, max_chunks=CHUNKS)
     cost = {"open_s": timed(lambda: (Dialogues(work), [TrackIndex(folder, keep=True) for folder in tracks(work)]))}
     before, began = private(), time.perf_counter()
     data = DialogueDataModule([Source(work)], point, chosen, Batching(8), tools)

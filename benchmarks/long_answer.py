@@ -20,8 +20,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from vidchat.batch import ChunkBatch
+from vidchat.conditions.base import Conditioning
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
-from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
 
@@ -42,7 +42,7 @@ def main() -> None:
     model: Responder = instantiate(
         OmegaConf.load(ROOT / "configs" / "model" / "tiny.yaml"),
         tokens=TokenShapes(LatentShape(48, 4), CodeShape(8, 4, 256)),
-        conditions=ConditionSwitches(turns=True),
+        conditions=Conditioning(hears=True),
     )
     model.eval()
     turns = torch.ones(1, 14, dtype=torch.bool)

@@ -41,9 +41,8 @@ from vidchat.release import Release, load_release
 
 def read(release: Release, dialogue: Dialogue, chunks: int) -> ChunkBatch:
     """The question with its true answer."""
-    switches = release.responder.conditions.switches
-    initiator = dialogue.question.path if switches.turns and dialogue.question else None
-    text = (dialogue.answer.text or "") if switches.text else None
+    initiator = dialogue.question.path if release.hears and dialogue.question else None
+    text = (dialogue.answer.text or "") if "text" in release.conditions else None
     batch = read_question(release, Question(dialogue.answer.path, initiator, text))
     clock = release.clock
     media = read_clip(dialogue.answer, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)

@@ -31,10 +31,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
+from vidchat.conditions.base import Conditioning
+from vidchat.conditions.thinker import ThinkerFeatures
 from vidchat.model import masked
 from vidchat.model.chunks import LatentShape, TokenShapes
-from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.flow import FlowShape
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
@@ -85,14 +86,13 @@ class Ours:
         self.model = Responder(
             TokenShapes(LatentShape(latents.shape[2], 4)), shape(backbone),
             FlowShape(options.head, 3, noises=noises), shape(refiner),
-            conditions=ConditionSwitches(features=TEXT_WIDTH), patch=2, ratio=2, set_causal=set_causal,
+            conditions=Conditioning({"features": ThinkerFeatures(TEXT_WIDTH)}), patch=2, ratio=2, set_causal=set_causal,
         )  # fmt: skip
         features = torch.cat([text, text[:, :2]], dim=1)  # NOVA adds two tokens, for motion
         self.batch = ChunkBatch(
             latents,
             torch.ones(len(latents), latents.shape[1] - 1, dtype=torch.bool),
-            features=features,
-            feature_mask=torch.ones(features.shape[:2], dtype=torch.bool),
+            conditions={"features": ConditionValues(features, torch.ones(features.shape[:2], dtype=torch.bool))},
         )
 
     def training_step(self) -> Callable[[], None]:

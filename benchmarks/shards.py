@@ -31,8 +31,8 @@ import webdataset
 from torch import Tensor
 
 from vidchat.atomic import write_text
-from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.selection import Selection
 from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.data.tokens.cache import TOKENS, TokenCache
 from vidchat.data.tokens.encode import fill
@@ -259,7 +259,7 @@ def datamodule(root: Path, batch_size: int, workers: int = 0) -> DialogueDataMod
     """Of token shards that `RandomEncoder` made."""
     point = WorkingPoint(25, BASE, dtype="float16")
     data = DialogueDataModule(
-        [Source(root)], point, Conditions(max_chunks=CHUNKS), Batching(batch_size, 0, workers), Tools(Stub(), Stub())
+        [Source(root)], point, Selection(max_chunks=CHUNKS), Batching(batch_size, 0, workers), Tools(Stub(), Stub())
     )
     data.setup()
     return data

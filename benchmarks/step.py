@@ -22,9 +22,9 @@ from nova import matrix_product, seconds
 from omegaconf import OmegaConf
 
 from vidchat.batch import ChunkBatch
+from vidchat.conditions.base import Conditioning
 from vidchat.model.attention import attend
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
-from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.mask import BlockCausal
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
@@ -40,7 +40,7 @@ def tiny(attention: str) -> Responder:
     config.backbone.attention = attention
     torch.manual_seed(0)
     tokens = TokenShapes(LatentShape(CHANNELS, 4), CodeShape(8, 4, 256))
-    return instantiate(config, tokens=tokens, conditions=ConditionSwitches(turns=True)).train()
+    return instantiate(config, tokens=tokens, conditions=Conditioning(hears=True)).train()
 
 
 def a_batch() -> ChunkBatch:

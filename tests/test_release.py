@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.deaths import deaths
 from tests.test_atomic import small_disk
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.build import build_responder
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.release import (
@@ -106,8 +106,11 @@ def test_loads_what_was_exported_without_the_run_that_made_it(made: tuple[Path, 
     batch = ChunkBatch(
         latents=torch.randn(1, 1, 4, 4, 4),
         chunk_mask=torch.zeros(1, 0, dtype=torch.bool),
-        text_ids=torch.tensor([loaded.text_tokenizer.encode("tea")]),
-        text_mask=torch.ones(1, 3, dtype=torch.bool),
+        conditions={
+            "text": ConditionValues(
+                torch.tensor([loaded.text_tokenizer.encode("tea")]), torch.ones(1, 3, dtype=torch.bool)
+            )
+        },
     )
     one, other = (
         list(stream_answer(r.responder, r.video_vae, r.audio_codec, batch, GenerationSettings(chunks=2)))

@@ -81,7 +81,7 @@ def test_the_three_stages_one_after_the_other(folder: Path, tmp_path: Path, capl
 
     assert load_release(visual).responder.depth is None
     release = load_release(dyadic)
-    assert release.responder.conditions.switches.turns
+    assert release.hears
     assert release.clock.frames_per_chunk == 8
     assert release.size == (32, 32)
     curves = read_metrics(tmp_path / "dyadic" / "metrics.csv")

@@ -10,6 +10,7 @@ from PIL import Image
 from tests.test_train import config, folder  # noqa: F401, the fixture of a data set
 from tests.tiny_thinker import save_tiny_thinker
 from vidchat.cli import train as train_script
+from vidchat.conditions.thinker import ThinkerFeatures
 from vidchat.generation.answer import Question, read_question
 from vidchat.release import load_release
 from vidchat.tokenizers.thinker import Thinker
@@ -33,10 +34,10 @@ def test_a_stage_with_a_thinker(folder: Path, thinker: list[str], tmp_path: Path
     assert len(seen) == 3, "every question once"
     release = load_release(exported)
     assert release.thinker is not None
-    assert release.responder.conditions.switches.features == 32
+    assert release.conditions == {"features": ThinkerFeatures(32)}
     Image.new("RGB", (32, 32)).save(tmp_path / "b.png")
     batch = read_question(release, Question(tmp_path / "b.png", initiator=folder / "initiator0.mp4"))
-    assert batch.features is not None
+    assert batch.conditions["features"].mask.all()
     seen.clear()
     train_script.train(config(folder, tmp_path / "two", "sft_dyadic", "condition.initiator=false", *thinker))
     assert not seen, "read from then on"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidchat.data.loading.selection import Selection
 from vidchat.data.media.write import write_clip
 
 SIZE = (16, 16)
@@ -55,6 +56,11 @@ class Codec:
 class Bytes:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+
+def selection(max_chunks: int = 25, **condition: Any) -> Selection:
+    """What answers are made from, by the keys of a config's `condition` node."""
+    return Selection.read({"initiator": False, "earlier_turns": False, **condition}, max_chunks)
 
 
 def brightness(pictures: int) -> Tensor:

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from folders import SIZE, Bytes, Codec, Vae, film, make_folder, write_manifest
+from folders import SIZE, Bytes, Codec, Vae, film, make_folder, selection, write_manifest
 from torch import Tensor
 
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues, pad
 from vidchat.data.folder import FolderError
-from vidchat.data.loading.batches import pad
-from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.tokens.encoder import WorkingPoint
 from vidchat.data.tokens.made_with import CacheError
@@ -30,7 +28,7 @@ def module(root: Path, prepare: bool = True, **more: Any) -> DialogueDataModule:
     point = WorkingPoint(25, SIZE, **told("turn", "dtype"))
     batching = Batching(more.pop("batch_size", 2), **told("seed", "num_workers"))
     tools = Tools(Vae(), Codec() if more.pop("audio", True) else None, Bytes(), more.pop("thinker", None))
-    data = DialogueDataModule(sources, point, Conditions(**more), batching, tools)
+    data = DialogueDataModule(sources, point, selection(**more), batching, tools)
     if prepare:
         data.prepare_data()
         data.setup("fit")
@@ -42,8 +40,8 @@ def numbers(latents: Tensor) -> list[int]:
     return [round((float(level) - 20) / 4) for level in (latents.mean((1, 2, 3)) + 1) * 127.5]
 
 
-def words(ids: Tensor, mask: Tensor) -> list[str]:
-    return [bytes(row[keep].tolist()).decode() for row, keep in zip(ids, mask, strict=True)]
+def words(text: ConditionValues) -> list[str]:
+    return [bytes(row[keep].tolist()).decode() for row, keep in zip(text.values, text.mask, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,8 @@ def test_answers_are_padded_and_masked(root: Path) -> None:
     assert numbers(batch.latents[0, :7]) == list(range(0, 25, 4))
     assert not batch.latents[0, 7].any()
     assert not batch.codes[0, 6].any()
-    assert batch.text_ids is batch.turn_latents is batch.voice_codes is batch.scores is None
+    assert batch.turn_latents is None
+    assert not batch.conditions
 
 
 def test_the_question_conditions_without_its_first_picture(root: Path) -> None:
@@ -83,7 +82,7 @@ def test_a_text_that_is_too_long_is_shortened_and_its_dialogue_named_once(root: 
     data = module(root, text="answer")
     for _ in range(2):
         batch = next(iter(data.val_dataloader()))
-    assert words(batch.text_ids, batch.text_mask) == ["a", "a"]
+    assert words(batch.conditions["text"]) == ["a", "a"]
     told = [record.getMessage() for record in caplog.records if "of its text" in record.getMessage()]
     assert len(told) in (2, 4), "once for each reader of batches"
     assert "of its text of 2 tokens the first 1 are read" in told[0]
@@ -92,33 +91,30 @@ def test_a_text_that_is_too_long_is_shortened_and_its_dialogue_named_once(root: 
 @pytest.mark.parametrize(("whose", "expected"), [("answer", ["a4", "a5"]), ("question", ["q4", "q5"])])
 def test_text_is_the_answers_or_the_questions(root: Path, whose: str, expected: list[str]) -> None:
     batch = next(iter(module(root, text=whose).val_dataloader()))
-    assert batch.text_ids is not None
-    assert batch.text_mask is not None
-    assert words(batch.text_ids, batch.text_mask) == expected
+    assert words(batch.conditions["text"]) == expected
 
 
 def test_the_voice_is_another_answer_of_the_same_speaker_and_split(root: Path) -> None:
-    data = module(root, voice=True, voice_chunks=3)
+    data = module(root, voice=3)
     for split in ("train", "val"):
         items = data.items(split)  # type: ignore[arg-type]
         for number, item in enumerate(items):
             told = {i.answer for i in items if i.dialogue.answer.speaker == item.dialogue.answer.speaker}
             assert {name for name, _ in items.voices().of(number)} == told
     first, second = list(data.val_dataloader())
-    assert first.voice_codes.shape == (2, 3, 8, 2)
-    assert first.voice_mask.tolist() == [[True] * 3, [False] * 3]  # r1 answers only once in this split
-    assert second.voice_mask.all()
+    assert first.conditions["voice"].values.shape == (2, 3, 8, 2)
+    assert first.conditions["voice"].mask.tolist() == [[True] * 3, [False] * 3]  # r1 answers only once in this split
+    assert second.conditions["voice"].mask.all()
 
 
 def test_scores_are_standardised_over_the_training_answers(root: Path) -> None:
     data = module(root, scores=("dover", "motion"))
     assert data.statistics[0] == pytest.approx((1.5, 1.25**0.5))
     batch = next(iter(data.val_dataloader()))
-    assert batch.scores is not None
-    assert batch.score_mask is not None
-    torch.testing.assert_close(batch.scores[:, 0], (torch.tensor([4.0, 5.0]) - 1.5) / 1.25**0.5)
-    assert batch.score_mask.tolist() == [[True, False]] * 2
-    assert not batch.scores[:, 1].any()
+    scores = batch.conditions["scores"]
+    torch.testing.assert_close(scores.values[:, 0], (torch.tensor([4.0, 5.0]) - 1.5) / 1.25**0.5)
+    assert scores.mask.tolist() == [[True, False]] * 2
+    assert not scores.values[:, 1].any()
 
 
 def test_earlier_turns_come_before_the_question_with_their_roles(tmp_path: Path) -> None:
@@ -153,9 +149,8 @@ def test_resuming_is_exact_whatever_the_workers(root: Path) -> None:
         data = module(root, num_workers=workers, **settings)
         data.load_state_dict({"consumed": 3, "seed": 0, "batch_size": 2})
         for one, other in zip(islice(iter(data.train_dataloader()), 4), unbroken[3:], strict=True):
-            for name, value in vars(one).items():
-                expected = getattr(other, name)
-                assert value is expected is None or torch.equal(value, expected), name
+            assert one.conditions.keys() == other.conditions.keys() == {"voice", "text"}
+            assert all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
 
 
 def test_without_sound_silent_clips_are_answers(tmp_path: Path) -> None:
@@ -194,7 +189,7 @@ def test_filters_choose_dialogues(root: Path, tmp_path: Path) -> None:
 
 def test_any_split_can_be_gone_through(root: Path) -> None:
     (batch,) = list(module(root, text="answer").split_dataloader("test"))
-    assert words(batch.text_ids, batch.text_mask) == ["a7"]
+    assert words(batch.conditions["text"]) == ["a7"]
 
 
 def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import Codec, Vae, write_manifest
+from folders import Codec, Vae, selection, write_manifest
 from test_mixing import Thinker
 
 from vidchat.data.loading import gather as gathering
-from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.dialogues import Dialogues
 from vidchat.data.loading.gather import Stock, gather
 from vidchat.data.loading.items import Item, Items, TurnKey
 from vidchat.data.loading.pieces import Pieces
+from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
 from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track
@@ -25,11 +25,11 @@ from vidchat.data.tokens.shards import dumps
 
 COUNT, CLIPS = 200, 300
 CONDITIONS = [
-    Conditions("answer", initiator=True, scores=("dover", "motion"), max_chunks=6),
-    Conditions("answer", initiator=True, earlier_turns=True, voice=True, max_chunks=9, max_turn_chunks=4),
-    Conditions(features=2, initiator=True, earlier_turns=True, max_chunks=9),
-    Conditions(features=2, voice=True, scores=("dover",), max_chunks=9),
-    Conditions(max_chunks=9),
+    selection(text="answer", initiator=True, scores=("dover", "motion"), max_chunks=6),
+    selection(text="answer", initiator=True, earlier_turns=True, voice=True, max_chunks=9, max_turn_chunks=4),
+    selection(features=2, initiator=True, earlier_turns=True, max_chunks=9),
+    selection(features=2, voice=True, scores=("dover",), max_chunks=9),
+    selection(max_chunks=9),
 ]
 
 
@@ -55,7 +55,7 @@ def dialogues(rng: random.Random) -> list[dict[str, Any]]:
     return lines
 
 
-def stock(root: Path, conditions: Conditions, lacking: int = 0) -> Stock:
+def stock(root: Path, conditions: Selection, lacking: int = 0) -> Stock:
     """A data set of which some clips are there, some are gone and some are bad, and whose tokens are of two shapes."""
     rng = random.Random(0)
     write_manifest(root, dialogues(rng))
@@ -101,7 +101,7 @@ def encode(cache: TokenCache, pieces: list[tuple[str, Piece]], rng: random.Rando
         cache.tracks[name].forget()
 
 
-def one_by_one(stocks: list[Stock], conditions: Conditions) -> tuple[list[Item], list[tuple[str, str]]]:
+def one_by_one(stocks: list[Stock], conditions: Selection) -> tuple[list[Item], list[tuple[str, str]]]:
     items, left_out = [], []
     for source, some in enumerate(stocks):
         for row in some.rows.tolist():
@@ -129,7 +129,7 @@ def one_by_one(stocks: list[Stock], conditions: Conditions) -> tuple[list[Item],
     return items, left_out
 
 
-def check(stocks: list[Stock], conditions: Conditions) -> Items:
+def check(stocks: list[Stock], conditions: Selection) -> Items:
     report = Report("answers")
     found = gather(stocks, conditions, report)
     items, left_out = one_by_one(stocks, conditions)
@@ -151,7 +151,7 @@ def check(stocks: list[Stock], conditions: Conditions) -> Items:
 @pytest.mark.parametrize("conditions", CONDITIONS)
 @pytest.mark.parametrize("block", [7, 65536])
 def test_columns_find_what_dialogues_one_by_one_do(
-    conditions: Conditions, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    conditions: Selection, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathering, "BLOCK", block)
     one = stock(tmp_path, conditions)

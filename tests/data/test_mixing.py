@@ -33,15 +33,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(one: ChunkBatch, other: ChunkBatch) -> bool:
-    return all(
-        a is b is None or torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
-    )
+    return all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
 
 
 def texts(data: DialogueDataModule, batches: int) -> list[str]:
     drawn: list[str] = []
     for batch in islice(iter(data.train_dataloader()), batches):
-        drawn += words(batch.text_ids, batch.text_mask)
+        drawn += words(batch.conditions["text"])
     return drawn
 
 
@@ -172,10 +170,10 @@ class Thinker:
 def test_a_thinkers_features_of_the_question_are_a_track_of_their_own(root: Path) -> None:
     data = module(root, features=2, thinker=Thinker(), text="answer")
     batch = next(iter(data.val_dataloader()))
-    assert batch.features is not None
-    assert batch.features.shape == (1, 29, 2)
-    assert (batch.features == 29).all()
-    assert batch.feature_mask.all()
+    features = batch.conditions["features"]
+    assert features.values.shape == (1, 29, 2)
+    assert (features.values == 29).all()
+    assert features.mask.all()
     assert batch.turn_latents is None
     assert {path.name.split("-")[0] for path in (root / "tokens").iterdir()} >= {"latents", "codes", "features"}
 

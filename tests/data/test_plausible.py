@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from folders import SIZE, Bytes, Codec, Vae, make_folder
+from folders import SIZE, Bytes, Codec, Vae, make_folder, selection
 from torch import Tensor
 
-from vidchat.data.loading.conditions import Conditions
 from vidchat.data.loading.crops import ClipDataModule
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.media.read import Media
@@ -54,7 +53,7 @@ class BadCodec(Codec):
 
 def module(root: Path, vae: Vae, codec: Codec, workers: int = 0, **chosen: Any) -> DialogueDataModule:
     tools = Tools(vae, codec, Bytes(), None)
-    conditions = Conditions(text="answer", **chosen)
+    conditions = selection(text="answer", **chosen)
     data = DialogueDataModule([Source(root)], WorkingPoint(25, SIZE), conditions, Batching(2, 0, workers), tools)
     data.prepare_data()
     data.setup("fit")
@@ -87,7 +86,7 @@ def test_impossible_tokens_are_skipped_counted_and_named(
     caplog.clear()
     data = module(tmp_path, Vae(), BadCodec(), workers=0)
     batches = islice(data.train_dataloader(), 8)
-    texts = Counter(bytes(ids).decode() for batch in batches for ids in batch.text_ids.tolist())
+    texts = Counter(bytes(ids).decode() for batch in batches for ids in batch.conditions["text"].values.tolist())
     assert sum(texts.values()) == 16
     assert not {"a2", "a5"} & set(texts)
     assert f"skipped an answer of dialogue d2: {tmp_path}/tokens/{track}" in caplog.text

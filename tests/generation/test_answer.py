@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,13 +70,14 @@ def test_what_is_asked_becomes_the_batch(release, files):
     plain = read_question(release, Question(**files, text="hello"))
     assert not asked.turn_roles.any(), "0 is the initiator"
     assert asked.turn_mask.all()
-    assert asked.scores.tolist() == [[1.5]]
-    assert asked.score_mask.all()
-    assert not plain.score_mask.any()
-    assert asked.voice_mask.all()
-    assert asked.voice_codes.unique().numel() > 1
-    assert not plain.voice_mask.any()
-    assert asked.text_ids.shape == asked.text_mask.shape == (1, 5)
+    given, absent = asked.conditions, plain.conditions
+    assert given["scores"].values.tolist() == [[1.5]]
+    assert given["scores"].mask.all()
+    assert not absent["scores"].mask.any()
+    assert given["voice"].mask.all()
+    assert given["voice"].values.unique().numel() > 1
+    assert not absent["voice"].mask.any()
+    assert given["text"].values.shape == given["text"].mask.shape == (1, 5)
     colour = torch.tensor([200, 30, 30]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 16, 16) / 127.5 - 1
     torch.testing.assert_close(asked.latents, release.video_vae.encode(colour).transpose(1, 2))
 
@@ -290,7 +290,8 @@ def test_what_a_model_does_not_read_is_said(release, files, caplog, monkeypatch)
     read_question(release, Question(files["reference"], files["initiator"], text="hello"))
     assert not [record for record in caplog.records if "is not read" in record.message]
     conditions = release.responder.conditions
-    monkeypatch.setattr(conditions, "switches", replace(conditions.switches, text=False, voice=False))
+    for name in ("text", "voice"):
+        monkeypatch.delitem(conditions.embeddings._modules, name)
     read_question(release, Question(files["reference"], files["initiator"], text="hello", voice=files["initiator"]))
     told = [record.getMessage() for record in caplog.records if "is not read" in record.message]
     assert told == [f"{name}= is not read: this model was trained without it" for name in ("text", "voice")]

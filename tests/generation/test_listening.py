@@ -89,6 +89,6 @@ def test_a_question_s_tokens_do_not_grow_with_its_clip(release, long_clip, tmp_p
     Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
     question = Question(tmp_path / "b.png", long_clip, text="hello", voice=long_clip)
     batch = read_question(release, question)
-    assert batch.turn_latents.shape[1] == batch.turn_codes.shape[1] == batch.voice_codes.shape[1] == 187
+    assert batch.turn_latents.shape[1] == batch.turn_codes.shape[1] == batch.conditions["voice"].values.shape[1] == 187
     short = read_question(release, replace(question, initiator=Clip(long_clip, "", start=60 - 749 / 25)))
     torch.testing.assert_close(batch.turn_latents, short.turn_latents)

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from vidchat.batch import MOST_TEXT
 from vidchat.cli import infer as infer_script
 from vidchat.cli.hydra_words import INFER_PATHS, literally
+from vidchat.conditions.text import MOST_TEXT
 from vidchat.data.media.read import MediaError, write_clip
 from vidchat.devices import DeviceError, usable
 from vidchat.errors import plain_message

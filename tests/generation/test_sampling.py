@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from tests.generation.conftest import CONDITION, MODEL
 from tests.modules import responder_module
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.cli.infer import _settings
 from vidchat.generation.stream import Conversation, GenerationSettings
 from vidchat.model.depth import CodeSampling
@@ -77,7 +77,10 @@ def test_a_model_s_sampling_goes_with_it_from_training_to_infer(
     module = responder_module(model, PLAIN, 25, 0, video, audio, ByteTokenizer(), optimizer={"warmup": 0})
 
     ones = torch.ones(1, 3, dtype=torch.bool)
-    batch = ChunkBatch(torch.randn(1, 4, 4, 2, 2), ones, torch.zeros(1, 3, 8, 2).long(), torch.zeros(1, 3).long(), ones)
+    text = ConditionValues(torch.zeros(1, 3).long(), ones)
+    batch = ChunkBatch(
+        torch.randn(1, 4, 4, 2, 2), ones, torch.zeros(1, 3, 8, 2).long(), conditions={"text": text}
+    )  # fmt: skip
     callback = composed("train", "stage=sft_dyadic", f"output_dir={tmp_path}", "data.max_chunks=3").callbacks.samples
     loader = SimpleNamespace(val_dataloader=lambda: [batch])
     trainer = SimpleNamespace(datamodule=loader, global_step=7, loggers=[], is_global_zero=True)

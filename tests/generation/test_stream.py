@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.generation.stream import Conversation, GenerationSettings, stream_answer
 from vidchat.model.precision import to_bf16
 from vidchat.model.reading import ChunkSampling
@@ -28,16 +28,15 @@ def make_batch(size: int = 2) -> ChunkBatch:
     return ChunkBatch(
         latents=torch.randn(size, 1, 4, 2, 2),
         chunk_mask=torch.ones(size, 0, dtype=torch.bool),
-        text_ids=torch.randint(256, (size, 5)),
-        text_mask=torch.ones(size, 5, dtype=torch.bool),
         turn_latents=torch.randn(size, 3, 4, 2, 2),
         turn_codes=torch.randint(16, (size, 3, 8, 2)),
         turn_roles=torch.zeros(size, 3, dtype=torch.long),
         turn_mask=turns,
-        voice_codes=torch.randint(16, (size, 2, 8, 2)),
-        voice_mask=turns[:, :2],
-        scores=torch.randn(size, 1),
-        score_mask=turns[:, :1],
+        conditions={
+            "text": ConditionValues(torch.randint(256, (size, 5)), torch.ones(size, 5, dtype=torch.bool)),
+            "voice": ConditionValues(torch.randint(16, (size, 2, 8, 2)), turns[:, :2]),
+            "scores": ConditionValues(torch.randn(size, 1), turns[:, :1]),
+        },
     )
 
 

@@ -83,14 +83,14 @@ def test_what_the_thinker_understood_reaches_the_answer(thinking: Path, question
     batch = read_question(release, question)
     chunks = math.floor((50 / 30 * 25 - 1) / 4)
     assert (batch.turn_latents is not None) == bool(release.config["condition"]["initiator"])
-    assert batch.features is not None
-    assert batch.features.shape[2] == 32
+    features = batch.conditions["features"]
+    assert features.values.shape[2] == 32
     ids = release.thinker._ids([2, 4, 4], 1.0, 4 * chunks)[0].tolist()
-    assert batch.features.shape[1] == len(ids) - ids.index(265), "four audio tokens a chunk, two seconds seen"
-    assert batch.feature_mask.all()
+    assert features.values.shape[1] == len(ids) - ids.index(265), "four audio tokens a chunk, two seconds seen"
+    assert features.mask.all()
     settings = GenerationSettings(chunks=2, sampling=ChunkSampling(sets=2, flow_steps=2))
     made = list(answer(release, batch, settings, tmp_path / "out.mp4"))
-    batch.features = batch.features.flip(1)
+    features.values = features.values.flip(1)
     other = list(answer(release, batch, settings, tmp_path / "out.mp4"))
     assert not torch.equal(made[0].latents, other[0].latents)
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
+from vidchat.conditions.base import Conditioning
+from vidchat.conditions.read import read_conditions
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
-from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.flow import FlowShape
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
@@ -18,6 +19,19 @@ LATENT = LatentShape(channels=3, steps=4)
 
 def shape(layers: int = 2) -> Shape:
     return Shape(width=16, layers=layers, heads=2, kv_heads=1, head_dim=8, mlp_width=32)
+
+
+def conditioning(turns: bool = False, drop: float = 0.1, **chosen: object) -> Conditioning:
+    """Conditions by name, and whether turns are heard."""
+    return Conditioning(read_conditions(chosen), turns, drop)
+
+
+def change(batch: ChunkBatch, name: str, below: int) -> None:
+    """Changes every value of a condition, or of a field of a batch; whole numbers stay below a number."""
+    given = batch.conditions.get(name)
+    value = getattr(batch, name) if given is None else given.values
+    other = (value + 1) % below if value.dtype == torch.long else value + 1
+    setattr(given or batch, "values" if given else name, other)
 
 
 @pytest.fixture
@@ -33,7 +47,7 @@ def make_responder() -> Callable[..., Responder]:
             "flow": FlowShape(width=16, blocks=1),
             "spatial": shape(),
             "depth": shape(),
-            "conditions": ConditionSwitches(text=True, turns=True, voice=True, scores=2, features=5),
+            "conditions": conditioning(turns=True, text=True, voice=True, scores=["dover", "motion"], features=5),
             "ratio": 2,
         } | changes
         tokens = TokenShapes(LATENT, parts.pop("codes"), parts.pop("vocabulary"))
@@ -66,18 +80,16 @@ def make_batch() -> Callable[..., ChunkBatch]:
             latents=floats(2, chunks + 1, 3, 4, 4),
             chunk_mask=mask(chunks, chunks - 2),
             codes=ids(16, 2, chunks, 4, 2),
-            text_ids=ids(11, 2, 6),
-            text_mask=mask(6, 3),
             turn_latents=floats(2, 3, 3, 4, 4),
             turn_codes=ids(16, 2, 3, 4, 2),
             turn_roles=torch.tensor([[1, 0, 0], [0, 0, 0]]),
             turn_mask=mask(3, 2),
-            voice_codes=ids(16, 2, 2, 4, 2),
-            voice_mask=mask(2, 1),
-            scores=floats(2, 2),
-            score_mask=mask(2, 1),
-            features=floats(2, 3, 5),
-            feature_mask=mask(3, 2),
+            conditions={
+                "text": ConditionValues(ids(11, 2, 6), mask(6, 3)),
+                "voice": ConditionValues(ids(16, 2, 2, 4, 2), mask(2, 1)),
+                "scores": ConditionValues(floats(2, 2), mask(2, 1)),
+                "features": ConditionValues(floats(2, 3, 5), mask(3, 2)),
+            },
         )
 
     return make

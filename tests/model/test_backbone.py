@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from tests.model.conftest import conditioning
 from vidchat.model.backbone import LanguageModelError, load_language_model
-from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.transformer import Shape
 
 SHAPE = Shape(width=32, layers=3, heads=4, kv_heads=2, head_dim=16, mlp_width=64, theta=1_000_000)
@@ -34,20 +34,20 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Qwen3ForCa
 def test_a_saved_language_model_becomes_the_backbone(make_responder, language_model):
     """Words through the condition's embedding and the loaded backbone: the hidden states of the language model."""
     theirs, folder = language_model
-    model = make_responder(backbone=SHAPE, vocabulary=50, conditions=ConditionSwitches(text=True)).eval()
+    model = make_responder(backbone=SHAPE, vocabulary=50, conditions=conditioning(text=True)).eval()
     assert "token embeddings too" in load_language_model(model, str(folder))
     ids = torch.randint(50, (2, 9))
     positions = torch.arange(9).float()[None, :, None].expand(2, -1, 3)
     with torch.no_grad():
-        ours = model.backbone(model.conditions.embed_tokens(ids), positions, causal=True)
+        ours = model.backbone(model.conditions.embeddings["text"].ids(ids), positions, causal=True)
         torch.testing.assert_close(ours, theirs.model(ids).last_hidden_state, atol=1e-5, rtol=1e-5)
 
 
 def test_another_vocabulary_keeps_its_own_embeddings(make_responder, language_model):
     model = make_responder(backbone=SHAPE)
-    before = model.conditions.embed_tokens.weight.clone()
+    before = model.conditions.embeddings["text"].ids.weight.clone()
     assert "not used" in load_language_model(model, str(language_model[1]))
-    assert torch.equal(model.conditions.embed_tokens.weight, before)
+    assert torch.equal(model.conditions.embeddings["text"].ids.weight, before)
 
 
 def test_what_does_not_fit_is_told_with_the_keys_to_change(make_responder, language_model, tmp_path):

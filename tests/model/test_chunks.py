@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from vidchat.model.chunks import INITIATOR, RESPONDER, Children, ChunkEmbedding, CodeShape, patchify
+from vidchat.batch import INITIATOR, RESPONDER
+from vidchat.model.chunks import Children, ChunkEmbedding, CodeShape, patchify
 
 CODES = CodeShape(frames=3, codebooks=2, vocabulary=5)
 

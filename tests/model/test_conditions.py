@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.model.conftest import conditioning
 from vidchat.batch import ChunkBatch
-from vidchat.model.conditions import ConditionSwitches, ConditionTokens
+from vidchat.model.conditions import ConditionTokens
 
 SECTIONS = {"text": 6, "scores": 2, "features": 3, "voice": 2 * 4, "turns": 3 * 8}
 
@@ -86,7 +87,8 @@ def drawn(model, batch: ChunkBatch) -> torch.Tensor:
     """(B, conditions) bool: which conditions of each sample are seen in one pass of training."""
     with torch.no_grad():
         seen = encode(model.train(), batch).visible
-    lengths = [length for name, length in SECTIONS.items() if getattr(model.conditions.switches, name)]
+    has = model.conditions.used.keys() | ({"turns"} if model.conditions.hears else set())
+    lengths = [length for name, length in SECTIONS.items() if name in has]
     sections = seen.split(lengths, dim=1)
     for section in sections:
         assert torch.equal(section.all(1), section.any(1)), "a condition is hidden whole"
@@ -96,14 +98,14 @@ def drawn(model, batch: ChunkBatch) -> torch.Tensor:
 SWITCHES = {
     1: {"turns": True},
     2: {"turns": True, "features": 5},
-    4: {"text": True, "turns": True, "voice": True, "scores": 2},
+    4: {"text": True, "turns": True, "voice": True, "scores": ["dover", "motion"]},
 }
 
 
 @pytest.mark.parametrize("conditions", SWITCHES)
 def test_all_conditions_are_hidden_together_as_often_as_guidance_hides_them(make_responder, make_batch, conditions):
     """Guidance extrapolates from the model that sees nothing: with any number of conditions it is trained as often."""
-    switches = ConditionSwitches(**SWITCHES[conditions], drop=0.1)
+    switches = conditioning(**SWITCHES[conditions], drop=0.1)
     kept = drawn(make_responder(conditions=switches), make_batch(padded=False).repeat(10_000))
     assert kept.shape == (20_000, conditions)
     own = 0.1 if conditions > 1 else 0.0
@@ -113,7 +115,7 @@ def test_all_conditions_are_hidden_together_as_often_as_guidance_hides_them(make
 
 
 def test_each_condition_of_each_sample_is_dropped_on_its_own(make_responder, make_batch):
-    switches = ConditionSwitches(text=True, turns=True, voice=True, scores=2, features=5, drop=0.3)
+    switches = conditioning(text=True, turns=True, voice=True, scores=["dover", "motion"], features=5, drop=0.3)
     model, batch = make_responder(conditions=switches), make_batch(padded=False).repeat(4000)
     kept = drawn(model, batch).float()
     with torch.no_grad():
@@ -135,7 +137,8 @@ def test_who_spoke_is_told_with_picture_and_sound(make_responder, make_batch, pa
 
 def test_the_same_codes_as_voice_and_as_turn_differ_by_their_role(make_responder, make_batch):
     model, batch = make_responder().eval(), make_batch()
-    batch.voice_codes, batch.turn_roles = batch.turn_codes[:, :2].clone(), torch.zeros(2, 3, dtype=torch.long)
+    batch.conditions["voice"].values = batch.turn_codes[:, :2].clone()
+    batch.turn_roles = torch.zeros(2, 3, dtype=torch.long)
     tokens = encode(model, batch).tokens
     voice, turns = tokens[:, 11:19].unflatten(1, (2, 4)), tokens[:, 19:].unflatten(1, (3, 8))[:, :2, 4:]
     role = model.embed.role.weight
@@ -144,6 +147,6 @@ def test_the_same_codes_as_voice_and_as_turn_differ_by_their_role(make_responder
 
 def test_equal_scores_are_told_apart(make_responder, make_batch):
     model, batch = make_responder().eval(), make_batch()
-    batch.scores = torch.ones(2, 2)
+    batch.conditions["scores"].values = torch.ones(2, 2)
     scores = encode(model, batch).tokens[:, 6:8]
     assert not torch.allclose(scores[:, 0], scores[:, 1])

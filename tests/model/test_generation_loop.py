@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.model.conftest import CODES
+from tests.model.conftest import CODES, conditioning
+from vidchat.batch import INITIATOR
 from vidchat.model import flow
-from vidchat.model.chunks import INITIATOR
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.graphs import CapturedLoops, bucket
 from vidchat.model.mask import BlockCausal
@@ -97,9 +97,7 @@ def test_the_next_answer_starts_from_its_own_reference(make_responder, make_batc
 
 
 def test_a_model_that_does_not_listen_says_so(make_responder, make_batch):
-    from vidchat.model.conditions import ConditionSwitches
-
-    model, batch = make_responder(conditions=ConditionSwitches(text=True)).eval(), make_batch()
+    model, batch = make_responder(conditions=conditioning(text=True)).eval(), make_batch()
     with torch.no_grad(), pytest.raises(ValueError, match="does not listen"):
         model.hear_chunk(model.begin(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
 

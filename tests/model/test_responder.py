@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.model.conftest import CODES, shape
-from vidchat.model.conditions import ConditionSwitches
+from tests.model.conftest import CODES, change, conditioning, shape
 from vidchat.model.noise import draw_hidden_chunks
 from vidchat.model.objective import Objective
 from vidchat.model.reading import ChunkSampling
@@ -91,21 +90,19 @@ def test_padding_changes_nothing(make_responder, make_batch):
     """What stands in padded places of the conditions has no influence on the outputs."""
     model, batch = make_responder().eval(), make_batch()
     before = model.read(batch)
-    batch.text_ids[~batch.text_mask] = 3
+    for name, value in {"text": 3, "voice": 7, "scores": 9.0, "features": 9.0}.items():
+        given = batch.conditions[name]
+        given.values[~given.mask] = value
     batch.turn_latents[~batch.turn_mask] = 50.0
     batch.turn_codes[~batch.turn_mask] = 7
-    batch.voice_codes[~batch.voice_mask] = 7
-    batch.scores[~batch.score_mask] = 9.0
-    batch.features[~batch.feature_mask] = 9.0
     torch.testing.assert_close(model.read(batch), before)
 
 
-@pytest.mark.parametrize("name", ["text_ids", "turn_latents", "turn_codes", "voice_codes", "scores", "features"])
+@pytest.mark.parametrize("name", ["turn_latents", "turn_codes", "text", "voice", "scores", "features"])
 def test_every_condition_matters_and_can_be_dropped(make_responder, make_batch, name):
     model, batch = make_responder().eval(), make_batch()
     before, null = model.read(batch), model.begin(batch, 4, guidance=2.0).hidden[2:]
-    value = getattr(batch, name)
-    setattr(batch, name, (value + 1) % 2 if value.dtype == torch.long else value + 1)
+    change(batch, name, 2)
     assert not torch.equal(model.read(batch), before)
     torch.testing.assert_close(model.begin(batch, 4, guidance=2.0).hidden[2:], null)
 
@@ -121,7 +118,7 @@ def test_noise_level_zero_is_bitwise_no_noise(make_responder, make_batch):
 
 def test_hidden_codes_are_not_seen_and_none_are_hidden_in_evaluation(make_responder, make_batch):
     model, batch = make_responder(noise=None, objective=Objective(code_dropout=1.0)), make_batch()
-    clean = make_responder(noise=None, conditions=model.conditions.switches)
+    clean = make_responder(noise=None, conditions=model.conditions.conditioning)
     assert torch.equal(model.eval().read(batch), clean.eval().read(batch))
     hidden = torch.zeros(2, 4, dtype=torch.bool)
     hidden[:, 1] = True
@@ -160,7 +157,7 @@ def test_the_first_codebook_counts_as_often_as_told(make_responder, make_batch):
 
 
 def test_targets_are_not_noised_and_losses_ignore_padding(make_responder, make_batch):
-    model, batch = make_responder(conditions=ConditionSwitches(turns=True)).eval(), make_batch()
+    model, batch = make_responder(conditions=conditioning(turns=True)).eval(), make_batch()
     torch.manual_seed(3)
     before = model.loss(batch)
     batch.latents[1, 4:] = 100.0  # the second answer has 3 chunks
@@ -252,6 +249,10 @@ def test_guidance_of_one_is_unguided_bitwise(make_responder, make_batch):
 
 def test_a_missing_condition_is_named(make_responder, make_batch):
     model, batch = make_responder(), make_batch()
+    del batch.conditions["text"]
+    with pytest.raises(ValueError, match=r"ChunkBatch\.conditions\['text'\] is missing"):
+        model.loss(batch)
+    batch = make_batch()
     batch.turn_latents = None
     with pytest.raises(ValueError, match="turn_latents"):
         model.loss(batch)

@@ -9,8 +9,9 @@ import torch
 from scipy.stats import kstest, truncnorm
 from torch import Tensor
 
-from vidchat.model.chunks import RESPONDER, patchify
-from vidchat.model.conditions import ConditionSwitches
+from tests.model.conftest import conditioning
+from vidchat.batch import RESPONDER
+from vidchat.model.chunks import patchify
 from vidchat.model.masked import draw_masked_count
 from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Objective
@@ -187,7 +188,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(make_responder, make_batch):
 
 
 def test_the_answer_is_read_in_the_responder_s_role(make_responder, make_batch):
-    model, batch = make_responder(conditions=ConditionSwitches()).eval(), make_batch()
+    model, batch = make_responder(conditions=conditioning()).eval(), make_batch()
     roles = []
     model.embed.role.register_forward_hook(lambda module, inputs, out: roles.append(inputs[0]))
     with torch.no_grad():
@@ -233,7 +234,7 @@ def test_some_chunks_are_whole_real_and_not_always_the_same(make_responder, make
 
 
 def test_codes_of_the_history_are_hidden_in_training_alone(make_responder, make_batch):
-    parts = {"conditions": ConditionSwitches(), "objective": Objective(code_dropout=1.0)}
+    parts = {"conditions": conditioning(), "objective": Objective(code_dropout=1.0)}
     model, batch = make_responder(**parts), make_batch()
     embed, hidden = model.embed.embed_codes, []
     model.embed.embed_codes = lambda codes, roles, which=None: hidden.append(which) or embed(codes, roles, which)

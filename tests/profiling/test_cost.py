@@ -13,12 +13,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from tests.model.conftest import shape
-from vidchat.batch import ChunkBatch
+from tests.model.conftest import conditioning, shape
+from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.cli import app
 from vidchat.model import masked, set_causal
 from vidchat.model.chunks import LatentShape, TokenShapes
-from vidchat.model.conditions import ConditionSwitches
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowShape
 from vidchat.model.mask import BlockCausal
@@ -43,7 +42,7 @@ def a_batch() -> ChunkBatch:
     ones = torch.ones(2, 5, dtype=torch.bool)
     return ChunkBatch(
         latents=torch.randn(2, 5, 3, 8, 8), chunk_mask=ones[:, :4], codes=torch.randint(16, (2, 4, 4, 2)),
-        text_ids=torch.randint(11, (2, 5)), text_mask=ones, turn_latents=torch.randn(2, 3, 3, 8, 8),
+        conditions={"text": ConditionValues(torch.randint(11, (2, 5)), ones)}, turn_latents=torch.randn(2, 3, 3, 8, 8),
         turn_codes=torch.randint(16, (2, 3, 4, 2)), turn_roles=torch.zeros(2, 3, dtype=torch.long),
         turn_mask=ones[:, :3],
     )  # fmt: skip
@@ -57,7 +56,7 @@ def mean_draws(monkeypatch):
 
 @pytest.fixture(params=[False, True], ids=["masked", "set_causal"])
 def model(make_responder, mean_draws, request):
-    conditions = ConditionSwitches(text=True, turns=True, drop=0.0)
+    conditions = conditioning(turns=True, drop=0.0, text=True)
     flow = FlowShape(width=24, blocks=2, draws=6, noises=2)
     # Two layers to each half, of which the second computes what is wanted alone.
     return make_responder(conditions=conditions, flow=flow, spatial=shape(4), set_causal=request.param)
@@ -213,7 +212,7 @@ def test_peak_memory(make_responder, recompute, set_causal, noises):
     wide = Shape(64, 4, 4, 2, 16, 192, recompute=recompute)
     model = make_responder(
         backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3, noises=noises),
-        conditions=ConditionSwitches(text=True, turns=True, drop=0.0), set_causal=set_causal,
+        conditions=conditioning(turns=True, drop=0.0, text=True), set_causal=set_causal,
     ).train()  # fmt: skip
     batch = a_batch()
     batch.latents, batch.chunk_mask = torch.randn(2, 21, 3, 8, 8), torch.ones(2, 20, dtype=torch.bool)
@@ -247,7 +246,7 @@ def nova() -> Responder:
     with torch.device("meta"):
         return Responder(
             TokenShapes(LatentShape(4, 4)), stack(16), FlowShape(1280, 3, noises=4), stack(32),
-            conditions=ConditionSwitches(features=2048), patch=2, ratio=2,
+            conditions=conditioning(features=2048), patch=2, ratio=2,
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import vidchat.model.masked as masked
 from tests.generation.conftest import CONDITION, MODEL
 from tests.modules import responder_module
 from tests.training.fakes import make_trainer
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.data.loading.batches import pad
 from vidchat.model.flow import FlowHead
 from vidchat.tokenizers.stacked import StackedVAE
@@ -57,7 +57,7 @@ def answers(*lengths: int) -> ChunkBatch:
     latents, mask = pad([torch.randn(n + 1, 4, 2, 2, generator=g) for n, g in zip(lengths, drawn, strict=True)])
     codes = pad([torch.randint(16, (n, 8, 2), generator=g) for n, g in zip(lengths, drawn, strict=True)])[0]
     words = torch.ones(len(lengths), 3, dtype=torch.long)
-    return ChunkBatch(latents, mask[:, 1:], codes, text_ids=words, text_mask=words.bool())
+    return ChunkBatch(latents, mask[:, 1:], codes, conditions={"text": ConditionValues(words, words.bool())})
 
 
 class Gradient(L.Callback):

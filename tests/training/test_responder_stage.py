@@ -14,7 +14,7 @@ import vidchat.training.samples as samples_module
 from tests.generation.conftest import CONDITION, MODEL, SHAPE
 from tests.modules import responder_module
 from tests.training.fakes import NoisyModule
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.data.media.pixels import to_bytes
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.reading import ChunkSampling
@@ -43,7 +43,7 @@ def batch() -> ChunkBatch:
     ones = torch.ones(2, 3, dtype=torch.bool)
     return ChunkBatch(
         latents=torch.randn(2, 4, 4, 2, 2), chunk_mask=ones, codes=torch.randint(16, (2, 3, 8, 2)),
-        text_ids=torch.randint(256, (2, 3)), text_mask=ones,
+        conditions={"text": ConditionValues(torch.randint(256, (2, 3)), ones)},
     )  # fmt: skip
 
 

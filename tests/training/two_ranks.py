@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tests.generation.conftest import CONDITION, MODEL
 from tests.modules import responder_module
-from vidchat.batch import ChunkBatch
+from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.data.loading.batches import pad
 from vidchat.data.loading.endless import Draw, EndlessDataModule, in_order
 from vidchat.data.loading.order import Order
@@ -56,7 +56,7 @@ def answers(dyadic: bool, draws: list[Draw]) -> ChunkBatch:
     codes = pad([torch.randint(16, (t, 8, 2), generator=g) for t, g in zip(lengths, drawn, strict=True)])[0]
     batch = ChunkBatch(latents, mask[:, 1:], codes)
     texts = [torch.randint(256, (t,), generator=g) for t, g in zip(lengths, drawn, strict=True)]
-    batch.text_ids, batch.text_mask = pad(texts)
+    batch.conditions["text"] = ConditionValues(*pad(texts))
     if dyadic:
         turns = [torch.randn(2, 4, 2, 2, generator=g) for g in drawn]
         batch.turn_latents, batch.turn_mask = pad(turns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +90,4 @@ class ScoreEmbedding(ConditionEmbedding):
 
 
 def _is_score(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and -MOST <= value <= MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST
