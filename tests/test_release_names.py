@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra.utils
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.generation.conftest import CONDITION, MODEL
 from tests.generation.test_sampling import composed
@@ -134,7 +135,7 @@ def forget(monkeypatch: pytest.MonkeyPatch, ran: Path) -> None:
     ran.unlink(missing_ok=True)
 
 
-def a_run(tmp_path: Path, **video_vae: Any) -> tuple[ResponderModule, dict[str, Any]]:
+def a_run(tmp_path: Path, **condition: Any) -> tuple[ResponderModule, dict[str, Any]]:
     """What `train.py` builds of a config that names a lab's VAE, and that config."""
     torch.manual_seed(0)
     audio = StftCodec(code_width=8, width=16, encoder_blocks=1, decoder_blocks=1, codebooks=2, vocabulary=16)
@@ -143,10 +144,8 @@ def a_run(tmp_path: Path, **video_vae: Any) -> tuple[ResponderModule, dict[str, 
     config = {
         "stage": {"name": "x", "steps": 1, "tokenizers": ["video_vae", "audio_codec", "text_tokenizer"]},
         "data": {"fps": 25, "size": [16, 16]}, "model": MODEL,
-        "condition": CONDITION | {"text": None, "voice": False, "scores": [], "initiator": False},
-        "video_vae": {
-            "_target_": "mylab_x.BrightVAE.load", "directory": str(tmp_path / "video"),
-        } | video_vae,
+        "condition": CONDITION | {"text": None, "voice": False, "scores": [], "initiator": False} | condition,
+        "video_vae": {"_target_": "mylab_x.BrightVAE.load", "directory": str(tmp_path / "video")},
         "audio_codec": {
             "_target_": "vidchat.tokenizers.stft_codec.StftCodec.load", "directory": str(tmp_path / "audio"),
         },
@@ -185,6 +184,45 @@ def test_a_lab_s_vae_is_trained_with_released_and_loaded_on_trust(
     assert type(loaded.video_vae).__name__ == "BrightVAE"
     latents = latents.transpose(1, 2)
     assert torch.equal(loaded.video_vae.decode(latents), module.video_vae.decode(latents))
+
+
+OLD_WEIGHTS = {
+    "conditions.embeddings.text.ids.weight": "conditions.embed_tokens.weight",
+    "conditions.embeddings.scores.names.weight": "conditions.score_names.weight",
+    "conditions.embeddings.scores.values.0.weight": "conditions.score_values.0.weight",
+    "conditions.embeddings.scores.values.0.bias": "conditions.score_values.0.bias",
+    "conditions.embeddings.scores.values.2.weight": "conditions.score_values.2.weight",
+    "conditions.embeddings.scores.values.2.bias": "conditions.score_values.2.bias",
+    "conditions.embeddings.features.project.weight": "conditions.project_features.weight",
+    "conditions.embeddings.features.project.bias": "conditions.project_features.bias",
+}
+"""What weights of conditions were called when all conditions were one module; frozen, as such weights are about."""
+
+
+def test_weights_of_before_each_condition_had_its_file_are_loaded_everywhere(lab: Path, tmp_path: Path) -> None:
+    module, config = a_run(tmp_path, text="answer", voice=True, scores=["dover", "motion"], features=3)
+    own = {name: value.clone() for name, value in module.responder.state_dict().items()}
+    assert {name for name in own if name.startswith("conditions.")} == OLD_WEIGHTS.keys()
+    old = {OLD_WEIGHTS.get(name, name): value + 1 for name, value in own.items()}
+
+    module.export(tmp_path / "release", config)
+    save_file(old, tmp_path / "release" / "model.safetensors")
+    loaded = load_release(tmp_path / "release", trust="mylab_x").responder
+    assert all(torch.equal(value, own[name] + 1) for name, value in loaded.state_dict().items())
+
+    assert f"{len(own)} tensors loaded" in initialise(module, tmp_path / "release", config, module.fingerprints)
+    assert all(torch.equal(value, own[name] + 1) for name, value in module.responder.state_dict().items())
+
+    checkpoint = {
+        "state_dict": {f"network.{name}": value for name, value in old.items()}, "global_step": 1,
+        "ema": {"updates": 1, "average": {name: value + 1 for name, value in old.items()}}, "accumulated": 1,
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": {}, "current": {}}}},
+    }  # fmt: skip
+    module.trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])  # type: ignore[arg-type]  # as Lightning goes on
+    name = "conditions.embeddings.text.ids.weight"
+    assert torch.equal(module.ema.average[name], module.responder.get_parameter(name) + 1)
 
 
 def test_infer_trusts_what_its_config_says(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def build_responder(
 def check_thinker(thinker: Thinker | None, condition: Mapping[str, Any]) -> None:
     """Whether a thinker gives what a condition takes; raises `TokenizerError`."""
     taken = condition.get("features") or 0
-    width = taken["width"] if isinstance(taken, Mapping) else taken
+    width = taken.get("width") if isinstance(taken, Mapping) else taken
     if thinker is not None and thinker.width != width:
         raise TokenizerError(
             f"the thinker {thinker.name} gives features of {thinker.width} values and condition.features is "
