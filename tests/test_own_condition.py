@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-import train as train_script
-from infer import respond
 from tests.generation.test_sampling import composed
 from tests.test_train import config, folder  # noqa: F401  (a fixture)
 from vidchat import registry
+from vidchat.cli import train as train_script
 from vidchat.cli.hydra_words import override
+from vidchat.cli.infer import answer_question
 from vidchat.generation.answer import Question, QuestionError, check_question, read_question
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.model.reading import ChunkSampling
@@ -101,6 +101,6 @@ def test_a_head_pose_conditions_answers(
 
     places = {"checkpoint": exported, "reference": tmp_path / "face.png", "initiator": asked[0].initiator}
     words = [override(key, path) for key, path in (places | {"output": tmp_path / "out.mp4"}).items()]
-    respond(composed("infer", *words, "conditions={head_pose: [0.3, 0, 0]}", "trust=[mylab]", "seconds=0.2",
+    answer_question(composed("infer", *words, "conditions={head_pose: [0.3, 0, 0]}", "trust=[mylab]", "seconds=0.2",
                      "device=cpu"))  # fmt: skip
     assert (tmp_path / "out.mp4").is_file()
