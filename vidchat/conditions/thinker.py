@@ -37,7 +37,7 @@ class ThinkerFeatures(Condition):
 
     def __post_init__(self) -> None:
         if type(self.width) is not int or self.width < 1:
-            raise ConditionError(f"condition.features must be a whole number above -1, got {str(self.width)[:80]}")
+            raise ConditionError(f"condition.features must be a whole number, 0 for none, got {str(self.width)[:80]}")
 
     def from_dialogue(self, example: Example) -> ConditionValues:
         return all_known(example.thinker_features())

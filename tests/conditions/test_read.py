@@ -1,0 +1,67 @@
+"""The `condition` node of a config: what is on, in which order, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vidchat.conditions.base import ConditionError
+from vidchat.conditions.read import read_conditions
+from vidchat.conditions.scores import Scores
+from vidchat.conditions.text import Text
+from vidchat.conditions.thinker import ThinkerFeatures
+from vidchat.conditions.voice import Voice
+from vidchat.registry import UnknownName, WrongArguments
+
+OFF = {
+    "text": None,
+    "initiator": True,
+    "earlier_turns": False,
+    "voice": False,
+    "scores": [],
+    "features": 0,
+    "drop": 0.1,
+}
+
+
+def test_what_is_off_and_what_is_heard_are_no_conditions() -> None:
+    assert read_conditions(OFF) == {}
+
+
+def test_conditions_keep_the_order_of_the_config_and_take_settings_short_or_by_name() -> None:
+    short = {"text": "question", "voice": True, "scores": ["dover"], "features": 7}
+    long = {"text": {"turn": "question"}, "voice": {}, "scores": {"names": ["dover"]}, "features": {"width": 7}}
+    expected = {
+        "text": Text("question"),
+        "voice": Voice(12),
+        "scores": Scores(("dover",)),
+        "features": ThinkerFeatures(7),
+    }
+    for node in (short, long):
+        chosen = read_conditions(OFF | node)
+        assert chosen == expected
+        assert list(chosen) == list(expected)
+
+
+def test_a_voice_s_length_is_taken_from_the_key_that_it_once_had() -> None:
+    assert read_conditions(OFF | {"voice": True, "voice_chunks": 5}) == {"voice": Voice(5)}
+    assert read_conditions(OFF | {"voice_chunks": 5}) == {}
+
+
+@pytest.mark.parametrize(
+    ("node", "error", "told"),
+    [
+        ({"text": "x"}, ConditionError, "condition.text must be answer, question or null, got x"),
+        ({"scores": 3}, ConditionError, "condition.scores must be a list of names of scores, got 3"),
+        ({"features": -1}, ConditionError, "condition.features must be a whole number"),
+        ({"voice": "loud"}, ConditionError, "condition.voice must be true, false or a number of chunks"),
+        ({"bytes": True}, ConditionError, "condition.bytes: bytes is no condition"),
+        ({"gaze": True}, UnknownName, "gaze is no name vidchat knows"),
+        ({"gaze": {"type": "mylab_y/gaze"}}, UnknownName, "it needs the package mylab_y"),
+        ({"text": {"trun": "answer"}}, WrongArguments, "'trun'"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_key(node: dict[str, Any], error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        read_conditions(OFF | node)
