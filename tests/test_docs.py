@@ -1,4 +1,4 @@
-"""Every name in backticks in the documentation exists: paths as files, identifiers in the code, commands as commands."""
+"""Every name in backticks in the documentation exists: a path as a file, an identifier in the code, a command."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typer.main import get_command
 from vidchat.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    path for pattern in ("*.md", "docs/**/*.md", "checkpoints/**/*.md", "examples/*.md") for path in ROOT.glob(pattern)
-)
-CODE = [
-    path
-    for folder in ("vidchat", "configs", "tests", "benchmarks", "docs", "examples")
-    for path in (ROOT / folder).rglob("*")
-]
+PAGES = [
+    *sorted(
+        path for pattern in ("docs/**/*.md", "checkpoints/**/*.md", "examples/*.md") for path in ROOT.glob(pattern)
+    ),
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+]  # CHANGELOG.md tells of names that are no more
+FOLDERS = ("vidchat", "configs", "tests", "benchmarks", "docs", "examples")
+CODE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
 SUFFIXES = (".py", ".yaml", ".toml", ".j2", ".ipynb")
 WORDS = {
     word
@@ -48,21 +49,20 @@ def test_every_name_in_backticks_exists(page: Path) -> None:
 
 def exists(span: str, page: Path) -> bool:
     if PATH.fullmatch(span) and not PLACEHOLDER.search(span):
-        return any(
-            (folder / span).exists() for folder in (ROOT, ROOT / "vidchat", page.parent, ROOT / "vidchat/data")
-        ) or named(span)
+        return named(span, page) or any((folder / span).exists() for folder in (ROOT, ROOT / "vidchat", page.parent))
     if KEY.match(span):
-        return named(span.partition("=")[0])
+        return named(span.partition("=")[0], page)
     if NAME.fullmatch(span):
-        return named(span) or locate(span) is not None
+        return named(span, page) or locate(span) is not None
     return not span.startswith("vidchat ") or is_command(span.split()[1:])
 
 
-def named(span: str) -> bool:
-    """Whether the code holds every part of a dotted name, or the last part of a path."""
-    return all(
-        word in WORDS or PLACEHOLDER.fullmatch(word) for word in re.findall(r"[A-Za-z_]\w*", span.rpartition("/")[2])
-    )
+def named(span: str, page: Path) -> bool:
+    """Whether the code, the page's own blocks included, holds every part of a dotted name or the last of a path."""
+    blocks = " ".join(re.findall(r"```.*?```", page.read_text(encoding="utf-8"), flags=re.S))
+    known = WORDS | set(re.findall(r"[A-Za-z_]\w*", blocks))
+    words = re.findall(r"[A-Za-z_]\w*", span.rstrip("/").rpartition("/")[2])
+    return all(word in known or PLACEHOLDER.fullmatch(word) for word in words)
 
 
 def is_command(words: list[str]) -> bool:
