@@ -47,6 +47,13 @@ def test_every_name_in_backticks_exists(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    inside = [link.partition("#")[0] for link in links if not link.startswith(("http", "#"))]
+    assert not [link for link in inside if not (page.parent / link).exists()]
+
+
 def exists(span: str, page: Path) -> bool:
     if PATH.fullmatch(span) and not PLACEHOLDER.search(span):
         return named(span, page) or any((folder / span).exists() for folder in (ROOT, ROOT / "vidchat", page.parent))

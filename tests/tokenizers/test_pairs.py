@@ -1,4 +1,4 @@
-"""Which tokenizers go together: the table of docs/tokenizers.md is what the clock computes."""
+"""Which tokenizers go together: the table of docs/reference/tokenizers.md is what the clock computes."""
 
 from __future__ import annotations
 
