@@ -78,6 +78,8 @@ def is_command(words: list[str]) -> bool:
     for word in words:
         if word == "|":
             continue
+        if word.startswith("-") or "=" in word:
+            return True
         groups = [command.commands for command in commands if hasattr(command, "commands")]
         if not groups:
             return True

@@ -17,7 +17,7 @@ CODECS = {"demo": (16000, 320), "encodec_24khz": (24000, 320), "mimi": (24000, 1
 
 
 def rows() -> list[list[str]]:
-    text = (ROOT / "docs" / "tokenizers.md").read_text().split("| fps | temporal stride |")[1]
+    text = (ROOT / "docs" / "reference" / "tokenizers.md").read_text().split("| fps | temporal stride |")[1]
     lines = text.split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
