@@ -5,7 +5,7 @@ from pathlib import Path
 from vidchat.data.manifest.table import COLUMNS
 from vidchat.data.stats import Distributions, by_branch_and_tier
 
-PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "data.md"
 
 
 def test_the_page_names_every_column() -> None:

@@ -1,4 +1,4 @@
-"""Which tokenizers go together: the table of docs/tokenizers.md is what the clock computes."""
+"""Which tokenizers go together: the table of docs/reference/tokenizers.md is what the clock computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CODECS = {"demo": (16000, 320), "encodec_24khz": (24000, 320), "mimi": (24000, 1
 
 
 def rows() -> list[list[str]]:
-    text = (ROOT / "docs" / "tokenizers.md").read_text().split("| fps | temporal stride |")[1]
+    text = (ROOT / "docs" / "reference" / "tokenizers.md").read_text().split("| fps | temporal stride |")[1]
     lines = text.split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 

@@ -1,4 +1,4 @@
-"""How soon and how fast a system answers, as its generator's log says. The format is in docs/bench.md."""
+"""How soon and how fast a system answers, as its generator's log says. The format is in docs/reference/bench.md."""
 
 from __future__ import annotations
 

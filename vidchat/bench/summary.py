@@ -19,7 +19,7 @@ from vidchat.bench.systems import BUILT_IN, TRUTH
 Scored = dict[str, tuple[PairScore, dict[int, str]]]
 """By system: the pair's score, and by measure the key of its features."""
 COVERAGE = Column("coverage", "higher")
-NO_LOG = "no answer has a log beside it (ID.json, see docs/bench.md)"
+NO_LOG = "no answer has a log beside it (ID.json, see docs/reference/bench.md)"
 SAME = 1e-9
 HELD = 1 << 28  # bytes of features that are held in memory; more is read from the disk again
 

@@ -92,7 +92,7 @@ def score(pairs: Pairs, output: Output, settings: Settings = None) -> None:
     """Scores systems beside the truth, a shuffled truth and a frozen frame; writes JSON and the report.
 
     Without weights it runs offline by proxies, which are marked in every table; published weights take a proxy's
-    place, or add a column. docs/bench.md says what each measures, and by which rule bad clips are scored.
+    place, or add a column. docs/reference/bench.md says what each measures, and by which rule bad clips are scored.
 
     vidchat bench score BENCH -o RESULTS systems.ours=ANSWERS systems.theirs=OTHERS workers=2
     """

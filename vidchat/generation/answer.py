@@ -94,7 +94,7 @@ class Timing:
         return self.whole / max(self.duration, 1e-9)
 
     def log(self) -> dict[str, Any]:
-        """The generator's log of docs/bench.md, as plain JSON."""
+        """The generator's log of docs/reference/bench.md, as plain JSON."""
         chunks = [{"ready_s": round(ready, 4), "media_s": self.chunk} for ready in self.ready]
         return {
             "chunks": chunks,

@@ -1,6 +1,6 @@
 """Attention: one function, `attend`, which computes the mask that stacks are trained with in four ways.
 
-Which is fastest where (docs/performance.md has the figures):
+Which is fastest where (docs/reference/performance.md has the figures):
 
     spans   SDPA over growing prefixes, one call for a few blocks: half of the work of a dense mask. CPU.
     flex    FlexAttention (arXiv 2412.05496), compiled, with a block mask that a stack's layers share. CUDA, training.
