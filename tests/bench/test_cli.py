@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from vidchat.bench.sheet import LABEL
 from vidchat.cli import app
+from vidchat.reports.sheet import GAP, LINE, MARGIN
 
 
 def run(*words):
@@ -54,9 +54,9 @@ def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
     assert "| dyadic none → dyadic audio | FID | better | equal | not told apart |" in table.output
     assert (tmp_path / "dyadic" / "audio").is_dir()
     with Image.open(tmp_path / "ablation.png") as sheet:
-        sheet = np.asarray(sheet.convert("RGB")).astype(int)
-    lines = sheet.reshape(4, -1, *sheet.shape[1:])[:, LABEL:]  # the truth and three rows, which are copies of it
-    third = lines.shape[2] // 3
+        sheet = np.asarray(sheet.convert("RGB")).astype(int)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    lines = sheet.reshape(4, -1, *sheet.shape[1:])[:, LINE:-GAP]  # the truth and three rows, which are copies of it
+    third = (np.flatnonzero((lines[0] != 255).any(axis=(0, 2)))[-1] + 1) // 3
     assert np.array_equal(lines[0][:, : 2 * third], lines[1][:, : 2 * third])
     written = json.loads((tmp_path / "ablation.json").read_text())
     assert [(row["protocol"], row["switches"]) for row in written] == [
