@@ -32,6 +32,11 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], bend
     )
 
 
+def note(axes: Axes, x: float, y: float, text: str, size: float = 7.5) -> None:
+    """Writes a note."""
+    axes.text(x, y, text, fontsize=size, color=INK, va="center")
+
+
 def draw() -> plt.Figure:
     """Draws the path from the initiator's clip to chunk t of the answer, and back into the backbone."""
     figure, axes = plt.subplots(figsize=(11, 5.4))
@@ -50,14 +55,14 @@ def draw() -> plt.Figure:
         box(axes, x, 0.4, width, 1.5, text, colour)
         arrow(axes, (x + width / 2, 1.95), (x + width / 2, 3.35))
     axes.text(12.7, 1.15, "...", ha="center", va="center", fontsize=12, color=INK)
-    axes.text(6.0, 2.6, "video VAE,\naudio codec", fontsize=7.5, color=INK, va="center")
+    note(axes, 6.0, 2.6, "video VAE,\naudio codec")
     box(
         axes, 0.3, 3.4, 15.0, 1.5,
         "backbone: block-causal transformer over chunks\n(Qwen3's blocks, three-axis rotary positions, key/value cache)",
         BLUE,
     )  # fmt: skip
     axes.plot([5.2, 5.2], [4.9, 5.55], color=INK, linewidth=1)
-    axes.text(8.3, 5.45, "outputs at chunk t-1 predict chunk t", fontsize=7.5, color=INK, va="center")
+    note(axes, 8.3, 5.45, "outputs at chunk t-1 predict chunk t")
 
     box(axes, 0.3, 6.2, 4.4, 1.9, "depth transformer\nF x K codes, codec frame\nafter codec frame", BLUE)
     box(axes, 5.7, 6.2, 4.4, 1.9, "spatial transformer\nS visual tokens in N sets,\nrandom order", BLUE)
@@ -76,11 +81,23 @@ def draw() -> plt.Figure:
     arrow(axes, (17.9, 8.7), (17.9, 8.15))
     axes.plot([17.9, 17.9], [6.15, 1.15], color=INK, linewidth=1)
     arrow(axes, (17.9, 1.15), (15.35, 1.15))
-    axes.text(18.05, 3.0, "fed back: the finished\nchunk, its latents mixed\nwith noise in training", fontsize=7.5, color=INK)
+    note(axes, 18.05, 3.0, "fed back: the finished\nchunk, its latents mixed\nwith noise in training")
     box(axes, 19.7, 6.2, 2.1, 1.9, "streaming\ndecoders\n4 frames,\n160 ms", GREY)
     arrow(axes, (18.95, 7.15), (19.65, 7.15))
-    axes.text(0.3, 10.2, "One chunk of the answer: audio first, then video, then back into the backbone", fontsize=10.5, color=INK)
-    axes.text(0.3, 9.5, "Lips are drawn knowing the audio they make: the codes of chunk t condition its video.", fontsize=8.5, color=INK)
+    axes.text(
+        0.3,
+        10.2,
+        "One chunk of the answer: audio first, then video, then back into the backbone",
+        fontsize=10.5,
+        color=INK,
+    )
+    axes.text(
+        0.3,
+        9.5,
+        "Lips are drawn knowing the audio they make: the codes of chunk t condition its video.",
+        fontsize=8.5,
+        color=INK,
+    )
     return figure
 
 
