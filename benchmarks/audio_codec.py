@@ -29,7 +29,7 @@ from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.spectral import SpectralDistance, low_pass
 
 
-def sounds(root: Path, split: str, limit: int, codec: StftCodec) -> list[Tensor]:
+def waveforms(root: Path, split: str, limit: int, codec: StftCodec) -> list[Tensor]:
     """Waveforms (1, n*hop) of a folder data set's split, or of every mp4 of a plain folder."""
     if any((root / name).is_file() for name in MANIFESTS):
         clips = [turn.clip for dialogue in read_dialogues(root) if dialogue.split == split for turn in dialogue.turns]
@@ -106,7 +106,7 @@ def measure(original: Tensor, output: Tensor, distance: SpectralDistance, sample
 
 
 def stream_speed(codec: StftCodec, codes: Tensor) -> float:
-    """Seconds of sound per second, codes (1, n, K) pushed by 8 frames."""
+    """Seconds of audio per second, codes (1, n, K) pushed by 8 frames."""
     stream = codec.stream()
     began = time.perf_counter()
     for part in codes.split(8, 1):
@@ -146,10 +146,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     codec = StftCodec.load(arguments.codec)
-    waveforms = sounds(arguments.data, arguments.split, arguments.limit, codec)
-    table = run(codec, waveforms)
-    seconds = sum(waveform.shape[1] for waveform in waveforms) / codec.sample_rate
-    print(f"{len(waveforms)} clips, {seconds:.0f} s, codec {codec.fingerprint()}")
+    speech = waveforms(arguments.data, arguments.split, arguments.limit, codec)
+    table = run(codec, speech)
+    seconds = sum(waveform.shape[1] for waveform in speech) / codec.sample_rate
+    print(f"{len(speech)} clips, {seconds:.0f} s, codec {codec.fingerprint()}")
     for row, columns in table.items():
         print(f"{row:16}", "  ".join(f"{name} {value:.3f}" for name, value in columns.items()))
     if arguments.json:

@@ -27,11 +27,11 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.suite import Backends
 from vidchat.data.media.read import write_clip
 from vidchat.dialogue import Clip
-from vidchat.sizes import format_size, parse_size
+from vidchat.runtime.sizes import format_size, parse_size
 
 
 def films(folder: Path, count: int, seconds: float, size: tuple[int, int]) -> list[Pair]:
-    """Pairs whose clips are coarse noise that drifts, with sound."""
+    """Pairs whose clips are coarse noise that drifts, with audio."""
     rng = np.random.default_rng(0)
     pairs = []
     for number in range(count):
@@ -39,11 +39,11 @@ def films(folder: Path, count: int, seconds: float, size: tuple[int, int]) -> li
         coarse = torch.from_numpy(rng.integers(0, 256, size=(1, 3, 12, 12)).astype(np.float32))
         still = F.interpolate(coarse, (size[0] + 64, size[1] + 64), mode="bicubic").clamp(0, 255)[0]
         at = [(round(32 + 30 * np.sin(i / 9 + number)), round(32 + 30 * np.cos(i / 7))) for i in range(length)]
-        pictures = torch.stack([still[:, y : y + size[0], x : x + size[1]] for y, x in at]).byte()
-        sound = 0.1 * torch.sin(torch.arange(length * 640) * 0.05) * torch.from_numpy(rng.random(length).repeat(640))
+        frames = torch.stack([still[:, y : y + size[0], x : x + size[1]] for y, x in at]).byte()
+        audio = 0.1 * torch.sin(torch.arange(length * 640) * 0.05) * torch.from_numpy(rng.random(length).repeat(640))
         for name in ("truth", "made"):
-            write_clip(folder / f"{name}{number}.mp4", pictures, sound.float(), 25, 16000)
-        Image.fromarray(pictures[0].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+            write_clip(folder / f"{name}{number}.mp4", frames, audio.float(), 25, 16000)
+        Image.fromarray(frames[0].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
         truth = Clip(folder / f"truth{number}.mp4", f"person {number}")
         pairs.append(Pair(str(number), truth, truth, folder / f"{number}.png"))
     return pairs

@@ -7,7 +7,7 @@
 Every release answers the same questions, far beyond the length it was trained on, so that it lives on its own output
 alone. By chunk index, averaged over answers:
 
-    psnr_reference   of the pictures to the reference, in dB: falls as the picture decays (and with honest motion)
+    psnr_reference   of the frames to the reference, in dB: falls as the frame decays (and with honest motion)
     identity         share of answers whose face is nearest to their own speaker's reference, of all references
     latent_mean      |mean over places of a latent, minus the reference's|, averaged over channels: a drift in colour
     latent_std       spread over places of a latent, over the reference's: 1 is right, less is washed out, more is burnt
@@ -31,7 +31,7 @@ from torch import Tensor
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import read_dialogues
 from vidchat.data.media.pixels import from_bytes, to_bytes
-from vidchat.data.media.read import read_clip, read_picture
+from vidchat.data.media.read import read_clip, read_image
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, read_question
 from vidchat.generation.stream import GenerationSettings, stream_answer
@@ -47,19 +47,19 @@ def measure(
     """Metrics of one answer, chunk by chunk.
 
     Args:
-        chunks: Pictures (4, 3, H, W) uint8 and latents (C, h, w) of each.
+        chunks: Frames (4, 3, H, W) uint8 and latents (C, h, w) of each.
         start: (C, h, w) latents of the reference.
         speaker: Whose reference it is.
-        references: Pictures (3, H, W) uint8 by speaker.
+        references: Frames (3, H, W) uint8 by speaker.
     """
     rows, before = [], start
-    for pictures, latents in chunks:
-        error = (pictures.float() - references[speaker].float()).square().mean().clamp(min=1e-3)
+    for frames, latents in chunks:
+        error = (frames.float() - references[speaker].float()).square().mean().clamp(min=1e-3)
         places, own = latents.flatten(1), start.flatten(1)
         rows.append(
             {
                 "psnr_reference": float(10 * torch.log10(255**2 / error)),
-                "identity": float(nearest_face(pictures, references) == speaker),
+                "identity": float(nearest_face(frames, references) == speaker),
                 "latent_mean": float((places.mean(1) - own.mean(1)).abs().mean()),
                 "latent_std": float(places.std(1).mean() / own.std(1).mean().clamp(min=1e-6)),
                 "step": float((latents - before).square().mean().sqrt()),
@@ -70,7 +70,7 @@ def measure(
 
 
 def question(release: Release, dialogue: Dialogue) -> ChunkBatch:
-    """What the release is asked, with the first picture of the true answer as the reference."""
+    """What the release is asked, with the first frame of the true answer as the reference."""
     initiator = dialogue.question.path if release.hears and dialogue.question else None
     text = (dialogue.answer.text or "") if "text" in release.conditions else None
     return read_question(release, Question(dialogue.answer.path, initiator, text))
@@ -81,16 +81,16 @@ def rollout(release: Release, batch: ChunkBatch, options: argparse.Namespace, le
     sampling = release.responder.sampling.changed(given | {"noise_level": level})
     settings = GenerationSettings(options.chunks, options.window, sampling=sampling)
     for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings):
-        yield to_bytes(chunk.pictures[0].transpose(0, 1)), chunk.latents[0]
+        yield to_bytes(chunk.frames[0].transpose(0, 1)), chunk.latents[0]
 
 
 def truth(release: Release, dialogue: Dialogue) -> Iterator[tuple[Tensor, Tensor]]:
     """The true answer, encoded and decoded."""
     clock = release.clock
     media = read_clip(dialogue.answer, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
-    pictures = media.pictures[: clock.pictures(clock.chunks(len(media.pictures)))]
+    frames = media.frames[: clock.frames(clock.chunks(len(media.frames)))]
     with torch.no_grad():
-        latents = release.video_vae.encode(from_bytes(pictures))
+        latents = release.video_vae.encode(from_bytes(frames))
         decoded = to_bytes(release.video_vae.decode(latents)[0].transpose(0, 1))[1:]
     for index, own in enumerate(latents[0, :, 1:].unbind(1)):
         yield decoded[4 * index : 4 * index + 4], own
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results: dict[str, dict[str, list[float]]] = {}
     for name, folder in folders.items():
         release = load_release(Path(folder))
-        references = {d.answer.speaker: read_picture(d.answer.path, release.size) for d in dialogues}
+        references = {d.answer.speaker: read_image(d.answer.path, release.size) for d in dialogues}
         batches = [question(release, dialogue) for dialogue in dialogues]
         levels = options.levels if release.responder.noise else [0.0]  # a model without noise is told no level
         systems = {f"{name}, level {level:g}": level for level in levels}

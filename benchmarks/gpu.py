@@ -28,14 +28,14 @@ from vidchat.batch import ChunkBatch
 from vidchat.model.attention import HAS_FLASH
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.depth import CodeSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.precision import to_bf16
-from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Transformer
 from vidchat.profiling.cost import DEVICES, Workload
 from vidchat.profiling.describe import Described, build, measure
-from vidchat.sizes import parse_size
+from vidchat.runtime.sizes import parse_size
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
 
@@ -62,7 +62,7 @@ def tokens(model: Responder, work: Workload, device: str) -> ChunkBatch:
         shape = model.code_shape
         if shape is None:
             return None
-        size = work.batch, chunks, shape.frames, shape.codebooks
+        size = work.batch, chunks, shape.codec_frames, shape.codebooks
         return torch.randint(shape.vocabulary, size, device=device)
 
     def mask(chunks: int) -> torch.Tensor:
@@ -118,13 +118,13 @@ def generation(
     generator = torch.Generator(device).manual_seed(0)
     sampling = ChunkSampling(sets=work.sets, flow_steps=work.flow_steps, codes=CodeSampling())
     with torch.no_grad():
-        reading = model.eval().begin(batch.first(1), work.window)
+        state = model.eval().prefill(batch.first(1), work.window)
 
     def chunk() -> None:
-        nonlocal reading
+        nonlocal state
         with torch.no_grad():
-            latents, codes = model.write_chunk(reading, sampling, generator, loops)
-            reading = model.read_chunk(reading, latents, codes, 0.0, generator)
+            latents, codes = model.generate_chunk(state, sampling, generator, loops)
+            state = model.append_chunk(state, latents, codes, 0.0, generator)
 
     return chunk
 

@@ -29,9 +29,9 @@ from vidchat.data.loading.batches import DialogueBatches
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.loading.dialogues import FILE, Dialogues
 from vidchat.data.loading.selection import Selection
-from vidchat.data.tokens.cache import TokenCache, key_of, piece_number
-from vidchat.data.tokens.encoder import Piece, Track, WorkingPoint
+from vidchat.data.tokens.encoder import MediaFormat, Segment, Track
 from vidchat.data.tokens.shards import dumps, summarise
+from vidchat.data.tokens.token_cache import TokenCache, key_of, segment_number
 from vidchat.data.tokens.track_index import TrackIndex, index_of
 from vidchat.dialogue import Clip
 
@@ -56,13 +56,13 @@ def imitate(work: Path, count: int) -> None:
                 file.write(json.dumps({"id": f"dialogue/{k:011d}_1920x1080_full_video_003_B_01"} | told) + "\n")
                 for turn, part in zip(turns, ("last", "first"), strict=True):
                     clip = Clip(work / turn["clip"], "", start=turn["start"], end=turn["end"])
-                    keys.append(f"{clip.path.stem}-{key_of(piece_number(turn['clip'], Piece(clip, part, CHUNKS)))}")
+                    keys.append(f"{clip.path.stem}-{key_of(segment_number(turn['clip'], Segment(clip, part, CHUNKS)))}")
             for track in cache.tracks.values():
-                pieces = [
+                segments = [
                     {"key": key, "stamp": [1, 1], "samples": [[512, 7_000_000, key[-16:], shapes[track.track]]]}
                     for key in keys
                 ]
-                index = {"generation": 0, "bytes": 1, "samples": len(keys), "sha256": "", "pieces": pieces, "bad": []}
+                index = {"generation": 0, "bytes": 1, "samples": len(keys), "sha256": "", "pieces": segments, "bad": []}
                 (track.folder / f"shard-{first:09d}-000.json").write_text(dumps(index))
                 (track.folder / f"shard-{first:09d}-000.tar").touch()
     for track in cache.tracks.values():
@@ -105,7 +105,7 @@ def make(work: Path) -> dict[str, float]:
 
 def start(work: Path) -> dict[str, float]:
     """Opens the indexes, and starts the data module, as a rank does."""
-    point, tools = WorkingPoint(25, BASE, dtype="float16"), Tools(Stub(), Stub())
+    point, tools = MediaFormat(25, BASE, dtype="float16"), Tools(Stub(), Stub())
     conditions = {"text": Text(), "scores": Scores(("dover", "motion"))}
     chosen = Selection(conditions, initiator=True, max_chunks=CHUNKS)
     cost = {"open_s": timed(lambda: (Dialogues(work), [TrackIndex(folder, keep=True) for folder in tracks(work)]))}

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/long_answer.py [--chunks 500] [--window 16] [--output FILE]
 
-A random model=tiny with sound on demo-sized latents, in two answers, one at chunk 20 and one at chunk 500, which go on
+A random model=tiny with audio on demo-sized latents, in two answers, one at chunk 20 and one at chunk 500, which go on
 by turns, so that a busy machine slows both. Processor seconds, medians; the target is a ratio of at most 1.05. A cache
 that grows, or a window that is not one, fails it.
 """
@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from vidchat.batch import ChunkBatch
 from vidchat.conditions.base import Conditioning
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.responder import Responder
 
 ROOT = Path(__file__).parents[1]
@@ -53,17 +53,17 @@ def main() -> None:
     sampling = ChunkSampling(sets=options.sets, flow_steps=options.steps)
     times: dict[str, dict[str, list[float]]] = {age: {"write": [], "read": []} for age in ("early", "late")}
     with torch.no_grad():
-        readings = {"early": model.begin(batch, options.window), "late": model.begin(batch, options.window)}
+        readings = {"early": model.prefill(batch, options.window), "late": model.prefill(batch, options.window)}
         for age, chunks in (("early", 20), ("late", options.chunks)):
             for _ in range(chunks):  # what was said before does not have to be said by the model
                 said = torch.randn(1, 48, 6, 6), torch.randint(256, (1, 8, 4))
-                readings[age] = model.read_chunk(readings[age], *said)
+                readings[age] = model.append_chunk(readings[age], *said)
         for _ in range(options.repeats):
-            for age, reading in readings.items():
+            for age, state in readings.items():
                 start = time.process_time()
-                latents, codes = model.write_chunk(reading, sampling)
+                latents, codes = model.generate_chunk(state, sampling)
                 written = time.process_time()
-                readings[age] = model.read_chunk(reading, latents, codes)
+                readings[age] = model.append_chunk(state, latents, codes)
                 times[age]["write"].append(written - start)
                 times[age]["read"].append(time.process_time() - written)
     result: dict[str, float] = {"chunks": options.chunks, "window": options.window, "repeats": options.repeats}

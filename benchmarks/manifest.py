@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.speakervid.imitation import imitate
 from vidchat.data.manifest.speakervid import ingest, parts
-from vidchat.data.manifest.speakervid.layout import KINDS, find_units
+from vidchat.data.manifest.speakervid.annotation_folder import KINDS, find_units
 
 RELEASE_CLIPS, RELEASE_L_SCORE = 5_200_000, 52e9
 

@@ -8,7 +8,7 @@ drawn after the true ones, as in training:
 
     loss N      the flow loss of all tokens, each asked for as at generation: in N sets, the sets before it true,
                 without noise on the history (2 draws of orders, of 4 draws of times each)
-    psnr N      of the pictures of chunks drawn in N sets, to the tokenizer's round trip of the true ones, in dB
+    psnr N      of the frames of chunks drawn in N sets, to the tokenizer's round trip of the true ones, in dB
     rollout N   the same when each chunk is drawn after the model's own ones
 
 Orders, times and noise are the same for all releases, whether or not draws shared times in their training. Below each
@@ -35,7 +35,7 @@ from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, read_question
 from vidchat.model.precision import to_bf16
-from vidchat.model.spatial import Page, SpatialTransformer, draw_order, set_sizes
+from vidchat.model.spatial import SpatialContext, SpatialTransformer, draw_order, set_sizes
 from vidchat.release import Release, load_release
 
 
@@ -46,23 +46,23 @@ def read(release: Release, dialogue: Dialogue, chunks: int) -> ChunkBatch:
     batch = read_question(release, Question(dialogue.answer.path, initiator, text))
     clock = release.clock
     media = read_clip(dialogue.answer, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
-    count = min(clock.chunks(len(media.pictures)), chunks)
-    batch.latents = release.video_vae.encode(from_bytes(media.pictures[: clock.pictures(count)])).transpose(1, 2)
+    count = min(clock.chunks(len(media.frames)), chunks)
+    batch.latents = release.video_vae.encode(from_bytes(media.frames[: clock.frames(count)])).transpose(1, 2)
     batch.chunk_mask = torch.ones(1, count, dtype=torch.bool)
     if release.responder.depth is not None:
-        sound = media.waveform[None, : clock.samples(count)]
-        batch.codes = release.audio_codec.encode(sound).unflatten(1, (count, -1))
+        audio = media.waveform[None, : clock.samples(count)]
+        batch.codes = release.audio_codec.encode(audio).unflatten(1, (count, -1))
     return batch
 
 
 def psnr(release: Release, drawn: Tensor, batch: ChunkBatch) -> float:
-    """Of drawn chunks (1, T, C, h, w), mean over pictures."""
+    """Of drawn chunks (1, T, C, h, w), mean over frames."""
     first = batch.latents[:, :1]
-    pictures, true = (
+    frames, true = (
         to_bytes(release.video_vae.decode(torch.cat([first, rest], dim=1).transpose(1, 2))[0, :, 1:]).float()
         for rest in (drawn, batch.latents[:, 1:])
     )
-    errors = (pictures - true).square().mean(dim=(0, 2, 3)).clamp(min=1e-3)
+    errors = (frames - true).square().mean(dim=(0, 2, 3)).clamp(min=1e-3)
     return float((10 * torch.log10(255**2 / errors)).mean())
 
 
@@ -70,27 +70,27 @@ def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
     """Every chunk after the true ones, or after the model's `own`: (1, T, C, h, w)."""
     model, generator = release.responder, torch.Generator().manual_seed(0)
     sampling = replace(model.sampling, sets=sets)
-    reading, drawn = model.begin(batch, batch.latents.shape[1]), []
+    state, drawn = model.prefill(batch, batch.latents.shape[1]), []
     for t in range(batch.chunk_mask.shape[1]):
-        latents, codes = model.write_chunk(reading, sampling, generator)
+        latents, codes = model.generate_chunk(state, sampling, generator)
         drawn.append(latents)
         true = batch.latents[:, t + 1], None if batch.codes is None else batch.codes[:, t]
-        reading = model.read_chunk(reading, *((latents, codes) if own else true))
+        state = model.append_chunk(state, *((latents, codes) if own else true))
     return torch.stack(drawn, dim=1)
 
 
-def learn_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[[Page, Tensor], tuple[Tensor, Tensor]]:
-    """`spatial.learn`, but with every token asked for as at generation."""
+def learn_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[[SpatialContext, Tensor], tuple[Tensor, Tensor]]:
+    """`spatial.training_pass`, but with every token asked for as at generation."""
 
-    def learn(page: Page, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def training_pass(page: SpatialContext, tokens: Tensor) -> tuple[Tensor, Tensor]:
         order, filled, conditions = draw_order(*tokens.shape[:2], tokens.device), 0, []
-        ask = spatial.begin(page, order)
+        ask = spatial.start_decoding(page, order)
         for size in set_sizes(tokens.shape[1], sets):
             conditions.append(ask(tokens, filled, size))
             filled += size
         return torch.cat(conditions, dim=1), order
 
-    return learn
+    return training_pass
 
 
 @torch.no_grad()
@@ -101,8 +101,8 @@ def measure(release: Release, batch: ChunkBatch, sets: Sequence[int]) -> dict[st
         losses = []
         for seed in range(2):
             torch.manual_seed(seed)
-            learn = learn_in_sets(model.spatial, count) if model.spatial else None
-            with patch.object(model.spatial, "learn", learn) if learn else nullcontext():
+            training_pass = learn_in_sets(model.spatial, count) if model.spatial else None
+            with patch.object(model.spatial, "learn", training_pass) if training_pass else nullcontext():
                 losses.append(float(model.loss(batch)["video"]))
         row[f"loss {count}"] = sum(losses) / len(losses)
     for count in sets:

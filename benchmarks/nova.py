@@ -5,7 +5,7 @@
 
 NOVA's code is run from NOVA_REPO as it is, and nothing of it is copied. All models get a backbone and a spatial
 transformer of the same width and depth, a head of the same width and depth, 256 text features and 2 more, the same
-latents, batch and dtype; none has sound. The share of masked tokens is held at its mean, 0.867, in all. A training
+latents, batch and dtype; none has audio. The share of masked tokens is held at its mean, 0.867, in all. A training
 step is forward, backward and AdamW; a generated frame is one reading of the frame before and one writing.
 
 `ours, as NOVA` is the same model as NOVA's, trained on the same draws. In `ours` the four draws of a token share their
@@ -37,7 +37,7 @@ from vidchat.conditions.thinker import ThinkerFeatures
 from vidchat.model import masked
 from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.flow import FlowShape
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
 
@@ -71,7 +71,7 @@ def optimise(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[],
 
 
 class Ours:
-    """The responder without sound, its text given as features."""
+    """The responder without audio, its text given as features."""
 
     def __init__(
         self, options: argparse.Namespace, latents: Tensor, text: Tensor, noises: int = 4, set_causal: bool = False
@@ -106,14 +106,14 @@ class Ours:
         sampling = ChunkSampling(sets=sets, flow_steps=steps + steps % 2)
         batch = self.batch.first(1)
         with torch.no_grad():
-            start = self.model.begin(batch, 8)
+            start = self.model.prefill(batch, 8)
         written = start.cache.written
 
         def make() -> None:
             with torch.no_grad():
                 start.cache.written = written
-                reading = self.model.read_chunk(start, batch.latents[:, 1], None)
-                self.model.write_chunk(reading, sampling)
+                state = self.model.append_chunk(start, batch.latents[:, 1], None)
+                self.model.generate_chunk(state, sampling)
 
         return make
 

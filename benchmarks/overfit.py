@@ -3,7 +3,7 @@
     python benchmarks/overfit.py --initiator A.mp4 --responder B.mp4 [--steps 600] [--output outputs/overfit]
 
 Prints, in dB and shares: how near the generated clip and the tokenizers' round trip of the true answer come to the
-truth, how near they come to each other, and how many of the generated codes are the true ones. No picture is published.
+truth, how near they come to each other, and how many of the generated codes are the true ones. No frame is published.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, answer, read_question
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.depth import CodeSampling
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import load_release
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def make_pair(folder: Path, initiator: Path, responder: Path) -> None:
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Of uint8 pictures, over their common length, in dB."""
+    """Of uint8 frames, over their common length, in dB."""
     length = min(len(a), len(b))
     error = (a[:length].float() - b[:length].float()).square().mean()
     return float(10 * torch.log10(255**2 / error))
@@ -55,23 +55,23 @@ def measure(release_folder: Path, pair: Path, output: Path) -> dict[str, float]:
     release = load_release(release_folder)
     clock = release.clock
     truth = read_clip(Clip(pair / "b.mp4", "b"), fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
-    chunks = min(clock.chunks(len(truth.pictures)), 14)
-    pictures = truth.pictures[: clock.pictures(chunks)]
+    chunks = min(clock.chunks(len(truth.frames)), 14)
+    frames = truth.frames[: clock.frames(chunks)]
     with torch.no_grad():
-        latents = release.video_vae.encode(from_bytes(pictures))
+        latents = release.video_vae.encode(from_bytes(frames))
         round_trip = to_bytes(release.video_vae.decode(latents)[0].transpose(0, 1))[1:]
         first = clock.sample_rate // clock.fps
         codes = release.audio_codec.encode(truth.waveform[None, first : first + clock.samples(chunks)])
     sampling = ChunkSampling(sets=6, flow_steps=10, temperature=0.5, codes=CodeSampling(temperature=0))
     batch = read_question(release, Question(reference=pair / "b.mp4", initiator=pair / "a.mp4"))
     made = list(answer(release, batch, GenerationSettings(chunks=chunks, sampling=sampling), output / "answer.mp4"))
-    generated = torch.cat([to_bytes(chunk.pictures[0].transpose(0, 1)) for chunk in made])
+    generated = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in made])
     drawn = torch.cat([chunk.codes for chunk in made if chunk.codes is not None], dim=1)
-    still = pictures[:1].expand_as(pictures[1:])
+    still = frames[:1].expand_as(frames[1:])
     return {
-        "psnr of the still reference to the truth": psnr(still, pictures[1:]),
-        "psnr of the round trip to the truth": psnr(round_trip, pictures[1:]),
-        "psnr of the generated clip to the truth": psnr(generated, pictures[1:]),
+        "psnr of the still reference to the truth": psnr(still, frames[1:]),
+        "psnr of the round trip to the truth": psnr(round_trip, frames[1:]),
+        "psnr of the generated clip to the truth": psnr(generated, frames[1:]),
         "psnr of the generated clip to the round trip": psnr(generated, round_trip),
         "share of generated codes that are the true ones": float((drawn == codes).float().mean()),
     }

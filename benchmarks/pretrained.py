@@ -24,7 +24,7 @@ import diffusers
 import torch
 from transformers import EncodecConfig, EncodecModel, MimiConfig, MimiModel
 
-from vidchat.sizes import parse_size
+from vidchat.runtime.sizes import parse_size
 from vidchat.tokenizers.causal import CausalVAE
 from vidchat.tokenizers.pretrained_audio import EncodecCodec, MimiCodec, PretrainedCodec
 
@@ -82,12 +82,12 @@ def video(kind: str, given: argparse.Namespace, device: torch.device) -> dict[st
     settings = ({} if given.full else SMALL[kind]) | ALWAYS.get(kind, {})
     vae = CausalVAE(getattr(diffusers, kind)(**settings)).eval().to(device)
     height, width = given.size
-    pictures = torch.rand(1, 3, 1 + vae.temporal_stride * given.chunks, height, width, device=device) * 2 - 1
-    latents = vae.encode(pictures)
+    frames = torch.rand(1, 3, 1 + vae.temporal_stride * given.chunks, height, width, device=device) * 2 - 1
+    latents = vae.encode(frames)
     raw, stream = vae.denormalise(latents), vae.stream()
-    chunks = pictures.split([1] + [vae.temporal_stride] * given.chunks, dim=2)
+    chunks = frames.split([1] + [vae.temporal_stride] * given.chunks, dim=2)
     return row(
-        usual(lambda: vae.encode(pictures), device, given.repeats),
+        usual(lambda: vae.encode(frames), device, given.repeats),
         pushes(vae.encoder_stream().push, list(chunks), device),
         usual(lambda: vae.vae.decode(raw), device, given.repeats),
         pushes(stream.push, list(latents.split(1, dim=2)), device),
@@ -96,7 +96,7 @@ def video(kind: str, given: argparse.Namespace, device: torch.device) -> dict[st
 
 
 @torch.inference_mode()
-def sound(codec: PretrainedCodec, chunks: int, given: argparse.Namespace, device: torch.device) -> dict[str, float]:
+def audio(codec: PretrainedCodec, chunks: int, given: argparse.Namespace, device: torch.device) -> dict[str, float]:
     """One audio codec, in chunks of 160 ms; codebooks filled with noise."""
     for name, buffer in codec.named_buffers():
         if name.endswith(("embed", "embed_sum")):
@@ -132,7 +132,7 @@ def main() -> None:
         ("EncodecModel", EncodecCodec(EncodecModel(EncodecConfig()), codebooks=8)),
         ("MimiModel", MimiCodec(MimiModel(MimiConfig()), codebooks=8)),
     ):
-        table[name] = sound(codec, 25, given, device)
+        table[name] = audio(codec, 25, given, device)
     print(f"{'s of work per s of clip':30}" + "".join(f"{name:>10}" for name in next(iter(table.values()))))
     for name, values in table.items():
         print(f"{name:30}" + "".join(f"{value:10.3f}" for value in values.values()))

@@ -3,7 +3,7 @@
     python benchmarks/shards.py --work /tmp/shards
     python benchmarks/shards.py --work /tmp/shards --clips 16 --samples 512
 
-Clips are rendered noise that moves, 6 s of 480x768 at 25 fps with sound. Token samples are random, of 6 s at the base
+Clips are rendered noise that moves, 6 s of 480x768 at 25 fps with audio. Token samples are random, of 6 s at the base
 size: latents (38, 16, 96, 60) in float16, as Wan 2.1 gives them, and codes (37, 12, 8), as EnCodec at 24 kHz does; 7 MB
 a sample. "cold" drops the shards from the page cache before. CPU is that of all processes, in cores; the rate for each
 second of CPU tells what the wall clock cannot where others use the machine.
@@ -30,20 +30,20 @@ import torch
 import webdataset
 from torch import Tensor
 
-from vidchat.atomic import write_text
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.loading.selection import Selection
 from vidchat.data.media.read import Media, read_clip, write_clip
-from vidchat.data.tokens.cache import TOKENS, TokenCache
 from vidchat.data.tokens.encode import fill
-from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track, WorkingPoint
+from vidchat.data.tokens.encoder import ClipEncoder, MediaFormat, Segment, Track
 from vidchat.data.tokens.samples import decode_sample
 from vidchat.data.tokens.shards import dumps
+from vidchat.data.tokens.token_cache import TOKENS, TokenCache
 from vidchat.dialogue import Clip
+from vidchat.runtime.atomic import write_text
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 
-PICTURES, CHUNKS = 149, 37  # 6 s
+FRAMES, CHUNKS = 149, 37  # 6 s
 BASE = (768, 480)
 CODEC_RATE, HOP, BOOKS = 24000, 320, 8
 LATENTS = (CHUNKS + 1, 16, 96, 60)
@@ -70,8 +70,8 @@ class RandomEncoder(ClipEncoder):
     def __init__(self) -> None:
         super().__init__(Stub(), Stub(), 25, BASE)
 
-    def read(self, piece: Piece) -> list[Media]:
-        return [Media(torch.zeros(PICTURES, 3, 1, 1, dtype=torch.uint8), torch.zeros(1), 25, CODEC_RATE)]
+    def read(self, segment: Segment) -> list[Media]:
+        return [Media(torch.zeros(FRAMES, 3, 1, 1, dtype=torch.uint8), torch.zeros(1), 25, CODEC_RATE)]
 
     def encode_tracks(self, spans: Any, tracks: Any, device: Any = "cpu") -> list[dict[Track, Tensor]]:
         frames = CODEC_RATE * 4 // 25 // HOP
@@ -140,9 +140,9 @@ def render(folder: Path, count: int) -> list[Path]:
         if not path.is_file():
             generator = torch.Generator().manual_seed(k)
             coarse = torch.rand(1, 3, 24, 15, generator=generator)
-            picture = torch.nn.functional.interpolate(coarse, BASE, mode="bicubic").clamp(0, 1)[0]
-            pictures = torch.stack([picture.roll(n, 2) for n in range(PICTURES + 1)]).mul(255).to(torch.uint8)
-            write_clip(path, pictures, 0.1 * torch.randn(6 * 16000, generator=generator), 25, 16000)
+            frame = torch.nn.functional.interpolate(coarse, BASE, mode="bicubic").clamp(0, 1)[0]
+            frames = torch.stack([frame.roll(n, 2) for n in range(FRAMES + 1)]).mul(255).to(torch.uint8)
+            write_clip(path, frames, 0.1 * torch.randn(6 * 16000, generator=generator), 25, 16000)
     return paths
 
 
@@ -170,10 +170,10 @@ def clips(table: Table, work: Path, count: int, vae: Path, codec: Path) -> None:
         (work / "dialogues.jsonl").touch()
         shutil.rmtree(work / TOKENS, ignore_errors=True)
         encoder = ClipEncoder(StackedVAE.load(vae), StftCodec.load(codec), 25, (96, 96))
-        fill(TokenCache(work, encoder, CHUNKS), [Piece(Clip(path, "a"), "first", CHUNKS) for path in paths])
+        fill(TokenCache(work, encoder, CHUNKS), [Segment(Clip(path, "a"), "first", CHUNKS) for path in paths])
         return count
 
-    table.measure("clips: PyAV decodes pictures and sound, nothing else", alone, size)
+    table.measure("clips: PyAV decodes frames and audio, nothing else", alone, size)
     table.measure("clips: read at 768x480", lambda: ours(BASE), size)
     table.measure("clips: read at 96x96", lambda: ours((96, 96)), size)
     table.measure("clips: encode with the demo's tokenizers at 96x96", encode, size, repeats=2)
@@ -181,16 +181,16 @@ def clips(table: Table, work: Path, count: int, vae: Path, codec: Path) -> None:
 
 def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, float]:
     """Reading token shards of the base size."""
-    pieces = [Piece(Clip(work / f"{k}.mp4", "a"), "spans", CHUNKS) for k in range(count)]
+    segments = [Segment(Clip(work / f"{k}.mp4", "a"), "spans", CHUNKS) for k in range(count)]
     turns = [[{"role": "responder", "speaker": "a", "clip": f"{k}.mp4"}] for k in range(count)]
     lines = [dumps({"id": str(k), "branch": "single", "turns": turn}) for k, turn in enumerate(turns)]
     write_text(work / "dialogues.jsonl", "\n".join(lines))
     cache = TokenCache(work, RandomEncoder(), CHUNKS, "float16")
     written = 2.0 * math.prod(LATENTS)
-    table.measure("tokens: writing shards", lambda: fill(cache, pieces).read, written, repeats=1)
+    table.measure("tokens: writing shards", lambda: fill(cache, segments).read, written, repeats=1)
     tars = sorted(str(tar) for track in cache.tracks.values() for tar in track.folder.glob("*.tar"))
     size = sum(Path(tar).stat().st_size for tar in tars) / count
-    keys = [cache.key(piece) for piece in pieces]
+    keys = [cache.key(segment) for segment in segments]
 
     def plain() -> int:
         # A sample lies in two tars, of latents and of codes: half of what webdataset yields is a sample.
@@ -257,7 +257,7 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
 
 def datamodule(root: Path, batch_size: int, workers: int = 0) -> DialogueDataModule:
     """Of token shards that `RandomEncoder` made."""
-    point = WorkingPoint(25, BASE, dtype="float16")
+    point = MediaFormat(25, BASE, dtype="float16")
     data = DialogueDataModule(
         [Source(root)], point, Selection(max_chunks=CHUNKS), Batching(batch_size, 0, workers), Tools(Stub(), Stub())
     )

@@ -25,9 +25,9 @@ from vidchat.batch import ChunkBatch
 from vidchat.conditions.base import Conditioning
 from vidchat.model.attention import attend
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.mask import BlockCausal
 from vidchat.model.precision import to_bf16
-from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.profiling.cost import Workload, training_work
 
@@ -65,11 +65,11 @@ def attention(backend: str, shape: tuple[int, int, int, int], chunk: int) -> Cal
 
 def generation(name: str, model: Responder, batch: ChunkBatch) -> dict[str, Callable[[], Any]]:
     """One chunk written after the reference, and its codes alone."""
-    reading, sampling = model.begin(batch, 16), ChunkSampling()
-    sound = reading.hidden[:, -model.frames :]
+    state, sampling = model.prefill(batch, 16), ChunkSampling()
+    audio = state.hidden[:, -model.codec_frames :]
     return {
-        name: lambda: model.write_chunk(reading, sampling),
-        f"{name}, codes": lambda: model.depth.sample(sound, sampling.codes),
+        name: lambda: model.generate_chunk(state, sampling),
+        f"{name}, codes": lambda: model.depth.sample(audio, sampling.codes),
     }
 
 

@@ -1,9 +1,9 @@
-"""How the stand-in for SyncNet answers when the sound of filmed people is shifted against their pictures: a table.
+"""How the stand-in for SyncNet answers when the audio of filmed people is shifted against their frames: a table.
 
     python benchmarks/sync_shift.py FOLDER_OF_CLIPS --face version-RFB-320.onnx
     python benchmarks/sync_shift.py FOLDER_OF_CLIPS
 
-Each clip's own sound is moved by so many pictures of 40 ms, later (positive) or sooner, and scored as if it were played
+Each clip's own audio is moved by so many frames of 40 ms, later (positive) or sooner, and scored as if it were played
 so. Then the clips are cut into pieces of 3 s: how often does the mean curve of so many of them peak where it should?
 """
 
@@ -20,37 +20,37 @@ import torch
 from vidchat.bench.clips import is_silent
 from vidchat.bench.faces import Centred, Detected
 from vidchat.bench.proxy.sync import REACH, MouthAndLoudness
-from vidchat.data.media.read import Media, picture_size, read_clip
+from vidchat.data.media.read import Media, frame_size, read_clip
 from vidchat.dialogue import Clip
 
 SHIFTS = (-12, -8, -4, -2, -1, 0, 1, 2, 4, 8, 12)
-PIECE = 75  # pictures
+PIECE = 75  # frames
 COUNTS = (1, 2, 4, 8, 16, 32)
 DRAWS = 2000
 
 
-def shifted(media: Media, pictures: int) -> Media:
-    """The clip with its sound later by so many pictures; what is missing is silence."""
-    samples = pictures * media.sample_rate // media.fps
-    sound = torch.roll(media.waveform, samples)
-    sound[slice(0, samples) if samples >= 0 else slice(samples, None)] = 0
-    return replace(media, waveform=sound)
+def shifted(media: Media, frames: int) -> Media:
+    """The clip with its audio later by so many frames; what is missing is silence."""
+    samples = frames * media.sample_rate // media.fps
+    audio = torch.roll(media.waveform, samples)
+    audio[slice(0, samples) if samples >= 0 else slice(samples, None)] = 0
+    return replace(media, waveform=audio)
 
 
 def pieces(media: Media) -> list[Media]:
-    """The clip cut into pieces of `PIECE` pictures, as nearly as can be; silent ones are left out."""
-    length = len(media.pictures)
+    """The clip cut into pieces of `PIECE` frames, as nearly as can be; silent ones are left out."""
+    length = len(media.frames)
     edges = np.linspace(0, length, max(1, round(length / PIECE)) + 1).astype(int)
     samples = media.sample_rate // media.fps
     cut = [
-        replace(media, pictures=media.pictures[a:b], waveform=media.waveform[a * samples : b * samples])
+        replace(media, frames=media.frames[a:b], waveform=media.waveform[a * samples : b * samples])
         for a, b in pairwise(edges)
     ]
     return [piece for piece in cut if not is_silent(piece.waveform)]
 
 
 def print_counts(curves: np.ndarray) -> None:
-    """How often the mean of so many curves (n, lags) peaks within one and two pictures of 0."""
+    """How often the mean of so many curves (n, lags) peaks within one and two frames of 0."""
     rng = np.random.default_rng(0)
     print(f"\n{'pieces of 3 s':28}" + "".join(f"{count:7d}" for count in COUNTS) + f"   (of {len(curves)})")
     peaks = {
@@ -70,10 +70,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     measure = MouthAndLoudness(Detected(arguments.face) if arguments.face else Centred())
-    print(f"{'Sync r, sound later by':28}" + "".join(f"{shift:7d}" for shift in SHIFTS) + "  Sync-C offset")
+    print(f"{'Sync r, audio later by':28}" + "".join(f"{shift:7d}" for shift in SHIFTS) + "  Sync-C offset")
     rows, curves = [], []
     for path in sorted(arguments.folder.glob(arguments.name)):
-        media = read_clip(Clip(path, ""), fps=25, size=picture_size(path), sample_rate=16000)
+        media = read_clip(Clip(path, ""), fps=25, size=frame_size(path), sample_rate=16000)
         if is_silent(media.waveform):
             continue
         scores = [measure.compare(measure.read(shifted(media, k)), {}, {}, None) for k in SHIFTS]  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ def draw() -> plt.Figure:
     note(axes, 6.0, 2.6, "video VAE,\naudio codec")
     box(
         axes, 0.3, 3.4, 15.0, 1.5,
-        "backbone: block-causal transformer over chunks\n(Qwen3's blocks, three-axis rotary positions, key/value cache)",
+        "backbone: block-causal transformer over chunks\n(Qwen3's blocks, rotary positions, key/value cache)",
         BLUE,
     )  # fmt: skip
     axes.plot([5.2, 5.2], [4.9, 5.55], color=INK, linewidth=1)

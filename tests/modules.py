@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from vidchat.cli.train import new_responder
 from vidchat.release import TOKENIZERS
-from vidchat.training.responder import ResponderModule
+from vidchat.training.responder_module import ResponderModule
 from vidchat.training.schedule import OptimizerSettings
 
 

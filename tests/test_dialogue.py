@@ -10,17 +10,17 @@ from vidchat.dialogue import ChunkClock, Clip, ClockError, Dialogue, Turn
 
 
 @pytest.mark.parametrize(
-    ("sample_rate", "hop", "frames"), [(16000, 320, 8), (24000, 320, 12), (24000, 1920, 2), (16000, 640, 4)]
+    ("sample_rate", "hop", "codec_frames"), [(16000, 320, 8), (24000, 320, 12), (24000, 1920, 2), (16000, 640, 4)]
 )
-def test_a_chunk_holds_whole_codec_frames(sample_rate, hop, frames):
+def test_a_chunk_holds_whole_codec_frames(sample_rate, hop, codec_frames):
     clock = ChunkClock(25, 4, sample_rate, hop)
-    assert clock.frames_per_chunk == frames
+    assert clock.codec_frames_per_chunk == codec_frames
     assert clock.samples_per_chunk == sample_rate * 4 // 25
 
 
 @pytest.mark.parametrize(("fps", "stride", "hop"), [(24, 4, 1920), (30, 4, 1920), (25, 3, 1920)])
 def test_tokenizers_whose_rates_do_not_divide_are_refused_by_name(fps, stride, hop):
-    with pytest.raises(ClockError, match=r"chunks/s .* 12.5 frames/s") as error:
+    with pytest.raises(ClockError, match=r"chunks/s .* 12.5 codec frames/s") as error:
         ChunkClock(fps, stride, 24000, hop)
     assert f"{fps} fps / stride {stride}" in str(error.value)
 
@@ -28,9 +28,9 @@ def test_tokenizers_whose_rates_do_not_divide_are_refused_by_name(fps, stride, h
 @given(st.integers(0, 500))
 def test_pictures_and_chunks_are_inverse(chunks):
     clock = ChunkClock(25, 4, 16000, 320)
-    assert clock.chunks(clock.pictures(chunks)) == chunks
-    assert clock.chunks(clock.pictures(chunks) + 3) == chunks, "pictures that fill no chunk do not count"
-    assert clock.samples(chunks) * 25 == (clock.pictures(chunks) - 1) * 16000, "sound and pictures 1..4T are as long"
+    assert clock.chunks(clock.frames(chunks)) == chunks
+    assert clock.chunks(clock.frames(chunks) + 3) == chunks, "frames that fill no chunk do not count"
+    assert clock.samples(chunks) * 25 == (clock.frames(chunks) - 1) * 16000, "audio and frames 1..4T are as long"
 
 
 def test_a_dialogue_has_an_answer():

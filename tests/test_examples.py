@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vidchat.bench.speech import cepstra, nearest_sentence
+from vidchat.bench.spoken_distance import cepstra, nearest_sentence
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip
 from vidchat.playground.people.script import candidate_answers
-from vidchat.playground.people.voice import Voice, speak
+from vidchat.playground.people.speaker_voice import Voice, speak
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "conversation.ipynb"
 

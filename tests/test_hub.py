@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, constants
 from typer.testing import CliRunner
 
 from tests.local_hub import LocalHub, local_hub
-from vidchat.bench.measure import Column
+from vidchat.bench.metric import Column
 from vidchat.bench.results import Number, Result, ResultError, SystemResult
 from vidchat.bench.table import figure
 from vidchat.cli import app

@@ -15,11 +15,11 @@ from tests.generation.test_sampling import composed
 from tests.test_train import config, folder  # noqa: F401  (a fixture)
 from vidchat import registry
 from vidchat.cli import train as train_script
-from vidchat.cli.hydra_words import override
 from vidchat.cli.infer import answer_question
+from vidchat.cli.overrides import override
 from vidchat.generation.answer import Question, QuestionError, check_question, read_question
 from vidchat.generation.stream import GenerationSettings, stream_answer
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import Release, ReleaseError, load_release
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-condition.md"

@@ -102,7 +102,7 @@ def test_loads_what_was_exported_without_the_run_that_made_it(made: tuple[Path, 
     assert not loaded.responder.training
     assert loaded.size == (32, 32)
     assert loaded.clock == original.clock
-    assert loaded.clock.frames_per_chunk == 8
+    assert loaded.clock.codec_frames_per_chunk == 8
     batch = ChunkBatch(
         latents=torch.randn(1, 1, 4, 4, 4),
         chunk_mask=torch.zeros(1, 0, dtype=torch.bool),
@@ -117,7 +117,7 @@ def test_loads_what_was_exported_without_the_run_that_made_it(made: tuple[Path, 
         for r in (original, loaded)
     )
     for a, b in zip(one, other, strict=True):
-        assert torch.equal(a.pictures, b.pictures)
+        assert torch.equal(a.frames, b.frames)
         assert a.waveform is not None
         assert b.waveform is not None
         assert torch.equal(a.waveform, b.waveform)

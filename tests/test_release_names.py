@@ -19,8 +19,8 @@ from tests.generation.test_sampling import composed
 from tests.modules import responder_module
 from vidchat import registry
 from vidchat.batch import ChunkBatch
-from vidchat.cli.hydra_words import override
 from vidchat.cli.infer import answer_question
+from vidchat.cli.overrides import override
 from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.profiling.describe import Described
 from vidchat.profiling.describe import build as build_described
@@ -31,7 +31,7 @@ from vidchat.tokenizers.text import ByteTokenizer
 from vidchat.training.check import _nameless
 from vidchat.training.checkpoint_file import CheckpointError
 from vidchat.training.initialise import initialise
-from vidchat.training.responder import ResponderModule
+from vidchat.training.responder_module import ResponderModule
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "demo"
 FORMAT_1 = """

@@ -22,8 +22,8 @@ from vidchat.cli import train as train_script
 from vidchat.data.media.read import MediaError, read_clip
 from vidchat.data.media.write import write_clip
 from vidchat.dialogue import Clip
-from vidchat.errors import plain_message
 from vidchat.release import load_release
+from vidchat.runtime.errors import user_message
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.metrics import read_metrics
@@ -43,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         turns = []
         for role in ("initiator", "responder"):
             clip = f"{role}{number}.mp4"
-            pictures = torch.randint(0, 256, (25, 3, 32, 32), generator=generator, dtype=torch.uint8)
-            write_clip(root / clip, pictures, 0.1 * torch.randn(16000, generator=generator), 25, 16000)
+            frames = torch.randint(0, 256, (25, 3, 32, 32), generator=generator, dtype=torch.uint8)
+            write_clip(root / clip, frames, 0.1 * torch.randn(16000, generator=generator), 25, 16000)
             turns.append({"role": role, "speaker": role, "clip": clip, "text": f"word {number}"})
         lines.append(json.dumps({"id": f"d{number}", "split": split, "turns": turns}))
     (root / "dialogues.jsonl").write_text("\n".join(lines))
@@ -82,7 +82,7 @@ def test_the_three_stages_one_after_the_other(folder: Path, tmp_path: Path, capl
     assert load_release(visual).responder.depth is None
     release = load_release(dyadic)
     assert release.hears
-    assert release.clock.frames_per_chunk == 8
+    assert release.clock.codec_frames_per_chunk == 8
     assert release.size == (32, 32)
     curves = read_metrics(tmp_path / "dyadic" / "metrics.csv")
     assert {"train/loss", "train/video", "train/audio", "train/lr", "train/grad_norm", "val/loss"} <= curves.keys()
@@ -91,9 +91,9 @@ def test_the_three_stages_one_after_the_other(folder: Path, tmp_path: Path, capl
     for name in ("step_00000002_0.mp4", "truth_0.mp4"):
         clip = Clip(tmp_path / "dyadic" / "samples" / name, "someone")
         media = read_clip(clip, fps=25, size=(32, 32), sample_rate=16000)
-        assert len(media.pictures) == 12
+        assert len(media.frames) == 12
         assert media.waveform.abs().max() > 0
-    with pytest.raises(MediaError):  # a model without sound writes none
+    with pytest.raises(MediaError):  # a model without audio writes none
         read_clip(Clip(tmp_path / "visual/samples/step_00000002_0.mp4", "x"), fps=25, size=(32, 32), sample_rate=16000)
 
 
@@ -175,7 +175,7 @@ def test_mistakes_are_told_in_a_sentence(folder: Path, tmp_path: Path, overrides
     words = [word.format(folder=folder) for word in overrides]
     with pytest.raises(Exception) as caught:
         train_script.train(config(folder, tmp_path / "out", "sft_dyadic", *words))
-    message = plain_message(caught.value)
+    message = user_message(caught.value)
     assert message is not None, caught.value
     assert told.replace("\\", "") in message
     assert "\n" not in message

@@ -32,7 +32,7 @@ def command(place: Path, *words: str) -> list[str]:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder whose name means something to a shell and to Hydra, with a data set and a tokenizer in it."""
-    place = tmp_path / "it's, (1) = a \"b\""
+    place = tmp_path / 'it\'s, (1) = a "b"'
     lines = []
     for number in range(2):
         frames = torch.randint(0, 256, (25 - 12 * number, 3, 32, 32), dtype=torch.uint8)

@@ -36,7 +36,7 @@ class ChunkBatch:
     Attributes:
         latents: (B, T+1, C, h, w) float, normalised; chunk 0 is the reference. At generation T may be 0.
         chunk_mask: (B, T) bool.
-        codes: (B, T, F, K) int64, or `None` for a model without sound.
+        codes: (B, T, F, K) int64, or `None` for a model without audio.
         turn_latents: (B, U, C, h, w), what is heard: the chunks of the initiator's clip, after those of earlier turns;
             `None`, as the other three, for a model that hears nothing.
         turn_codes: (B, U, F, K) int64.

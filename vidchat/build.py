@@ -35,9 +35,9 @@ def build_responder(
     """An untrained responder: its sizes from the config, its shapes from the tokenizers it will speak to.
 
     Args:
-        model: Config of the model, of names; without `depth` it has no sound.
+        model: Config of the model, of names; without `depth` it has no audio.
         condition: Config of the conditions, of names.
-        fps: Pictures per second.
+        fps: Frames per second.
         video_vae: Its video tokenizer.
         audio_codec: Its audio codec.
         text_tokenizer: Its text tokenizer.
@@ -48,7 +48,7 @@ def build_responder(
         ConditionError, UnknownName, WrongArguments: see `vidchat.conditions.read` and `vidchat.registry`.
     """
     clock = clock_of(fps, video_vae, audio_codec)
-    codes = CodeShape(clock.frames_per_chunk, audio_codec.codebooks, audio_codec.vocabulary)
+    codes = CodeShape(clock.codec_frames_per_chunk, audio_codec.codebooks, audio_codec.vocabulary)
     responder: Responder = build(
         model,
         trust,

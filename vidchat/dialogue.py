@@ -83,14 +83,14 @@ class ClockError(ValueError):
 
 @dataclass(frozen=True)
 class ChunkClock:
-    """How long a chunk is, in pictures, in codec frames and in samples, exactly.
+    """How long a chunk is, in frames, in codec frames and in samples, exactly.
 
-    A clip of T chunks is `temporal_stride * T + 1` pictures. Picture 0 is the reference and chunk 0;
-    pictures `4(t-1)+1 .. 4t` are chunk t. Sound starts with picture 1: codec frames `F(t-1) .. Ft-1` belong to chunk t.
+    A clip of T chunks is `temporal_stride * T + 1` frames. Frame 0 is the reference and chunk 0;
+    frames `4(t-1)+1 .. 4t` are chunk t. Audio starts with frame 1: codec frames `F(t-1) .. Ft-1` belong to chunk t.
 
     Attributes:
-        fps: Pictures per second.
-        temporal_stride: Pictures in a chunk (the video VAE's temporal stride).
+        fps: Frames per second.
+        temporal_stride: Frames in a chunk (the video VAE's temporal stride).
         sample_rate: Samples per second.
         hop: Samples in one codec frame.
     """
@@ -101,11 +101,11 @@ class ChunkClock:
     hop: int
 
     def __post_init__(self) -> None:
-        if self.frames.denominator != 1:
+        if self.codec_frames.denominator != 1:
             raise ClockError(
                 f"the video tokenizer makes {float(self.chunks_per_second):g} chunks/s ({self.fps} fps / stride "
-                f"{self.temporal_stride}) and the audio codec {self.sample_rate / self.hop:g} frames/s, so a chunk "
-                f"would hold {float(self.frames):g} codec frames; choose a pair whose rates divide"
+                f"{self.temporal_stride}) and the audio codec {self.sample_rate / self.hop:g} codec frames/s, so a "
+                f"chunk would hold {float(self.codec_frames):g} codec frames; choose a pair whose rates divide"
             )
 
     @property
@@ -113,27 +113,27 @@ class ChunkClock:
         return Fraction(self.fps, self.temporal_stride)
 
     @property
-    def frames(self) -> Fraction:
-        """Codec frames in a chunk, as a fraction; whole for every clock that exists."""
+    def codec_frames(self) -> Fraction:
+        """Codec codec frames in a chunk, as a fraction; whole for every clock that exists."""
         return Fraction(self.sample_rate, self.hop) / self.chunks_per_second
 
     @property
-    def frames_per_chunk(self) -> int:
+    def codec_frames_per_chunk(self) -> int:
         """F, codec frames in a chunk."""
-        return int(self.frames)
+        return int(self.codec_frames)
 
     @property
     def samples_per_chunk(self) -> int:
-        return self.frames_per_chunk * self.hop
+        return self.codec_frames_per_chunk * self.hop
 
-    def pictures(self, chunks: int) -> int:
-        """Pictures in a training clip of this many chunks, the reference included: 4T + 1."""
+    def frames(self, chunks: int) -> int:
+        """Frames in a training clip of this many chunks, the reference included: 4T + 1."""
         return self.temporal_stride * chunks + 1
 
     def samples(self, chunks: int) -> int:
-        """Samples of sound in this many chunks."""
+        """Samples of audio in this many chunks."""
         return self.samples_per_chunk * chunks
 
-    def chunks(self, pictures: int) -> int:
-        """Whole chunks in a clip of this many pictures, the reference included."""
-        return max(0, (pictures - 1) // self.temporal_stride)
+    def chunks(self, frames: int) -> int:
+        """Whole chunks in a clip of this many frames, the reference included."""
+        return max(0, (frames - 1) // self.temporal_stride)

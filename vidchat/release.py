@@ -23,18 +23,18 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from vidchat.atomic import whole_folder
 from vidchat.build import build_responder, check_thinker, clock_of
 from vidchat.conditions.base import Condition
 from vidchat.dialogue import ChunkClock
-from vidchat.finite import not_finite
-from vidchat.foreign import ForeignError, no_larger_than, read_yaml
 from vidchat.hub import HubError, download, is_hub_name, upload
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.responder import Responder
 from vidchat.model_card import CardDetails, model_card, part_sizes
 from vidchat.registry import UnknownName, build, look_up, names_in
 from vidchat.release_format import FORMAT, FormatError, from_format_1, names_of_weights, to_names
+from vidchat.runtime.atomic import atomic_folder
+from vidchat.runtime.finite import not_finite
+from vidchat.runtime.untrusted import UntrustedError, no_larger_than, read_yaml
 from vidchat.shipped import find
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
@@ -62,12 +62,13 @@ def _named(value: Any) -> bool:
 _SHAPES: dict[str, Callable[[Any], bool]] = {
     "fps": lambda value: _whole(value, MOST_FPS),
     "size": lambda value: isinstance(value, list) and len(value) == 2 and all(_whole(n, MOST_PIXELS) for n in value),
-    "turn": lambda value: isinstance(value, bool | None),
+    "allow_portrait": lambda value: isinstance(value, bool | None),
     "thinker": lambda value: value is None or _named(value),
     **{key: lambda value: isinstance(value, dict) for key in ("condition", "fingerprints")},
     **dict.fromkeys(("model", *TOKENIZERS), _named),
 }
 """What a release's config must hold, besides what is checked when it is built."""
+_RENAMED = {"turn": "allow_portrait"}  # keys as format 2 first had them
 
 
 class ReleaseError(ValueError):
@@ -105,7 +106,7 @@ class Release:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the pictures it was trained on."""
+        """Height and width of the frames it was trained on."""
         height, width = self.config["size"]
         return height, width
 
@@ -120,9 +121,9 @@ class Release:
         return self.responder.conditions.hears
 
     @property
-    def turn(self) -> bool:
-        """Whether it was trained on pictures of (width, height), too; releases that do not say were not."""
-        return bool(self.config.get("turn", False))
+    def allow_portrait(self) -> bool:
+        """Whether it was trained on frames of (width, height), too; releases that do not say were not."""
+        return bool(self.config.get("allow_portrait", False))
 
     def model_card(self, name: str, details: CardDetails | None = None) -> str:
         """Returns the text of its model card; see `vidchat.model_card`. `name` stands in the commands of the card."""
@@ -164,8 +165,8 @@ def export_release(
     Args:
         directory: The folder; what it held under the same names is replaced, other files stay.
         responder: With the weights to release.
-        config: The run's resolved config: `model`, `condition`, `data.fps`, `data.size`, `data.turn` and the three
-            tokenizers' nodes are kept, with the stage's name and number of steps; paths of data are not.
+        config: The run's resolved config: `model`, `condition`, `data.fps`, `data.size`, `data.allow_portrait` and
+            the three tokenizers' nodes are kept, with the stage's name and number of steps; paths of data are not.
         video_vae: The tokenizer named by `config["video_vae"]`, and so on.
         audio_codec: See above.
         text_tokenizer: See above.
@@ -184,7 +185,7 @@ def export_release(
     broken = not_finite(tensors)
     if broken is not None:
         raise ReleaseError(f"{directory} is not written: {broken}")
-    with whole_folder(directory) as folder:
+    with atomic_folder(directory) as folder:
         tools: dict[str, Any] = dict(zip(TOKENIZERS, (video_vae, audio_codec, text_tokenizer), strict=True))
         kept = {
             "kind": "responder",
@@ -192,7 +193,7 @@ def export_release(
             "stage": {key: config["stage"][key] for key in ("name", "steps")},
             "fps": config["data"]["fps"],
             "size": list(config["data"]["size"]),
-            "turn": bool(config["data"].get("turn", False)),
+            "allow_portrait": bool(config["data"].get("allow_portrait", False)),
             "model": to_names(config["model"]),
             "condition": to_names(config["condition"]),
             **{name: _carry(folder / name, config[name]) for name in TOKENIZERS},
@@ -257,7 +258,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ReleaseError(f"{folder} is {what}, not a release; give the folder that train.py exported")
     try:
         config = read_yaml(path)
-    except (OSError, ForeignError) as error:
+    except (OSError, UntrustedError) as error:
         raise ReleaseError(str(error)) from error
     if not isinstance(config, dict) or config.get("kind") != "responder":
         raise ReleaseError(f"{path} is not the config of a responder's release; export it again")
@@ -274,7 +275,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _of_this_format(path: Path, config: dict[Any, Any]) -> dict[Any, Any]:
     stated = config.get("format")
     if type(stated) is int and stated == FORMAT:
-        return config
+        return {_RENAMED.get(key, key): value for key, value in config.items()}
     if type(stated) is int and stated == 1:
         try:
             named: dict[Any, Any] = from_format_1(config)

@@ -12,22 +12,22 @@ import torch
 from vidchat.bench.pairs import CANDIDATES, PAIRS, Pair, read_pairs
 from vidchat.data.media.read import write_clip
 
-PICTURES = 40
+FRAMES = 40
 
 
-def film(seed: int, pictures: int = PICTURES, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
-    """A face of random colours with a mouth that opens with the sound: (n, 3, side, side) uint8, (n * 640,) float."""
+def film(seed: int, frames: int = FRAMES, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """A face of random colours with a mouth that opens with the audio: (n, 3, side, side) uint8, (n * 640,) float."""
     rng = np.random.default_rng(seed)
-    level = np.clip(np.convolve(rng.random(pictures) > 0.55, np.ones(2) / 2, "same"), 0, 1)
-    sound = np.repeat(level, 640) * np.sin(np.arange(pictures * 640) * (0.05 + 0.01 * (seed % 7))) * 0.3
+    level = np.clip(np.convolve(rng.random(frames) > 0.55, np.ones(2) / 2, "same"), 0, 1)
+    audio = np.repeat(level, 640) * np.sin(np.arange(frames * 640) * (0.05 + 0.01 * (seed % 7))) * 0.3
     face = rng.integers(60, 200, size=(3, 1, 1)) + 25 * rng.standard_normal((3, side // 6, side // 6)).repeat(
         6, 1
     ).repeat(6, 2)
-    frames = np.repeat(face[None], pictures, 0)
-    for picture, opening in zip(frames, level, strict=True):
+    drawn = np.repeat(face[None], frames, 0)
+    for frame, opening in zip(drawn, level, strict=True):
         height = round(float(opening) * side * 0.12)
-        picture[:, int(0.62 * side) : int(0.62 * side) + height, int(0.38 * side) : int(0.62 * side)] = 10
-    return torch.from_numpy(np.clip(frames, 0, 255).astype(np.uint8)), torch.from_numpy(sound.astype(np.float32))
+        frame[:, int(0.62 * side) : int(0.62 * side) + height, int(0.38 * side) : int(0.62 * side)] = 10
+    return torch.from_numpy(np.clip(drawn, 0, 255).astype(np.uint8)), torch.from_numpy(audio.astype(np.float32))
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +38,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     lines, candidates = [], []
     for number in range(4):
-        pictures, sound = film(number)
-        write_clip(folder / f"truth{number}.mp4", pictures, sound, 25, 16000)
+        frames, audio = film(number)
+        write_clip(folder / f"truth{number}.mp4", frames, audio, 25, 16000)
         write_clip(folder / f"ask{number}.mp4", *film(50 + number, 12), 25, 16000)
-        Image.fromarray(pictures[0].permute(1, 2, 0).numpy()).save(folder / f"face{number}.png")
+        Image.fromarray(frames[0].permute(1, 2, 0).numpy()).save(folder / f"face{number}.png")
         lines.append({
             "id": f"p{number}", "reference": f"face{number}.png",
             "initiator": {"clip": f"ask{number}.mp4", "speaker": "asker", "text": "well?"},

@@ -15,7 +15,7 @@ from vidchat.bench.ablation import (
     read_place,
     rows_of,
 )
-from vidchat.bench.measure import Column
+from vidchat.bench.metric import Column
 from vidchat.bench.orderings import orderings, orderings_text
 from vidchat.bench.results import Number, PairScore, Result, SystemResult
 

@@ -11,17 +11,17 @@ import pytest
 from tests.bench import dying
 from tests.bench.test_scoring import VIEW, Colour, number, run
 from vidchat.bench.clips import read_truth
+from vidchat.bench.contact_sheet import draw_sheet
+from vidchat.bench.feature_cache import FeatureCache
 from vidchat.bench.make import write_bench
-from vidchat.bench.measure import BackendError, Column
+from vidchat.bench.metric import BackendError, Column
 from vidchat.bench.pairs import read_pairs
+from vidchat.bench.processes import guarded, in_processes
 from vidchat.bench.responsiveness import read_log
 from vidchat.bench.results import NOT_SCORED
 from vidchat.bench.scoring import ScoreError
-from vidchat.bench.sheet import draw_sheet
-from vidchat.bench.store import Store
 from vidchat.bench.systems import Folder
 from vidchat.bench.table import markdown
-from vidchat.bench.workers import guarded, in_processes
 from vidchat.data.report import Report
 from vidchat.dialogue import Clip, Dialogue, Turn
 
@@ -47,7 +47,7 @@ class Picky(Colour):
     hated: float | None = None
 
     def read(self, media, truth=None):
-        if float(media.pictures.double().mean()) == Picky.hated:
+        if float(media.frames.double().mean()) == Picky.hated:
             raise RuntimeError("a network stumbled")
         return super().read(media)
 
@@ -89,7 +89,7 @@ def test_a_clip_that_a_measure_fails_on_is_scored_as_missing(asked, system, tmp_
     shutil.copy(asked[0].initiator.path, system.folder / "p0.mp4")
     truth = read_truth(asked[0], VIEW)
     found = system.read(asked[0], system.source(asked[0]), truth, VIEW)
-    monkeypatch.setattr(Picky, "hated", float(found.media.pictures.double().mean()))
+    monkeypatch.setattr(Picky, "hated", float(found.media.frames.double().mean()))
     result = run(asked, [system, gone], tmp_path, lambda: [Picky()])
     ours = result.systems[3]
     assert ours.scores["p0"].statuses == ("unreadable",)
@@ -100,7 +100,7 @@ def test_a_clip_that_a_measure_fails_on_is_scored_as_missing(asked, system, tmp_
 
 def test_a_measure_that_fails_on_a_truth_costs_that_pair(asked, system, tmp_path, monkeypatch):
     truth = read_truth(asked[3], VIEW)
-    monkeypatch.setattr(Picky, "hated", float(truth.pictures.double().mean()))
+    monkeypatch.setattr(Picky, "hated", float(truth.frames.double().mean()))
     result = run(asked, [system], tmp_path, lambda: [Picky()])
     assert "1 of 4 pairs are left out for all systems (p3: RuntimeError: a network stumbled)" in result.warnings
     assert number(result, "ours", "proxy-FID").count == 3
@@ -118,7 +118,7 @@ def test_what_no_pair_is_to_blame_for_ends_the_run(asked, system, tmp_path, monk
         raise OSError(errno.ENOSPC, "No space left on device", "x")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Store, "save", full)
+        patched.setattr(FeatureCache, "save", full)
         with pytest.raises(OSError, match="No space"):
             run(asked, [system], tmp_path)
     for pair in asked:

@@ -31,20 +31,20 @@ from vidchat.bench.canonical.syncnet import (
 from vidchat.bench.canonical.voice import INSIDE, WavLmEcapa
 from vidchat.bench.clips import View, black
 from vidchat.bench.faces import Centred, Faces, looked_at
-from vidchat.bench.measure import BackendError
+from vidchat.bench.metric import BackendError
 from vidchat.bench.pairs import Candidate
 from vidchat.bench.suite import Backends
 from vidchat.data.media.read import Media
 
 
-def media(pictures=30, side=40):
+def media(frames=30, side=40):
     torch.manual_seed(1)
-    film = torch.randint(0, 256, (pictures, 3, side, side), dtype=torch.uint8)
-    return Media(film, 0.1 * torch.randn(pictures * 640), 25, 16000)
+    film = torch.randint(0, 256, (frames, 3, side, side), dtype=torch.uint8)
+    return Media(film, 0.1 * torch.randn(frames * 640), 25, 16000)
 
 
 class FakeInception(nn.Module):
-    """Called as StyleGAN's file is: `layers` on [-1, 1] pictures of 299."""
+    """Called as StyleGAN's file is: `layers` on [-1, 1] frames of 299."""
 
     def __init__(self):
         super().__init__()
@@ -77,14 +77,14 @@ def test_fid_and_fvd_load_torchscript_and_feed_it_by_the_convention(tmp_path):
     assert rows == pytest.approx(expected.detach().numpy()[None].repeat(8, 0), rel=1e-5)
     clip = media()
     at = torch.linspace(0, 29, 16).round().long()
-    expected = i3d(clip.pictures[at].transpose(0, 1)[None].float(), True, True, True)
+    expected = i3d(clip.frames[at].transpose(0, 1)[None].float(), True, True, True)
     assert I3d(tmp_path / "i3d.pt").read(clip)["rows"] == pytest.approx(expected.detach().numpy(), rel=1e-5)
     torch.jit.script(i3d).save(str(tmp_path / "wrong.pt"))
     with pytest.raises(BackendError, match="layers"):
         Inception(tmp_path / "wrong.pt")
     with pytest.raises(BackendError, match=r"inception-2015-12-05\.pt"):
         Inception(tmp_path / "none.pt")
-    with pytest.raises(ValueError, match="10 pictures"):
+    with pytest.raises(ValueError, match="10 frames"):
         I3d(tmp_path / "i3d.pt", frames=4)
 
 
@@ -134,16 +134,16 @@ def arcface(tmp_path):
 
 
 def test_arcface_aligns_by_landmarks_and_embeds(arcface):
-    measure, landmarks, weights = arcface
+    metric, landmarks, weights = arcface
     clip = media(6, side=80)
-    assert measure.detector.landmarks(clip.pictures[0]) == pytest.approx(landmarks, abs=1e-3)
-    features = measure.read(clip)
+    assert metric.detector.landmarks(clip.frames[0]) == pytest.approx(landmarks, abs=1e-3)
+    features = metric.read(clip)
     first = int(looked_at(6)[0])
-    face = (aligned(clip.pictures[first], landmarks) - 127.5) / 127.5
+    face = (aligned(clip.frames[first], landmarks) - 127.5) / 127.5
     assert features["faces"][0] == pytest.approx(face.mean((1, 2)).numpy() @ weights, abs=1e-4)
     assert features["found"].tolist() == [True, True]
-    reference = measure.read(Media(clip.pictures[:1], torch.zeros(640), 25, 16000))
-    values = measure.compare(features, features, reference, None)
+    reference = metric.read(Media(clip.frames[:1], torch.zeros(640), 25, 16000))
+    values = metric.compare(features, features, reference, None)
     assert values["face found"] == 1
     assert values["identity drift"] == 0
     assert values["ArcFace"] <= 1 + 1e-9
@@ -155,10 +155,10 @@ def test_alignment_finds_the_turn_the_scale_and_the_shift():
     moved = 1.7 * TEMPLATE @ turn.T + np.array([5, -3])
     found = similarity(TEMPLATE, moved)
     assert found == pytest.approx(np.column_stack([1.7 * turn, [5, -3]]))
-    picture = torch.zeros(3, 300, 300, dtype=torch.uint8)
+    frame = torch.zeros(3, 300, 300, dtype=torch.uint8)
     where = np.round(moved[2] + 60).astype(int)
-    picture[:, where[1] - 2 : where[1] + 3, where[0] - 2 : where[0] + 3] = 255
-    face = aligned(picture, moved + 60)[0]
+    frame[:, where[1] - 2 : where[1] + 3, where[0] - 2 : where[0] + 3] = 255
+    face = aligned(frame, moved + 60)[0]
     at = np.unravel_index(int(face.argmax()), face.shape)
     assert at == pytest.approx((TEMPLATE[2, 1], TEMPLATE[2, 0]), abs=2)
 
@@ -169,11 +169,11 @@ def test_dnsmos_falls_with_noise(real_clips):
     from vidchat.dialogue import Clip
 
     pytest.importorskip("onnxruntime")
-    measure = Dnsmos(real_clips.parents[1] / "weights" / "dnsmos_sig_bak_ovr.onnx")
+    metric = Dnsmos(real_clips.parents[1] / "weights" / "dnsmos_sig_bak_ovr.onnx")
     clip = read_clip(Clip(real_clips / "man_suit.mp4", ""), fps=25, size=(16, 16), sample_rate=16000)
     noisy = replace(clip, waveform=clip.waveform + 0.03 * torch.randn_like(clip.waveform))
     silent = replace(clip, waveform=torch.zeros_like(clip.waveform))
-    scores = [measure.compare(measure.read(one), {}, {}, None)["DNSMOS OVR"] for one in (clip, noisy, silent)]
+    scores = [metric.compare(metric.read(one), {}, {}, None)["DNSMOS OVR"] for one in (clip, noisy, silent)]
     assert scores[0] > 2.5
     assert scores[0] > scores[1] > scores[2] == 1
 
@@ -213,8 +213,8 @@ def test_the_network_has_the_published_shapes_and_loads_a_state_dict(tmp_path):
     loaded = load_syncnet(tmp_path / "syncnet_v2.model")
     with torch.no_grad():
         assert loaded.see(torch.zeros(1, 3, 5, 224, 224)).shape == (1, 1024)
-        sound = torch.randn(2, 1, 13, 20)
-        assert torch.equal(loaded.hear(sound), net.hear(sound))
+        audio = torch.randn(2, 1, 13, 20)
+        assert torch.equal(loaded.hear(audio), net.hear(audio))
     names = set(net.state_dict())
     assert {"netcnnlip.0.weight", "netcnnlip.19.running_var", "netcnnaud.18.bias", "netfclip.3.weight"} <= names
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.model")
@@ -235,37 +235,37 @@ def test_the_offset_is_where_the_features_agree(late):
 
 
 def test_lag_distances_equal_a_loop():
-    mouths, sounds = torch.randn(8, 4), torch.randn(8, 4)
-    result = lag_distances(mouths, sounds)
+    mouths, waveforms = torch.randn(8, 4), torch.randn(8, 4)
+    result = lag_distances(mouths, waveforms)
     for lag in (0, SHIFT, SHIFT + 2, 2 * SHIFT):
         expected = 0.0
         for i in range(8):
             j = i + lag - SHIFT
-            other = sounds[j] if 0 <= j < 8 else torch.zeros(4)
+            other = waveforms[j] if 0 <= j < 8 else torch.zeros(4)
             expected += float((mouths[i] - other + 1e-6).norm()) / 8
         assert float(result[lag]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_syncnet_reads_a_short_clip_whole_and_a_tiny_one_without_failing(tmp_path):
     torch.save(Network().state_dict(), tmp_path / "syncnet_v2.model")
-    measure = SyncNet(tmp_path / "syncnet_v2.model", Centred())
-    distances = measure.read(media(8))["distances"]
+    metric = SyncNet(tmp_path / "syncnet_v2.model", Centred())
+    distances = metric.read(media(8))["distances"]
     assert distances.shape == (2 * SHIFT + 1,)
     assert np.isfinite(distances).all()
-    assert np.isnan(confidences(measure.read(media(3))["distances"])["Sync-C"])
+    assert np.isnan(confidences(metric.read(media(3))["distances"])["Sync-C"])
 
 
 def test_the_face_is_cropped_lower_than_its_middle_and_followed():
-    pictures = torch.zeros(20, 3, 200, 200, dtype=torch.uint8)
+    frames = torch.zeros(20, 3, 200, 200, dtype=torch.uint8)
     boxes = np.array([[60 + i, 60, 100 + i, 100] for i in range(20)], float)
     for i in range(20):
-        pictures[i, :, 78:82, 78 + i : 82 + i] = 255
-    track = face_track(pictures, Faces(boxes, np.ones(20, bool)))
+        frames[i, :, 78:82, 78 + i : 82 + i] = 255
+    track = face_track(frames, Faces(boxes, np.ones(20, bool)))
     assert track.shape == (20, 3, 224, 224)
     at = np.argwhere(track[10, 0].numpy() > 200).mean(0)
     assert at == pytest.approx((224 * 20 / (20 * 2.8), 112), abs=3)
-    corner = face_track(pictures[:3], Faces(np.tile([0.0, 0, 40, 40], (3, 1)), np.ones(3, bool)))
-    assert int(corner[0, 0, 0, 0]) == 110, "outside the picture it is grey"
+    corner = face_track(frames[:3], Faces(np.tile([0.0, 0, 40, 40], (3, 1)), np.ones(3, bool)))
+    assert int(corner[0, 0, 0, 0]) == 110, "outside the frame it is grey"
 
 
 # Language and voice, by transformers
@@ -321,11 +321,11 @@ REPLIES = (Candidate("yes i love tea", 1.0), Candidate("what a day", 0.6), Candi
 def test_the_nearest_candidate_by_clip_and_silence_is_worth_nothing(clip_folder, pairs):
     pair = replace(pairs[0], candidates=REPLIES)
     for said, worth in (("no never", 0.2), ("yes i love tea", 1.0), ("", 0.0)):
-        measure = NearestByClip(Says(said), str(clip_folder))
-        assert measure.compare(measure.read(media()), {}, {}, pair) == {"coherence": worth}
-    vectors = measure.embed(["no never", "yes " * 200])
+        metric = NearestByClip(Says(said), str(clip_folder))
+        assert metric.compare(metric.read(media()), {}, {}, pair) == {"coherence": worth}
+    vectors = metric.embed(["no never", "yes " * 200])
     assert vectors.norm(dim=1).tolist() == pytest.approx([1, 1], rel=1e-5)
-    assert np.isnan(measure.compare(measure.read(media()), {}, {}, replace(pair, candidates=()))["coherence"])
+    assert np.isnan(metric.compare(metric.read(media()), {}, {}, replace(pair, candidates=()))["coherence"])
 
 
 def test_the_nearest_candidate_by_sentence_does_not_depend_on_padding(tmp_path, pairs):
@@ -336,11 +336,11 @@ def test_the_nearest_candidate_by_sentence_does_not_depend_on_padding(tmp_path, 
         vocab_size=12, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, pad_token_id=0
     )
     BertModel(config).save_pretrained(tmp_path)
-    measure = NearestBySentence(Says("no never"), str(tmp_path))
-    alone, padded = measure.embed(["no never"])[0], measure.embed(["no never", "yes i love tea"])[0]
+    metric = NearestBySentence(Says("no never"), str(tmp_path))
+    alone, padded = metric.embed(["no never"])[0], metric.embed(["no never", "yes i love tea"])[0]
     assert torch.allclose(alone, padded, atol=1e-5)
     pair = replace(pairs[0], candidates=REPLIES)
-    assert measure.compare(measure.read(media()), {}, {}, pair) == {"coherence, sentence": 0.2}
+    assert metric.compare(metric.read(media()), {}, {}, pair) == {"coherence, sentence": 0.2}
 
 
 def test_whisper_loads_hears_and_stays_silent_on_silence(tmp_path):
@@ -413,17 +413,17 @@ def test_sim_o_loads_the_published_names_and_gives_the_same_embedding(tmp_path):
     torch.manual_seed(3)
     model, head, state = published(config)
     torch.save({"model": state}, tmp_path / "wavlm_large_finetune.pth")
-    measure = WavLmEcapa(tmp_path / "wavlm_large_finetune.pth", config=config)
+    metric = WavLmEcapa(tmp_path / "wavlm_large_finetune.pth", config=config)
     clip = media()
     with torch.no_grad():
         normal = F.layer_norm(clip.waveform, clip.waveform.shape)[None]
         states = model(normal, output_hidden_states=True).hidden_states
         expected = head(torch.stack(states, 1))[0]
-    features = measure.read(clip)
+    features = metric.read(clip)
     assert features["voice"] == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5)
-    assert measure.compare(features, features, {}, None)["SIM-o"] == pytest.approx(1)
-    silent = measure.read(replace(clip, waveform=torch.zeros(19200)))
-    assert np.isnan(measure.compare(silent, features, {}, None)["SIM-o"])
+    assert metric.compare(features, features, {}, None)["SIM-o"] == pytest.approx(1)
+    silent = metric.read(replace(clip, waveform=torch.zeros(19200)))
+    assert np.isnan(metric.compare(silent, features, {}, None)["SIM-o"])
     del state[INSIDE + "encoder.layers.1.fc1.weight"]
     torch.save({"model": state}, tmp_path / "broken.pth")
     with pytest.raises(BackendError, match="intermediate_dense"):
@@ -441,10 +441,10 @@ def test_a_speaker_model_of_transformers(tmp_path):
     )  # fmt: skip
     WavLMForXVector(config).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    measure = XVector(str(tmp_path))
-    features = measure.read(media())
+    metric = XVector(str(tmp_path))
+    features = metric.read(media())
     assert features["voice"].shape == (24,)
-    assert measure.compare(features, features, {}, None) == {"SIM, x-vector": pytest.approx(1)}
+    assert metric.compare(features, features, {}, None) == {"SIM, x-vector": pytest.approx(1)}
 
 
 # What the user plugs in, and what needs what
@@ -453,29 +453,29 @@ def test_a_speaker_model_of_transformers(tmp_path):
 def test_expression_coefficients_come_from_the_users_own_function(monkeypatch):
     module = types.ModuleType("my_faces")
 
-    def coefficients(pictures):
-        assert pictures.dtype == np.uint8
-        return pictures.reshape(len(pictures), -1)[:, :64] / 255
+    def coefficients(frames):
+        assert frames.dtype == np.uint8
+        return frames.reshape(len(frames), -1)[:, :64] / 255
 
     coefficients.protocol = "mean of nothing, weights 0"
     module.coefficients = coefficients
-    module.untold = lambda pictures: pictures
+    module.untold = lambda frames: frames
     monkeypatch.setitem(sys.modules, "my_faces", module)
-    measure = ExpressionCoefficients("my_faces:coefficients")
-    assert measure.read(media())["rows"].shape == (15, 64)
-    assert measure.spec()["backend"] == "mean of nothing, weights 0"
+    metric = ExpressionCoefficients("my_faces:coefficients")
+    assert metric.read(media())["rows"].shape == (15, 64)
+    assert metric.spec()["backend"] == "mean of nothing, weights 0"
     for wrong in ("my_faces:none", "no_such_module:f", "nonsense", "my_faces:untold"):
         with pytest.raises(BackendError):
             ExpressionCoefficients(wrong)
 
 
 def test_without_weights_all_is_proxies_and_what_lacks_its_other_half_is_refused(tmp_path):
-    measures = Backends()()
-    assert {m.dimension for m in measures} == {
+    metrics = Backends()()
+    assert {m.dimension for m in metrics} == {
         "video quality", "identity", "dialogue coherence", "audio-visual sync", "emotion", "voice", "responsiveness",
         "listening",
     }  # fmt: skip
-    assert [type(m).__name__ for m in measures if not m.proxy] == [
+    assert [type(m).__name__ for m in metrics if not m.proxy] == [
         "Fidelity", "SharpnessDrift", "LoudnessDrift", "Listening",
     ]  # fmt: skip
     for given in ({"arcface": tmp_path}, {"clip": "x"}, {"whisper": "x"}, {"sentence": "x"}):

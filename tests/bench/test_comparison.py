@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidchat.bench.comparison import ENOUGH_PAIRS, surely_better
-from vidchat.bench.measure import Column
+from vidchat.bench.metric import Column
 from vidchat.bench.results import Number, PairScore, Result, ResultError, SystemResult, read_result
 from vidchat.bench.systems import TRUTH
 from vidchat.bench.table import TableError, latex, make_table, markdown

@@ -10,17 +10,17 @@ from vidchat.data.media.read import Media
 
 
 def gradient(count, height, width):
-    """Pictures whose red is the column and whose green is the row."""
-    picture = torch.zeros(count, 3, height, width, dtype=torch.uint8)
-    picture[:, 0] = torch.arange(width)
-    picture[:, 1] = torch.arange(height)[:, None]
-    return picture
+    """Frames whose red is the column and whose green is the row."""
+    frame = torch.zeros(count, 3, height, width, dtype=torch.uint8)
+    frame[:, 0] = torch.arange(width)
+    frame[:, 1] = torch.arange(height)[:, None]
+    return frame
 
 
 @pytest.mark.parametrize("box", [(10.0, 20.0, 42.0, 60.0), (10.3, 20.7, 30.1, 33.9), (0.0, 0.0, 120.0, 100.0)])
 def test_a_crop_holds_the_boxs_content_to_a_fraction_of_a_pixel(box):
-    pictures, boxes = gradient(40, 100, 120), np.tile(box, (40, 1))
-    part = crops(pictures, boxes, (4, 5)) * 255
+    frames, boxes = gradient(40, 100, 120), np.tile(box, (40, 1))
+    part = crops(frames, boxes, (4, 5)) * 255
     left, top, right, bottom = box
     x, y = left + (right - left) * (np.arange(5) + 0.5) / 5 - 0.5, top + (bottom - top) * (np.arange(4) + 0.5) / 4 - 0.5
     assert part.shape == (40, 3, 4, 5)
@@ -29,9 +29,9 @@ def test_a_crop_holds_the_boxs_content_to_a_fraction_of_a_pixel(box):
 
 
 def test_boxes_may_move_and_may_leave_the_picture():
-    pictures = gradient(3, 50, 50)
+    frames = gradient(3, 50, 50)
     boxes = np.array([[0.0, 0, 10, 10], [-30, -30, -10, -10], [45, 45, 80, 80]])
-    part = crops(pictures, boxes, (2, 2)) * 255
+    part = crops(frames, boxes, (2, 2)) * 255
     assert part[0, 0, 0].numpy() == pytest.approx([2, 7], abs=0.3)
     assert part[1, :2].abs().max() < 1e-4, "beyond the corner the corner goes on"
     assert float(part[2, 0, 0, 1]) == pytest.approx(49, abs=0.3)
@@ -54,9 +54,9 @@ class Stub(Detected):
     def spec(self):
         return {"face": "stub"}
 
-    def _best(self, picture):
+    def _best(self, frame):
         self.looks += 1
-        brightness = float(picture.float().mean())
+        brightness = float(frame.float().mean())
         return np.array([10.0, 10, 30, 30]) + brightness / 50 if brightness else None
 
 
@@ -67,11 +67,11 @@ def clip_of(frames):
 @pytest.mark.parametrize("detector", [Stub, Centred])
 def test_a_frozen_face_is_found_and_does_not_drift_whatever_the_number_of_frames(detector):
     frame = torch.randint(0, 256, (1, 3, 40, 40), dtype=torch.uint8)
-    measure = FaceLooks(detector())
-    reference = measure.read(clip_of(frame))
+    metric = FaceLooks(detector())
+    reference = metric.read(clip_of(frame))
     for length in range(1, 201):
-        frozen = measure.read(clip_of(frame.expand(length, -1, -1, -1)))
-        values = measure.compare(frozen, frozen, reference, None)
+        frozen = metric.read(clip_of(frame.expand(length, -1, -1, -1)))
+        values = metric.compare(frozen, frozen, reference, None)
         assert values["face found"] == 1, length
         assert values["ArcFace"] == pytest.approx(1, abs=1e-6), length
         assert values["identity drift"] == 0, length

@@ -9,12 +9,12 @@ from vidchat.bench.fidelity import Fidelity, structural_similarity
 from vidchat.data.media.read import Media
 
 
-def media(pictures):
-    return Media(pictures, torch.zeros(len(pictures) * 640), 25, 16000)
+def media(frames):
+    return Media(frames, torch.zeros(len(frames) * 640), 25, 16000)
 
 
 def by_definition(a, b):
-    """SSIM of two pictures (3, H, W) uint8 in float64, by scipy's filters."""
+    """SSIM of two frames (3, H, W) uint8 in float64, by scipy's filters."""
 
     def blur(x):
         for axis in (1, 2):

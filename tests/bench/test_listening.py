@@ -15,7 +15,7 @@ from vidchat.bench.clips import View
 from vidchat.bench.faces import Centred
 from vidchat.bench.listening import Listening, is_listening
 from vidchat.bench.make import write_bench
-from vidchat.bench.measure import bounded_values
+from vidchat.bench.metric import bounded_values
 from vidchat.bench.pairs import PAIRS, read_pairs
 from vidchat.bench.scoring import score
 from vidchat.bench.suite import Backends
@@ -44,12 +44,12 @@ def person(nods: float = 1.0, talks: float = 0.0, room: float = 0.003, seed: int
         face[:, (x / 0.3) ** 2 + ((y + nod - 0.4) / (0.02 + 0.2 * opening[i])) ** 2 < 1] = 20
         frames.append(face + torch.from_numpy(rng.standard_normal(face.shape)))
     voice = 0.2 * np.repeat(opening, 640) * np.sin(2 * np.pi * 140 * np.arange(640 * FRAMES) / 16000)
-    sound = voice + room * rng.standard_normal(640 * FRAMES)
-    return Media(torch.stack(frames).clamp(0, 255).byte(), torch.from_numpy(sound).float(), 25, 16000)
+    audio = voice + room * rng.standard_normal(640 * FRAMES)
+    return Media(torch.stack(frames).clamp(0, 255).byte(), torch.from_numpy(audio).float(), 25, 16000)
 
 
 def still(media: Media) -> Media:
-    frame = media.pictures[:1].expand(FRAMES, -1, -1, -1)
+    frame = media.frames[:1].expand(FRAMES, -1, -1, -1)
     return Media(frame, torch.zeros_like(media.waveform), 25, 16000)
 
 
@@ -65,8 +65,8 @@ def test_a_quiet_truth_without_words_listens_and_the_branch_says_so_too(pairs):
 
 
 def test_a_better_listener_scores_better():
-    measure = Listening(Centred())
-    truth = measure.read(person())
+    metric = Listening(Centred())
+    truth = metric.read(person())
     answers = {
         "twin": person(seed=0, room=0.002),
         "talker": person(talks=1),
@@ -74,19 +74,19 @@ def test_a_better_listener_scores_better():
         "wild": person(nods=8),
         "silent twin": replace(person(), waveform=torch.zeros(640 * FRAMES)),
     }
-    ceiling = measure.compare(truth, truth, {}, None)
+    ceiling = metric.compare(truth, truth, {}, None)
     assert set(ceiling.values()) == {0.0}
     scores = {
-        name: bounded_values(measure, measure.compare(measure.read(media), truth, {}, None), ceiling)
+        name: bounded_values(metric, metric.compare(metric.read(media), truth, {}, None), ceiling)
         for name, media in answers.items()
     }
     assert max(scores["twin"].values()) < 0.2
-    assert scores["silent twin"]["sound over truth dB"] == 0, "a listener may be silent"
-    assert scores["talker"]["sound over truth dB"] > 10
+    assert scores["silent twin"]["audio over truth dB"] == 0, "a listener may be silent"
+    assert scores["talker"]["audio over truth dB"] > 10
     assert scores["talker"]["mouth motion"] > 1
     assert scores["frozen"]["head motion"] > 1
     assert scores["wild"]["head motion"] > 1
-    nothing = bounded_values(measure, {}, ceiling)
+    nothing = bounded_values(metric, {}, ceiling)
     assert all(nothing[name] > max(one[name] for one in scores.values()) for name in nothing)
 
 
@@ -96,12 +96,12 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("listening")
     dialogues = []
     for branch, media in (("listening", person()), ("dialogue", person(talks=1, seed=1))):
-        write_clip(folder / f"{branch}.mp4", media.pictures, media.waveform, 25, 16000)
+        write_clip(folder / f"{branch}.mp4", media.frames, media.waveform, 25, 16000)
         ask, answer = (Clip(folder / f"{branch}.mp4", f"{who} of {branch}") for who in ("asker", "responder"))
         dialogues.append(Dialogue(branch, (Turn("initiator", ask), Turn("responder", answer)), branch=branch))
         for name, made in (("still", still(media)), ("twin", media)):
             (folder / name).mkdir(exist_ok=True)
-            write_clip(folder / name / f"{branch}.mp4", made.pictures[1:], made.waveform[640:], 25, 16000)
+            write_clip(folder / name / f"{branch}.mp4", made.frames[1:], made.waveform[640:], 25, 16000)
     write_bench(dialogues, folder / "bench", Report("pairs"))
     return folder
 

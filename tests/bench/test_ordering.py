@@ -37,35 +37,35 @@ def rendered(number: int, frames: int) -> Media:
     turn = perform(speaker, "responder", case.answer, case.expression, np.random.default_rng(number), 25, 16000)
     poses = (turn.poses * 3)[:frames]
     drawn = np.stack([draw_face(speaker.identity, pose, (SIDE, SIDE)) for pose in poses])
-    sound = torch.from_numpy(np.tile(turn.waveform, 3)[: 640 * frames])
-    return Media(torch.from_numpy(drawn).permute(0, 3, 1, 2), sound, 25, 16000)
+    audio = torch.from_numpy(np.tile(turn.waveform, 3)[: 640 * frames])
+    return Media(torch.from_numpy(drawn).permute(0, 3, 1, 2), audio, 25, 16000)
 
 
-def filmed(number: int, frames: int) -> Media:
+def filmed(number: int, count: int) -> Media:
     """A textured face that sways and turns, under a light that changes, before a noisy camera, in a noisy room."""
     rng = np.random.default_rng(number)
-    time = np.arange(frames) / 25
+    time = np.arange(count) / 25
     texture = F.interpolate(torch.from_numpy(rng.uniform(40, 215, (1, 3, 12, 12))), (SIDE, SIDE), mode="bicubic")
     talk = np.clip(np.sin(2 * np.pi * (3.1 + 0.3 * number) * time + number), 0, 1) * (np.sin(time + number) > -0.5)
     y, x = torch.meshgrid(torch.linspace(-1, 1, SIDE), torch.linspace(-1, 1, SIDE), indexing="ij")
-    sway = torch.from_numpy(0.05 * rng.standard_normal((frames, 2)).cumsum(0) / 5)
-    turning = torch.linspace(0, 0.25 * (1 + number), frames, dtype=torch.float64)
-    pictures = []
-    for i in range(frames):
+    sway = torch.from_numpy(0.05 * rng.standard_normal((count, 2)).cumsum(0) / 5)
+    turning = torch.linspace(0, 0.25 * (1 + number), count, dtype=torch.float64)
+    frames = []
+    for i in range(count):
         grid = torch.stack([x * (1 + turning[i]) + sway[i, 0], y + sway[i, 1]], dim=-1)[None].double()
         face = F.grid_sample(texture, grid, padding_mode="reflection", align_corners=False)[0]
         mouth = (x / 0.25) ** 2 + ((y - 0.45) / (0.03 + 0.15 * talk[i])) ** 2 < 1
         face[:, mouth] = 20
-        pictures.append(face * (1 + 0.1 * np.sin(time[i])) + torch.from_numpy(4 * rng.standard_normal(face.shape)))
-    tone = 110 * (1 + 0.5 * number) * (1 + 0.05 * np.sin(5 * np.arange(640 * frames) / 16000))
+        frames.append(face * (1 + 0.1 * np.sin(time[i])) + torch.from_numpy(4 * rng.standard_normal(face.shape)))
+    tone = 110 * (1 + 0.5 * number) * (1 + 0.05 * np.sin(5 * np.arange(640 * count) / 16000))
     voice = sum(np.sin(k * 2 * np.pi * np.cumsum(tone) / 16000) / k for k in range(1, 12))
-    sound = 0.1 * voice * np.repeat(talk, 640) + 0.003 * rng.standard_normal(640 * frames)
-    return Media(torch.stack(pictures).clamp(0, 255).byte(), torch.from_numpy(sound).float(), 25, 16000)
+    audio = 0.1 * voice * np.repeat(talk, 640) + 0.003 * rng.standard_normal(640 * count)
+    return Media(torch.stack(frames).clamp(0, 255).byte(), torch.from_numpy(audio).float(), 25, 16000)
 
 
 def write(path: Path, media: Media) -> None:
     path.parent.mkdir(exist_ok=True)
-    write_clip(path, media.pictures, media.waveform, media.fps, media.sample_rate)
+    write_clip(path, media.frames, media.waveform, media.fps, media.sample_rate)
 
 
 def write_bench(folder: Path, truths: list[Media]) -> None:
@@ -75,7 +75,7 @@ def write_bench(folder: Path, truths: list[Media]) -> None:
     for number, truth in enumerate(truths):
         write(folder / f"truth{number}.mp4", truth)
         wavfile.write(folder / f"said{number}.wav", 16000, truth.waveform.numpy())
-        Image.fromarray(truth.pictures[0].permute(1, 2, 0).numpy()).save(folder / f"face{number}.png")
+        Image.fromarray(truth.frames[0].permute(1, 2, 0).numpy()).save(folder / f"face{number}.png")
         clip = {"clip": f"truth{number}.mp4", "speaker": f"person {number}"}
         lines.append({"id": f"p{number}", "reference": f"face{number}.png", "initiator": clip, "truth": clip})
         other = (number + 1) % len(truths)
@@ -89,12 +89,12 @@ def write_bench(folder: Path, truths: list[Media]) -> None:
 def answers(truth: Media, other: Media, seed: int) -> dict[str, Media]:
     """What systems may answer, from good to absurd."""
     rng = torch.Generator().manual_seed(seed)
-    count, silence = len(truth.pictures), torch.zeros_like(truth.waveform)
-    noise = torch.randint(0, 256, truth.pictures.shape, dtype=torch.uint8, generator=rng)
+    count, silence = len(truth.frames), torch.zeros_like(truth.waveform)
+    noise = torch.randint(0, 256, truth.frames.shape, dtype=torch.uint8, generator=rng)
     hiss = 0.3 * torch.randn(truth.waveform.shape, generator=rng)
     coarse = (torch.rand((count, 3, 8, 8), generator=rng) > 0.5).byte() * 255
-    still = truth.pictures[:1].expand(count, -1, -1, -1)
-    near = (truth.pictures.float() + 3 * torch.randn(truth.pictures.shape, generator=rng)).clamp(0, 255).byte()
+    still = truth.frames[:1].expand(count, -1, -1, -1)
+    near = (truth.frames.float() + 3 * torch.randn(truth.frames.shape, generator=rng)).clamp(0, 255).byte()
     loud = (truth.waveform * 3).clamp(-1, 1)
     return {
         "round trip": Media(near, truth.waveform + 0.001 * hiss, 25, 16000),
@@ -105,8 +105,8 @@ def answers(truth: Media, other: Media, seed: int) -> dict[str, Media]:
         "blocks": Media(F.interpolate(coarse, scale_factor=SIDE / 8), hiss, 25, 16000),
         "white": Media(torch.full_like(noise, 255), hiss, 25, 16000),
         "black, silent": Media(torch.zeros_like(noise), silence, 25, 16000),
-        "short": Media(truth.pictures[: count // 3], truth.waveform[: 640 * (count // 3)], 25, 16000),
-        "turned around": Media(truth.pictures.flip(0, 2), -truth.waveform.flip(0), 25, 16000),
+        "short": Media(truth.frames[: count // 3], truth.waveform[: 640 * (count // 3)], 25, 16000),
+        "turned around": Media(truth.frames.flip(0, 2), -truth.waveform.flip(0), 25, 16000),
     }
 
 

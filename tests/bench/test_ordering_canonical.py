@@ -23,7 +23,7 @@ from vidchat.bench.canonical.voice import SpeakerLikeness, XVector
 from vidchat.bench.faces import Centred
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.listening import Listening
-from vidchat.bench.measure import Column, Measure, bounded_values
+from vidchat.bench.metric import Column, Metric, bounded_values
 from vidchat.bench.pairs import Candidate
 from vidchat.bench.suite import Backends
 from vidchat.data.media.read import Media
@@ -32,20 +32,20 @@ FRAMES, SIDE = 24, 48
 
 
 def film(seed: int) -> Media:
-    """Colours that change slowly, and a sound that swells."""
+    """Colours that change slowly, and an audio that swells."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand((3, 3, 4, 4), generator=rng)
-    pictures = nn.functional.interpolate(coarse.transpose(0, 1)[None], (FRAMES, SIDE, SIDE), mode="trilinear")[0]
+    frames = nn.functional.interpolate(coarse.transpose(0, 1)[None], (FRAMES, SIDE, SIDE), mode="trilinear")[0]
     swell = torch.sin(torch.linspace(0, 6 + seed, 640 * FRAMES)).abs()
-    sound = 0.2 * swell * torch.randn(640 * FRAMES, generator=rng)
-    return Media((255 * pictures.transpose(0, 1)).byte(), sound, 25, 16000)
+    audio = 0.2 * swell * torch.randn(640 * FRAMES, generator=rng)
+    return Media((255 * frames.transpose(0, 1)).byte(), audio, 25, 16000)
 
 
 def answers(truth: Media, other: Media) -> dict[str, Media]:
     """Good and absurd ones."""
-    noise = torch.randint(0, 256, truth.pictures.shape, dtype=torch.uint8)
-    still = truth.pictures[:1].expand(FRAMES, -1, -1, -1)
-    near = (truth.pictures.float() + 2 * torch.randn(truth.pictures.shape)).clamp(0, 255).byte()
+    noise = torch.randint(0, 256, truth.frames.shape, dtype=torch.uint8)
+    still = truth.frames[:1].expand(FRAMES, -1, -1, -1)
+    near = (truth.frames.float() + 2 * torch.randn(truth.frames.shape)).clamp(0, 255).byte()
     return {
         "truth": truth,
         "near": Media(near, truth.waveform * 0.98, 25, 16000),
@@ -54,7 +54,7 @@ def answers(truth: Media, other: Media) -> dict[str, Media]:
         "noise": Media(noise, 0.3 * torch.randn(truth.waveform.shape), 25, 16000),
         "black": Media(torch.zeros_like(noise), torch.zeros_like(truth.waveform), 25, 16000),
         "white": Media(torch.full_like(noise, 255), truth.waveform.flip(0), 25, 16000),
-        "louder": Media(truth.pictures.flip(0), (3 * truth.waveform).clamp(-1, 1), 25, 16000),
+        "louder": Media(truth.frames.flip(0), (3 * truth.waveform).clamp(-1, 1), 25, 16000),
     }
 
 
@@ -93,41 +93,41 @@ class RandomText(NearestBySentence):
         return nn.functional.normalize(counts @ torch.tensor([[1.0, -1, 0], [-1, 1, 1], [0.2, 0, 1]]), dim=-1)
 
 
-def canonical(name: str, monkeypatch) -> Measure:
+def canonical(name: str, monkeypatch) -> Metric:
     """A canonical measure with random weights of its form."""
     if name == "inception":
         net = nn.Module()
         net.layers = nn.Sequential(nn.Conv2d(3, 6, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
-        measure = Inception.__new__(Inception)
-        measure.frames, measure.device, measure.net = 8, "cpu", net
-        return measure
+        metric = Inception.__new__(Inception)
+        metric.frames, metric.device, metric.net = 8, "cpu", net
+        return metric
     if name == "i3d":
         conv = nn.Conv3d(3, 40, 3, 8, 1)
-        measure = I3d.__new__(I3d)
-        measure.frames, measure.device = 16, "cpu"
-        measure.net = lambda x, **_: conv(x / 127.5 - 1).mean([2, 3, 4])
-        return measure
+        metric = I3d.__new__(I3d)
+        metric.frames, metric.device = 16, "cpu"
+        metric.net = lambda x, **_: conv(x / 127.5 - 1).mean([2, 3, 4])
+        return metric
     if name == "syncnet":
         lips, ears = torch.randn(3 * 5 * 16, 8) / 500, torch.randn(13 * 20, 8) / 50
-        measure = SyncNet.__new__(SyncNet)
-        measure.finder, measure.device = Centred(), "cpu"
-        measure.net = types.SimpleNamespace(
+        metric = SyncNet.__new__(SyncNet)
+        metric.finder, metric.device = Centred(), "cpu"
+        metric.net = types.SimpleNamespace(
             see=lambda x: nn.functional.adaptive_avg_pool3d(x, (5, 4, 4)).flatten(1) @ lips,
             hear=lambda x: x.flatten(1) @ ears,
         )
-        return measure
+        return metric
     if name == "utmos":
         weights = torch.randn(3)
-        measure = Utmos.__new__(Utmos)
-        measure.device = "cpu"
-        measure.net = lambda x: 3 + torch.stack([x.std(), x.abs().mean(), x.max()]).matmul(weights)[None]
-        return measure
+        metric = Utmos.__new__(Utmos)
+        metric.device = "cpu"
+        metric.net = lambda x: 3 + torch.stack([x.std(), x.abs().mean(), x.max()]).matmul(weights)[None]
+        return metric
     if name == "expression":
         module = types.ModuleType("random_faces")
         mix = np.random.default_rng(0).normal(size=(12, 64)) / 500
 
-        def coefficients(pictures):
-            return (pictures[:, ::24, ::24].reshape(len(pictures), -1) - 128.0) @ mix
+        def coefficients(frames):
+            return (frames[:, ::24, ::24].reshape(len(frames), -1) - 128.0) @ mix
 
         coefficients.protocol = "random"
         module.coefficients = coefficients
@@ -138,18 +138,18 @@ def canonical(name: str, monkeypatch) -> Measure:
 
 @pytest.mark.parametrize("name", ["inception", "i3d", "syncnet", "utmos", "expression", "voice", "coherence"])
 def test_truth_is_the_ceiling_and_absence_the_floor_with_random_weights(name, monkeypatch):
-    measure, truths = canonical(name, monkeypatch), [film(seed) for seed in range(2)]
+    metric, truths = canonical(name, monkeypatch), [film(seed) for seed in range(2)]
     replies = (Candidate("a a b b a", 1.0), Candidate("a a a a a", 0.6), Candidate("b b b b b", 0.2))
     made: dict[str, list] = {}
     for truth, other in zip(truths, truths[::-1], strict=True):
         for kind, media in answers(truth, other).items():
-            made.setdefault(kind, []).append(measure.read(media))
-    made["nothing"] = [measure.absent(true) for true in made["truth"]] if measure.compares_sets else [{}, {}]
+            made.setdefault(kind, []).append(metric.read(media))
+    made["nothing"] = [metric.absent(true) for true in made["truth"]] if metric.compares_sets else [{}, {}]
     goods: dict[str, dict[str, float]] = {}
     for kind, features in made.items():
-        for column in measure.columns:
+        for column in metric.columns:
             sign = 1 if column.better == "higher" else -1
-            value = _value(measure, column, kind, features, made["truth"], replies)
+            value = _value(metric, column, kind, features, made["truth"], replies)
             goods.setdefault(column.name, {})[kind] = sign * value
     for column, good in goods.items():
         assert np.isfinite(list(good.values())).all(), (column, good)
@@ -158,7 +158,7 @@ def test_truth_is_the_ceiling_and_absence_the_floor_with_random_weights(name, mo
         assert good["truth"] > good["nothing"], (column, good)
 
 
-def _value(measure, column: Column, kind, features, true, replies) -> float:
+def _value(metric, column: Column, kind, features, true, replies) -> float:
     if column.kind == "frechet":
         sets = [Gaussian(one[0]["rows"].shape[1]) for one in (features, true)]
         for gaussian, clips in zip(sets, (features, true), strict=True):
@@ -168,18 +168,18 @@ def _value(measure, column: Column, kind, features, true, replies) -> float:
     pair = types.SimpleNamespace(candidates=replies)
     values = []
     for one, truth in zip(features, true, strict=True):
-        ceiling = measure.compare(truth, truth, {}, pair)
-        compared = {} if kind == "nothing" else measure.compare(one, truth, {}, pair)
-        values.append(bounded_values(measure, compared, ceiling)[column.name])
+        ceiling = metric.compare(truth, truth, {}, pair)
+        compared = {} if kind == "nothing" else metric.compare(one, truth, {}, pair)
+        values.append(bounded_values(metric, compared, ceiling)[column.name])
     return float(np.mean(values))
 
 
 def test_every_column_states_a_worst_value_that_no_answer_can_pass():
-    measures = [type(measure) for measure in Backends()()]
-    measures += [ArcFace, Dnsmos, Utmos, SyncNet, SpeakerLikeness, XVector, NearestBySentence, Inception, I3d, VideoMae]
-    assert Listening in measures
-    for measure in measures:
-        for column in measure.columns:
+    metrics = [type(metric) for metric in Backends()()]
+    metrics += [ArcFace, Dnsmos, Utmos, SyncNet, SpeakerLikeness, XVector, NearestBySentence, Inception, I3d, VideoMae]
+    assert Listening in metrics
+    for metric in metrics:
+        for column in metric.columns:
             assert column.better in ("higher", "lower"), column.name
             assert (column.worst is None) == (column.kind == "frechet"), column.name
 

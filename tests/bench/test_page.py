@@ -55,10 +55,13 @@ def played(code):
     [("higher", 5, -4), ("lower", -4, 5)],
 )
 def test_the_first_click_shows_the_best_and_the_second_the_worst(better, first, last):
-    code = script("sort.js") + f"""
+    code = (
+        script("sort.js")
+        + f"""
     const rows = [3, null, 1, 5, undefined, -4];
     const order = backwards => ranked(rows, value => costOf("{better}", value), backwards);
     console.log(JSON.stringify([order(false), order(true)]));"""
+    )
     once, twice = played(code)
     assert (once[0], once[3], once[4:]) == (first, last, [None, None]), "what has no value is last"
     assert (twice[0], twice[3], twice[4:]) == (last, first, [None, None])
@@ -66,10 +69,13 @@ def test_the_first_click_shows_the_best_and_the_second_the_worst(better, first, 
 
 @pytest.mark.skipif(node is None, reason="needs node")
 def test_what_aria_sort_says():
-    code = script("sort.js") + """
+    code = (
+        script("sort.js")
+        + """
     const both = better => [direction(better, false), direction(better, true)];
     console.log(JSON.stringify(["higher", "lower", undefined].map(both)));
     """
+    )
     up, down = "ascending", "descending"
     assert played(code) == [[down, up], [up, down], [up, down]]
 

@@ -9,7 +9,7 @@ from vidchat.bench.make import MakeError, make_from_folder, write_bench
 from vidchat.bench.pairs import PAIRS, PairsError, read_benchmark, read_pairs
 from vidchat.bench.sizes import commonest_size
 from vidchat.bench.testset import read_testset
-from vidchat.data.media.read import read_clip, read_picture, write_clip
+from vidchat.data.media.read import read_clip, read_image, write_clip
 from vidchat.dialogue import Clip
 
 
@@ -64,8 +64,8 @@ def test_the_reference_is_the_picture_before_the_truth(data, tmp_path):
     options = {"fps": 25, "size": (48, 48), "sample_rate": 16000}
     whole = read_clip(pair.truth.__class__(data / "b.mp4", ""), **options)
     truth = read_clip(pair.truth, **options)
-    assert (read_picture(pair.reference, (48, 48)) == whole.pictures[0]).all()
-    assert (truth.pictures == whole.pictures[1:]).all()
+    assert (read_image(pair.reference, (48, 48)) == whole.frames[0]).all()
+    assert (truth.frames == whole.frames[1:]).all()
 
 
 def test_a_manifest_can_name_only_its_own_files(bench, tmp_path):

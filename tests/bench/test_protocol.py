@@ -172,6 +172,6 @@ def test_the_shuffled_truth_is_neither_cut_nor_filled_up(copied):
     pairs, view = read_pairs(copied), View((48, 48))
     (system,) = [system for system in built_in(pairs) if system.name == SHUFFLED]
     found = [system.read(pair, system.source(pair), read_truth(pair, view), view) for pair in pairs]
-    assert [len(one.media.pictures) for one in found] == [20, 20, 40, 40], "beside the truth, as any answer"
-    assert [len(one.whole.pictures) for one in found] == [20, 40, 40, 40], "as a set, the truths"
+    assert [len(one.media.frames) for one in found] == [20, 20, 40, 40], "beside the truth, as any answer"
+    assert [len(one.whole.frames) for one in found] == [20, 40, 40, 40], "as a set, the truths"
     assert number(run(pairs, [], copied), SHUFFLED, "proxy-FID").value == pytest.approx(0, abs=1e-9)

@@ -12,16 +12,16 @@ from torch.nn import functional as F
 
 from vidchat.bench.faces import Centred, Detected
 from vidchat.bench.frechet import Gaussian, frechet_distance
-from vidchat.bench.measure import bounded_values
+from vidchat.bench.metric import bounded_values
 from vidchat.bench.pairs import Candidate, Pair
 from vidchat.bench.proxy.coherence import NearestSpoken
 from vidchat.bench.proxy.drift import LoudnessDrift, SharpnessDrift
 from vidchat.bench.proxy.expression import ExpressionLines
 from vidchat.bench.proxy.identity import FaceLooks
-from vidchat.bench.proxy.random_features import RandomMotion, RandomPictures
+from vidchat.bench.proxy.random_features import RandomFrames, RandomMotion
 from vidchat.bench.proxy.sync import REACH, MouthAndLoudness
 from vidchat.bench.proxy.voice import PitchAndTimbre
-from vidchat.data.media.read import Media, picture_size, read_clip
+from vidchat.data.media.read import Media, frame_size, read_clip
 from vidchat.dialogue import Clip
 from vidchat.playground.people.cast import make_speaker
 from vidchat.playground.people.face import draw_face
@@ -38,8 +38,8 @@ def act(number: int, topic: str, expression: str, seed: int = 0) -> tuple[Media,
     speaker, case = make_speaker(5, number), Case(topic, expression)
     turn = perform(speaker, "responder", case.answer, expression, np.random.default_rng((seed, number)), 25, 16000)
     drawn = np.stack([draw_face(speaker.identity, pose, (96, 96)) for pose in turn.poses])
-    pictures = torch.from_numpy(drawn).permute(0, 3, 1, 2)
-    return Media(pictures[1:], torch.from_numpy(turn.waveform)[640:], 25, 16000), {**turn.truth(), "topic": topic}
+    frames = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+    return Media(frames[1:], torch.from_numpy(turn.waveform)[640:], 25, 16000), {**turn.truth(), "topic": topic}
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +58,23 @@ def sad():
 
 
 def still(media: Media) -> Media:
-    return Media(media.pictures[:1], torch.zeros(640), 25, 16000)
+    return Media(media.frames[:1], torch.zeros(640), 25, 16000)
 
 
-def mean_of(measure, made, truths, column) -> float:
+def mean_of(metric, made, truths, column) -> float:
     """Mean over the clips, each compared with its own truth."""
     values = []
     for one, true in zip(made, truths, strict=True):
-        features = [measure.read(clip) for clip in (one, true, still(true))]
-        ceiling = measure.compare(features[1], *features[1:], None)
-        values.append(bounded_values(measure, measure.compare(*features, None), ceiling)[column])
+        features = [metric.read(clip) for clip in (one, true, still(true))]
+        ceiling = metric.compare(features[1], *features[1:], None)
+        values.append(bounded_values(metric, metric.compare(*features, None), ceiling)[column])
     return float(np.mean(values))
 
 
-def distance(measure, made, truths) -> float:
+def distance(metric, made, truths) -> float:
     sets = []
     for clips in (made, truths):
-        rows = np.concatenate([measure.read(clip)["rows"] for clip in clips])
+        rows = np.concatenate([metric.read(clip)["rows"] for clip in clips])
         sets.append(Gaussian(rows.shape[1]).update(rows))
     return frechet_distance(*sets)
 
@@ -84,34 +84,33 @@ def media_of(acts) -> list[Media]:
 
 
 def blurred(media: Media, width: int) -> Media:
-    soft = F.avg_pool2d(media.pictures.float(), width, 1, width // 2, count_include_pad=False)
-    return replace(media, pictures=soft.round().byte())
+    soft = F.avg_pool2d(media.frames.float(), width, 1, width // 2, count_include_pad=False)
+    return replace(media, frames=soft.round().byte())
 
 
 def test_fid_and_fvd_grow_with_blur(happy):
     clips = media_of(happy)
-    for measure in (RandomPictures(), RandomMotion()):
-        distances = [distance(measure, [blurred(clip, width) for clip in clips], clips) for width in (1, 3, 9)]
+    for metric in (RandomFrames(), RandomMotion()):
+        distances = [distance(metric, [blurred(clip, width) for clip in clips], clips) for width in (1, 3, 9)]
         assert distances[0] == pytest.approx(0, abs=1e-6)
-        assert distances == sorted(distances), measure.spec()["backend"]
+        assert distances == sorted(distances), metric.spec()["backend"]
 
 
 def test_only_fvd_sees_that_the_order_of_pictures_is_wrong(happy):
     clips = media_of(happy)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     chosen = [
-        replace(clip, pictures=clip.pictures[torch.linspace(0, len(clip.pictures) - 1, 16).round().long()])
-        for clip in clips
+        replace(clip, frames=clip.frames[torch.linspace(0, len(clip.frames) - 1, 16).round().long()]) for clip in clips
     ]
-    mixed = [replace(clip, pictures=clip.pictures[order]) for clip in chosen]
-    assert distance(RandomPictures(16), mixed, chosen) == pytest.approx(0, abs=1e-6)
+    mixed = [replace(clip, frames=clip.frames[order]) for clip in chosen]
+    assert distance(RandomFrames(16), mixed, chosen) == pytest.approx(0, abs=1e-6)
     assert distance(RandomMotion(16), mixed, chosen) > 1e-3
 
 
 def test_random_features_are_the_same_on_every_machine():
-    assert RandomPictures().spec()["weights"] == RandomPictures().spec()["weights"]
+    assert RandomFrames().spec()["weights"] == RandomFrames().spec()["weights"]
     film = Media((torch.arange(16 * 3 * 64 * 64) % 251).byte().view(16, 3, 64, 64), torch.zeros(10240), 25, 16000)
-    rows = RandomPictures().read(film)["rows"]
+    rows = RandomFrames().read(film)["rows"]
     assert rows.shape == (8, 136)
     assert float(rows.sum()) == pytest.approx(GOLDEN, rel=1e-4)
 
@@ -120,73 +119,71 @@ GOLDEN = 224.7150
 
 
 def test_identity_falls_when_faces_are_swapped_and_not_when_they_speak(happy, happy_again):
-    measure, truths = FaceLooks(Centred()), media_of(happy)
-    own = mean_of(measure, media_of(happy_again), truths, "ArcFace")
-    swapped = mean_of(measure, truths[1:] + truths[:1], truths, "ArcFace")
+    metric, truths = FaceLooks(Centred()), media_of(happy)
+    own = mean_of(metric, media_of(happy_again), truths, "ArcFace")
+    swapped = mean_of(metric, truths[1:] + truths[:1], truths, "ArcFace")
     assert own > 0.9
     assert swapped < own - 0.3
-    black = [replace(clip, pictures=torch.zeros_like(clip.pictures)) for clip in truths]
-    assert mean_of(measure, black, truths, "ArcFace") == mean_of(measure, black, truths, "face found") == 0
-    assert mean_of(measure, black, truths, "identity drift") == 4, "without a face there is no identity that could last"
+    black = [replace(clip, frames=torch.zeros_like(clip.frames)) for clip in truths]
+    assert mean_of(metric, black, truths, "ArcFace") == mean_of(metric, black, truths, "face found") == 0
+    assert mean_of(metric, black, truths, "identity drift") == 4, "without a face there is no identity that could last"
 
 
 def test_a_face_that_becomes_another_drifts(happy):
-    measure, clips = FaceLooks(Centred()), media_of(happy)
+    metric, clips = FaceLooks(Centred()), media_of(happy)
     turning = []
     for one, two in zip(clips, clips[1:] + clips[:1], strict=True):
-        length = min(len(one.pictures), len(two.pictures))
+        length = min(len(one.frames), len(two.frames))
         share = torch.linspace(0, 1, length)[:, None, None, None]
-        turning.append(
-            replace(one, pictures=(one.pictures[:length] * (1 - share) + two.pictures[:length] * share).byte())
-        )
-    assert mean_of(measure, clips, clips, "identity drift") == 0
-    assert mean_of(measure, turning, clips, "identity drift") > 0.3
+        turning.append(replace(one, frames=(one.frames[:length] * (1 - share) + two.frames[:length] * share).byte()))
+    assert mean_of(metric, clips, clips, "identity drift") == 0
+    assert mean_of(metric, turning, clips, "identity drift") > 0.3
 
 
-def late(media: Media, pictures: int) -> Media:
-    return replace(media, waveform=F.pad(media.waveform, (640 * pictures, 0))[: len(media.waveform)])
+def late(media: Media, frames: int) -> Media:
+    return replace(media, waveform=F.pad(media.waveform, (640 * frames, 0))[: len(media.waveform)])
 
 
 def test_sync_falls_as_the_sound_is_shifted_and_the_offset_follows(happy, happy_again, sad):
-    measure, clips = MouthAndLoudness(Centred()), media_of(happy + happy_again + sad)
-    follows = [mean_of(measure, [late(clip, k) for clip in clips], clips, "Sync r") for k in (0, 2, 4, 6, 9)]
+    metric, clips = MouthAndLoudness(Centred()), media_of(happy + happy_again + sad)
+    follows = [mean_of(metric, [late(clip, k) for clip in clips], clips, "Sync r") for k in (0, 2, 4, 6, 9)]
     assert follows == sorted(follows, reverse=True)
     assert follows[0] > follows[-1] + 0.3
-    offsets = [mean_of(measure, [late(clip, k) for clip in clips], clips, "offset") for k in (0, 5)]
+    offsets = [mean_of(metric, [late(clip, k) for clip in clips], clips, "offset") for k in (0, 5)]
     assert offsets[0] < 2.5
     assert offsets[1] == pytest.approx(5, abs=2)
-    confidence = [mean_of(measure, [late(clip, k) for clip in clips], clips, "Sync-C") for k in (0, 5)]
+    confidence = [mean_of(metric, [late(clip, k) for clip in clips], clips, "Sync-C") for k in (0, 5)]
     assert confidence[1] == pytest.approx(confidence[0], abs=0.1), "it forgives an offset, as SyncNet's does"
 
 
 def test_a_still_mouth_or_silence_is_not_in_sync(happy):
-    measure, clips = MouthAndLoudness(Centred()), media_of(happy)
-    frozen = [replace(clip, pictures=clip.pictures[:1].expand(len(clip.pictures), -1, -1, -1)) for clip in clips]
+    metric, clips = MouthAndLoudness(Centred()), media_of(happy)
+    frozen = [replace(clip, frames=clip.frames[:1].expand(len(clip.frames), -1, -1, -1)) for clip in clips]
     silent = [replace(clip, waveform=torch.zeros_like(clip.waveform)) for clip in clips]
     for bad in (frozen, silent):
-        for column in measure.columns:
-            assert mean_of(measure, bad, clips, column.name) == column.worst, column.name
+        for column in metric.columns:
+            assert mean_of(metric, bad, clips, column.name) == column.worst, column.name
 
 
 def test_emotion_tells_another_feeling_from_the_same_one(happy, happy_again, sad):
-    measure, truths = ExpressionLines(Centred()), media_of(happy)
-    assert distance(measure, media_of(sad), truths) > 2 * distance(measure, media_of(happy_again), truths)
-    same = mean_of(measure, media_of(happy_again), truths, "expression")
-    assert mean_of(measure, media_of(sad), truths, "expression") > 1.3 * same
+    metric, truths = ExpressionLines(Centred()), media_of(happy)
+    assert distance(metric, media_of(sad), truths) > 2 * distance(metric, media_of(happy_again), truths)
+    same = mean_of(metric, media_of(happy_again), truths, "expression")
+    assert mean_of(metric, media_of(sad), truths, "expression") > 1.3 * same
 
 
 def test_another_voice_is_heard_and_the_same_one_with_other_words_forgiven(happy, happy_again):
-    measure, truths = PitchAndTimbre(), media_of(happy)
-    own = mean_of(measure, media_of(happy_again), truths, "SIM-o")
-    other = mean_of(measure, truths[1:] + truths[:1], truths, "SIM-o")
-    assert mean_of(measure, truths, truths, "SIM-o") == 1
+    metric, truths = PitchAndTimbre(), media_of(happy)
+    own = mean_of(metric, media_of(happy_again), truths, "SIM-o")
+    other = mean_of(metric, truths[1:] + truths[:1], truths, "SIM-o")
+    assert mean_of(metric, truths, truths, "SIM-o") == 1
     assert own > 2 * other
     silent = [replace(clip, waveform=torch.zeros_like(clip.waveform)) for clip in truths]
-    assert mean_of(measure, silent, truths, "SIM-o") == 0
+    assert mean_of(metric, silent, truths, "SIM-o") == 0
 
 
 def test_the_right_answer_is_worth_most_and_silence_nothing(happy, sad, tmp_path):
-    measure, nowhere = NearestSpoken(), Path("x.mp4")
+    metric, nowhere = NearestSpoken(), Path("x.mp4")
     worth = {"right": [], "wrong feeling": [], "wrong topic": [], "silent": []}
     for number, (media, truth) in enumerate(happy[:3]):
         pair = Pair(f"p{number}", Clip(nowhere, "a", "do you like it"), Clip(nowhere, "b", truth=truth), nowhere)
@@ -203,7 +200,7 @@ def test_the_right_answer_is_worth_most_and_silence_nothing(happy, sad, tmp_path
             "silent": replace(media, waveform=torch.zeros_like(media.waveform)),
         }
         for name, clip in said.items():
-            worth[name].append(measure.compare(measure.read(clip), {}, {}, pair)["coherence"])
+            worth[name].append(metric.compare(metric.read(clip), {}, {}, pair)["coherence"])
     means = {name: float(np.mean(values)) for name, values in worth.items()}
     assert means == pytest.approx({"right": 1.0, "wrong feeling": 0.8, "wrong topic": 0.6, "silent": 0.0})
 
@@ -213,10 +210,10 @@ def test_drift_sees_a_clip_that_blurs_and_one_that_grows_quiet(happy):
     assert mean_of(sharpness, clips, clips, "sharpness drift %") == 0
     worse = []
     for clip in clips:
-        half = len(clip.pictures) // 2
-        pictures = torch.cat([clip.pictures[:half], blurred(clip, 5).pictures[half:]])
+        half = len(clip.frames) // 2
+        frames = torch.cat([clip.frames[:half], blurred(clip, 5).frames[half:]])
         fading = clip.waveform * torch.linspace(1, 0.1, len(clip.waveform))
-        worse.append(Media(pictures, fading, 25, 16000))
+        worse.append(Media(frames, fading, 25, 16000))
     assert mean_of(sharpness, worse, clips, "sharpness drift %") > 20
     assert mean_of(loudness, worse, clips, "loudness drift dB") > 3
 
@@ -224,11 +221,11 @@ def test_drift_sees_a_clip_that_blurs_and_one_that_grows_quiet(happy):
 def test_filmed_people_are_in_sync_near_zero_and_less_when_shifted(real_clips):
     detector = real_clips.parents[1] / "weights" / "ultralight_face_rfb320.onnx"
     pytest.importorskip("onnxruntime")
-    measure, paths = MouthAndLoudness(Detected(detector)), sorted(real_clips.glob("grid_*.mp4"))
+    metric, paths = MouthAndLoudness(Detected(detector)), sorted(real_clips.glob("grid_*.mp4"))
     curves = []
     for path in paths:
-        media = read_clip(Clip(path, ""), fps=25, size=picture_size(path), sample_rate=16000)
-        curves.append(measure.read(media)["correlation"])
+        media = read_clip(Clip(path, ""), fps=25, size=frame_size(path), sample_rate=16000)
+        curves.append(metric.read(media)["correlation"])
     mean = np.mean(curves, axis=0)
     assert abs(int(np.argmax(mean)) - REACH) <= 1
     assert mean[REACH] > 0.5

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vidchat.bench import desk
+from vidchat.bench import pair_scorer
 from vidchat.bench.clips import View
-from vidchat.bench.measure import FAR, Column, Measure
+from vidchat.bench.metric import FAR, Column, Metric
 from vidchat.bench.page import write_page
 from vidchat.bench.results import read_result
 from vidchat.bench.scoring import score
@@ -24,7 +24,7 @@ from vidchat.data.media.read import read_clip
 VIEW = View((48, 48))
 
 
-class Colour(Measure):
+class Colour(Metric):
     """The mean colour as features, its distance from the truth's as a value; counts what it reads."""
 
     dimension = "video quality"
@@ -39,7 +39,7 @@ class Colour(Measure):
 
     def read(self, media, truth=None):
         Colour.reads += 1
-        colour = media.pictures[::8].double().mean((2, 3)).numpy()
+        colour = media.frames[::8].double().mean((2, 3)).numpy()
         return {"rows": colour}
 
     def compare(self, made, true, reference, pair):
@@ -121,7 +121,7 @@ def test_a_set_distance_is_that_of_all_features_at_once(pairs, system, tmp_path)
     size = {"fps": 25, "size": VIEW.size, "sample_rate": 16000}
     true = np.concatenate([Colour().read(read_clip(pair.truth, **size))["rows"] for pair in pairs])
     made = true.copy()
-    made[10:] *= FAR  # five pictures of each clip; the third and fourth clips are absent
+    made[10:] *= FAR  # five frames of each clip; the third and fourth clips are absent
     expected = frechet_distance(Gaussian(3).update(true), Gaussian(3).update(made))
     assert number(result, "ours", "proxy-FID").value == pytest.approx(expected, rel=1e-9)
 
@@ -129,7 +129,7 @@ def test_a_set_distance_is_that_of_all_features_at_once(pairs, system, tmp_path)
 def test_a_second_run_decodes_nothing_and_gives_the_same_file(pairs, system, tmp_path, monkeypatch):
     run(pairs, [system], tmp_path).write(tmp_path / "1.json")
     before = Colour.reads
-    monkeypatch.setattr(desk, "read_truth", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(pair_scorer, "read_truth", lambda *_: pytest.fail("decoded again"))
     run(pairs, [system], tmp_path).write(tmp_path / "2.json")
     assert Colour.reads == before
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()

@@ -11,7 +11,7 @@ import pytest
 from tests.bench.conftest import film
 from tests.bench.test_scoring import VIEW, number, run
 from vidchat.bench.clips import View, read_truth
-from vidchat.bench.spans import dealt, frames_of
+from vidchat.bench.spans import assign_spans, frames_of
 from vidchat.bench.systems import Folder
 from vidchat.data.media.read import read_clip, write_clip
 from vidchat.dialogue import Clip
@@ -29,14 +29,14 @@ from vidchat.dialogue import Clip
     ],
 )
 def test_each_keeps_its_own_length_where_nothing_is_gained(lengths, spans, wanted):
-    assert dealt(lengths, spans) == wanted
+    assert assign_spans(lengths, spans) == wanted
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_as_little_is_lacking_as_can_be_and_all_lengths_count(seed):
     lengths, spans = np.random.default_rng(seed).integers(1, 12, (2, 5)).tolist()
     lack = lambda order: sum(max(0, span - length) for length, span in zip(lengths, order, strict=True))  # noqa: E731
-    chosen = dealt(lengths, spans)
+    chosen = assign_spans(lengths, spans)
     assert sorted(chosen) == sorted(spans), "a short answer shortens nothing that is counted"
     assert lack(chosen) == min(map(lack, itertools.permutations(spans)))
 
@@ -56,7 +56,7 @@ def test_missing_and_broken_clips_keep_their_truth_s_length(pairs, tmp_path):
         write_clip(tmp_path / f"{pair.id}.mp4", *film(0, frames), 25, 16000)
     (tmp_path / "p1.mp4").write_bytes(b"broken")
     (tmp_path / "p2.mp4").unlink()
-    assert Folder("a", tmp_path).dealt(pairs, 25).spans == {}, "all true answers are of one length"
+    assert Folder("a", tmp_path).assign_spans(pairs, 25).spans == {}, "all true answers are of one length"
 
 
 def test_what_is_scored_beside_the_truth_is_as_long_as_it(pairs, tmp_path):
@@ -64,11 +64,11 @@ def test_what_is_scored_beside_the_truth_is_as_long_as_it(pairs, tmp_path):
     asked = [pairs[0], replace(pairs[1], truth=Clip(tmp_path / "truth.mp4", "x"))]
     write_clip(tmp_path / f"{asked[0].id}.mp4", *film(1, 20), 25, 16000)
     write_clip(tmp_path / f"{asked[1].id}.mp4", *film(2, 40), 25, 16000)
-    system, view = Folder("a", tmp_path).dealt(asked, 25), View((48, 48))
+    system, view = Folder("a", tmp_path).assign_spans(asked, 25), View((48, 48))
     assert system.spans == {asked[0].id: 20, asked[1].id: 40}
     found = [system.read(pair, system.source(pair), read_truth(pair, view), view) for pair in asked]
-    assert [len(one.media.pictures) for one in found] == [20, 20]
-    assert [len(one.whole.pictures) for one in found] == [20, 40]
+    assert [len(one.media.frames) for one in found] == [20, 20]
+    assert [len(one.whole.frames) for one in found] == [20, 40]
     assert [one.coverage for one in found] == [0.5, 1.0], "an early end shows, pair by pair"
 
 
@@ -78,7 +78,7 @@ def test_a_share_that_is_lacking_counts_as_the_worst_and_in_sets_as_black(pairs,
         truth = read_clip(pair.truth, fps=25, size=VIEW.size, sample_rate=16000)
         for folder, frames in ((half.folder, 20), (whole.folder, 40)):
             folder.mkdir(exist_ok=True)
-            write_clip(folder / f"{pair.id}.mp4", truth.pictures[:frames], truth.waveform[: 640 * frames], 25, 16000)
+            write_clip(folder / f"{pair.id}.mp4", truth.frames[:frames], truth.waveform[: 640 * frames], 25, 16000)
     result = run(pairs, [half, whole], tmp_path)
     hues = {name: number(result, name, "proxy-hue").value for name in ("half", "whole")}
     assert hues["whole"] < 3

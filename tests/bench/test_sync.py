@@ -1,4 +1,4 @@
-"""The sync proxy against films whose mouth and sound follow one known function of continuous time."""
+"""The sync proxy against films whose mouth and audio follow one known function of continuous time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SIDE, SECONDS = 64, 4
 
 
 def talking(seed: int, delay: float = 0.0, fps: int = 25, rate: int = 16000) -> Media:
-    """A mouth whose opening is a smooth random function of time, and a sound as loud as the mouth is fast.
+    """A mouth whose opening is a smooth random function of time, and an audio as loud as the mouth is fast.
 
     Args:
         seed: Of the function.
-        delay: Frames by which the sound is later than the motion.
+        delay: Frames by which the audio is later than the motion.
         fps: Frames per second.
         rate: Samples per second.
     """
@@ -39,17 +39,17 @@ def talking(seed: int, delay: float = 0.0, fps: int = 25, rate: int = 16000) -> 
     inside = slice(top + (bottom - top) // 3, bottom - (bottom - top) // 3), slice(left + 6, right - 6)
     face[:, :, *inside] += torch.from_numpy(6 * opening(np.arange(frames) / fps))[:, None, None, None]
     time = np.arange(SECONDS * rate) / rate - delay / fps
-    sound = 0.01 * speed(time) * rng.standard_normal(len(time))
-    return Media(face.clamp(0, 255).byte(), torch.from_numpy(sound).float(), fps, rate)
+    audio = 0.01 * speed(time) * rng.standard_normal(len(time))
+    return Media(face.clamp(0, 255).byte(), torch.from_numpy(audio).float(), fps, rate)
 
 
 def mean_curve(delay: float) -> np.ndarray:
-    measure = MouthAndLoudness(Centred())
-    return np.mean([measure.read(talking(seed, delay))["correlation"] for seed in range(8)], axis=0)
+    metric = MouthAndLoudness(Centred())
+    return np.mean([metric.read(talking(seed, delay))["correlation"] for seed in range(8)], axis=0)
 
 
 def test_the_mean_over_clips_in_sync_peaks_at_0_and_is_even_about_it():
-    """Not half a frame beside it, as when the sound *while a frame is shown* is set against the motion *around* it."""
+    """Not half a frame beside it, as when the audio *while a frame is shown* is set against the motion *around* it."""
     curve = mean_curve(0)
     assert int(curve.argmax()) == REACH
     sooner, later = curve[REACH - 1], curve[REACH + 1]
@@ -71,13 +71,13 @@ def test_half_a_frame_lies_between_two_lags():
 
 @pytest.mark.parametrize("fps", [24, 25, 30])
 def test_the_peak_stays_at_0_through_a_file_of_any_frame_rate(fps, tmp_path):
-    """Neither the codec's priming samples nor the choice of frames at 25 a second may move sound against motion."""
-    measure, curves = MouthAndLoudness(Centred()), []
+    """Neither the codec's priming samples nor the choice of frames at 25 a second may move audio against motion."""
+    metric, curves = MouthAndLoudness(Centred()), []
     for seed in range(4):
         media = talking(seed, fps=fps, rate=48000)
-        write_clip(tmp_path / f"{seed}.mp4", media.pictures, media.waveform, fps, 48000)
+        write_clip(tmp_path / f"{seed}.mp4", media.frames, media.waveform, fps, 48000)
         read = read_clip(Clip(tmp_path / f"{seed}.mp4", ""), fps=25, size=(SIDE, SIDE), sample_rate=16000)
-        curves.append(measure.read(read)["correlation"])
+        curves.append(metric.read(read)["correlation"])
     curve = np.mean(curves, axis=0)
     assert int(curve.argmax()) == REACH
     assert abs(curve[REACH + 1] - curve[REACH - 1]) < 0.2

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.bench.test_canonical import media
 from vidchat.bench.canonical.utmos import Utmos
-from vidchat.bench.measure import BackendError
+from vidchat.bench.metric import BackendError
 from vidchat.bench.suite import Backends
 
 
@@ -60,11 +60,11 @@ def test_published_names_give_the_published_score(published):
         heard = wav2vec2(clip.waveform[None]).last_hidden_state[0]
         about = [state[name].expand(len(heard), 8) for name in ("domain_emb", "judge_emb")]
         scores = head["projection"](head["blstm"](torch.cat([heard, *about], dim=1))[0])
-    measure = Utmos(path, config=config)
-    values = measure.compare(measure.read(clip), {}, {}, None)
+    metric = Utmos(path, config=config)
+    values = metric.compare(metric.read(clip), {}, {}, None)
     assert values == {"UTMOS": pytest.approx(float(3 + 2 * scores.mean()), rel=1e-5)}
     for waveform in (torch.zeros(19200), clip.waveform[:300]):
-        assert measure.compare(measure.read(replace(clip, waveform=waveform)), {}, {}, None) == {"UTMOS": 1.0}
+        assert metric.compare(metric.read(replace(clip, waveform=waveform)), {}, {}, None) == {"UTMOS": 1.0}
 
 
 def test_another_file_is_refused(published):

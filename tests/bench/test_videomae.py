@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests.bench.test_canonical import media
 from vidchat.bench.canonical.videomae import VideoMae
-from vidchat.bench.measure import BackendError
+from vidchat.bench.metric import BackendError
 from vidchat.bench.suite import Backends
 
 WIDTH, HEADS, DEPTH, HIDDEN = 176, 2, 2, 768  # ViT-g has 1408, 16, 40, 6144
@@ -61,17 +61,17 @@ def test_published_names_give_the_published_features(tmp_path, inside):
     torch.save({inside: state, "epoch": 3} if inside else state, tmp_path / "vit_g.pth")
     clip = media(40, side=60)
     at = torch.linspace(0, 39, 16).round().long()
-    film = F.interpolate(clip.pictures[at].transpose(0, 1).float() / 255, (224, 224), mode="bilinear")[None]
-    measure = VideoMae(tmp_path / "vit_g.pth")
-    assert measure.read(clip)["rows"] == pytest.approx(forward_features(state, film).numpy(), rel=1e-4, abs=1e-5)
+    film = F.interpolate(clip.frames[at].transpose(0, 1).float() / 255, (224, 224), mode="bilinear")[None]
+    metric = VideoMae(tmp_path / "vit_g.pth")
+    assert metric.read(clip)["rows"] == pytest.approx(forward_features(state, film).numpy(), rel=1e-4, abs=1e-5)
 
 
 def test_it_is_an_extra_column_and_another_file_is_refused(tmp_path):
     state = published()
     torch.save({"module": state}, tmp_path / "vit_g.pth")
-    columns = [column.name for measure in Backends(videomae=tmp_path / "vit_g.pth")() for column in measure.columns]
+    columns = [column.name for metric in Backends(videomae=tmp_path / "vit_g.pth")() for column in metric.columns]
     assert columns[:4] == ["FID", "FVD", "CD-FVD", "PSNR"]
-    assert "CD-FVD" not in [column.name for measure in Backends()() for column in measure.columns]
+    assert "CD-FVD" not in [column.name for metric in Backends()() for column in metric.columns]
     broken = {name: value for name, value in state.items() if name != "blocks.1.mlp.fc2.bias"}
     narrow = {"patch_embed.proj.weight": torch.zeros(384, 3, 2, 14, 14)}  # ViT-small, whose heads are narrower
     for wrong, told in ((broken, "layer.1.output.dense.bias"), (narrow, "384"), ({"x": torch.zeros(1)}, "patch_embed")):

@@ -20,13 +20,13 @@ class Film:
 
     Attributes:
         name: The file's name; its suffix is the container.
-        fps: Pictures per second.
+        fps: Frames per second.
         rate: Samples per second.
-        layout: Sound channels.
+        layout: Audio channels.
         size: (width, height).
         codecs: Video and audio codec.
         options: Of the container.
-        keep: Of the pictures, which are written; the others are left out, as recorders do.
+        keep: Of the frames, which are written; the others are left out, as recorders do.
         seconds: How long it is.
         shift: Seconds that are added to all timestamps.
     """
@@ -61,12 +61,12 @@ def shoot(folder: Path, film: Film) -> Path:
         video.codec_context.thread_count = 1
         video.codec_context.time_base = Fraction(1, 90000)
         audio = container.add_stream(film.codecs[1], rate=film.rate, layout=film.layout)
-        _shoot_pictures(container, video, film)
+        _shoot_frames(container, video, film)
         _record(container, audio, film)
     return path
 
 
-def _shoot_pictures(container: av.container.OutputContainer, video: av.VideoStream, film: Film) -> None:
+def _shoot_frames(container: av.container.OutputContainer, video: av.VideoStream, film: Film) -> None:
     generator = np.random.default_rng(0)
     for k in range(round(film.seconds * float(film.fps))):
         time = float(k / film.fps)
@@ -92,13 +92,13 @@ def _record(container: av.container.OutputContainer, audio: av.AudioStream, film
 
 
 def shown_from(film: Film) -> list[float]:
-    """When the film itself first shows each flash: its pictures are only so many a second."""
+    """When the film itself first shows each flash: its frames are only so many a second."""
     return [float(-(-Fraction(t).limit_denominator(1000) * film.fps // 1) / film.fps) for t in FLASHES]
 
 
-def flashes(pictures: Tensor, fps: int) -> np.ndarray:
-    """When the picture turns white, in seconds."""
-    bright = pictures.float().mean((1, 2, 3)).numpy() > 127
+def flashes(frames: Tensor, fps: int) -> np.ndarray:
+    """When the frame turns white, in seconds."""
+    bright = frames.float().mean((1, 2, 3)).numpy() > 127
     return (np.flatnonzero(np.diff(bright.astype(int)) > 0) + 1) / fps
 
 
@@ -116,7 +116,7 @@ def tones(waveform: Tensor, rate: int) -> np.ndarray:
 
 def offsets(media: Media, shown: Sequence[float], heard: Sequence[float] = FLASHES) -> np.ndarray:
     """(flashes, 2): how late each flash is against `shown` and each tone against `heard`, in seconds."""
-    flash, tone = flashes(media.pictures, media.fps), tones(media.waveform, media.sample_rate)
+    flash, tone = flashes(media.frames, media.fps), tones(media.waveform, media.sample_rate)
     assert len(flash) == len(shown), (flash, shown)
     assert len(tone) == len(heard), (tone, heard)
     return np.stack([flash - shown, tone - heard], axis=1)

@@ -16,18 +16,18 @@ SIZE = (16, 16)
 
 
 class Vae:
-    """A causal stand-in: a latent is the mean colour of its chunk's last picture, at half the size."""
+    """A causal stand-in: a latent is the mean colour of its chunk's last frame, at half the size."""
 
     temporal_stride = 4
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Tensor:
         self.calls += 1
-        assert pictures.shape[2] % 4 == 1
-        assert -1 <= float(pictures.min()) <= float(pictures.max()) <= 1
-        return pictures[:, :, ::4, ::2, ::2].contiguous()
+        assert frames.shape[2] % 4 == 1
+        assert -1 <= float(frames.min()) <= float(frames.max()) <= 1
+        return frames[:, :, ::4, ::2, ::2].contiguous()
 
     def fingerprint(self) -> str:
         return "vae"
@@ -63,27 +63,27 @@ def selection(max_chunks: int = 25, **condition: Any) -> Selection:
     return Selection.read({"initiator": False, "earlier_turns": False, **condition}, max_chunks)
 
 
-def brightness(pictures: int) -> Tensor:
-    """A level for each picture that tells its number."""
-    return torch.arange(pictures) * 4 + 20
+def brightness(frames: int) -> Tensor:
+    """A level for each frame that tells its number."""
+    return torch.arange(frames) * 4 + 20
 
 
-def film(path: Path, pictures: int, loud_from: int = 0, sound: bool = True) -> None:
-    """Picture k has the brightness 4k + 20; a tone sets in with picture `loud_from`."""
-    levels = brightness(pictures).clamp(max=255)
-    waveform = torch.sin(torch.arange(pictures * 640) * 0.3) * 0.5
+def film(path: Path, frames: int, loud_from: int = 0, audio: bool = True) -> None:
+    """Frame k has the brightness 4k + 20; a tone sets in with frame `loud_from`."""
+    levels = brightness(frames).clamp(max=255)
+    waveform = torch.sin(torch.arange(frames * 640) * 0.3) * 0.5
     waveform[: loud_from * 640] = 0
     write_clip(
-        path, levels[:, None, None, None].expand(-1, 3, *SIZE).to(torch.uint8), waveform if sound else None, 25, 16000
+        path, levels[:, None, None, None].expand(-1, 3, *SIZE).to(torch.uint8), waveform if audio else None, 25, 16000
     )
 
 
-def make_folder(root: Path, splits: list[str], pictures: int = 21, **more: Any) -> Path:
+def make_folder(root: Path, splits: list[str], frames: int = 21, **more: Any) -> Path:
     """A dialogue for each entry of `splits`, question and answer; their texts are `qK` and `aK`."""
     lines = []
     for k, split in enumerate(splits):
         for side in ("q", "a"):
-            film(root / f"{side}{k}.mp4", pictures + 4 * (k % 3) + k % 2)
+            film(root / f"{side}{k}.mp4", frames + 4 * (k % 3) + k % 2)
         turns = [
             {"role": "initiator", "speaker": f"i{k}", "clip": f"q{k}.mp4", "text": f"q{k}"},
             {"role": "responder", "speaker": f"r{k % 2}", "clip": f"a{k}.mp4", "text": f"a{k}", "scores": {"dover": k}},

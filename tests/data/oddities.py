@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from vidchat.data.media.read import crop_pictures, header_of, is_wide, picture_size, read_clip, read_picture, read_sound
+from vidchat.data.media.read import crop_frames, frame_size, header_of, is_wide, read_audio, read_clip, read_image
 from vidchat.dialogue import Clip
 
 RED, GREEN, BLUE, YELLOW = (200, 30, 30), (30, 180, 30), (30, 30, 200), (220, 220, 30)
@@ -67,7 +67,7 @@ def shoot(
     path: Path,
     frames: Sequence[np.ndarray],
     *,
-    sounds: Sequence[np.ndarray] = (),
+    waveforms: Sequence[np.ndarray] = (),
     times: Sequence[float] | None = None,
     codec: str = "libx264",
     kind: str = "yuv420p",
@@ -93,7 +93,9 @@ def shoot(
         video.codec_context.thread_count = 1
         for name, value in tags.items():
             setattr(video.codec_context, name, value)
-        tracks = [container.add_stream("aac", rate=16000, layout="mono" if len(s) == 1 else "stereo") for s in sounds]
+        tracks = [
+            container.add_stream("aac", rate=16000, layout="mono" if len(s) == 1 else "stereo") for s in waveforms
+        ]
         for number, track in enumerate(tracks, 1):
             track.disposition = av.stream.Disposition.default if number == len(tracks) else av.stream.Disposition(0)
         for k, pixels in enumerate(frames):
@@ -105,12 +107,12 @@ def shoot(
             frame.time_base = Fraction(1, 12800)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        for track, samples in zip(tracks, sounds, strict=True):
-            sound = av.AudioFrame.from_ndarray(
+        for track, samples in zip(tracks, waveforms, strict=True):
+            audio = av.AudioFrame.from_ndarray(
                 samples.astype(np.float32), "fltp", "mono" if len(samples) == 1 else "stereo"
             )
-            sound.sample_rate, sound.pts, sound.time_base = 16000, 0, Fraction(1, 16000)
-            container.mux(track.encode(sound))
+            audio.sample_rate, audio.pts, audio.time_base = 16000, 0, Fraction(1, 16000)
+            container.mux(track.encode(audio))
             container.mux(track.encode(None))
     return path
 
@@ -155,11 +157,11 @@ def readers(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "span", lambda: read_clip(span, **point)
     yield "frames alone", lambda: read_clip(clip, **point, audio=False, max_seconds=0.4)
     yield "end", lambda: read_clip(clip, **point, audio=False, last=9)
-    yield "picture", lambda: read_picture(path, (32, 32))
-    yield "crop", lambda: list(crop_pictures(clip, (0.1, 0.1, 0.9, 0.9), 25, 40))
-    yield "sound", lambda: read_sound(clip, 16000, 16000)
-    yield "sound beside", lambda: read_sound(clip, 16000, 16000, beside=path)
+    yield "picture", lambda: read_image(path, (32, 32))
+    yield "crop", lambda: list(crop_frames(clip, (0.1, 0.1, 0.9, 0.9), 25, 40))
+    yield "sound", lambda: read_audio(clip, 16000, 16000)
+    yield "audio beside", lambda: read_audio(clip, 16000, 16000, beside=path)
     yield "header", lambda: header_of(path)
     yield "header within", lambda: header_of(path, (0, path.stat().st_size if os.path.isfile(path) else 1))
-    yield "size", lambda: picture_size(path)
+    yield "size", lambda: frame_size(path)
     yield "wide", lambda: is_wide(path)

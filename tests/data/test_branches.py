@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from vidchat.data.folder import read_folder
 from vidchat.data.manifest.branches import BRANCH_COLUMNS, BranchSettings, Found, find
 from vidchat.data.manifest.dialogues import Derive, write_dialogues
+from vidchat.data.manifest.manifest_file import ManifestError, as_table, clip_file, sorted_rows, write_manifest
 from vidchat.data.manifest.splits import SplitSettings, split_videos
-from vidchat.data.manifest.table import ManifestError, as_table, clip_file, sorted_rows, write_manifest
 from vidchat.data.manifest.tiers import TierSettings, tier_of
 
 GOOD = {"hand_blur": 0.6, "face_blur": 0.8, "dover": 0.7, "motion": 3.0, "asr_confidence": -0.5}

@@ -9,7 +9,7 @@ from oddities import BLUE, GREEN, RED, YELLOW, corners, names, shoot
 from PIL import Image
 
 from vidchat.data.media.colours import GREY, tone_mapped
-from vidchat.data.media.read import read_clip, read_picture
+from vidchat.data.media.read import read_clip, read_image
 from vidchat.dialogue import Clip
 
 TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
@@ -28,8 +28,8 @@ def hdr_signal(sdr: np.ndarray, hlg: bool) -> np.ndarray:
 
 def first(path: Path, size: tuple[int, int] = (32, 64)) -> np.ndarray:
     media = read_clip(Clip(path, ""), fps=25, size=size, sample_rate=16000, audio=False)
-    assert np.array_equal(media.pictures[0].numpy(), read_picture(path, size).numpy())
-    return media.pictures[0].numpy().astype(int)
+    assert np.array_equal(media.frames[0].numpy(), read_image(path, size).numpy())
+    return media.frames[0].numpy().astype(int)
 
 
 def levels(pixels: np.ndarray) -> list[np.ndarray]:

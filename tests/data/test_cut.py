@@ -15,7 +15,7 @@ from vidchat.data.folder import read_folder
 from vidchat.data.manifest.cut import CutSettings, cut, wanted_files
 from vidchat.data.manifest.dialogues import Derive, write_dialogues
 from vidchat.data.manifest.fetch import FetchError, command, fetch
-from vidchat.data.manifest.table import ManifestError, as_table, clip_file, sorted_rows, write_manifest
+from vidchat.data.manifest.manifest_file import ManifestError, as_table, clip_file, sorted_rows, write_manifest
 from vidchat.data.media.read import header_of, read_clip
 from vidchat.data.media.write import write_clip
 from vidchat.dialogue import Clip
@@ -23,19 +23,19 @@ from vidchat.dialogue import Clip
 VIDEO, RATE = "-a_b_c-d_e1", 16000
 
 
-def level(picture: int) -> int:
-    return 20 + 4 * (picture % 50)
+def level(frame: int) -> int:
+    return 20 + 4 * (frame % 50)
 
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source video of 8 s: on the left a level that tells the picture's number, on the right blue; a steady tone."""
+    """A source video of 8 s: on the left a level that tells the frame's number, on the right blue; a steady tone."""
     folder = tmp_path_factory.mktemp("media")
-    pictures = torch.zeros(200, 3, 60, 120, dtype=torch.uint8)
-    pictures[:, :, :, :60] = torch.tensor([level(k) for k in range(200)], dtype=torch.uint8)[:, None, None, None]
-    pictures[:, 2, :, 60:] = 200
+    frames = torch.zeros(200, 3, 60, 120, dtype=torch.uint8)
+    frames[:, :, :, :60] = torch.tensor([level(k) for k in range(200)], dtype=torch.uint8)[:, None, None, None]
+    frames[:, 2, :, 60:] = 200
     tone = 0.5 * torch.sin(torch.arange(8 * RATE) * (2 * torch.pi * 400 / RATE))
-    write_clip(folder / f"{VIDEO}.mp4", pictures, tone, 25, RATE)
+    write_clip(folder / f"{VIDEO}.mp4", frames, tone, 25, RATE)
     return folder
 
 
@@ -80,12 +80,12 @@ def test_time_box_and_silence(manifest: Path, media: Path, tmp_path: Path) -> No
     report = cut(manifest, media, tmp_path / "data", CutSettings(), workers=1)
     assert report.counts["cut"] == 3
     one = read(tmp_path / "data", "one")
-    assert one.pictures.shape == (75, 3, 60, 48)
-    levels = one.pictures.float().mean((1, 2, 3))
+    assert one.frames.shape == (75, 3, 60, 48)
+    levels = one.frames.float().mean((1, 2, 3))
     assert (levels - torch.tensor([float(level(50 + k)) for k in range(75)])).abs().max() < 3, "the right instants"
-    quiet = read(tmp_path / "data", "quiet").pictures.float().mean((0, 2, 3))
+    quiet = read(tmp_path / "data", "quiet").frames.float().mean((0, 2, 3))
     assert quiet[2] > 180
-    assert quiet[0] < 30, "the right side of the picture"
+    assert quiet[0] < 30, "the right side of the frame"
     wave = one.waveform
     assert min(loud(wave, 0.1, 0.9), loud(wave, 0.85, 0.95), loud(wave, 2.1, 2.4)) > 0.3, (
         "A's own, also where both talk"
@@ -94,7 +94,7 @@ def test_time_box_and_silence(manifest: Path, media: Path, tmp_path: Path) -> No
     listener = read(tmp_path / "data", "quiet").waveform
     assert loud(listener, 0.1, 1.9) < 0.01, "who has no voice is not heard"
     assert loud(read(tmp_path / "data", "quiet", voice=True).waveform, 0.1, 1.9) > 0.3
-    assert len(read(tmp_path / "data", "late").pictures) == 25
+    assert len(read(tmp_path / "data", "late").frames) == 25
 
 
 def test_what_is_missing_is_told_and_skipped(manifest: Path, media: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_source_that_ends_early_is_told(media: Path, tmp_path: Path) -> None:
     report = cut(tmp_path / "clips.parquet", media, tmp_path / "data", CutSettings(), workers=1)
     assert (report.counts["cut"], report.counts["cut short"]) == (2, 1)
     assert report.short == [("half", "2.00 s of 6.00; its source ends there")]
-    assert len(read(tmp_path / "data", "half").pictures) == 50
+    assert len(read(tmp_path / "data", "half").frames) == 50
 
 
 def test_the_track_is_shorter_than_the_scene(media: Path, tmp_path: Path) -> None:
@@ -123,14 +123,14 @@ def test_the_track_is_shorter_than_the_scene(media: Path, tmp_path: Path) -> Non
     write_manifest(tmp_path / "clips.parquet", [as_table(rows)])
     cut(tmp_path / "clips.parquet", media, tmp_path / "data", CutSettings(window="track"), workers=1)
     one = read(tmp_path / "data", "one")
-    assert len(one.pictures) == 25
-    assert float(one.pictures[0].float().mean()) == pytest.approx(level(75), abs=3)
+    assert len(one.frames) == 25
+    assert float(one.frames[0].float().mean()) == pytest.approx(level(75), abs=3)
     assert loud(one.waveform, 0.05, 0.9) < 0.01, "B talks from the first second to the second"
 
 
 def test_large_crops_are_made_smaller(manifest: Path, media: Path, tmp_path: Path) -> None:
     cut(manifest, media, tmp_path / "data", CutSettings(longest_side=30), workers=1)
-    assert read(tmp_path / "data", "one").pictures.shape == (75, 3, 30, 24)
+    assert read(tmp_path / "data", "one").frames.shape == (75, 3, 30, 24)
     with pytest.raises(ManifestError, match="longest_side=30"):
         cut(manifest, media, tmp_path / "data", CutSettings(), workers=1)
 
@@ -184,7 +184,7 @@ def test_seamless_sound_lies_beside_the_pictures(tmp_path: Path) -> None:
     write_manifest(tmp_path / "clips.parquet", [as_table([told])])
     assert cut(tmp_path / "clips.parquet", tmp_path, tmp_path / "data", CutSettings(), workers=1).counts["cut"] == 1
     one = read(tmp_path / "data", "one")
-    assert one.pictures.shape == (30, 3, 16, 16)
+    assert one.frames.shape == (30, 3, 16, 16)
     assert loud(one.waveform, 0.05, 0.45) > 0.3
     assert loud(one.waveform, 0.55, 0.95) < 0.01
     assert loud(one.waveform, 1.05, 1.15) > 0.3

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vidchat.data.manifest.table import COLUMNS
+from vidchat.data.manifest.manifest_file import COLUMNS
 from vidchat.data.stats import Distributions, by_branch_and_tier
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "data.md"
@@ -23,7 +23,7 @@ def test_hours_add_up_over_splits() -> None:
 def test_histograms_are_numpys() -> None:
     import numpy as np
 
-    from vidchat.data.manifest.table import as_table
+    from vidchat.data.manifest.manifest_file import as_table
 
     values = [3.0, 3.1, 7.9, 14.0, 99.0]
     rows = [{"duration_s": value, "source": "x", "width": 1080, "height": 1920, "topic": " Tea"} for value in values]

@@ -13,8 +13,8 @@ from torch import Tensor
 from vidchat.batch import ChunkBatch, ConditionValues, pad
 from vidchat.data.folder import FolderError
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
-from vidchat.data.tokens.encoder import WorkingPoint
-from vidchat.data.tokens.made_with import CacheError
+from vidchat.data.tokens.encoder import MediaFormat
+from vidchat.data.tokens.provenance import CacheError
 from vidchat.dialogue import Dialogue
 
 
@@ -25,7 +25,7 @@ def module(root: Path, prepare: bool = True, **more: Any) -> DialogueDataModule:
         return {name: more.pop(name) for name in names if name in more}
 
     sources = more.pop("sources", None) or [Source(root, **told("branch", "tier"))]
-    point = WorkingPoint(25, SIZE, **told("turn", "dtype"))
+    point = MediaFormat(25, SIZE, **told("allow_portrait", "dtype"))
     batching = Batching(more.pop("batch_size", 2), **told("seed", "num_workers"))
     tools = Tools(Vae(), Codec() if more.pop("audio", True) else None, Bytes(), more.pop("thinker", None))
     data = DialogueDataModule(sources, point, selection(**more), batching, tools)
@@ -36,7 +36,7 @@ def module(root: Path, prepare: bool = True, **more: Any) -> DialogueDataModule:
 
 
 def numbers(latents: Tensor) -> list[int]:
-    """Of (n, C, h, w) latents, which picture of its clip each is of."""
+    """Of (n, C, h, w) latents, which frame of its clip each is of."""
     return [round((float(level) - 20) / 4) for level in (latents.mean((1, 2, 3)) + 1) * 127.5]
 
 
@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_answers_are_padded_and_masked(root: Path) -> None:
-    batch = next(iter(module(root).val_dataloader()))  # answers of 25 and 30 pictures
+    batch = next(iter(module(root).val_dataloader()))  # answers of 25 and 30 frames
     assert isinstance(batch, ChunkBatch)
     assert batch.latents.shape == (2, 8, 3, 8, 8)
     assert batch.chunk_mask.tolist() == [[True] * 6 + [False], [True] * 7]
@@ -71,7 +71,7 @@ def test_the_question_conditions_without_its_first_picture(root: Path) -> None:
     assert batch.turn_roles is not None
     assert batch.turn_latents.shape == (2, 7, 3, 8, 8)
     assert batch.turn_codes.shape == (2, 7, 8, 2)
-    # The second question has 30 pictures: its last 29, of which the first is left out, are seven chunks.
+    # The second question has 30 frames: its last 29, of which the first is left out, are seven chunks.
     assert numbers(batch.turn_latents[1]) == list(range(5, 30, 4))
     assert batch.turn_mask.tolist() == [[True] * 6 + [False], [True] * 7]
     assert not batch.turn_roles.any()
@@ -155,15 +155,15 @@ def test_resuming_is_exact_whatever_the_workers(root: Path) -> None:
 
 def test_without_sound_silent_clips_are_answers(tmp_path: Path) -> None:
     make_folder(tmp_path, ["train", "train"])
-    film(tmp_path / "a0.mp4", 21, sound=False)
+    film(tmp_path / "a0.mp4", 21, audio=False)
     data = module(tmp_path, audio=False)
     assert next(iter(data.train_dataloader())).codes is None
     assert data.report.read == 2
-    with_sound = module(tmp_path)
-    assert with_sound.report.read == 1
-    ((where, why),) = with_sound.report.skipped
+    with_audio = module(tmp_path)
+    assert with_audio.report.read == 1
+    ((where, why),) = with_audio.report.skipped
     assert where == "dialogue d0"
-    assert "no sound track" in why
+    assert "no audio track" in why
     assert "1 skipped" in (tmp_path / "tokens" / "report.txt").read_text()
 
 

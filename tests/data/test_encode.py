@@ -14,23 +14,23 @@ import torch
 import webdataset
 from folders import SIZE, Codec, Vae, film
 
-from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encode import Sharding, fill, in_processes, on_ray
-from vidchat.data.tokens.encoder import ClipEncoder, Piece
-from vidchat.data.tokens.made_with import CacheError
+from vidchat.data.tokens.encoder import ClipEncoder, Segment
+from vidchat.data.tokens.provenance import CacheError
 from vidchat.data.tokens.samples import decode_sample
 from vidchat.data.tokens.shards import ShardError, ShardWriter
+from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.dialogue import Clip
 
-SMALL = Sharding(pieces=3, bytes=16_000)
+SMALL = Sharding(segments=3, bytes=16_000)
 LENGTHS = (17, 21, 17, 9, 25, 21, 47)
 
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("films")
-    for k, pictures in enumerate(LENGTHS):
-        film(root / f"{k}.mp4", pictures)
+    for k, frames in enumerate(LENGTHS):
+        film(root / f"{k}.mp4", frames)
     (root / "bad.mp4").write_bytes(b"not a film")
     return root
 
@@ -43,14 +43,14 @@ def root(films: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def pieces_of(root: Path) -> list[Piece]:
+def segments_of(root: Path) -> list[Segment]:
     """Seven good pieces, one of them in three spans, and a bad one."""
     names = [*(f"{k}.mp4" for k in range(len(LENGTHS))), "bad.mp4"]
-    return [Piece(Clip(root / name, "ann"), "spans" if name == "6.mp4" else "first", 4) for name in names]
+    return [Segment(Clip(root / name, "ann"), "spans" if name == "6.mp4" else "first", 4) for name in names]
 
 
-def cache(root: Path, vae: Vae | None = None, sound: bool = True, longest: int = 4, **more: Any) -> TokenCache:
-    return TokenCache(root, ClipEncoder(vae or Vae(), Codec() if sound else None, 25, SIZE), longest, **more)
+def cache(root: Path, vae: Vae | None = None, audio: bool = True, longest: int = 4, **more: Any) -> TokenCache:
+    return TokenCache(root, ClipEncoder(vae or Vae(), Codec() if audio else None, 25, SIZE), longest, **more)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -60,27 +60,27 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def undisturbed(root: Path, tmp_path: Path) -> dict[str, str]:
-    fill(cache(root, folder=tmp_path / "whole"), pieces_of(root), sharding=SMALL)
+    fill(cache(root, folder=tmp_path / "whole"), segments_of(root), sharding=SMALL)
     return hashes(tmp_path / "whole")
 
 
 def test_what_is_read_is_what_the_tokenizers_gave(root: Path) -> None:
-    tokens, pieces = cache(root), pieces_of(root)
-    assert fill(tokens, pieces, sharding=SMALL).read == 7
-    for piece in pieces[:-1]:
-        for k, span in enumerate(tokens.encoder.read(piece)):
+    tokens, segments = cache(root), segments_of(root)
+    assert fill(tokens, segments, sharding=SMALL).read == 7
+    for segment in segments[:-1]:
+        for k, span in enumerate(tokens.encoder.read(segment)):
             (expected,) = tokens.encoder.encode([span])
-            found = tokens.load(tokens.key(piece), k)
+            found = tokens.load(tokens.key(segment), k)
             assert torch.equal(found.latents, expected.latents)
             assert found.codes is not None
             assert expected.codes is not None
             assert torch.equal(found.codes, expected.codes)
-            assert tokens.shapes(tokens.key(piece))[k] == tuple(expected.latents.shape)
+            assert tokens.shapes(tokens.key(segment))[k] == tuple(expected.latents.shape)
 
 
 def test_shards_are_tars_that_webdataset_reads_and_their_index_tells_the_truth(root: Path) -> None:
     tokens = cache(root)
-    fill(tokens, pieces_of(root), sharding=SMALL)
+    fill(tokens, segments_of(root), sharding=SMALL)
     for track in tokens.tracks.values():
         whole = json.loads((track.folder / "index.json").read_text())
         names = sorted(path.name for path in track.folder.glob("*.tar"))
@@ -117,47 +117,47 @@ def test_what_is_no_sample_of_tokens_is_refused_by_name(sample: dict[str, Any], 
 
 def test_clips_of_one_shape_are_encoded_together_and_only_once(root: Path) -> None:
     vae = Vae()
-    fill(cache(root, vae), pieces_of(root))
+    fill(cache(root, vae), segments_of(root))
     assert vae.calls == 3  # three lengths, of at most four chunks
-    fill(cache(root, vae), pieces_of(root))
+    fill(cache(root, vae), segments_of(root))
     assert vae.calls == 3
     (root / "2.mp4").unlink()
     film(root / "2.mp4", 9)  # a changed clip is encoded again, and nothing else
-    fill(cache(root, vae), pieces_of(root))
+    fill(cache(root, vae), segments_of(root))
     assert vae.calls == 4
     changed = cache(root)
-    assert len(changed.load(changed.key(pieces_of(root)[2])).latents) == 3
+    assert len(changed.load(changed.key(segments_of(root)[2])).latents) == 3
     (root / "2.mp4").unlink()  # and one that is gone is read all the same
-    fill(cache(root, vae), pieces_of(root))
+    fill(cache(root, vae), segments_of(root))
     assert vae.calls == 4
     gone = cache(root)
-    assert len(gone.load(gone.key(pieces_of(root)[2])).latents) == 3
+    assert len(gone.load(gone.key(segments_of(root)[2])).latents) == 3
 
 
 def test_a_stage_without_sound_and_one_with_it_share_latents(root: Path) -> None:
     vae = Vae()
-    silent = cache(root, vae, sound=False)
-    fill(silent, pieces_of(root))
-    assert silent.load(silent.key(pieces_of(root)[0])).codes is None
+    silent = cache(root, vae, audio=False)
+    fill(silent, segments_of(root))
+    assert silent.load(silent.key(segments_of(root)[0])).codes is None
     calls = vae.calls
     full = cache(root, vae)
-    fill(full, pieces_of(root))
+    fill(full, segments_of(root))
     assert vae.calls == calls
-    assert full.load(full.key(pieces_of(root)[0])).codes is not None
+    assert full.load(full.key(segments_of(root)[0])).codes is not None
 
 
 def test_a_bad_clip_is_named_and_tried_again_only_when_it_changes(root: Path) -> None:
-    report = fill(cache(root), pieces_of(root))
+    report = fill(cache(root), segments_of(root))
     assert [where for where, _ in report.skipped] == ["bad.mp4"]
-    assert "cannot be decoded" in str(fill(cache(root), pieces_of(root)))
+    assert "cannot be decoded" in str(fill(cache(root), segments_of(root)))
     assert len(list((root / "tokens").rglob("shard-*.tar"))) == 2
     (root / "bad.mp4").unlink()
     film(root / "bad.mp4", 17)
-    assert fill(cache(root), pieces_of(root)).read == 8
+    assert fill(cache(root), segments_of(root)).read == 8
 
 
 def test_longer_tokens_serve_shorter_pieces_and_not_the_other_way(root: Path) -> None:
-    fill(cache(root, longest=6), pieces_of(root))
+    fill(cache(root, longest=6), segments_of(root))
     assert cache(root, longest=4).longest == 6
     assert cache(root, longest=6).tracks["codes"].exists
     assert not cache(root, longest=7).tracks["latents"].exists
@@ -198,20 +198,20 @@ def test_whenever_a_write_fails_resuming_gives_the_same_bytes(
     while True:
         left[0] = chance.randint(1, 25)
         try:
-            fill(cache(root, folder=tmp_path / "torn"), pieces_of(root), sharding=SMALL)
+            fill(cache(root, folder=tmp_path / "torn"), segments_of(root), sharding=SMALL)
             break
         except Killed:
             stops += 1
     assert stops > 5
     left[0] = 0
-    fill(cache(root, folder=tmp_path / "whole1"), pieces_of(root), sharding=SMALL)
+    fill(cache(root, folder=tmp_path / "whole1"), segments_of(root), sharding=SMALL)
     assert hashes(tmp_path / "torn") == hashes(tmp_path / "whole1")
     assert hashes(tmp_path / "torn") == undisturbed  # these stand-ins do not mind what is encoded with what
 
 
 def test_many_processes_make_the_same_bytes(root: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     many = cache(root, folder=tmp_path / "many")
-    report = fill(many, pieces_of(root), workers=2, engine=in_processes, sharding=SMALL)
+    report = fill(many, segments_of(root), workers=2, engine=in_processes, sharding=SMALL)
     assert report.read == 7
     assert hashes(tmp_path / "many") == undisturbed
 
@@ -223,7 +223,7 @@ def test_workers_of_any_engine_share_the_jobs(root: Path, tmp_path: Path, undist
         for number in (count - 1, 0, 0, *range(count)):
             function(number)
 
-    fill(cache(root, folder=tmp_path / "any"), pieces_of(root), workers=3, engine=restless, sharding=SMALL)
+    fill(cache(root, folder=tmp_path / "any"), segments_of(root), workers=3, engine=restless, sharding=SMALL)
     assert hashes(tmp_path / "any") == undisturbed
 
 
@@ -243,30 +243,32 @@ class Other(Vae):
 def test_tokens_made_with_something_else_are_refused_by_name(
     root: Path, tmp_path: Path, change: dict[str, Any], told: str
 ) -> None:
-    fill(cache(root, folder=tmp_path / "set" / "tokens"), pieces_of(root))
-    pieces = [Piece(Clip(tmp_path / "set" / piece.clip.path.name, "ann"), "first", 4) for piece in pieces_of(root)]
+    fill(cache(root, folder=tmp_path / "set" / "tokens"), segments_of(root))
+    segments = [
+        Segment(Clip(tmp_path / "set" / segment.clip.path.name, "ann"), "first", 4) for segment in segments_of(root)
+    ]
     with pytest.raises(CacheError, match=told):
-        fill(cache(tmp_path / "set", **change), pieces)
+        fill(cache(tmp_path / "set", **change), segments)
     # Where the clips are there, they are encoded anew, beside the others.
-    fill(cache(root, **change), pieces_of(root))
+    fill(cache(root, **change), segments_of(root))
     assert cache(root, **change).tracks["latents"].exists
 
 
 def test_the_size_the_rate_and_the_version_are_part_of_the_fingerprint(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(cache(root, folder=tmp_path / "set" / "tokens"), pieces_of(root))
-    piece = Piece(Clip(tmp_path / "set" / "0.mp4", "ann"), "first", 4)
+    fill(cache(root, folder=tmp_path / "set" / "tokens"), segments_of(root))
+    segment = Segment(Clip(tmp_path / "set" / "0.mp4", "ann"), "first", 4)
     larger = TokenCache(tmp_path / "set", ClipEncoder(Vae(), Codec(), 25, (32, 16)), 4)
     with pytest.raises(CacheError, match=r"size=\[16, 16\] \(here \[32, 16\]\)"):
-        larger.refuse_stale([piece])
-    monkeypatch.setattr("vidchat.data.tokens.made_with.VERSION", 99)
+        larger.refuse_stale([segment])
+    monkeypatch.setattr("vidchat.data.tokens.provenance.VERSION", 99)
     with pytest.raises(CacheError, match=r"version=2 \(here 99\)"):
-        cache(tmp_path / "set").refuse_stale([piece])
+        cache(tmp_path / "set").refuse_stale([segment])
 
 
 def test_a_cache_whose_record_was_changed_is_refused(root: Path) -> None:
-    fill(cache(root), pieces_of(root))
+    fill(cache(root), segments_of(root))
     made = cache(root).tracks["latents"].folder / "made_with.json"
     made.write_text(made.read_text().replace('"fps": 25', '"fps": 30'))
     with pytest.raises(CacheError, match=r"made_with\.json: was changed"):
@@ -276,8 +278,8 @@ def test_a_cache_whose_record_was_changed_is_refused(root: Path) -> None:
 def test_half_precision_halves_the_bytes(root: Path) -> None:
     whole, half = cache(root), cache(root, dtype="float16")
     for one in (whole, half):
-        fill(one, pieces_of(root))
-    key = whole.key(pieces_of(root)[0])
+        fill(one, segments_of(root))
+    key = whole.key(segments_of(root)[0])
     assert half.load(key).latents.dtype == torch.float16
     torch.testing.assert_close(half.load(key).latents.float(), whole.load(key).latents, atol=1e-3, rtol=1e-3)
     assert half.tracks["codes"].folder == whole.tracks["codes"].folder  # codes do not change
@@ -288,7 +290,7 @@ def test_a_ray_cluster_makes_the_same_bytes(root: Path, tmp_path: Path, undistur
     paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, runtime_env=paths)
     try:
-        fill(cache(root, folder=tmp_path / "ray"), pieces_of(root), workers=2, engine=on_ray, sharding=SMALL)
+        fill(cache(root, folder=tmp_path / "ray"), segments_of(root), workers=2, engine=on_ray, sharding=SMALL)
     finally:
         ray.shutdown()
     assert hashes(tmp_path / "ray") == undisturbed

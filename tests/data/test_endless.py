@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import FolderError
-from vidchat.data.loading.endless import Draw, Endless, EndlessDataModule, Fixed, in_order, uncounted
-from vidchat.data.loading.lending import Handed
+from vidchat.data.loading.endless import Draw, EndlessDataModule, EndlessDataset, FixedDataset, in_order, uncounted
 from vidchat.data.loading.order import Order, generator_for
+from vidchat.data.loading.shared_buffers import PooledBatch
 
 
 def make(draws: list[Draw]) -> list[tuple[int, float]]:
@@ -23,7 +23,7 @@ def make(draws: list[Draw]) -> list[tuple[int, float]]:
 
 
 def batches(start: int, workers: int, count: int, rank: int = 0, ranks: int = 1, size: int = 3) -> list[Any]:
-    stream = Endless(make, Order.shuffled(1, 10), size, start, rank, ranks)
+    stream = EndlessDataset(make, Order.shuffled(1, 10), size, start, rank, ranks)
     loader: DataLoader = DataLoader(stream, batch_size=None, num_workers=workers)
     return list(islice(iter(loader), count))
 
@@ -48,7 +48,7 @@ def test_every_epoch_holds_each_item_once_in_another_order() -> None:
     epochs = [drawn[:10], drawn[10:]]
     assert [Counter(epoch) for epoch in epochs] == [Counter(range(10))] * 2
     assert epochs[0] != epochs[1]
-    other = [index for batch in islice(Endless(make, Order.shuffled(2, 10), 2), 5) for index, _ in batch]
+    other = [index for batch in islice(EndlessDataset(make, Order.shuffled(2, 10), 2), 5) for index, _ in batch]
     assert other != epochs[0]
 
 
@@ -60,7 +60,7 @@ def test_choices_differ_between_epochs_and_depend_on_the_place_alone() -> None:
 
 
 def test_fixed_batches_are_all_items_in_order_drawn_alike() -> None:
-    fixed = Fixed(make, in_order(range(5), 2), seed=0)
+    fixed = FixedDataset(make, in_order(range(5), 2), seed=0)
     assert [[index for index, _ in fixed[k]] for k in range(len(fixed))] == [[0, 1], [2, 3], [4]]
     assert [fixed[k] for k in range(3)] == [fixed[k] for k in range(3)]
     with pytest.raises(IndexError):
@@ -69,7 +69,7 @@ def test_fixed_batches_are_all_items_in_order_drawn_alike() -> None:
 
 def test_micro_batches_share_a_global_batch_as_ranks_do() -> None:
     def drawn(rank: int, ranks: int, accumulated: int, count: int, size: int = 2) -> list[Any]:
-        stream = Endless(make, Order.shuffled(1, 10), size, 0, rank, ranks, accumulated)
+        stream = EndlessDataset(make, Order.shuffled(1, 10), size, 0, rank, ranks, accumulated)
         return [stream.batch(k) for k in range(count)]
 
     alone = drawn(0, 1, 4, 8)
@@ -83,12 +83,12 @@ def test_ranks_take_fixed_batches_in_turn_and_equally_many() -> None:
     def tensors(draws: list[Draw]) -> dict[str, torch.Tensor]:
         return {"item": torch.tensor([index for index, _ in draws])}
 
-    alone = [batch["item"].tolist() for batch in Fixed(tensors, in_order(range(5), 2), seed=0)]
-    ranks = [Fixed(tensors, in_order(range(5), 2), 0, rank, 2) for rank in (0, 1)]
+    alone = [batch["item"].tolist() for batch in FixedDataset(tensors, in_order(range(5), 2), seed=0)]
+    ranks = [FixedDataset(tensors, in_order(range(5), 2), 0, rank, 2) for rank in (0, 1)]
     assert [len(rank) for rank in ranks] == [2, 2]
-    dealt = [batch for pair in zip(*ranks, strict=True) for batch in pair]
-    assert [batch["item"].tolist() for batch in dealt if "count" not in batch] == alone
-    assert float(dealt[-1]["count"]) == 0  # no batch is left for the second rank
+    assign_spans = [batch for pair in zip(*ranks, strict=True) for batch in pair]
+    assert [batch["item"].tolist() for batch in assign_spans if "count" not in batch] == alone
+    assert float(assign_spans[-1]["count"]) == 0  # no batch is left for the second rank
 
 
 def test_of_answers_that_do_not_count_all_is_padding() -> None:
@@ -96,7 +96,9 @@ def test_of_answers_that_do_not_count_all_is_padding() -> None:
     batch = uncounted(ChunkBatch(torch.zeros(1, 3, 1, 1, 1), mask))
     assert not batch.chunk_mask.any()
     assert mask.all()
-    handed = uncounted(Handed(ChunkBatch(torch.zeros(1, 3, 1, 1, 1), mask), None, []))  # as a loader's process sends it
+    handed = uncounted(
+        PooledBatch(ChunkBatch(torch.zeros(1, 3, 1, 1, 1), mask), None, [])
+    )  # as a loader's process sends it
     assert not handed.batch.chunk_mask.any()
 
 

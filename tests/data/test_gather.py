@@ -18,10 +18,10 @@ from vidchat.data.loading.items import Item, Items, TurnKey
 from vidchat.data.loading.pieces import Pieces
 from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
-from vidchat.data.tokens.cache import TokenCache
-from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track
-from vidchat.data.tokens.made_with import CacheError
+from vidchat.data.tokens.encoder import ClipEncoder, Segment, Track
+from vidchat.data.tokens.provenance import CacheError
 from vidchat.data.tokens.shards import dumps
+from vidchat.data.tokens.token_cache import TokenCache
 
 COUNT, CLIPS = 200, 300
 CONDITIONS = [
@@ -69,29 +69,31 @@ def stock(root: Path, conditions: Selection, lacking: int = 0) -> Stock:
     rows = np.array(
         [k for k in range(COUNT) if table[k].branch != "multi_turn" and (table[k].question or not conditions.asks)]
     )
-    every: dict[str, Piece] = {}
+    every: dict[str, Segment] = {}
     for row in rows.tolist():
-        for piece in conditions.pieces(table[row]):
-            if piece.features or cache.key(piece) not in every:
-                every[cache.key(piece)] = piece
+        for segment in conditions.segments(table[row]):
+            if segment.features or cache.key(segment) not in every:
+                every[cache.key(segment)] = segment
     encode(cache, list(every.items())[lacking:], rng)
     return Stock(rows, Pieces(cache, conditions, table))
 
 
-def encode(cache: TokenCache, pieces: list[tuple[str, Piece]], rng: random.Random) -> None:
+def encode(cache: TokenCache, segments: list[tuple[str, Segment]], rng: random.Random) -> None:
     """Writes the indexes of shards that hold pieces."""
     told: dict[Track, list[Any]] = {track: [] for track in cache.tracks}
     bad = []
-    for key, piece in pieces:
-        clip = int(piece.clip.path.stem)
-        stamp = cache.stamp(piece.clip) or (7, 8)
+    for key, segment in segments:
+        clip = int(segment.clip.path.stem)
+        stamp = cache.stamp(segment.clip) or (7, 8)
         if clip % 25 == 0:
-            bad.append({"key": key, "stamp": cache.stamp(piece.clip), "why": f"clip {clip} is bad"})
+            bad.append({"key": key, "stamp": cache.stamp(segment.clip), "why": f"clip {clip} is bad"})
             continue
         grid = {0: (8, 4), 1: (8, 8)}.get(clip % 7, (4, 8))
-        shapes = [[rng.randrange(2, 11), 3, *grid] for _ in range(rng.randrange(1, 4) if piece.part == "spans" else 1)]
+        shapes = [
+            [rng.randrange(2, 11), 3, *grid] for _ in range(rng.randrange(1, 4) if segment.part == "spans" else 1)
+        ]
         samples = [[512 * n, 100, f"{rng.getrandbits(64):016x}", shape] for n, shape in enumerate(shapes)]
-        for track in cache.tracks_of(piece):
+        for track in cache.tracks_of(segment):
             told[track].append({"key": key, "stamp": stamp, "samples": samples})
     for name, some in told.items():
         cache.tracks[name].claim()
@@ -105,8 +107,8 @@ def one_by_one(stocks: list[Stock], conditions: Selection) -> tuple[list[Item], 
     items, left_out = [], []
     for source, some in enumerate(stocks):
         for row in some.rows.tolist():
-            dialogue, cache = some.pieces.dialogues[row], some.pieces.cache
-            looks = [cache.look(piece) for piece in conditions.pieces(dialogue)]
+            dialogue, cache = some.segments.dialogues[row], some.segments.cache
+            looks = [cache.look(segment) for segment in conditions.segments(dialogue)]
             assert not any(look.missing for look in looks) or any(look.bad for look in looks)
             why = next((look.bad for look in looks if look.bad is not None), None)
             before = len(items)
@@ -122,7 +124,7 @@ def one_by_one(stocks: list[Stock], conditions: Selection) -> tuple[list[Item], 
                         lengths = min(shape[0] - 1, conditions.max_chunks), length
                         answer = keys[0][-16:]
                         items.append(
-                            Item(some.pieces.dialogues, row, source, answer, span, turns, question, lengths, grid)
+                            Item(some.segments.dialogues, row, source, answer, span, turns, question, lengths, grid)
                         )
             if len(items) == before:
                 left_out.append((f"dialogue {dialogue.id}", why or gathering.SHAPES))
@@ -155,7 +157,7 @@ def test_columns_find_what_dialogues_one_by_one_do(
 ) -> None:
     monkeypatch.setattr(gathering, "BLOCK", block)
     one = stock(tmp_path, conditions)
-    sft = Stock(np.intersect1d(one.rows, one.pieces.dialogues.rows(tier="sft")), one.pieces)
+    sft = Stock(np.intersect1d(one.rows, one.segments.dialogues.rows(tier="sft")), one.segments)
     found = check([one, sft], conditions)
     assert len(found.grids) > 1
     if conditions.earlier_turns or conditions.initiator:
@@ -165,31 +167,31 @@ def test_columns_find_what_dialogues_one_by_one_do(
 def test_what_was_never_encoded_is_an_error_and_nothing_is_left_of_what_is_bad(tmp_path: Path) -> None:
     conditions = CONDITIONS[0]
     one = stock(tmp_path, conditions, lacking=3)
-    assert (~one.pieces.encoded(one.rows)).sum() > 0
+    assert (~one.segments.encoded(one.rows)).sum() > 0
     with pytest.raises(CacheError, match=r"dialogue d\d+ of .* is not encoded"):
         gather([one], conditions, Report("answers"))
-    cache, table = one.pieces.cache, one.pieces.dialogues
-    bad = [row for row in one.rows.tolist() if any(cache.look(p).bad for p in conditions.pieces(table[row]))]
-    assert len(gather([Stock(np.array(bad), one.pieces)], conditions, Report(""))) == 0
+    cache, table = one.segments.cache, one.segments.dialogues
+    bad = [row for row in one.rows.tolist() if any(cache.look(p).bad for p in conditions.segments(table[row]))]
+    assert len(gather([Stock(np.array(bad), one.segments)], conditions, Report(""))) == 0
 
 
 def test_a_clip_that_has_changed_is_not_encoded_any_more(tmp_path: Path) -> None:
     conditions = CONDITIONS[0]
     one = stock(tmp_path, conditions)
-    cache, table, before = one.pieces.cache, one.pieces.dialogues, one.pieces.encoded(one.rows)
+    cache, table, before = one.segments.cache, one.segments.dialogues, one.segments.encoded(one.rows)
     for path in [path for path in tmp_path.glob("*/*.mp4") if int(path.stem) % 25][::2]:
         path.write_bytes(b"another film")
-    expected = [not any(cache.look(p).missing for p in conditions.pieces(table[row])) for row in one.rows.tolist()]
-    after = one.pieces.encoded(one.rows)
+    expected = [not any(cache.look(p).missing for p in conditions.segments(table[row])) for row in one.rows.tolist()]
+    after = one.segments.encoded(one.rows)
     assert 0 < after.sum() < before.sum()
     assert after.tolist() == (before & expected).tolist()
-    every = {cache.key(piece): piece for row in one.rows for piece in conditions.pieces(table[row])}
+    every = {cache.key(segment): segment for row in one.rows for segment in conditions.segments(table[row])}
     encode(cache, list(every.items()), random.Random(0))
-    assert one.pieces.encoded(one.rows).tolist() == before.tolist()
+    assert one.segments.encoded(one.rows).tolist() == before.tolist()
     check([one], conditions)
 
 
 def test_pieces_are_counted_once(tmp_path: Path) -> None:
     one = stock(tmp_path, CONDITIONS[4])
-    cache, table = one.pieces.cache, one.pieces.dialogues
-    assert one.pieces.count(one.rows) == len({cache.key(CONDITIONS[4].answer(table[r])) for r in one.rows})
+    cache, table = one.segments.cache, one.segments.dialogues
+    assert one.segments.count(one.rows) == len({cache.key(CONDITIONS[4].answer(table[r])) for r in one.rows})

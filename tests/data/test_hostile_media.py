@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 from vidchat.cli.data import app
 from vidchat.data.loading.crops import ClipDataModule
 from vidchat.data.media.container import MOST_PIXELS, STILL, StillStream, pixel_aspect
-from vidchat.data.media.read import MediaError, read_clip, read_picture, read_sound
-from vidchat.data.tokens.cache import TokenCache
+from vidchat.data.media.read import MediaError, read_audio, read_clip, read_image
 from vidchat.data.tokens.encode import fill
-from vidchat.data.tokens.encoder import ClipEncoder, Piece
+from vidchat.data.tokens.encoder import ClipEncoder, Segment
+from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.dialogue import Clip
 
 
@@ -51,7 +51,7 @@ def broken(*_: object, **__: object) -> Any:
         "vidchat.data.media.read.fill",
         "vidchat.data.media.read.crop",
         "vidchat.data.media.read.mix_to_mono",
-        "vidchat.data.media.pictures.orientation",
+        "vidchat.data.media.frames.orientation",
         "vidchat.data.media.container.still_of",
         "vidchat.data.media.container.pixel_aspect",
     ],
@@ -59,7 +59,7 @@ def broken(*_: object, **__: object) -> Any:
 def test_what_goes_wrong_at_any_step_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    path = shoot(tmp_path / "a.mp4", [corners()] * 25, sounds=[tone()])
+    path = shoot(tmp_path / "a.mp4", [corners()] * 25, waveforms=[tone()])
     monkeypatch.setattr(where, broken)
     told = [why for _, read in readers(path) if (why := refusal(read)) is not None]
     assert told
@@ -68,7 +68,7 @@ def test_what_goes_wrong_at_any_step_names_the_file(
 
 @pytest.mark.parametrize("title", ["Café à la crème".encode("latin-1"), "标题文字".encode("gbk"), b"\xff\xfe\x00\x80"])
 def test_tags_of_any_encoding_are_of_no_interest(tmp_path: Path, title: bytes) -> None:
-    path = with_title(shoot(tmp_path / "a.mp4", [corners()] * 25, sounds=[tone()]), title)
+    path = with_title(shoot(tmp_path / "a.mp4", [corners()] * 25, waveforms=[tone()]), title)
     assert title in path.read_bytes()
     for _, read in readers(path):
         read()
@@ -82,14 +82,14 @@ def patched(path: Path, old: bytes, new: bytes) -> Path:
 
 
 def test_an_unknown_codec_is_told_of(tmp_path: Path) -> None:
-    path = patched(shoot(tmp_path / "a.mp4", [corners()] * 25, sounds=[tone()]), b"avc1", b"zzzz")
+    path = patched(shoot(tmp_path / "a.mp4", [corners()] * 25, waveforms=[tone()]), b"avc1", b"zzzz")
     with pytest.raises(MediaError, match="video track has an unknown codec"):
         read_clip(Clip(path, ""), fps=25, size=(32, 32), sample_rate=16000)
-    deaf = patched(shoot(tmp_path / "b.mp4", [corners()] * 25, sounds=[tone()]), b"mp4a", b"zzzz")
+    deaf = patched(shoot(tmp_path / "b.mp4", [corners()] * 25, waveforms=[tone()]), b"mp4a", b"zzzz")
     patched(deaf, b"\x40\x15", b"\xfe\x15")  # the codec's other name
     with pytest.raises(MediaError, match="audio track has an unknown codec"):
         read_clip(Clip(deaf, ""), fps=25, size=(32, 32), sample_rate=16000)
-    assert len(read_clip(Clip(deaf, ""), fps=25, size=(32, 32), sample_rate=16000, audio=False).pictures) == 25
+    assert len(read_clip(Clip(deaf, ""), fps=25, size=(32, 32), sample_rate=16000, audio=False).frames) == 25
 
 
 JUMPS = {
@@ -104,7 +104,7 @@ JUMPS = {
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_time_stamps_that_jump_are_refused_before_frames_are_stacked(tmp_path: Path, jump: str) -> None:
-    path = shoot(tmp_path / "a.mkv", [corners()] * len(JUMPS[jump]), sounds=[tone(0.5)], times=JUMPS[jump])
+    path = shoot(tmp_path / "a.mkv", [corners()] * len(JUMPS[jump]), waveforms=[tone(0.5)], times=JUMPS[jump])
     assert path.stat().st_size < 12_000
     tracemalloc.start()
     told = [why for _, read in readers(path) if (why := refusal(read)) is not None]
@@ -116,7 +116,7 @@ def test_time_stamps_that_jump_are_refused_before_frames_are_stacked(tmp_path: P
     encoder = ClipEncoder(Vae(), Codec(), 25, (32, 32))
     for part in ("first", "last", "spans"):
         with pytest.raises(MediaError, match="time stamps jump"):
-            encoder.read(Piece(Clip(path, ""), part, 1_000_000))  # type: ignore[arg-type]
+            encoder.read(Segment(Clip(path, ""), part, 1_000_000))  # type: ignore[arg-type]
 
 
 def test_a_clip_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,19 +125,19 @@ def test_a_clip_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr("vidchat.data.media.read.MOST_BYTES", 40 * 32 * 32 * 3)
     with pytest.raises(MediaError, match="longer than 2 s, the most that is read at once"):
         read_clip(Clip(path, ""), **point)
-    assert len(read_clip(Clip(path, "", end=1.0), **point).pictures) == 25
-    assert len(read_clip(Clip(path, ""), **point, last=9).pictures) == 9
+    assert len(read_clip(Clip(path, "", end=1.0), **point).frames) == 25
+    assert len(read_clip(Clip(path, ""), **point, last=9).frames) == 9
 
 
 def test_the_end_of_a_clip_is_the_end_of_the_whole(tmp_path: Path) -> None:
     moving = [np.roll(corners(), 3 * k, axis=1) for k in range(40)]
-    path = shoot(tmp_path / "a.mp4", moving, sounds=[tone(1.6) * np.linspace(0, 1, 25600)])
+    path = shoot(tmp_path / "a.mp4", moving, waveforms=[tone(1.6) * np.linspace(0, 1, 25600)])
     for fps, rate in ((25, 16000), (24, 16000)):
         whole, end = (
             read_clip(Clip(path, ""), fps=fps, size=(32, 32), sample_rate=rate, last=last) for last in (None, 9)
         )
-        first = len(whole.pictures) - 9
-        assert np.array_equal(end.pictures, whole.pictures[first:])
+        first = len(whole.frames) - 9
+        assert np.array_equal(end.frames, whole.frames[first:])
         begin, sample = round((first + 1) * rate / fps), round(rate / fps)
         assert np.array_equal(end.waveform[sample : sample + 4000], whole.waveform[begin : begin + 4000])
 
@@ -145,13 +145,13 @@ def test_the_end_of_a_clip_is_the_end_of_the_whole(tmp_path: Path) -> None:
 def test_frames_without_end_are_refused(tmp_path: Path) -> None:
     Image.new("1", (12_000, 12_000)).save(tmp_path / "a.png")
     with pytest.raises(MediaError, match=f"more than {MOST_PIXELS:,}"):
-        read_picture(tmp_path / "a.png", (32, 32))
+        read_image(tmp_path / "a.png", (32, 32))
 
 
 def test_a_shape_that_would_have_to_be_scaled_beyond_all_bounds_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (20_000, 1)).save(tmp_path / "a.png")
     with pytest.raises(MediaError, match="1x20000 would have to be scaled"):
-        read_picture(tmp_path / "a.png", (512, 512))
+        read_image(tmp_path / "a.png", (512, 512))
 
 
 def test_pixels_and_rates_that_no_one_has_are_refused(tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_pixels_and_rates_that_no_one_has_are_refused(tmp_path: Path) -> None:
         file.setparams((1, 2, 2_000_000, 0, "NONE", ""))
         file.writeframes(bytes(20_000))
     with pytest.raises(MediaError, match="2000000 samples per second"):
-        read_sound(Clip(tmp_path / "a.wav", ""), 16000, 16000, beside=tmp_path / "a.wav")
+        read_audio(Clip(tmp_path / "a.wav", ""), 16000, 16000, beside=tmp_path / "a.wav")
 
 
 def test_more_sound_than_fits_into_memory_is_refused(tmp_path: Path) -> None:
-    path = shoot(tmp_path / "a.mkv", [corners()] * 5, sounds=[tone(0.2)])
-    with pytest.raises(MediaError, match="more than 1800 s of sound"):
-        read_sound(Clip(path, ""), 10**12, 16000)
+    path = shoot(tmp_path / "a.mkv", [corners()] * 5, waveforms=[tone(0.2)])
+    with pytest.raises(MediaError, match="more than 1800 s of audio"):
+        read_audio(Clip(path, ""), 10**12, 16000)
 
 
 def test_a_frame_that_the_decoder_had_to_guess_is_refused(tmp_path: Path) -> None:
@@ -201,20 +201,20 @@ def test_a_jpeg_that_is_cut_off_is_refused(tmp_path: Path, kind: str) -> None:
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG", quality=80)
     (tmp_path / "whole.jpg").write_bytes(buffer.getvalue())
-    read_picture(tmp_path / "whole.jpg", (32, 32))
+    read_image(tmp_path / "whole.jpg", (32, 32))
     (tmp_path / "a.jpg").write_bytes(cut_off(buffer.getvalue(), kind))
     with pytest.raises(MediaError, match=r"a\.jpg"):
-        read_picture(tmp_path / "a.jpg", (32, 32))
+        read_image(tmp_path / "a.jpg", (32, 32))
 
 
 def test_every_kind_of_jpeg_is_whole(tmp_path: Path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (31, 47, 3), dtype=np.uint8))
     for options in ({"progressive": True}, {"subsampling": 0}, {"quality": 1}, {"restart_marker_blocks": 2}, {}):
         image.save(tmp_path / "a.jpg", **options)
-        read_picture(tmp_path / "a.jpg", (32, 32))
+        read_image(tmp_path / "a.jpg", (32, 32))
     with (tmp_path / "a.jpg").open("ab") as file:
         file.write(b"what a phone appends" * 100)
-    read_picture(tmp_path / "a.jpg", (32, 32))
+    read_image(tmp_path / "a.jpg", (32, 32))
 
 
 def test_what_is_no_image_and_no_film_is_refused(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_what_is_no_image_and_no_film_is_refused(tmp_path: Path) -> None:
 def test_a_name_that_looks_like_a_protocol_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film(tmp_path / "concat:a%03d.mp4", 9)
     monkeypatch.chdir(tmp_path)
-    assert len(read_clip(Clip(Path("concat:a%03d.mp4"), ""), fps=25, size=(9, 9), sample_rate=16000).pictures) == 9
+    assert len(read_clip(Clip(Path("concat:a%03d.mp4"), ""), fps=25, size=(9, 9), sample_rate=16000).frames) == 9
 
 
 # And in a data set such clips are skipped, counted and named.
@@ -249,7 +249,7 @@ def odd(tmp_path: Path) -> Path:
     (root / "unknown.mp4").write_bytes(good.read_bytes().replace(b"avc1", b"zzzz"))
     (root / "notes.mp4").write_text("no film")
     Image.fromarray(corners()).save(root / "picture.mp4", "JPEG")
-    shoot(root / "jump.mp4", [corners()] * 12, sounds=[tone(0.5)], times=JUMPS["an hour"])
+    shoot(root / "jump.mp4", [corners()] * 12, waveforms=[tone(0.5)], times=JUMPS["an hour"])
     os.mkfifo(root / "pipe.mp4")
     for name in ("unknown", "notes", "picture", "jump", "pipe"):
         turn = {"role": "responder", "speaker": name, "clip": f"{name}.mp4"}
@@ -265,7 +265,7 @@ def test_encoding_skips_them(odd: Path) -> None:
     dialogues, report = read_folder(odd)
     assert sorted(where for where, _ in report.skipped) == ["dialogues.jsonl line 7", "dialogues.jsonl line 8"]
     cache = TokenCache(odd, ClipEncoder(Vae(), Codec(), 25, (16, 16)), 6)
-    told = fill(cache, [Piece(turn.clip, "first", 6) for dialogue in dialogues for turn in dialogue.turns])
+    told = fill(cache, [Segment(turn.clip, "first", 6) for dialogue in dialogues for turn in dialogue.turns])
     assert told.read == 4
     assert sorted(where for where, _ in told.skipped) == ["jump.mp4", "notes.mp4", "picture.mp4", "unknown.mp4"]
 
@@ -278,7 +278,7 @@ def test_encoding_from_media_shards_names_the_clip(odd: Path, tmp_path: Path) ->
     root = tmp_path / "packed"
     cache = TokenCache(root, ClipEncoder(Vae(), Codec(), 25, (16, 16)), 6)
     dialogues = read_folder(root, media=False)[0]
-    told = fill(cache, [Piece(turn.clip, "first", 6) for dialogue in dialogues for turn in dialogue.turns])
+    told = fill(cache, [Segment(turn.clip, "first", 6) for dialogue in dialogues for turn in dialogue.turns])
     assert told.read == 4
     for name, why in told.skipped:
         assert name == "pipe.mp4" or f"{name} in {root / 'media'}" in why, (name, why)

@@ -115,7 +115,7 @@ def test_a_damaged_index_is_made_again(root: Path) -> None:
 def test_where_the_folder_cannot_be_written_the_index_lies_elsewhere(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    cache, whole_file = tmp_path_factory.mktemp("cache"), indexing.whole
+    cache, atomic_file = tmp_path_factory.mktemp("cache"), indexing.whole
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     refused = {root}
 
@@ -123,7 +123,7 @@ def test_where_the_folder_cannot_be_written_the_index_lies_elsewhere(
     def read_only(path: Path) -> Any:
         if any(path.is_relative_to(folder) for folder in refused):
             raise PermissionError(13, "read only", str(path))
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             yield partial
 
     monkeypatch.setattr(indexing, "whole", read_only)
@@ -166,9 +166,9 @@ def test_an_id_is_used_once_among_many() -> None:
     assert [ids.add(f"d{k % 20}") for k in range(60)] == [True] * 20 + [False] * 40
 
 
-def shard(folder: Path, name: str, generation: int, pieces: list[Any], bad: list[Any]) -> Path:
+def shard(folder: Path, name: str, generation: int, segments: list[Any], bad: list[Any]) -> Path:
     path = folder / f"shard-{name}.json"
-    told = [{"key": key, "stamp": stamp, "samples": samples} for key, stamp, samples in pieces]
+    told = [{"key": key, "stamp": stamp, "samples": samples} for key, stamp, samples in segments]
     told_bad = [{"key": key, "stamp": stamp, "why": why} for key, stamp, why in bad]
     path.write_text(json.dumps({"generation": generation, "pieces": told, "bad": told_bad}))
     return path
@@ -180,7 +180,7 @@ def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp
     folder.mkdir(parents=True)
     a, b, c, d = (f"clip-{k:016x}" for k in (2**64 - 1, 7, 0, 8))
     spans = [[512, 90, "f" * 16, [3, 2]], [1024, 80, "0" * 16, [2, 2]]]
-    shard(folder, "0", 1, [(a, [5, 2**63 + 1], spans[1:])], [(b, [1, 1], "no picture")])
+    shard(folder, "0", 1, [(a, [5, 2**63 + 1], spans[1:])], [(b, [1, 1], "no frame")])
     shard(folder, "1", 0, [(b, None, spans), (a, [4, 4], spans[:1])], [(a, [3, 3], "cut off"), (d, None, "x")])
     index = pickle.loads(pickle.dumps(TrackIndex(folder, keep)))
     found = index.entry(a)
@@ -193,7 +193,7 @@ def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp
     assert [tuple(sample.member) for sample in kept.samples] == [(512, 90, "f" * 16), (1024, 80, "0" * 16)]
     assert index.entry(c) is index.entry(d) is None
     assert index.bad(a) is None, "it was encoded later"
-    assert index.bad(b) == ((1, 1), "no picture", 0)
+    assert index.bad(b) == ((1, 1), "no frame", 0)
     assert index.bad(d) == (None, "x", 1)
     numbers = np.array([found.number, kept.number, kept.number + 1])
     assert index.shards_of(numbers).tolist() == [0, 1, 1]
@@ -208,8 +208,8 @@ def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp
         (d, 5, 0),
     ]
     keys, sizes, times = zip(*asked, strict=True)
-    pieces = np.array([number_of(key) for key in keys], np.uint64)
-    rows = index.rows(pieces)
+    segments = np.array([number_of(key) for key in keys], np.uint64)
+    rows = index.rows(segments)
     good = index.good(rows, (np.array(sizes, np.int64), np.array(times, np.uint64)))
     assert good.tolist() == [True, True, False, False, False, False, False], "b is there, but known to be bad"
     assert index.good(rows).tolist() == [True] * 4 + [False] * 3

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.speakervid.imitation import imitate, video
+from vidchat.data.manifest.manifest_file import COLUMNS
+from vidchat.data.manifest.speakervid.annotation_folder import LayoutError
 from vidchat.data.manifest.speakervid.ingest import ingest_speakervid
-from vidchat.data.manifest.speakervid.layout import LayoutError
-from vidchat.data.manifest.table import COLUMNS
 
 CLIPS, SEED = 400, 3
 

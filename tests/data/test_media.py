@@ -14,17 +14,17 @@ from filming import FLASHES, Film, offsets, shoot, shown_from
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vidchat.data.media.pictures import at_instants
+from vidchat.data.media.frames import at_instants
 from vidchat.data.media.read import (
     ClipWriter,
     Media,
     MediaError,
     length_of,
     read_clip,
-    read_picture,
+    read_image,
     write_clip,
 )
-from vidchat.data.media.sound import lay_out, mix_to_mono, to_float
+from vidchat.data.media.waveform import lay_out, mix_to_mono, to_float
 from vidchat.dialogue import Clip
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
@@ -55,14 +55,14 @@ def test_picture_and_sound_are_aligned_from_start_to_end(tmp_path: Path, film: F
     path = shoot(tmp_path, film)
     media = read(path)
     late = offsets(media, shown_from(film))
-    assert np.abs(late).max() <= 0.030  # of picture, and of sound, against what was filmed
-    assert np.abs(late[:, 1] - late[:, 0]).max() <= 0.040  # one picture at 25 fps
-    assert np.ptp(late[:, 1]) < 0.004  # sound does not drift
-    assert media.waveform.shape == (len(media.pictures) * 640,)
-    assert abs(len(media.pictures) - film.seconds * 25) <= 5
+    assert np.abs(late).max() <= 0.030  # of frame, and of audio, against what was filmed
+    assert np.abs(late[:, 1] - late[:, 0]).max() <= 0.040  # one frame at 25 fps
+    assert np.ptp(late[:, 1]) < 0.004  # audio does not drift
+    assert media.waveform.shape == (len(media.frames) * 640,)
+    assert abs(len(media.frames) - film.seconds * 25) <= 5
     # A span begins where its start says, by seeking.
     span = read(path, start=2.6, end=7.4)
-    assert len(span.pictures) == 120
+    assert len(span.frames) == 120
     late = offsets(span, [t - 2.6 for t in shown_from(film)[1:3]], [t - 2.6 for t in FLASHES[1:3]])
     assert np.abs(late[:, 1] - late[:, 0]).max() <= 0.040
     assert np.abs(late).max() <= 0.030
@@ -71,28 +71,28 @@ def test_picture_and_sound_are_aligned_from_start_to_end(tmp_path: Path, film: F
 def test_a_span_is_cut_to_the_sample(tmp_path: Path) -> None:
     path = shoot(tmp_path, Film("a.mp4"))
     whole, span = read(path), read(path, start=4.0, end=8.0)
-    assert torch.equal(span.pictures, whole.pictures[100:200])
+    assert torch.equal(span.frames, whole.frames[100:200])
     torch.testing.assert_close(span.waveform, whole.waveform[64000:128000], atol=1e-6, rtol=0)
-    assert torch.equal(read(path, max_seconds=2.0).pictures, whole.pictures[:50])
+    assert torch.equal(read(path, max_seconds=2.0).frames, whole.frames[:50])
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     film = Film("a.mp4", Fraction(30), 44100)
     media = read(shoot(tmp_path, film), size=(48, 64))
     path = tmp_path / "out" / "b.mp4"
-    write_clip(path, media.pictures, media.waveform, 25, 16000)
+    write_clip(path, media.frames, media.waveform, 25, 16000)
     again = read(path, size=(48, 64))
-    assert again.pictures.shape == media.pictures.shape
-    assert (again.pictures.float() - media.pictures.float()).abs().mean() < 2
+    assert again.frames.shape == media.frames.shape
+    assert (again.frames.float() - media.frames.float()).abs().mean() < 2
     change = offsets(again, shown_from(film)) - offsets(media, shown_from(film))
     assert np.abs(change).max() < 0.004
     assert [p.name for p in path.parent.iterdir()] == ["b.mp4"]
 
 
-@pytest.mark.parametrize("pictures", [1, 24, 77])
-def test_the_tracks_of_a_written_clip_are_equally_long(tmp_path: Path, pictures: int) -> None:
+@pytest.mark.parametrize("frames", [1, 24, 77])
+def test_the_tracks_of_a_written_clip_are_equally_long(tmp_path: Path, frames: int) -> None:
     path = tmp_path / "a.mp4"
-    write_clip(path, torch.full((pictures, 3, 33, 47), 99, dtype=torch.uint8), torch.zeros(pictures * 640), 25, 16000)
+    write_clip(path, torch.full((frames, 3, 33, 47), 99, dtype=torch.uint8), torch.zeros(frames * 640), 25, 16000)
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
@@ -100,23 +100,23 @@ def test_the_tracks_of_a_written_clip_are_equally_long(tmp_path: Path, pictures:
         assert video.duration is not None
         assert audio.duration is not None
         assert abs(float(video.duration * video.time_base) - float(audio.duration * audio.time_base)) <= 0.002
-        assert sum(1 for _ in container.decode(video)) == pictures
+        assert sum(1 for _ in container.decode(video)) == frames
     with av.open(str(path)) as container:  # and what decoders hand back is at most an AAC frame longer
         samples = sum(frame.samples for frame in container.decode(container.streams.audio[0]))
-        assert 0 <= samples / 48000 - pictures / 25 <= 0.022
-    assert read(path, size=(33, 47)).pictures.shape == (pictures, 3, 33, 47)
+        assert 0 <= samples / 48000 - frames / 25 <= 0.022
+    assert read(path, size=(33, 47)).frames.shape == (frames, 3, 33, 47)
 
 
 def test_a_clip_written_piece_by_piece_is_the_clip_written_at_once(tmp_path: Path) -> None:
-    pictures = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    frames = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
     waveform = torch.sin(torch.arange(20 * 640) / 7) * 0.4
-    write_clip(tmp_path / "whole.mp4", pictures, waveform, 25, 16000)
+    write_clip(tmp_path / "whole.mp4", frames, waveform, 25, 16000)
     with ClipWriter(tmp_path / "pieces.mp4", 25, 16000) as writer:
         for first in range(0, 20, 4):
-            writer.write(pictures[first : first + 4], waveform[first * 640 : (first + 4) * 640])
-    whole, pieces = read(tmp_path / "whole.mp4"), read(tmp_path / "pieces.mp4")
-    assert torch.equal(whole.pictures, pieces.pictures)
-    torch.testing.assert_close(whole.waveform, pieces.waveform, atol=1e-3, rtol=0)
+            writer.write(frames[first : first + 4], waveform[first * 640 : (first + 4) * 640])
+    whole, segments = read(tmp_path / "whole.mp4"), read(tmp_path / "pieces.mp4")
+    assert torch.equal(whole.frames, segments.frames)
+    torch.testing.assert_close(whole.waveform, segments.waveform, atol=1e-3, rtol=0)
 
 
 def test_a_clip_is_written_the_same_every_time(tmp_path: Path) -> None:
@@ -138,16 +138,16 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="stop"):
         fail()
-    with pytest.raises(ValueError, match="no picture"), ClipWriter(tmp_path / "b.mp4", 25, None):
+    with pytest.raises(ValueError, match="no frame"), ClipWriter(tmp_path / "b.mp4", 25, None):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_colours_survive(tmp_path: Path) -> None:
     colours = torch.tensor([[200, 50, 20], [20, 180, 60], [40, 60, 220], [128, 128, 128]], dtype=torch.uint8)
-    pictures = colours[:, :, None, None].expand(4, 3, 64, 64)
-    write_clip(tmp_path / "a.mp4", pictures, None, 25, 16000)
-    seen = read(tmp_path / "a.mp4", audio=False).pictures.float().mean((2, 3))
+    frames = colours[:, :, None, None].expand(4, 3, 64, 64)
+    write_clip(tmp_path / "a.mp4", frames, None, 25, 16000)
+    seen = read(tmp_path / "a.mp4", audio=False).frames.float().mean((2, 3))
     assert (seen - colours.float()).abs().max() < 6
 
 
@@ -164,12 +164,12 @@ def turned(path: Path, degrees: int) -> Path:
 
 
 def test_rotation_metadata_is_followed(tmp_path: Path) -> None:
-    picture = torch.zeros(3, 32, 64, dtype=torch.uint8)
-    picture[0, :, :32] = 250  # left half red
-    write_clip(tmp_path / "a.mp4", picture.expand(3, -1, -1, -1), None, 25, 16000)
+    frame = torch.zeros(3, 32, 64, dtype=torch.uint8)
+    frame[0, :, :32] = 250  # left half red
+    write_clip(tmp_path / "a.mp4", frame.expand(3, -1, -1, -1), None, 25, 16000)
     red = {}
     for degrees in (90, 180, 270):  # clockwise
-        seen = read(turned(tmp_path / "a.mp4", degrees), size=(64, 64), audio=False).pictures[0, 0].float()
+        seen = read(turned(tmp_path / "a.mp4", degrees), size=(64, 64), audio=False).frames[0, 0].float()
         halves = {"left": seen[:, :20], "right": seen[:, -20:], "top": seen[:20], "bottom": seen[-20:]}
         red[degrees] = max(halves, key=lambda name: float(halves[name].mean()))
     assert red == {90: "top", 180: "right", 270: "bottom"}
@@ -179,7 +179,7 @@ def test_pictures_are_scaled_to_cover_and_cropped_at_the_centre(tmp_path: Path) 
     wide = torch.zeros(1, 3, 40, 120, dtype=torch.uint8)
     wide[:, 1, :, 40:80] = 240  # the middle third is green
     write_clip(tmp_path / "a.mp4", wide, None, 25, 16000)
-    seen = read(tmp_path / "a.mp4", size=(20, 20), audio=False).pictures[0]
+    seen = read(tmp_path / "a.mp4", size=(20, 20), audio=False).frames[0]
     assert seen.shape == (3, 20, 20)
     assert seen[1, :, 1:-1].min() > 180
 
@@ -191,12 +191,12 @@ def test_a_picture_file_stands_upright(tmp_path: Path) -> None:
     exif = image.getexif()
     exif[0x0112] = 6  # turn clockwise to see it upright
     image.save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(tmp_path / "a.png", (30, 60))[0, 15].float().argmax() < 30
-    upright = read_picture(tmp_path / "a.jpg", (60, 30))
+    assert read_image(tmp_path / "a.png", (30, 60))[0, 15].float().argmax() < 30
+    upright = read_image(tmp_path / "a.jpg", (60, 30))
     assert upright.shape == (3, 60, 30)
     assert upright[0, :20].float().mean() > 200 > 50 > upright[0, -20:].float().mean()
     video = shoot(tmp_path, Film("v.mp4", seconds=1.0))
-    assert torch.equal(read_picture(video, (32, 32)), read(video).pictures[0])
+    assert torch.equal(read_image(video, (32, 32)), read(video).frames[0])
 
 
 def test_a_picture_that_stands_still_stays() -> None:
@@ -267,8 +267,8 @@ def test_errors_say_what_and_where_and_what_to_do(tmp_path: Path) -> None:
         "text.mp4": "cannot be decoded",
         "cut.mp4": "cannot be decoded",
         "list.m3u8": "playlist|cannot be decoded",
-        "silent.mp4": "no sound track",
-        "sound.m4a": "no picture track",
+        "silent.mp4": "no audio track",
+        "sound.m4a": "no frame track",
     }
     for name, message in expected.items():
         with pytest.raises(MediaError, match=message) as caught:
@@ -292,7 +292,7 @@ class Films:
 
     def __getitem__(self, k: int) -> torch.Tensor:
         gc.collect()
-        return read(self.path, start=k * 0.1).pictures[:10]
+        return read(self.path, start=k * 0.1).frames[:10]
 
 
 def test_forked_workers_do_not_hang_after_writing_and_errors_in_the_parent(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_forked_workers_do_not_hang_after_writing_and_errors_in_the_parent(tmp_p
 
 
 def _decode_in_workers(path: Path) -> None:
-    expected = torch.stack([read(path, start=k * 0.1).pictures[:10] for k in range(8)])
+    expected = torch.stack([read(path, start=k * 0.1).frames[:10] for k in range(8)])
     caught = None
     try:
         read(path, start=9.0)
@@ -325,13 +325,13 @@ def _decode_in_workers(path: Path) -> None:
 
 def test_the_real_clips_are_read(real_clips: Path) -> None:
     media = read(real_clips / "grid_man_red.mp4", size=(96, 96))
-    assert media.pictures.shape == (75, 3, 96, 96)
+    assert media.frames.shape == (75, 3, 96, 96)
     assert media.waveform.shape == (48000,)
     assert media.waveform.abs().max() > 0.2
 
 
 def test_the_film_itself_is_what_it_says(tmp_path: Path) -> None:
-    """The measurements above can fail: a film whose sound is late by two pictures is found to be."""
+    """The measurements above can fail: a film whose audio is late by two frames is found to be."""
     film = Film("a.mp4")
     media = read(shoot(tmp_path, film))
     late = replace(media, waveform=torch.cat([torch.zeros(1280), media.waveform[:-1280]]))

@@ -140,7 +140,7 @@ def test_pictures_of_two_shapes_never_share_a_batch(tmp_path: Path) -> None:
         turn = {"role": "responder", "speaker": f"r{k}", "clip": f"{k}.mp4", "text": str(k)}
         lines.append({"id": f"d{k}", "branch": "single", "split": "val" if k > 3 else "train", "turns": [turn]})
     write_manifest(tmp_path, lines)
-    data = module(tmp_path, prepare=False, text="answer", turn=True)
+    data = module(tmp_path, prepare=False, text="answer", allow_portrait=True)
     data.encoder.size = (32, 16)
     data.prepare_data()
     data.setup()
@@ -151,10 +151,10 @@ def test_pictures_of_two_shapes_never_share_a_batch(tmp_path: Path) -> None:
 
 
 class Thinker:
-    """What it makes of a clip is how many pictures it has, for each picture."""
+    """What it makes of a clip is how many frames it has, for each frame."""
 
     def encode(self, media: Media) -> Tensor:
-        count = len(media.pictures)
+        count = len(media.frames)
         return torch.full((count, 2), float(count))
 
     def fingerprint(self) -> str:

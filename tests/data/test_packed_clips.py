@@ -47,7 +47,7 @@ def test_shards_are_counted_as_the_files_were(root: Path, packed: Path) -> None:
     assert dialogue_table(packed, MediaShards(packed)) == dialogue_table(root)
     found = distributions_elsewhere(packed, MediaShards(packed), "media shards")
     assert found.clips == 5
-    seconds = [21, 22, 25, 26, 20]  # at 25 pictures a second
+    seconds = [21, 22, 25, 26, 20]  # at 25 frames a second
     assert found.hours == pytest.approx(sum(seconds) / 25 / 3600)
     assert found.sums["words"] == [5, 6]
     assert found.sums["dover"] == [2, 1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from vidchat.data.loading.crops import ClipDataModule
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
 from vidchat.data.media.read import Media
-from vidchat.data.tokens.encoder import WorkingPoint
+from vidchat.data.tokens.encoder import MediaFormat
 from vidchat.data.tokens.plausible import implausible
 from vidchat.data.tokens.shards import ShardError
 
@@ -30,9 +30,9 @@ class BadVae(Vae):
         super().__init__()
         self.spoil, self.every = spoil, every
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        latents = super().encode(pictures)
-        return self.spoil(latents) if self.every or pictures.shape[2] == LONG else latents
+    def encode(self, frames: Tensor) -> Tensor:
+        latents = super().encode(frames)
+        return self.spoil(latents) if self.every or frames.shape[2] == LONG else latents
 
 
 BadVae.__name__ = "Vae"  # the name is part of what tokens are said to be made with
@@ -54,7 +54,7 @@ class BadCodec(Codec):
 def module(root: Path, vae: Vae, codec: Codec, workers: int = 0, **chosen: Any) -> DialogueDataModule:
     tools = Tools(vae, codec, Bytes(), None)
     conditions = selection(text="answer", **chosen)
-    data = DialogueDataModule([Source(root)], WorkingPoint(25, SIZE), conditions, Batching(2, 0, workers), tools)
+    data = DialogueDataModule([Source(root)], MediaFormat(25, SIZE), conditions, Batching(2, 0, workers), tools)
     data.prepare_data()
     data.setup("fit")
     return data

@@ -17,8 +17,8 @@ from vidchat.data.folder import FolderError, read_folder
 from vidchat.data.manifest.dialogues import Derive, write_dialogues
 from vidchat.data.manifest.seamless import ingest_seamless
 from vidchat.data.manifest.sources import ingest_folder
+from vidchat.data.manifest.speakervid.annotation_folder import LayoutError
 from vidchat.data.manifest.speakervid.ingest import ingest_speakervid
-from vidchat.data.manifest.speakervid.layout import LayoutError
 from vidchat.dialogue import Dialogue
 
 

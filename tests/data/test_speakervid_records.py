@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidchat.data.manifest.speakervid.json_values import parse
 from vidchat.data.manifest.speakervid.labels import (
     read_anno,
     read_asr,
@@ -22,7 +23,6 @@ from vidchat.data.manifest.speakervid.labels import (
 from vidchat.data.manifest.speakervid.merged import read_merged
 from vidchat.data.manifest.speakervid.names import Damage, base_name, parse_clip, parse_voiced
 from vidchat.data.manifest.speakervid.parts import READERS, part_schema
-from vidchat.data.manifest.speakervid.values import parse
 
 NAME = "BK6_XIz6-ZE_1920x1080_full_video_022_B_None_01.json"
 VIDEO = "BK6_XIz6-ZE_1920x1080_full_video"
@@ -91,7 +91,7 @@ def test_missing_and_unknown_keys_are_counted_not_refused() -> None:
     [
         ({"bbox": None}, "missing key"),
         ({"bbox": [0.6, 0.1, 0.2, 0.9]}, "box out of order"),
-        ({"bbox": [0.1, 0.1, 0.3, 1.2]}, "box outside the picture"),
+        ({"bbox": [0.1, 0.1, 0.3, 1.2]}, "box outside the frame"),
         ({"bbox": [0.1, 0.1, math.nan, 0.9]}, "not finite"),
         ({"bbox": [True, 0.1, 0.3, 0.9]}, "wrong type"),
         ({"bbox": {"x": 1}}, "wrong type"),
@@ -227,7 +227,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-SOUND: dict[str, tuple[str, dict[str, Any]]] = {
+AUDIO: dict[str, tuple[str, dict[str, Any]]] = {
     "merged_anno": (NAME, RECORD),
     "asr": (
         f"{VIDEO}_022_B.json",
@@ -240,14 +240,14 @@ SOUND: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", list(SOUND))
+@pytest.mark.parametrize("kind", list(AUDIO))
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_anything_at_all_is_a_typed_row_or_damage(kind: str, data: st.DataObject) -> None:
     """A row that Arrow cannot hold would stop a run of hours."""
-    name, sound = SOUND[kind]
+    name, audio = AUDIO[kind]
     if data.draw(st.booleans()):
-        record: Any = sound | data.draw(st.dictionaries(st.sampled_from(sorted(sound)), json_values, max_size=3))
+        record: Any = audio | data.draw(st.dictionaries(st.sampled_from(sorted(audio)), json_values, max_size=3))
     else:
         record = data.draw(json_values)
     parsed = json.loads(json.dumps(record))

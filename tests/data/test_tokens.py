@@ -7,20 +7,20 @@ import torch
 from folders import SIZE, Codec, Vae, film
 
 from vidchat.data.media.read import MediaError
-from vidchat.data.tokens.encoder import ClipEncoder, Piece, Tokens
+from vidchat.data.tokens.encoder import ClipEncoder, Segment, Tokens
 from vidchat.dialogue import ClockError
 
 
-def encode(path: Path, piece: str, max_chunks: int, sound: bool = True) -> list[Tokens]:
+def encode(path: Path, segment: str, max_chunks: int, audio: bool = True) -> list[Tokens]:
     from vidchat.dialogue import Clip
 
-    encoder = ClipEncoder(Vae(), Codec() if sound else None, 25, SIZE)
-    spans = encoder.read(Piece(Clip(path, "ann"), piece, max_chunks))  # type: ignore[arg-type]
+    encoder = ClipEncoder(Vae(), Codec() if audio else None, 25, SIZE)
+    spans = encoder.read(Segment(Clip(path, "ann"), segment, max_chunks))  # type: ignore[arg-type]
     return [encoder.encode([span])[0] for span in spans]
 
 
 def levels(tokens: Tokens) -> list[int]:
-    """Which picture each latent is of: the stand-in takes the first of its chunk and the reference."""
+    """Which frame each latent is of: the stand-in takes the first of its chunk and the reference."""
     grey = (tokens.latents.mean((1, 2, 3)) + 1) * 127.5
     return [round((float(level) - 20) / 4) for level in grey]
 
@@ -33,7 +33,7 @@ def clip(tmp_path: Path) -> Path:
 
 def test_an_answer_is_the_clips_beginning_in_whole_chunks(clip: Path) -> None:
     (tokens,) = encode(clip, "first", 25)
-    assert tokens.latents.shape == (12, 3, 8, 8)  # 47 pictures hold 11 chunks and the reference
+    assert tokens.latents.shape == (12, 3, 8, 8)  # 47 frames hold 11 chunks and the reference
     assert levels(tokens) == list(range(0, 45, 4))
     assert tokens.codes is not None
     assert tokens.codes.shape == (11, 8, 2)
@@ -44,7 +44,7 @@ def test_an_answer_is_the_clips_beginning_in_whole_chunks(clip: Path) -> None:
 
 
 def test_sound_starts_with_picture_one(clip: Path) -> None:
-    """The tone begins with picture 9, the first of chunk 3: its frames are chunk 3's, and none of chunk 2's are."""
+    """The tone begins with frame 9, the first of chunk 3: its frames are chunk 3's, and none of chunk 2's are."""
     (tokens,) = encode(clip, "first", 25)
     assert tokens.codes is not None
     loud = tokens.codes[:, :, 0]
@@ -69,17 +69,17 @@ def test_spans_follow_each_other_and_each_has_its_own_reference(clip: Path) -> N
 
 
 def test_without_a_codec_a_clip_needs_no_sound(tmp_path: Path) -> None:
-    film(tmp_path / "a.mp4", 10, sound=False)
-    (tokens,) = encode(tmp_path / "a.mp4", "first", 25, sound=False)
+    film(tmp_path / "a.mp4", 10, audio=False)
+    (tokens,) = encode(tmp_path / "a.mp4", "first", 25, audio=False)
     assert tokens.codes is None
     assert len(tokens.latents) == 3
-    with pytest.raises(MediaError, match="no sound track"):
+    with pytest.raises(MediaError, match="no audio track"):
         encode(tmp_path / "a.mp4", "first", 25)
 
 
 def test_a_clip_of_less_than_a_chunk_is_too_short(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4", 4)
-    with pytest.raises(MediaError, match=r"a\.mp4.*too short.*4 pictures.*at least 5"):
+    with pytest.raises(MediaError, match=r"a\.mp4.*too short.*4 frames.*at least 5"):
         encode(tmp_path / "a.mp4", "first", 25)
     film(tmp_path / "a.mp4", 5)
     assert len(encode(tmp_path / "a.mp4", "first", 25)[0].latents) == 2

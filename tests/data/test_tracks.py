@@ -8,8 +8,8 @@ import pytest
 from av.stream import Disposition
 from oddities import corners, names, shoot, tone
 
-from vidchat.data.media.read import MediaError, read_clip, read_picture, read_sound
-from vidchat.data.media.sound import heard
+from vidchat.data.media.read import MediaError, read_audio, read_clip, read_image
+from vidchat.data.media.waveform import heard
 from vidchat.dialogue import Clip
 
 
@@ -28,18 +28,18 @@ def two_films(path: Path, flags: tuple[Disposition, Disposition]) -> Path:
 
 def test_the_video_with_the_default_flag_is_seen(tmp_path: Path) -> None:
     path = two_films(tmp_path / "a.mkv", (Disposition(0), Disposition.default))
-    assert names(read_picture(path, (32, 64)).numpy()) == "RGBY"
+    assert names(read_image(path, (32, 64)).numpy()) == "RGBY"
     first = two_films(tmp_path / "b.mkv", (Disposition.default, Disposition.default))
-    assert not read_picture(first, (32, 64)).max() > 8
+    assert not read_image(first, (32, 64)).max() > 8
 
 
 def test_the_sound_with_the_default_flag_is_heard(tmp_path: Path) -> None:
-    path = shoot(tmp_path / "a.mkv", [corners()] * 25, sounds=[0 * tone(), tone()])
+    path = shoot(tmp_path / "a.mkv", [corners()] * 25, waveforms=[0 * tone(), tone()])
     assert read_clip(Clip(path, ""), fps=25, size=(16, 16), sample_rate=16000).waveform.abs().max() > 0.4
 
 
 def with_cover(path: Path, film: bool) -> Path:
-    """An mp4 with sound, a black cover and, if wanted, a film."""
+    """An mp4 with audio, a black cover and, if wanted, a film."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264" if film else "mjpeg", rate=25)
         video.width, video.height, video.pix_fmt = 64, 32, "yuv420p" if film else "yuvj420p"
@@ -49,24 +49,24 @@ def with_cover(path: Path, film: bool) -> Path:
             cover.width, cover.height, cover.pix_fmt = 64, 32, "yuvj420p"
             streams.append(cover)
         streams[-1].disposition = Disposition.attached_pic
-        audio = container.add_stream("aac", rate=16000, layout="mono")
+        track = container.add_stream("aac", rate=16000, layout="mono")
         for stream, count in zip(streams, [5, 1] if film else [1], strict=True):
             image = corners() if count == 5 else np.zeros((32, 64, 3), np.uint8)
             for _ in range(count):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode(None))
-        sound = av.AudioFrame.from_ndarray(tone().astype(np.float32), "fltp", "mono")
-        sound.sample_rate = 16000
-        container.mux([*audio.encode(sound), *audio.encode(None)])
+        audio = av.AudioFrame.from_ndarray(tone().astype(np.float32), "fltp", "mono")
+        audio.sample_rate = 16000
+        container.mux([*track.encode(audio), *track.encode(None)])
     with av.open(str(path)) as container:
         assert [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
     return path
 
 
 def test_a_cover_is_no_film(tmp_path: Path) -> None:
-    assert names(read_picture(with_cover(tmp_path / "a.mp4", film=True), (32, 64)).numpy()) == "RGBY"
-    with pytest.raises(MediaError, match="no picture track"):
-        read_picture(with_cover(tmp_path / "song.mp4", film=False), (32, 64))
+    assert names(read_image(with_cover(tmp_path / "a.mp4", film=True), (32, 64)).numpy()) == "RGBY"
+    with pytest.raises(MediaError, match="no frame track"):
+        read_image(with_cover(tmp_path / "song.mp4", film=False), (32, 64))
 
 
 def test_a_cover_that_comes_first_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +87,10 @@ def test_a_cover_that_comes_first_is_passed_over(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("balance", [-1.0, -0.9])
 def test_channels_that_cancel_each_other_out_are_heard(tmp_path: Path, balance: float) -> None:
     stereo = np.concatenate([tone(), balance * tone()])
-    path = shoot(tmp_path / "a.mkv", [corners()] * 25, sounds=[stereo])
+    path = shoot(tmp_path / "a.mkv", [corners()] * 25, waveforms=[stereo])
     waveform = read_clip(Clip(path, ""), fps=25, size=(16, 16), sample_rate=16000).waveform
     assert 0.4 < waveform.abs().max() < 0.6
-    span = read_sound(Clip(path, "", start=0.4), 4000, 8000)
+    span = read_audio(Clip(path, "", start=0.4), 4000, 8000)
     assert 0.4 < np.abs(span).max() < 0.6
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vidchat.atomic import write_text
 from vidchat.data.workers import each
+from vidchat.runtime.atomic import write_text
 
 
 def power(number: int, exponent: int) -> int:

@@ -166,11 +166,11 @@ def prepare(folder: Path) -> None:
 
 def sentence_of(error: BaseException) -> str | None:
     """What a person is told of an error, `None` for a traceback."""
-    from vidchat.errors import plain_message
+    from vidchat.runtime.errors import user_message
 
     if isinstance(error, SystemExit) and isinstance(error.code, str):
         return error.code.removeprefix("error: ")
-    return plain_message(error)
+    return user_message(error)
 
 
 def place_of(error: BaseException) -> str:

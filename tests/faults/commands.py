@@ -66,8 +66,8 @@ def encode(data: Path, folder: Path) -> None:
     """Fills a token cache, a clip at a time; a line of `<folder>.log` is written for each that is encoded."""
     from vidchat.data.tokens import encode as filling
     from vidchat.data.tokens import windows
-    from vidchat.data.tokens.cache import TokenCache
-    from vidchat.data.tokens.encoder import ClipEncoder, Piece
+    from vidchat.data.tokens.encoder import ClipEncoder, Segment
+    from vidchat.data.tokens.token_cache import TokenCache
     from vidchat.dialogue import Clip
     from vidchat.tokenizers.stacked import StackedVAE
     from vidchat.tokenizers.stft_codec import StftCodec
@@ -82,7 +82,7 @@ def encode(data: Path, folder: Path) -> None:
     encoder = Logged(StackedVAE.load(data / "video_vae"), StftCodec.load(data / "audio_codec"), 25, (32, 32))
     clips = [Clip(path, "ann", start=0.04 * k) for path in sorted(data.glob("*.mp4")) for k in range(2)]
     cache = TokenCache(data, encoder, 4, folder=folder)
-    filling.fill(cache, [Piece(clip, "first", 4) for clip in clips], sharding=filling.Sharding(3, 20_000))
+    filling.fill(cache, [Segment(clip, "first", 4) for clip in clips], sharding=filling.Sharding(3, 20_000))
 
 
 def export(release: Path, target: Path) -> None:

@@ -14,6 +14,6 @@ import vidchat.cli.data_encode
 import vidchat.cli.infer
 import vidchat.cli.train
 import vidchat.data.loading.datamodule
-import vidchat.training.responder  # noqa: F401
+import vidchat.training.responder_module  # noqa: F401
 
 torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """The law that every hostile input is judged by, and the judge.
 
-A command either works, or raises one error that `vidchat.errors` tells in one sentence, which names the file or the
-key; within bounded time and memory; without running a program, opening a connection, or writing outside its folder.
+A command either works, or raises one error that `vidchat.runtime.errors` puts in one sentence, which names the file or
+the key; within bounded time and memory; without running a program, opening a connection, or writing outside its folder.
 """
 
 from __future__ import annotations

@@ -30,12 +30,12 @@ def make_specimens(folder: Path) -> dict[str, bytes]:
     """A good file of every suffix, as bytes: 0.4 s of moving noise and a tone, or its first frame."""
     for suffix, (video, audio) in CODECS.items():
         film(folder / f"good.{suffix}", video, audio)
-    picture = Image.fromarray(_frames()[0])
+    frame = Image.fromarray(_frames()[0])
     exif = Image.Exif()
     exif[0x0112] = 6  # turned
     for suffix in ("jpg", "png", "webp"):
-        picture.save(folder / f"good.{suffix}", exif=exif)
-    picture.save(folder / "good.gif")
+        frame.save(folder / f"good.{suffix}", exif=exif)
+    frame.save(folder / "good.gif")
     with wave.open(str(folder / "good.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -51,7 +51,7 @@ def film(path: Path, video: str = "libx264", audio: str = "aac", jump: float = 0
         stream = container.add_stream(video, rate=25)
         stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
         stream.codec_context.thread_count = 1
-        sound = container.add_stream(audio, rate=48000, layout="mono")
+        track = container.add_stream(audio, rate=48000, layout="mono")
         container.metadata["title"] = "a title"
         for number, pixels in enumerate(_frames(frames)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -60,8 +60,8 @@ def film(path: Path, video: str = "libx264", audio: str = "aac", jump: float = 0
         container.mux(stream.encode(None))
         heard = av.AudioFrame.from_ndarray(_tone()[None].astype(np.float32), "fltp", "mono")
         heard.sample_rate, heard.pts, heard.time_base = RATE, 0, Fraction(1, RATE)
-        container.mux(sound.encode(heard))
-        container.mux(sound.encode(None))
+        container.mux(track.encode(heard))
+        container.mux(track.encode(None))
     return path
 
 

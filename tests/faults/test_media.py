@@ -17,7 +17,7 @@ from tests.faults.specimens import SUFFIXES, film, make_specimens
 from vidchat.bench.clips import View, black, read_made
 from vidchat.data.media import read
 from vidchat.data.media.read import MediaError
-from vidchat.data.tokens.encoder import ClipEncoder, Piece
+from vidchat.data.tokens.encoder import ClipEncoder, Segment
 from vidchat.dialogue import Clip
 
 SIZE = (16, 16)
@@ -29,8 +29,8 @@ class _Tokenizer:
 
 
 def _encode(path: Path, part: str) -> object:
-    encoder = ClipEncoder(_Tokenizer(), _Tokenizer(), 25, SIZE, turn=True)  # type: ignore[arg-type]
-    return encoder.read(Piece(Clip(path, "ann"), part, 4))  # type: ignore[arg-type]
+    encoder = ClipEncoder(_Tokenizer(), _Tokenizer(), 25, SIZE, allow_portrait=True)  # type: ignore[arg-type]
+    return encoder.read(Segment(Clip(path, "ann"), part, 4))  # type: ignore[arg-type]
 
 
 def _whole(path: Path, **more: float) -> object:
@@ -44,13 +44,13 @@ READERS: dict[str, Callable[[Path], object]] = {
     "read_clip, silent": lambda path: read.read_clip(
         Clip(path, "ann"), fps=25, size=SIZE, sample_rate=16000, audio=False, max_seconds=10
     ),
-    "read_picture": lambda path: read.read_picture(path, SIZE),
-    "read_sound": lambda path: read.read_sound(Clip(path, "ann"), 6400, 16000),
-    "crop_pictures": lambda path: list(read.crop_pictures(Clip(path, "ann"), (0.2, 0.2, 0.8, 0.8), 25, 64)),
+    "read_image": lambda path: read.read_image(path, SIZE),
+    "read_audio": lambda path: read.read_audio(Clip(path, "ann"), 6400, 16000),
+    "crop_frames": lambda path: list(read.crop_frames(Clip(path, "ann"), (0.2, 0.2, 0.8, 0.8), 25, 64)),
     "header_of": read.header_of,
     "length_of": read.length_of,
     "is_wide": read.is_wide,
-    "picture_size": read.picture_size,
+    "frame_size": read.frame_size,
     "a first piece": lambda path: _encode(path, "first"),
     "a last piece": lambda path: _encode(path, "last"),
     "spans": lambda path: _encode(path, "spans"),
@@ -127,7 +127,7 @@ def _strange(folder: Path) -> Iterator[Path]:
 
 
 def _png(width: int, height: int, packed: bytes) -> bytes:
-    """A grey picture of any size that its header tells, with any data."""
+    """A grey frame of any size that its header tells, with any data."""
     head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((8, 0, 0, 0, 0))
     chunks = ((b"IHDR", head), (b"IDAT", packed), (b"IEND", b""))
     body = (len(d).to_bytes(4, "big") + k + d + zlib.crc32(k + d).to_bytes(4, "big") for k, d in chunks)

@@ -20,11 +20,11 @@ from tests.faults.children import run
 from tests.faults.law import Case, judge
 from tests.faults.mutations import VALUES, damaged, damaged_json
 from vidchat.data.manifest.speakervid.archives import read_archive
-from vidchat.data.tokens.cache import TokenCache
-from vidchat.data.tokens.encoder import ClipEncoder, Piece
-from vidchat.data.tokens.kept_tokens import KeptTokens
+from vidchat.data.tokens.encoder import ClipEncoder, Segment
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import ShardError, problems
+from vidchat.data.tokens.token_cache import TokenCache
+from vidchat.data.tokens.token_folder import TokenFolder
 from vidchat.dialogue import Clip
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
@@ -45,7 +45,7 @@ class Reader:
         self.encoder = ClipEncoder(
             StackedVAE.load(data / "video_vae"), StftCodec.load(data / "audio_codec"), 25, (32, 32)
         )
-        self.pieces = [Piece(Clip(path, "ann"), "first", 4) for path in sorted(data.glob("*.mp4"))]
+        self.pieces = [Segment(Clip(path, "ann"), "first", 4) for path in sorted(data.glob("*.mp4"))]
         self.good = self.load()
 
     def load(self) -> list[Any]:
@@ -225,5 +225,5 @@ def kept_tokens(folder: Path) -> Iterator[Case]:
             told = json.loads(good)
             key = random.Random(seed).choice(sorted(told))
             path.write_text(json.dumps(told | {key: "@"}).replace('"@"', value))
-            yield Case(f"{path.parent.name[:8]} {key}={value[:30]}", partial(KeptTokens, folder), str(path.parent))
+            yield Case(f"{path.parent.name[:8]} {key}={value[:30]}", partial(TokenFolder, folder), str(path.parent))
         path.write_bytes(good)

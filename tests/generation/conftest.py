@@ -33,7 +33,7 @@ CONDITION = {
 
 @pytest.fixture(scope="session")
 def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release of a small untrained responder with small untrained tokenizers: 16x16 pictures, 2x2 latents."""
+    """A release of a small untrained responder with small untrained tokenizers: 16x16 frames, 2x2 latents."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("release")
     video = StackedVAE(channels=4, patch=4, widths=[8, 8], encoder_blocks=[1, 1], decoder_blocks=[1, 1])

@@ -28,16 +28,16 @@ from vidchat.generation.answer import (
     read_question,
 )
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """An initiator's clip at other rates than the model's, and a picture of another size."""
-    pictures = torch.randint(256, (50, 3, 40, 60), dtype=torch.uint8)
-    write_clip(tmp_path / "a.mp4", pictures, 0.1 * torch.randn(50 * 1600), fps=30, sample_rate=48000)
+    """An initiator's clip at other rates than the model's, and a frame of another size."""
+    frames = torch.randint(256, (50, 3, 40, 60), dtype=torch.uint8)
+    write_clip(tmp_path / "a.mp4", frames, 0.1 * torch.randn(50 * 1600), fps=30, sample_rate=48000)
     Image.new("RGB", (33, 47), (200, 30, 30)).save(tmp_path / "b.png")
     return {"initiator": tmp_path / "a.mp4", "reference": tmp_path / "b.png"}
 
@@ -58,10 +58,10 @@ def test_from_files_to_a_file(release, files, tmp_path):
     assert [chunk["ready_s"] for chunk in log["chunks"]] == sorted(chunk["ready_s"] for chunk in log["chunks"])
     assert log["real_time_factor"] == pytest.approx(log["chunks"][-1]["ready_s"] / (6 * 0.16), rel=1e-2)
     media = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000)
-    assert len(media.pictures) == 24 == sum(chunk.pictures.shape[2] for chunk in made)
-    grey = (torch.cat([chunk.pictures[0] for chunk in made], dim=1) + 1).mean(0) * 127.5  # mp4 keeps little colour
-    distance = (media.pictures.float().mean(1)[:, None] - grey[None]).abs().mean((2, 3))
-    assert distance.argmin(1).tolist() == list(range(24)), "every picture is written, once, in order"
+    assert len(media.frames) == 24 == sum(chunk.frames.shape[2] for chunk in made)
+    grey = (torch.cat([chunk.frames[0] for chunk in made], dim=1) + 1).mean(0) * 127.5  # mp4 keeps little colour
+    distance = (media.frames.float().mean(1)[:, None] - grey[None]).abs().mean((2, 3))
+    assert distance.argmin(1).tolist() == list(range(24)), "every frame is written, once, in order"
 
 
 def test_what_is_asked_becomes_the_batch(release, files):
@@ -84,23 +84,23 @@ def test_what_is_asked_becomes_the_batch(release, files):
 
 def test_bytes_are_pictures_from_minus_1_to_1():
     bytes_ = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
-    pictures = from_bytes(bytes_)
-    assert pictures.shape == (1, 3, 1, 16, 16)
-    assert (pictures.min(), pictures.max()) == (-1, 1)
-    assert torch.equal(to_bytes(pictures), bytes_.transpose(0, 1)[None])
+    frames = from_bytes(bytes_)
+    assert frames.shape == (1, 3, 1, 16, 16)
+    assert (frames.min(), frames.max()) == (-1, 1)
+    assert torch.equal(to_bytes(frames), bytes_.transpose(0, 1)[None])
     assert to_bytes(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
 def test_the_initiator_s_latents_and_codes_span_the_same_time(release, tmp_path):
-    """Latents of pictures 4(t-1)+1 .. 4t stand beside the codes of just that time: flash and click share a chunk."""
-    pictures = torch.zeros(41, 3, 16, 16, dtype=torch.uint8)
+    """Latents of frames 4(t-1)+1 .. 4t stand beside the codes of just that time: flash and click share a chunk."""
+    frames = torch.zeros(41, 3, 16, 16, dtype=torch.uint8)
     waveform = torch.zeros(41 * 640)
     quiet = tmp_path / "quiet.mp4"
-    write_clip(quiet, pictures, waveform, 25, 16000)
-    pictures[21:25] = 255  # chunk 6
+    write_clip(quiet, frames, waveform, 25, 16000)
+    frames[21:25] = 255  # chunk 6
     waveform[21 * 640 + 700 : 25 * 640 - 1400] = 0.5 * torch.randn(4 * 640 - 2100)
     loud = tmp_path / "loud.mp4"
-    write_clip(loud, pictures, waveform, 25, 16000)
+    write_clip(loud, frames, waveform, 25, 16000)
     Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
     before, after = (
         read_question(release, Question(tmp_path / "b.png", clip, "x")) for clip in (quiet, loud)
@@ -116,12 +116,12 @@ def test_the_initiator_s_latents_and_codes_span_the_same_time(release, tmp_path)
 def test_a_span_of_a_file_is_heard_as_the_span_cut_out_would_be(release, files, tmp_path):
     """One long file holds both turns of the initiator; only the second is asked."""
     noise = torch.Generator().manual_seed(2)
-    pictures = torch.randint(256, (60, 3, 16, 16), generator=noise, dtype=torch.uint8).repeat_interleave(2, 0)
+    frames = torch.randint(256, (60, 3, 16, 16), generator=noise, dtype=torch.uint8).repeat_interleave(2, 0)
     waveform = 0.1 * torch.randn(120 * 640, generator=noise)
-    write_clip(tmp_path / "long.mp4", pictures, waveform, 25, 16000)
+    write_clip(tmp_path / "long.mp4", frames, waveform, 25, 16000)
     turn = Clip(tmp_path / "long.mp4", "ann", start=2.0, end=3.16)
     cut = read_clip(turn, fps=25, size=(16, 16), sample_rate=16000)
-    write_clip(tmp_path / "cut.mp4", cut.pictures, cut.waveform, 25, 16000)
+    write_clip(tmp_path / "cut.mp4", cut.frames, cut.waveform, 25, 16000)
     whole, span, alone = (
         read_question(release, Question(files["reference"], source, "x"))
         for source in (tmp_path / "long.mp4", turn, tmp_path / "cut.mp4")
@@ -168,7 +168,7 @@ def test_the_command_answers(release_folder, files, tmp_path, precision):
         f"output={tmp_path / 'out.mp4'}", "text=hello", "seconds=0.5", "device=cpu", f"precision={precision}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16
+    assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).frames) == 16
 
 
 def test_in_bf16_the_responder_alone_is_and_its_answer_is_near(release_folder, files, tmp_path, monkeypatch):
@@ -192,13 +192,13 @@ def test_in_bf16_the_responder_alone_is_and_its_answer_is_near(release_folder, f
     assert torch.equal(first[0].codes, second[0].codes)
     apart = (first[0].latents - second[0].latents).norm() / first[0].latents.norm()
     assert 0 < apart < 3e-2
-    assert second[0].pictures.dtype == second[0].waveform.dtype == torch.float32
+    assert second[0].frames.dtype == second[0].waveform.dtype == torch.float32
 
 
 def test_answers_of_a_release_share_their_graphs(release, files, tmp_path, monkeypatch):
     """Captured once: the first chunk of later answers does not wait for it."""
-    batch, write, seen = read_question(release, Question(**files, text="hello")), release.responder.write_chunk, []
-    monkeypatch.setattr(release.responder, "write_chunk", lambda *given: seen.append(given[-1]) or write(*given))
+    batch, write, seen = read_question(release, Question(**files, text="hello")), release.responder.generate_chunk, []
+    monkeypatch.setattr(release.responder, "generate_chunk", lambda *given: seen.append(given[-1]) or write(*given))
     settings = GenerationSettings(chunks=1, sampling=ChunkSampling(sets=2, flow_steps=2))
     for _ in range(2):
         list(answer(release, batch, settings, tmp_path / "out.mp4"))
@@ -229,7 +229,7 @@ def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files
     assert spans == {("a.mp4", 0.5, 1.5)}, "the span of the initiator's file that the pair names"
     clips = sorted((tmp_path / "out").glob("*.mp4"))
     assert [clip.name for clip in clips] == ["one.mp4", "two.mp4"]
-    lengths = [len(read_clip(Clip(clip, ""), fps=25, size=(16, 16), sample_rate=16000).pictures) for clip in clips]
+    lengths = [len(read_clip(Clip(clip, ""), fps=25, size=(16, 16), sample_rate=16000).frames) for clip in clips]
     assert lengths == [8, 8], "as long as the benchmark says, whatever the true answer's length"
     assert {one.text for one in asked} == {"hello"}
     written = tmp_path / "out" / "one.json"

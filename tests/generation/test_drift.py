@@ -27,8 +27,8 @@ def data(tmp_path: Path) -> Path:
     for index in range(2):
         names = [f"{role}{index}.mp4" for role in "ab"]
         for name in names:
-            pictures = torch.randint(256, (13, 3, 16, 16), dtype=torch.uint8)
-            write_clip(tmp_path / name, pictures, 0.1 * torch.randn(13 * 640), 25, 16000)
+            frames = torch.randint(256, (13, 3, 16, 16), dtype=torch.uint8)
+            write_clip(tmp_path / name, frames, 0.1 * torch.randn(13 * 640), 25, 16000)
         turns = [
             {"role": "initiator", "speaker": "a", "clip": names[0]},
             {"role": "responder", "speaker": f"b{index}", "clip": names[1], "text": "hello"},
@@ -53,7 +53,7 @@ def test_two_releases_make_a_table_and_a_plot(drift, release_folder, data, tmp_p
 
 
 def test_what_drifts_is_seen(drift):
-    """Latents that fade, turn in colour and come to rest, and pictures that become those of somebody else."""
+    """Latents that fade, turn in colour and come to rest, and frames that become those of somebody else."""
     start = torch.randn(4, 6, 6)
     own, other = torch.zeros(3, 16, 16, dtype=torch.uint8), torch.full((3, 16, 16), 200, dtype=torch.uint8)
     chunks = [

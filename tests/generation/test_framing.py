@@ -13,11 +13,11 @@ from vidchat.data.media.read import read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, answer, read_question
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import Release
 
 
-def picture(path: Path, height: int, width: int) -> Path:
+def frame(path: Path, height: int, width: int) -> Path:
     Image.new("RGB", (width, height), (200, 30, 30)).save(path)
     return path
 
@@ -27,29 +27,31 @@ def clip(path: Path, height: int, width: int) -> Path:
     return path
 
 
-def wide(release: Release, turn: bool) -> Release:
-    return replace(release, config={**release.config, "size": [16, 32], "turn": turn})
+def wide(release: Release, allow_portrait: bool) -> Release:
+    return replace(release, config={**release.config, "size": [16, 32], "allow_portrait": allow_portrait})
 
 
 @pytest.mark.parametrize(
-    ("turn", "reference", "frame"),
+    ("allow_portrait", "reference", "size"),
     [(True, (64, 32), (32, 16)), (True, (32, 64), (16, 32)), (False, (64, 32), (16, 32)), (True, (40, 40), (32, 16))],
 )
-def test_the_answer_has_the_reference_s_orientation_if_the_model_knows_both(release, tmp_path, turn, reference, frame):
-    model = wide(release, turn)
-    question = Question(picture(tmp_path / "b.png", *reference), clip(tmp_path / "a.mp4", *reference), text="hello")
+def test_the_answer_has_the_reference_s_orientation_if_the_model_knows_both(
+    release, tmp_path, allow_portrait, reference, size
+):
+    model = wide(release, allow_portrait)
+    question = Question(frame(tmp_path / "b.png", *reference), clip(tmp_path / "a.mp4", *reference), text="hello")
     batch = read_question(model, question)
-    grid = (frame[0] // 8, frame[1] // 8)
+    grid = (size[0] // 8, size[1] // 8)
     assert batch.latents.shape[-2:] == batch.turn_latents.shape[-2:] == grid
     settings = GenerationSettings(chunks=2, sampling=ChunkSampling(sets=2, flow_steps=2))
     list(answer(model, batch, settings, tmp_path / "out.mp4"))
-    made = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=frame, sample_rate=16000)
-    assert made.pictures.shape == (8, 3, *frame)
+    made = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=size, sample_rate=16000)
+    assert made.frames.shape == (8, 3, *size)
 
 
 def test_what_is_cropped_is_said_once_for_each_file_and_only_if_it_is_visible(release, tmp_path, caplog):
-    model = wide(release, turn=False)
-    fits, tall = picture(tmp_path / "fits.png", 64, 128), picture(tmp_path / "tall.png", 64, 32)
+    model = wide(release, allow_portrait=False)
+    fits, tall = frame(tmp_path / "fits.png", 64, 128), frame(tmp_path / "tall.png", 64, 32)
     alike = clip(tmp_path / "alike.mp4", 160, 316)  # 1.25 % of the height is cropped
     read_question(model, Question(fits, alike, text="hello"))
     assert not caplog.records
@@ -62,13 +64,15 @@ def test_what_is_cropped_is_said_once_for_each_file_and_only_if_it_is_visible(re
 
 def test_the_initiator_follows_the_reference(release, tmp_path, caplog):
     """Training keeps a dialogue whose clips all lie one way; an initiator that lies the other way is cropped to it."""
-    model = wide(release, turn=True)
-    question = Question(picture(tmp_path / "b.png", 64, 32), clip(tmp_path / "a.mp4", 32, 64), text="hello")
+    model = wide(release, allow_portrait=True)
+    question = Question(frame(tmp_path / "b.png", 64, 32), clip(tmp_path / "a.mp4", 32, 64), text="hello")
     batch = read_question(model, question)
     assert batch.turn_latents.shape[-2:] == batch.latents.shape[-2:] == (4, 2)
     assert [record.args[0] for record in caplog.records] == ["initiator"]
 
 
 def test_releases_that_do_not_say_were_trained_one_way(release):
-    assert not replace(release, config={k: v for k, v in release.config.items() if k != "turn"}).turn
-    assert release.config["turn"] is False
+    assert not replace(
+        release, config={k: v for k, v in release.config.items() if k != "allow_portrait"}
+    ).allow_portrait
+    assert release.config["allow_portrait"] is False

@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from vidchat.cli import infer as infer_script
-from vidchat.cli.hydra_words import INFER_PATHS, literally
+from vidchat.cli.overrides import INFER_PATHS, literally
 from vidchat.conditions.text import MOST_TEXT
 from vidchat.data.media.read import MediaError, write_clip
-from vidchat.devices import DeviceError, usable
-from vidchat.errors import plain_message
 from vidchat.generation.answer import QuestionError
 from vidchat.generation.request import check_output
+from vidchat.runtime.devices import DeviceError, usable
+from vidchat.runtime.errors import user_message
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,7 @@ def respond(words: list[str], *more: str) -> None:
 def test_numbers_devices_and_texts_that_make_no_sense(words: list[str], word: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=told) as caught:
         respond(words, word)
-    message = plain_message(caught.value)
+    message = user_message(caught.value)
     assert message is not None, caught.value
     assert "\n" not in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.png"], "nothing is left behind"

@@ -19,7 +19,7 @@ from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.cli.infer import _settings
 from vidchat.generation.stream import Conversation, GenerationSettings
 from vidchat.model.depth import CodeSampling
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.registry import build
 from vidchat.release import load_release, read_config
@@ -30,7 +30,8 @@ from vidchat.training.same_run import deciding_differences
 
 ROOT = Path(__file__).parents[2]
 OWN = {
-    "_target_": "vidchat.model.reading.ChunkSampling", "sets": 3, "flow_steps": 4, "temperature": 0.9, "guidance": 2.0,
+    "_target_": "vidchat.model.generation_state.ChunkSampling", "sets": 3, "flow_steps": 4,
+    "temperature": 0.9, "guidance": 2.0,
     "noise_level": 0.2, "codes": {"_target_": "vidchat.model.depth.CodeSampling", "temperature": 0.7, "top_k": 5},
 }  # fmt: skip
 SAMPLING = ChunkSampling(3, 4, 0.9, 2.0, 0.2, CodeSampling(0.7, 5))
@@ -47,13 +48,13 @@ def composed(name: str, *words: str) -> Any:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[ChunkSampling]:
     """How each chunk is drawn from now on."""
     kept: list[ChunkSampling] = []
-    write = Responder.write_chunk
+    write = Responder.generate_chunk
 
-    def watched(self: Responder, reading: Any, sampling: ChunkSampling, *rest: Any) -> Any:
+    def watched(self: Responder, state: Any, sampling: ChunkSampling, *rest: Any) -> Any:
         kept.append(sampling)
-        return write(self, reading, sampling, *rest)
+        return write(self, state, sampling, *rest)
 
-    monkeypatch.setattr(Responder, "write_chunk", watched)
+    monkeypatch.setattr(Responder, "generate_chunk", watched)
     return kept
 
 

@@ -7,8 +7,8 @@ import torch
 
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.generation.stream import Conversation, GenerationSettings, stream_answer
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.precision import to_bf16
-from vidchat.model.reading import ChunkSampling
 from vidchat.release import Release
 
 
@@ -52,10 +52,10 @@ def test_streamed_chunks_are_the_whole_decoding(release):
     latents = torch.stack([batch.latents[:, 0], *(chunk.latents for chunk in chunks)], dim=2)
     codes = torch.cat([chunk.codes for chunk in chunks], dim=1)
     with torch.no_grad():
-        pictures = release.video_vae.decode(latents)
+        frames = release.video_vae.decode(latents)
         waveform = release.audio_codec.decode(codes)
-    streamed = torch.cat([chunk.pictures for chunk in chunks], dim=2)
-    torch.testing.assert_close(streamed, pictures[:, :, 1:], atol=1e-5, rtol=1e-5)
+    streamed = torch.cat([chunk.frames for chunk in chunks], dim=2)
+    torch.testing.assert_close(streamed, frames[:, :, 1:], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat([c.waveform for c in chunks], 1), waveform, atol=1e-5, rtol=1e-5)
     assert streamed.shape[2] == 16
     assert waveform.shape[1] == 4 * 2560
@@ -80,7 +80,7 @@ def test_an_answer_may_be_cut_anywhere(release):
     settings = GenerationSettings(chunks=100, sampling=SAMPLING)
     stream = stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings)
     for a, b in zip(whole, itertools.islice(stream, 4), strict=True):
-        assert torch.equal(a.pictures, b.pictures)
+        assert torch.equal(a.frames, b.frames)
         assert torch.equal(a.waveform, b.waveform)
 
 
@@ -105,7 +105,7 @@ def test_the_caller_s_gradients_are_left_alone(release):
     settings = GenerationSettings(chunks=2, sampling=SAMPLING)
     for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, make_batch(), settings):
         assert torch.is_grad_enabled()
-        assert not chunk.pictures.requires_grad
+        assert not chunk.frames.requires_grad
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -128,9 +128,9 @@ def test_a_conversation_of_two_turns(release, guidance):
     _, other = second(-latents, codes, [slice(0, 4)])
     alone = run(release, batch, chunks=3, sampling=sampling)
     assert all(torch.equal(a.latents, b.latents) for a, b in zip(first, alone, strict=True))
-    assert all(torch.equal(a.pictures, b.pictures) for a, b in zip(whole, parts, strict=True))
+    assert all(torch.equal(a.frames, b.frames) for a, b in zip(whole, parts, strict=True))
     assert not torch.equal(whole[0].latents, other[0].latents)
-    assert whole[0].pictures.shape[2] == 4, "the second answer, too, starts with picture 1"
+    assert whole[0].frames.shape[2] == 4, "the second answer, too, starts with frame 1"
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -146,24 +146,24 @@ def test_a_conversation_is_its_calls_in_order(release, guidance):
     made += conversation.answer(2)
     expected, generator = [], torch.Generator().manual_seed(5)
     with torch.no_grad():
-        reading = model.begin(batch, 2, guidance)
+        state = model.prefill(batch, 2, guidance)
         for turn, chunks in enumerate((3, 2)):
             for chunk in range(chunks):
                 if chunk:
-                    reading = model.read_chunk(reading, *expected[-1], 0.2, generator)
-                expected.append(model.write_chunk(reading, sampling, generator))
+                    state = model.append_chunk(state, *expected[-1], 0.2, generator)
+                expected.append(model.generate_chunk(state, sampling, generator))
             if turn == 0:
-                reading = model.read_chunk(reading, *expected[-1], 0.2, generator)
+                state = model.append_chunk(state, *expected[-1], 0.2, generator)
                 for t in range(2):
-                    reading = model.hear_chunk(reading, latents[:, t], codes[:, t])
-                reading = model.begin_again(reading, batch.latents[:, 0])
+                    state = model.append_heard_chunk(state, latents[:, t], codes[:, t])
+                state = model.restart(state, batch.latents[:, 0])
         # Another answer without anything heard reads the last chunk all the same.
         again = next(iter(conversation.answer(1)))
-        reading = model.read_chunk(reading, *expected[-1], 0.2, generator)
-        expected.append(model.write_chunk(model.begin_again(reading, batch.latents[:, 0]), sampling, generator))
-    for ours, (picture, sound) in zip([*made, again], expected, strict=True):
-        assert torch.equal(ours.latents, picture)
-        assert torch.equal(ours.codes, sound)
+        state = model.append_chunk(state, *expected[-1], 0.2, generator)
+        expected.append(model.generate_chunk(model.restart(state, batch.latents[:, 0]), sampling, generator))
+    for ours, (frame, audio) in zip([*made, again], expected, strict=True):
+        assert torch.equal(ours.latents, frame)
+        assert torch.equal(ours.codes, audio)
 
 
 class _Streams:

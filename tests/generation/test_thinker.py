@@ -21,7 +21,7 @@ from vidchat.data.media.read import read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, QuestionError, answer, check_question, read_question
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import ReleaseError, load_release
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
@@ -72,8 +72,8 @@ def thinking(request, release_folder, thinker_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def question(tmp_path: Path) -> Question:
-    pictures = torch.randint(256, (50, 3, 40, 60), dtype=torch.uint8)
-    write_clip(tmp_path / "a.mp4", pictures, 0.1 * torch.randn(50 * 1600), fps=30, sample_rate=48000)
+    frames = torch.randint(256, (50, 3, 40, 60), dtype=torch.uint8)
+    write_clip(tmp_path / "a.mp4", frames, 0.1 * torch.randn(50 * 1600), fps=30, sample_rate=48000)
     Image.new("RGB", (33, 47), (200, 30, 30)).save(tmp_path / "b.png")
     return Question(tmp_path / "b.png", initiator=tmp_path / "a.mp4")
 
@@ -131,4 +131,4 @@ def test_the_command_s_work_answers_with_a_thinker(thinking: Path, question: Que
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         infer_script.answer_question(compose("infer", words))
-    assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).pictures) == 16
+    assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).frames) == 16

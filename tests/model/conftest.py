@@ -13,7 +13,7 @@ from vidchat.model.flow import FlowShape
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
 
-CODES = CodeShape(frames=4, codebooks=2, vocabulary=16)
+CODES = CodeShape(codec_frames=4, codebooks=2, vocabulary=16)
 LATENT = LatentShape(channels=3, steps=4)
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 
 from vidchat.batch import INITIATOR, RESPONDER
-from vidchat.model.chunks import Children, ChunkEmbedding, CodeShape, patchify
+from vidchat.model.chunks import ChunkEmbedding, CodeShape, PatchUpsample, patchify
 
-CODES = CodeShape(frames=3, codebooks=2, vocabulary=5)
+CODES = CodeShape(codec_frames=3, codebooks=2, vocabulary=5)
 
 
 def test_visual_tokens_are_row_major():
@@ -19,7 +19,7 @@ def test_visual_tokens_are_row_major():
 
 
 def test_a_coarse_place_has_a_child_for_each_fine_one():
-    children = Children(1, 1, 2)
+    children = PatchUpsample(1, 1, 2)
     torch.nn.init.ones_(children.project.weight)
     with torch.no_grad():
         children.project.bias.copy_(torch.tensor([0.0, 0.1, 0.2, 0.3]))
@@ -33,13 +33,13 @@ def test_a_frame_is_the_sum_of_its_codebooks_own_embeddings():
     codes, roles = torch.randint(5, (2, 4, 3, 2)), torch.tensor([[INITIATOR, RESPONDER] * 2] * 2)
     tables = embed.codes.table.weight.view(2, 5, 8)
     own = tables[0][codes[..., 0]] + tables[1][codes[..., 1]]
-    expected = own + embed.sound + embed.role.weight[roles][:, :, None]
+    expected = own + embed.audio + embed.role.weight[roles][:, :, None]
     torch.testing.assert_close(embed.embed_codes(codes, roles), expected)
 
 
 def test_chunk_0_and_hidden_codes_hold_the_start_token():
     embed = ChunkEmbedding(8, 4, CODES)
-    start = embed.start + embed.sound + embed.role.weight[RESPONDER]
+    start = embed.start + embed.audio + embed.role.weight[RESPONDER]
     torch.testing.assert_close(embed.start_tokens(2), start.expand(2, 1, 3, 8))
     codes, roles = torch.randint(5, (2, 4, 3, 2)), torch.full((2, 4), RESPONDER)
     hidden = torch.tensor([[True, False] * 2, [False, True] * 2])

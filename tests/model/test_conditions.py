@@ -68,7 +68,7 @@ def test_the_condition_does_not_see_the_reference(make_responder, make_batch):
     for shift in (0.0, 1.0):
         batch.latents[:, 0] += shift
         with torch.no_grad():
-            stored.append(model.begin(batch, 4).cache._layers)
+            stored.append(model.prefill(batch, 4).cache._layers)
     for (before, _), (after, _) in zip(*stored, strict=True):
         assert torch.equal(before[:, :, : sum(SECTIONS.values())], after[:, :, : sum(SECTIONS.values())])
         assert not torch.equal(before, after)

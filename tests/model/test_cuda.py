@@ -17,10 +17,10 @@ from vidchat.model.attention import HAS_FLASH, attend
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.depth import CodeSampling, DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.mask import BlockCausal
 from vidchat.model.precision import to_bf16
-from vidchat.model.reading import ChunkSampling
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
 
@@ -134,11 +134,11 @@ def test_a_chunk_never_waits_and_is_the_same_with_graphs(model, make_batch, guid
     for loops in (None, CapturedLoops()):
         generator = torch.Generator(DEVICE).manual_seed(0)
         with torch.no_grad():
-            reading = model.begin(batch, 2, guidance)
+            state = model.prefill(batch, 2, guidance)
             for chunk in range(4):
                 with no_waiting() if chunk else torch.no_grad():  # a capture waits, once
-                    latents, codes = model.write_chunk(reading, sampling, generator, loops)
-                    reading = model.read_chunk(reading, latents, codes, 0.1, generator)
+                    latents, codes = model.generate_chunk(state, sampling, generator, loops)
+                    state = model.append_chunk(state, latents, codes, 0.1, generator)
         drawn.append((latents, codes))
     torch.testing.assert_close(drawn[0][0], drawn[1][0], atol=2e-2, rtol=2e-2)
     assert torch.equal(drawn[0][1], drawn[1][1])
@@ -152,18 +152,18 @@ def test_in_bf16_nothing_waits_and_graphs_serve_the_next_answer(model, make_batc
     sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance)
     with torch.no_grad():
         for network, own in ((full, None), (half, None), (half, loops)):
-            reading = network.begin(batch, 2, guidance)
-            with patch.object(network.depth, "sample", lambda *_: batch.codes[:, 0]):  # one other code, another picture
-                drawn.append(network.write_chunk(reading, sampling, generator.manual_seed(0), own)[0])
+            state = network.prefill(batch, 2, guidance)
+            with patch.object(network.depth, "sample", lambda *_: batch.codes[:, 0]):  # one other code, another frame
+                drawn.append(network.generate_chunk(state, sampling, generator.manual_seed(0), own)[0])
         for answer in range(2):
             loops.follow(half)
-            reading = half.begin(batch, 2, guidance)
+            state = half.prefill(batch, 2, guidance)
             for chunk in range(4):
                 with no_waiting() if answer or chunk else torch.no_grad():
-                    latents, codes = half.write_chunk(reading, sampling, generator, loops)
-                    reading = half.read_chunk(reading, latents, codes, 0.1, generator)
+                    latents, codes = half.generate_chunk(state, sampling, generator, loops)
+                    state = half.append_chunk(state, latents, codes, 0.1, generator)
     assert not loops._refused
-    assert {x.dtype for layer in reading.cache._layers for x in layer} == {torch.bfloat16}
+    assert {x.dtype for layer in state.cache._layers for x in layer} == {torch.bfloat16}
     for latents in drawn[1:]:
         assert (latents - drawn[0]).norm() < 3e-2 * drawn[0].norm()
 

@@ -53,11 +53,11 @@ def test_the_generator_decides(make_responder):
     assert not torch.equal(first, other)
 
 
-def plainly(depth, hidden, sampling, guidance, generator):
+def user_errors(depth, hidden, sampling, guidance, generator):
     """One code after the other: each from a pass over all the codes before it, drawn by torch.multinomial."""
     count = len(hidden) if guidance == 1 else len(hidden) // 2
-    codes = torch.zeros(count, CODES.frames, CODES.codebooks, dtype=torch.long)
-    for frame, book in product(range(CODES.frames), range(CODES.codebooks)):
+    codes = torch.zeros(count, CODES.codec_frames, CODES.codebooks, dtype=torch.long)
+    for frame, book in product(range(CODES.codec_frames), range(CODES.codebooks)):
         halves = [depth(half, codes)[:, frame, book] for half in hidden.split(count)]
         logits = halves[0] if guidance == 1 else halves[1] + guidance * (halves[0] - halves[1])
         if sampling.temperature == 0:
@@ -87,12 +87,12 @@ def test_codes_and_seeds_are_those_of_the_plain_loop(sampling, guidance):
     depth = DepthTransformer(shape(), 8, CODES).eval()
     for parameter in depth.transformer.parameters():  # norms' weights are all 1 at first
         parameter.data.mul_(torch.rand_like(parameter) + 0.5)
-    hidden = torch.randn(3 if guidance == 1 else 6, CODES.frames, 8)
+    hidden = torch.randn(3 if guidance == 1 else 6, CODES.codec_frames, 8)
     with torch.no_grad():
         for seed in range(5):
             generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
             codes = depth.sample(hidden, sampling, guidance, generators[0], CapturedLoops())
-            assert torch.equal(codes, plainly(depth, hidden, sampling, guidance, generators[1]))
+            assert torch.equal(codes, user_errors(depth, hidden, sampling, guidance, generators[1]))
             assert torch.equal(*(generator.get_state() for generator in generators))
 
 
@@ -109,7 +109,7 @@ def test_what_is_captured_draws_nothing():
 def test_pairs_of_codes_have_their_probabilities():
     """By the chi-square test at 0.1 %, fifteen degrees of freedom: p(a) p(b | a) over both codes of one frame."""
     torch.manual_seed(0)
-    count, depth = 20000, DepthTransformer(shape(), 8, CodeShape(frames=1, codebooks=2, vocabulary=4)).eval()
+    count, depth = 20000, DepthTransformer(shape(), 8, CodeShape(codec_frames=1, codebooks=2, vocabulary=4)).eval()
     hidden, pairs = torch.randn(1, 1, 8), torch.cartesian_prod(torch.arange(4), torch.arange(4))[:, None]
     with torch.no_grad():
         codes = depth.sample(hidden.expand(count, -1, -1), CodeSampling(0.8, 0, 1.0)).flatten(1)

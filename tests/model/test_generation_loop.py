@@ -10,9 +10,9 @@ from tests.model.conftest import CODES, conditioning
 from vidchat.batch import INITIATOR
 from vidchat.model import flow
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.graphs import CapturedLoops, bucket
 from vidchat.model.mask import BlockCausal
-from vidchat.model.reading import ChunkSampling
 from vidchat.model.spatial import set_sizes
 
 
@@ -43,16 +43,21 @@ def whole(model, batch, parts: list[tuple[torch.Tensor, torch.Tensor | None, int
 def converse(model, batch, guidance: float = 1.0):
     """An answer of 3 chunks, 2 chunks heard, an answer of 2: outputs at every chunk read."""
     said, heard, again = turn(3, 1), turn(2, 2), turn(2, 3)
-    reading = model.begin(batch, 20, guidance)
-    outputs = [reading.hidden]
-    for part, read in ((said, model.read_chunk), (heard, model.hear_chunk), (None, None), (again, model.read_chunk)):
+    state = model.prefill(batch, 20, guidance)
+    outputs = [state.hidden]
+    for part, read in (
+        (said, model.append_chunk),
+        (heard, model.append_heard_chunk),
+        (None, None),
+        (again, model.append_chunk),
+    ):
         if part is None:
-            reading = model.begin_again(reading, batch.latents[:, 0])
-            outputs.append(reading.hidden)
+            state = model.restart(state, batch.latents[:, 0])
+            outputs.append(state.hidden)
             continue
         for t in range(part[0].shape[1]):
-            reading = read(reading, part[0][:, t], part[1][:, t])
-            outputs.append(reading.hidden)
+            state = read(state, part[0][:, t], part[1][:, t])
+            outputs.append(state.hidden)
     return torch.stack(outputs, dim=1), (said, heard, again)
 
 
@@ -75,22 +80,22 @@ def test_the_unconditional_half_hears_nothing(make_responder, make_batch):
         plain, _ = converse(model, batch)
         torch.testing.assert_close(cached[:2], plain, atol=1e-5, rtol=1e-5)
         # The same answer after nothing but the reference: all that is left is the time that has passed.
-        reading = model.begin(batch, 20, 2.0)
-        reading.chunk = 5
-        reading = model.begin_again(reading, batch.latents[:, 0])
-        torch.testing.assert_close(cached[2:, 6], reading.hidden[2:], atol=1e-5, rtol=1e-5)
+        state = model.prefill(batch, 20, 2.0)
+        state.chunk = 5
+        state = model.restart(state, batch.latents[:, 0])
+        torch.testing.assert_close(cached[2:, 6], state.hidden[2:], atol=1e-5, rtol=1e-5)
         for t in range(2):
-            reading = model.read_chunk(reading, again[0][:, t], again[1][:, t])
-            torch.testing.assert_close(cached[2:, 7 + t], reading.hidden[2:], atol=1e-5, rtol=1e-5)
+            state = model.append_chunk(state, again[0][:, t], again[1][:, t])
+            torch.testing.assert_close(cached[2:, 7 + t], state.hidden[2:], atol=1e-5, rtol=1e-5)
 
 
 def test_the_next_answer_starts_from_its_own_reference(make_responder, make_batch):
     """Its places are told of the new reference, as chunk 0 and as the last chunk."""
     model, batch = make_responder().eval(), make_batch(padded=False)
     with torch.no_grad():
-        reading = model.read_chunk(model.begin(batch, 20), batch.latents[:, 1], batch.codes[:, 0])
-        assert torch.equal(reading.last, batch.latents[:, 1])
-        again = model.begin_again(reading, -batch.latents[:, 0])
+        state = model.append_chunk(model.prefill(batch, 20), batch.latents[:, 1], batch.codes[:, 0])
+        assert torch.equal(state.last, batch.latents[:, 1])
+        again = model.restart(state, -batch.latents[:, 0])
     assert torch.equal(again.reference, -batch.latents[:, 0])
     assert torch.equal(again.last, -batch.latents[:, 0])
     assert again.chunk == 2
@@ -99,7 +104,7 @@ def test_the_next_answer_starts_from_its_own_reference(make_responder, make_batc
 def test_a_model_that_does_not_listen_says_so(make_responder, make_batch):
     model, batch = make_responder(conditions=conditioning(text=True)).eval(), make_batch()
     with torch.no_grad(), pytest.raises(ValueError, match="does not listen"):
-        model.hear_chunk(model.begin(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
+        model.append_heard_chunk(model.prefill(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
 
 
 class _Concatenated(TorchDispatchMode):
@@ -123,11 +128,11 @@ def test_nothing_grows_by_concatenation(make_responder, make_batch, set_causal):
     sampling = ChunkSampling(sets=3, flow_steps=2)
     seen = []
     with torch.no_grad():
-        reading = model.begin(batch, 4)
+        state = model.prefill(batch, 4)
         for _ in range(9):
             with _Concatenated() as mode:
-                latents, codes = model.write_chunk(reading, sampling)
-                reading = model.read_chunk(reading, latents, codes)
+                latents, codes = model.generate_chunk(state, sampling)
+                state = model.append_chunk(state, latents, codes)
             seen.append(mode.sizes)
     assert seen[1] == seen[8]  # the first also made what is kept for all chunks
     assert max(size[1] for size in seen[1] if len(size) == 3) <= 2 * (4 + 4 + 16), "a chunk's own tokens, no more"

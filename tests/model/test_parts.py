@@ -6,7 +6,7 @@ from transformers import Qwen3Config, Qwen3Model
 
 from tests.model.conftest import CODES, LATENT, shape
 from vidchat.model.cache import Cache, KeyValueCache
-from vidchat.model.chunks import Children, chunk_positions, patchify, unpatchify
+from vidchat.model.chunks import PatchUpsample, chunk_positions, patchify, unpatchify
 from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.mask import BlockCausal
@@ -43,17 +43,17 @@ def test_on_pure_text_the_backbone_is_qwen3():
 
 
 def test_positions_count_real_time():
-    grid = chunk_positions(torch.tensor([10.0]), torch.arange(3), (2, 2), LATENT, frames=4)
+    grid = chunk_positions(torch.tensor([10.0]), torch.arange(3), (2, 2), LATENT, codec_frames=4)
     assert grid.shape == (1, 3, 8, 3)
-    assert grid[0, :, 0, 0].tolist() == [10, 14, 18], "a latent frame ends with its last picture, 4 steps apart"
-    assert grid[0, 1, 4:, 0].tolist() == [11, 12, 13, 14], "codec frames end 40 ms apart, the last with the picture"
+    assert grid[0, :, 0, 0].tolist() == [10, 14, 18], "a latent frame ends with its last frame, 4 steps apart"
+    assert grid[0, 1, 4:, 0].tolist() == [11, 12, 13, 14], "codec frames end 40 ms apart, the last with the frame"
     assert grid[0, 0, :4, 1:].tolist() == [[10, 10], [10, 11], [11, 10], [11, 11]]
 
 
 def test_patchify_round_trip_and_children_keep_their_places():
     latents = torch.randn(2, 3, 5, 4, 6)
     assert torch.equal(unpatchify(patchify(latents, 2), 2, 2, 3), latents)
-    children = Children(1, 1, 2)
+    children = PatchUpsample(1, 1, 2)
     torch.nn.init.ones_(children.project.weight)
     torch.nn.init.zeros_(children.project.bias)
     coarse = torch.arange(6.0).view(1, 6, 1)

@@ -10,8 +10,8 @@ from torch import nn
 
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.precision import multiplies_bf16, to_bf16
-from vidchat.model.reading import ChunkSampling
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -72,12 +72,12 @@ def test_reading_chunk_by_chunk_is_reading_at_once(pair, make_batch):
     """To bf16's rounding, from a cache in bf16."""
     (_, half), batch = pair, make_batch()
     with torch.no_grad():
-        whole, reading = half.read(batch), half.begin(batch, 20)
-        outputs = [reading.hidden]
+        whole, state = half.read(batch), half.prefill(batch, 20)
+        outputs = [state.hidden]
         for t in range(4):
-            reading = half.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
-            outputs.append(reading.hidden)
-    assert {x.dtype for layer in reading.cache._layers for x in layer} == {torch.bfloat16}
+            state = half.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
+            outputs.append(state.hidden)
+    assert {x.dtype for layer in state.cache._layers for x in layer} == {torch.bfloat16}
     assert apart(torch.stack(outputs, dim=1), whole) < 1e-2
 
 
@@ -92,7 +92,7 @@ def test_a_chunk_is_near_the_one_in_full_precision(pair, make_batch, guidance):
     for model in pair:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            drawn.append(model.write_chunk(model.begin(batch, 4, guidance), sampling, generator))
+            drawn.append(model.generate_chunk(model.prefill(batch, 4, guidance), sampling, generator))
     (full, spoken), (latents, codes) = drawn
     assert torch.equal(codes, spoken), "at this seed no code was near another"
     assert latents.dtype == full.dtype == torch.float32
@@ -104,9 +104,9 @@ def test_guidance_of_one_is_unguided(pair, make_batch):
     batch, drawn = make_batch(), []
     with torch.no_grad():
         for guidance in (1.0, 1.0 + 1e-9, 3.0):
-            reading = pair[1].begin(batch, 4, guidance)
+            state = pair[1].prefill(batch, 4, guidance)
             sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance)
-            drawn.append(pair[1].write_chunk(reading, sampling, torch.Generator().manual_seed(0)))
+            drawn.append(pair[1].generate_chunk(state, sampling, torch.Generator().manual_seed(0)))
     assert torch.equal(drawn[0][1], drawn[1][1])
     assert apart(drawn[1][0], drawn[0][0]) < 1e-2 < apart(drawn[2][0], drawn[0][0])
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.model.conftest import CODES, change, conditioning, shape
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.noise import draw_hidden_chunks
 from vidchat.model.objective import Objective
-from vidchat.model.reading import ChunkSampling
 
 
 @pytest.mark.parametrize("chunk", range(1, 5))
@@ -39,16 +39,16 @@ def test_a_chunk_sees_all_of_itself(make_responder, make_batch):
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("sound", [False, True])
-def test_cached_reading_equals_uncached(make_responder, make_batch, padded, sound):
-    parts = {} if sound else {"codes": None, "depth": None}
+@pytest.mark.parametrize("audio", [False, True])
+def test_cached_reading_equals_uncached(make_responder, make_batch, padded, audio):
+    parts = {} if audio else {"codes": None, "depth": None}
     model, batch = make_responder(**parts).eval(), make_batch(padded=padded)
     with torch.no_grad():
         whole = model.read(batch)
-        reading = model.begin(batch, window=10)
+        state = model.prefill(batch, window=10)
         for t in range(5):
-            torch.testing.assert_close(reading.hidden, whole[:, t], atol=1e-5, rtol=1e-5)
-            reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t] if sound else None)
+            torch.testing.assert_close(state.hidden, whole[:, t], atol=1e-5, rtol=1e-5)
+            state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t] if audio else None)
 
 
 def test_the_window_slides_past_the_ring_s_end(make_responder, make_batch):
@@ -58,19 +58,19 @@ def test_the_window_slides_past_the_ring_s_end(make_responder, make_batch):
     """
     model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(chunks=9, padded=False)
     with torch.no_grad():
-        reading = model.begin(batch, window=2)
+        state = model.prefill(batch, window=2)
         for t in range(1, 9):
-            reading = model.read_chunk(reading, batch.latents[:, t], batch.codes[:, t - 1])
-        wide = model.begin(batch, window=20)
+            state = model.append_chunk(state, batch.latents[:, t], batch.codes[:, t - 1])
+        wide = model.prefill(batch, window=20)
         for t in range(1, 9):
-            wide = model.read_chunk(wide, batch.latents[:, t], batch.codes[:, t - 1])
+            wide = model.append_chunk(wide, batch.latents[:, t], batch.codes[:, t - 1])
         early = make_batch(chunks=9, padded=False)
         early.latents[:, 1:6] = 100.0  # chunks 1..5 are out of chunk 8's window
-        other = model.begin(early, window=2)
+        other = model.prefill(early, window=2)
         for t in range(1, 9):
-            other = model.read_chunk(other, early.latents[:, t], early.codes[:, t - 1])
-    assert torch.equal(reading.hidden, other.hidden)
-    assert not torch.allclose(reading.hidden, wide.hidden, atol=1e-4)
+            other = model.append_chunk(other, early.latents[:, t], early.codes[:, t - 1])
+    assert torch.equal(state.hidden, other.hidden)
+    assert not torch.allclose(state.hidden, wide.hidden, atol=1e-4)
 
 
 def test_the_reference_is_never_evicted(make_responder, make_batch):
@@ -79,10 +79,10 @@ def test_the_reference_is_never_evicted(make_responder, make_batch):
     for scale in (1.0, 2.0):
         batch.latents[:, 0] *= scale
         with torch.no_grad():
-            reading = model.begin(batch, window=1)
+            state = model.prefill(batch, window=1)
             for t in range(1, 9):
-                reading = model.read_chunk(reading, batch.latents[:, t], batch.codes[:, t - 1])
-        outputs.append(reading.hidden)
+                state = model.append_chunk(state, batch.latents[:, t], batch.codes[:, t - 1])
+        outputs.append(state.hidden)
     assert not torch.equal(*outputs)
 
 
@@ -101,10 +101,10 @@ def test_padding_changes_nothing(make_responder, make_batch):
 @pytest.mark.parametrize("name", ["turn_latents", "turn_codes", "text", "voice", "scores", "features"])
 def test_every_condition_matters_and_can_be_dropped(make_responder, make_batch, name):
     model, batch = make_responder().eval(), make_batch()
-    before, null = model.read(batch), model.begin(batch, 4, guidance=2.0).hidden[2:]
+    before, null = model.read(batch), model.prefill(batch, 4, guidance=2.0).hidden[2:]
     change(batch, name, 2)
     assert not torch.equal(model.read(batch), before)
-    torch.testing.assert_close(model.begin(batch, 4, guidance=2.0).hidden[2:], null)
+    torch.testing.assert_close(model.prefill(batch, 4, guidance=2.0).hidden[2:], null)
 
 
 def test_noise_level_zero_is_bitwise_no_noise(make_responder, make_batch):
@@ -172,7 +172,7 @@ def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
     """Outputs at t-1 must meet chunk t: a model whose head copies the target finds it there and nowhere else."""
     model, batch = make_responder(codes=None, depth=None, spatial=None).eval(), make_batch(padded=False)
     seen = {}
-    model._picture_loss = lambda given, targets, weight: seen.update(targets=targets) or targets.sum()
+    model._video_loss = lambda given, targets, weight: seen.update(targets=targets) or targets.sum()
     model.loss(batch)
     targets = seen["targets"].unflatten(0, (2, 5))
     assert torch.equal(targets[:, 0], batch.latents[:, 1])
@@ -189,11 +189,11 @@ def test_generation_draws_from_what_training_drew_from(make_responder, make_batc
     with torch.no_grad():
         model.loss(batch)
         trained = told.pop().unflatten(0, (2, 5))
-        reading = model.begin(batch, window=10)
+        state = model.prefill(batch, window=10)
         for t in range(5):
-            model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=2))
+            model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
             torch.testing.assert_close(told.pop(), trained[:, t], atol=1e-5, rtol=1e-5)
-            reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
+            state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
 
 
 def test_a_place_sees_the_reference_and_the_last_chunk_but_not_its_own(make_responder, make_batch):
@@ -219,19 +219,19 @@ def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_
 
 
 @pytest.mark.parametrize("change", [{}, {"spatial": None}, {"set_causal": True}], ids=str)
-@pytest.mark.parametrize("sound", [True, False])
-def test_every_ablation_trains_and_writes(make_responder, make_batch, change, sound):
-    parts = {} if sound else {"codes": None, "depth": None}
+@pytest.mark.parametrize("audio", [True, False])
+def test_every_ablation_trains_and_writes(make_responder, make_batch, change, audio):
+    parts = {} if audio else {"codes": None, "depth": None}
     model = make_responder(**parts, **change)
     batch = make_batch()
     model.loss(batch)["loss"].backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert not unused, "a parameter without a gradient is a part that does nothing"
     model.eval()
-    reading = model.begin(batch, window=4)
-    latents, codes = model.write_chunk(reading, ChunkSampling(sets=3, flow_steps=2))
+    state = model.prefill(batch, window=4)
+    latents, codes = model.generate_chunk(state, ChunkSampling(sets=3, flow_steps=2))
     assert latents.shape == (2, 3, 4, 4)
-    assert (codes is not None and codes.shape == (2, 4, 2)) if sound else codes is None
+    assert (codes is not None and codes.shape == (2, 4, 2)) if audio else codes is None
 
 
 def test_guidance_of_one_is_unguided_bitwise(make_responder, make_batch):
@@ -239,10 +239,10 @@ def test_guidance_of_one_is_unguided_bitwise(make_responder, make_batch):
     drawn = []
     with torch.no_grad():
         for guidance in (1.0, 1.0 + 1e-9, 3.0):
-            reading = model.begin(batch, 4, guidance)
+            state = model.prefill(batch, 4, guidance)
             sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance)
             generator = torch.Generator().manual_seed(0)
-            drawn.append(model.write_chunk(reading, sampling, generator))
+            drawn.append(model.generate_chunk(state, sampling, generator))
     torch.testing.assert_close(drawn[0][0], drawn[1][0], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(drawn[0][0], drawn[2][0], atol=1e-4)
 

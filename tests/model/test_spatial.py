@@ -11,11 +11,18 @@ from torch.nn import functional as F
 
 from tests.model.conftest import shape
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.masked import MaskedTransformer, draw_masked_count
-from vidchat.model.reading import ChunkSampling
 from vidchat.model.rotary import rotate
 from vidchat.model.set_causal import SetCausalTransformer, draw_set_count
-from vidchat.model.spatial import Page, SpatialTransformer, draw_order, set_sizes, spatial_positions, take
+from vidchat.model.spatial import (
+    SpatialContext,
+    SpatialTransformer,
+    draw_order,
+    gather_tokens,
+    set_sizes,
+    spatial_positions,
+)
 
 CONTEXT, TOKENS = 3, 9
 KINDS = pytest.mark.parametrize("kind", [MaskedTransformer, SetCausalTransformer])
@@ -26,21 +33,21 @@ def make(kind: type[SpatialTransformer], layers: int = 4) -> SpatialTransformer:
     return kind(shape(layers), 16, 5, ratio=1).eval()
 
 
-def inputs(tokens: int = TOKENS) -> tuple[Page, Tensor, Tensor]:
+def inputs(tokens: int = TOKENS) -> tuple[SpatialContext, Tensor, Tensor]:
     """A page of two chunks, an order, and true tokens."""
     generator = torch.Generator().manual_seed(1)
 
     def floats(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator)
 
-    page = Page(floats(2, CONTEXT, 16), floats(2, tokens, 16), floats(1, CONTEXT + tokens, 3))
+    page = SpatialContext(floats(2, CONTEXT, 16), floats(2, tokens, 16), floats(1, CONTEXT + tokens, 3))
     return page, draw_order(2, tokens, torch.device("cpu"), generator), floats(2, tokens, 5)
 
 
 def in_order(x: Tensor, order: Tensor) -> Tensor:
     """Context first, as it is, then the tokens in their order."""
     return torch.cat(
-        [x[:, :CONTEXT].expand(len(order), -1, -1), take(x[:, CONTEXT:].expand(len(order), -1, -1), order)], 1
+        [x[:, :CONTEXT].expand(len(order), -1, -1), gather_tokens(x[:, CONTEXT:].expand(len(order), -1, -1), order)], 1
     )
 
 
@@ -84,7 +91,7 @@ def test_the_law_of_the_number_of_sets():
 def test_one_set_is_one_pass(kind):
     """Filled in set by set with the true tokens, each set is asked for as a training pass asks for it."""
     spatial, (page, order, tokens) = make(kind), inputs()
-    ask, filled = spatial.begin(page, order), 0
+    ask, filled = spatial.start_decoding(page, order), 0
     sizes = set_sizes(TOKENS, 4)
     for size in sizes:
         unread = tokens.scatter(1, order[:, filled:, None].expand(-1, -1, 5), torch.nan)
@@ -107,7 +114,7 @@ def test_a_later_set_moves_no_earlier_one(kind):
         other = tokens.scatter(1, order[:, filled : filled + size, None].expand(-1, -1, 5), 7.0)
         passes = []
         for each in (tokens, other):
-            ask, at, parts = spatial.begin(page, order), 0, []
+            ask, at, parts = spatial.start_decoding(page, order), 0, []
             for own in sizes:
                 parts.append(ask(each, at, own))
                 at += own
@@ -136,7 +143,7 @@ def test_masked_equals_attention_with_a_mask():
         hidden = ~seen[:, CONTEXT:]
         full = encoded.clone()
         full[:, CONTEXT:][hidden] = (spatial.mask_token + page.places)[hidden]
-        expected = take(spatial.decoder(full, positions)[:, CONTEXT:], order[:, visible:])
+        expected = gather_tokens(spatial.decoder(full, positions)[:, CONTEXT:], order[:, visible:])
         some = spatial(page, order, tokens, visible, wanted=2)
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(some, expected[:, :2], atol=1e-5, rtol=1e-5)
@@ -162,9 +169,9 @@ def test_set_causal_equals_attention_with_a_mask(sets):
     sizes = set_sizes(TOKENS, sets)
     own = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     blocks = torch.cat([torch.zeros(CONTEXT, dtype=torch.long), own + 1])
-    places = take(page.places, order)
+    places = gather_tokens(page.places, order)
     turned = in_order(page.positions, order)
-    x = torch.cat([page.context, spatial.token(take(tokens, order)) + places], dim=1)
+    x = torch.cat([page.context, spatial.token(gather_tokens(tokens, order)) + places], dim=1)
     encoded = spatial.encoder(x, turned, (blocks[:, None] >= blocks)[None, None])
     sees = own[:, None] >= blocks  # set 0 sees block 0, the context
     asked = spatial.mask_token + places
@@ -192,11 +199,11 @@ def turn(x: Tensor, angles: tuple[Tensor, Tensor], part: slice) -> Tensor:
 def test_what_is_asked_for_changes_no_other_answer():
     """Tokens of a set come in any order, or with others or without: each has the same condition."""
     spatial, (page, order, tokens) = make(SetCausalTransformer), inputs()
-    before = spatial.begin(page, order)(tokens, 0, 4)
+    before = spatial.start_decoding(page, order)(tokens, 0, 4)
     shuffled = torch.cat([order[:, :4].flip(1), order[:, 4:]], dim=1)
-    after = spatial.begin(page, shuffled)(tokens, 0, 4)
+    after = spatial.start_decoding(page, shuffled)(tokens, 0, 4)
     torch.testing.assert_close(after.flip(1), before, atol=1e-6, rtol=1e-5)
-    alone = spatial.begin(page, order)(tokens, 0, 1)
+    alone = spatial.start_decoding(page, order)(tokens, 0, 1)
     torch.testing.assert_close(alone, before[:, :1], atol=1e-6, rtol=1e-5)
 
 
@@ -211,7 +218,7 @@ def test_a_token_is_read_once():
             seen[name] += out.shape[1]
 
         getattr(spatial, name).layers[0].mlp.register_forward_hook(add)
-    ask, filled, sizes = spatial.begin(page, order), 0, set_sizes(TOKENS, 5)
+    ask, filled, sizes = spatial.start_decoding(page, order), 0, set_sizes(TOKENS, 5)
     for size in sizes:
         ask(tokens, filled, size)
         filled += size
@@ -233,21 +240,21 @@ def test_tokens_of_one_chunk_agree(kind):
     places = torch.randn(1, tokens, 16, generator=generator)
     pattern = torch.tensor([1.0, -1, -1, 1, -1, 1])[:, None]
 
-    def page(count: int) -> Page:
-        return Page(torch.ones(count, 1, 16), places.expand(count, -1, -1), positions)
+    def page(count: int) -> SpatialContext:
+        return SpatialContext(torch.ones(count, 1, 16), places.expand(count, -1, -1), positions)
 
     optimizer = torch.optim.Adam([*spatial.parameters(), *head.parameters()], 3e-3)
     for _ in range(500):
         sign = torch.randint(2, (64, 1, 1), generator=generator) * 2.0 - 1
         truth = sign * pattern + 0.1 * torch.randn(64, tokens, 2, generator=generator)
-        condition, index = spatial.learn(page(64), truth)
-        loss = head.loss(take(truth, index).flatten(0, 1), condition.flatten(0, 1)).mean()
+        condition, index = spatial.training_pass(page(64), truth)
+        loss = head.loss(gather_tokens(truth, index).flatten(0, 1), condition.flatten(0, 1)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
         order, drawn, filled = draw_order(200, tokens, positions.device), torch.zeros(200, tokens, 2), 0
-        ask = spatial.begin(page(200), order)
+        ask = spatial.start_decoding(page(200), order)
         for size in (1, tokens - 1):
             condition = ask(drawn, filled, size)
             new = head.sample(condition.flatten(0, 1), 20, generator=generator).view(200, size, 2)
@@ -265,10 +272,10 @@ def test_guided_halves_fill_the_same_places(make_responder, make_batch):
     drawn = []
     with torch.no_grad():
         for guidance in (1.0, 3.0):
-            reading = model.begin(batch, 4, guidance)
+            state = model.prefill(batch, 4, guidance)
             if guidance != 1:
-                reading.hidden = reading.hidden[:2].repeat(2, 1, 1)
+                state.hidden = state.hidden[:2].repeat(2, 1, 1)
             model.depth.sample = lambda hidden, *rest: batch.codes[:, 0]
             sampling = ChunkSampling(sets=4, flow_steps=2, guidance=guidance)
-            drawn.append(model.write_chunk(reading, sampling, torch.Generator().manual_seed(0))[0])
+            drawn.append(model.generate_chunk(state, sampling, torch.Generator().manual_seed(0))[0])
     torch.testing.assert_close(drawn[0], drawn[1], atol=1e-5, rtol=1e-5)

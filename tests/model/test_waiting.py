@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vidchat.model.depth import CodeSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.mask import BlockCausal
 from vidchat.model.objective import Objective
 from vidchat.model.precision import to_bf16
-from vidchat.model.reading import ChunkSampling
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import clip_and_guard
 from vidchat.training.skips import Skips, absurd
@@ -79,19 +79,19 @@ def test_the_loop_never_waits(make_responder, make_batch, guidance, set_causal, 
     model, batch = model.to("meta"), make_batch(padded=False)
     sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
     with torch.no_grad():
-        began = began.begin(batch, 2, guidance)
+        began = began.prefill(batch, 2, guidance)
         names = ("hidden", "places", "reference", "last")
-        reading = replace(began, **{name: getattr(began, name).to("meta") for name in names})
-        reading.cache._layers = [tuple(x.to("meta") for x in layer) for layer in reading.cache._layers]
-        if reading.cache._visible is not None:
-            reading.cache._visible = reading.cache._visible.to("meta")
-        model.write_chunk(reading, sampling)  # positions inside a chunk are copied once and kept
+        state = replace(began, **{name: getattr(began, name).to("meta") for name in names})
+        state.cache._layers = [tuple(x.to("meta") for x in layer) for layer in state.cache._layers]
+        if state.cache._visible is not None:
+            state.cache._visible = state.cache._visible.to("meta")
+        model.generate_chunk(state, sampling)  # positions inside a chunk are copied once and kept
         with no_waiting():
             for _ in range(4):
-                latents, codes = model.write_chunk(reading, sampling)
-                reading = model.read_chunk(reading, latents, codes, 0.1)
-            reading = model.begin_again(model.hear_chunk(reading, latents, codes), latents)
-    assert reading.hidden.is_meta
+                latents, codes = model.generate_chunk(state, sampling)
+                state = model.append_chunk(state, latents, codes, 0.1)
+            state = model.restart(model.append_heard_chunk(state, latents, codes), latents)
+    assert state.hidden.is_meta
 
 
 @pytest.mark.parametrize("set_causal", [False, True])
@@ -117,7 +117,7 @@ def test_what_a_step_adds_up_never_waits(make_batch):
     with no_waiting():
         for _ in range(2):
             totals.add(batch.chunk_mask.sum(), {"loss": scalar, "inputs": absurd(batch, scalar.device)})
-        count, means = totals.take()
+        count, means = totals.gather_tokens()
         skips.add(scalar, means["inputs"] > 0)
         gradient = torch.nn.Linear(3, 3, device="meta")
         gradient(torch.ones(1, 3, device="meta")).sum().backward()

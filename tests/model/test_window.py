@@ -12,10 +12,10 @@ from vidchat.model.cache import KeyValueCache
 def read_all(model, batch, window: int) -> torch.Tensor:
     """Outputs at the last of 8 chunks."""
     with torch.no_grad():
-        reading = model.begin(batch, window)
+        state = model.prefill(batch, window)
         for t in range(1, 9):
-            reading = model.read_chunk(reading, batch.latents[:, t], batch.codes[:, t - 1])
-    return reading.hidden
+            state = model.append_chunk(state, batch.latents[:, t], batch.codes[:, t - 1])
+    return state.hidden
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])
@@ -50,10 +50,10 @@ def test_a_wrapped_ring_is_a_windowed_mask(make_responder, make_batch, window, p
             torch.cat([condition.positions, positions.flatten(1, 2)], dim=1),
             (seen | torch.eye(len(blocks), dtype=torch.bool))[:, None],
         )[:, -72:].unflatten(1, (9, 8))
-        reading = model.begin(batch, window)
+        state = model.prefill(batch, window)
         for t in range(9):
-            torch.testing.assert_close(reading.hidden, whole[:, t], atol=1e-5, rtol=1e-5)
-            reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
+            torch.testing.assert_close(state.hidden, whole[:, t], atol=1e-5, rtol=1e-5)
+            state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
 
 
 @pytest.mark.parametrize("name", ["turn_latents", "text", "voice"])

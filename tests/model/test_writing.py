@@ -12,17 +12,17 @@ from torch import Tensor
 from tests.model.conftest import conditioning
 from vidchat.batch import RESPONDER
 from vidchat.model.chunks import patchify
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.masked import draw_masked_count
-from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Objective
-from vidchat.model.spatial import Page, draw_order, set_sizes
+from vidchat.model.spatial import SpatialContext, draw_order, set_sizes
 
 
 @dataclass
 class Watched:
     """What the spatial transformer and the flow head were given, and what the head drew."""
 
-    given: list[tuple[Page, Tensor, Tensor]] = field(default_factory=list)  # with the order and the tokens
+    given: list[tuple[SpatialContext, Tensor, Tensor]] = field(default_factory=list)  # with the order and the tokens
     visible: list[tuple[int, int | None]] = field(default_factory=list)
     conditions: list[Tensor] = field(default_factory=list)
     drawn: list[Tensor] = field(default_factory=list)
@@ -43,12 +43,12 @@ def watch(model) -> Watched:
         watched.drawn.append(sample(condition, *rest))
         return watched.drawn[-1]
 
-    def learn(target, condition):
+    def training_pass(target, condition):
         watched.targets.append(target)
         watched.conditions.append(condition)
         return loss(target, condition)
 
-    model.spatial.forward, model.flow.sample, model.flow.loss = spatial, head, learn
+    model.spatial.forward, model.flow.sample, model.flow.loss = spatial, head, training_pass
     return watched
 
 
@@ -59,8 +59,8 @@ def test_a_chunk_is_written_set_by_set(make_responder, make_batch, guidance):
     copies = 1 if guidance == 1 else 2
     watched = watch(model)
     with torch.no_grad():
-        reading = model.begin(batch, 4, guidance)
-        latents, _ = model.write_chunk(reading, ChunkSampling(sets=4, flow_steps=2, guidance=guidance))
+        state = model.prefill(batch, 4, guidance)
+        latents, _ = model.generate_chunk(state, ChunkSampling(sets=4, flow_steps=2, guidance=guidance))
         sizes = set_sizes(16, 4)
         assert [wanted for _, wanted in watched.visible] == sizes
         assert [visible for visible, _ in watched.visible] == [sum(sizes[:i]) for i in range(4)]
@@ -100,12 +100,12 @@ def test_the_picture_is_drawn_knowing_its_own_sound(make_responder, make_batch):
     with torch.no_grad():
         model.loss(batch)
         trained = watched.given.pop()[0].context.unflatten(0, (2, 5))
-        reading = model.begin(batch, window=10)
+        state = model.prefill(batch, window=10)
         for t in range(5):
             model.depth.sample = lambda *_, t=t: batch.codes[:, t]
-            model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=2))
+            model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
             torch.testing.assert_close(watched.given.pop()[0].context, trained[:, t], atol=1e-5, rtol=1e-5)
-            reading = model.read_chunk(reading, batch.latents[:, t + 1], batch.codes[:, t])
+            state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
         batch.codes[:, -1] = (batch.codes[:, -1] + 1) % 16  # the last chunk's codes are read by nobody else
         model.loss(batch)
         other = watched.given.pop()[0].context.unflatten(0, (2, 5))
@@ -136,8 +136,8 @@ def test_generation_reads_and_remembers_the_same_noisy_chunk(make_responder, mak
 
         def read(level: float, seed: int):
             generator = torch.Generator().manual_seed(seed)
-            reading = model.begin(batch, 4)
-            return model.read_chunk(reading, batch.latents[:, 1], batch.codes[:, 0], level, generator)
+            state = model.prefill(batch, 4)
+            return model.append_chunk(state, batch.latents[:, 1], batch.codes[:, 0], level, generator)
 
         clean, noisy, again, other = read(0.0, 1), read(0.5, 1), read(0.5, 1), read(0.5, 2)
         assert torch.equal(clean.last, batch.latents[:, 1])
@@ -152,15 +152,15 @@ def test_generation_reads_and_remembers_the_same_noisy_chunk(make_responder, mak
 
 
 def test_the_picture_is_made_from_the_visual_places(make_responder, make_batch):
-    """The S_b first outputs of a chunk are the picture's: a prefix beside the sound, and added at their own places."""
+    """The S_b first outputs of a chunk are the frame's: a prefix beside the audio, and added at their own places."""
     model, batch = make_responder().eval(), make_batch(padded=False)
     watched = watch(model)
     with torch.no_grad():
-        reading = model.begin(batch, 4)
-        _, codes = model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=2))
-        visual, sound = reading.hidden[:, :4], reading.hidden[:, 4:]
+        state = model.prefill(batch, 4)
+        _, codes = model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
+        visual, audio = state.hidden[:, :4], state.hidden[:, 4:]
         context, places, _ = watched.given[0][0]
-        expected = torch.cat([visual, sound + model.embed.codes(codes)], dim=1)
+        expected = torch.cat([visual, audio + model.embed.codes(codes)], dim=1)
         torch.testing.assert_close(context, model.spatial.context(expected))
         known = patchify(torch.cat([batch.latents[:, 0], batch.latents[:, 0]], dim=1), 1)
         torch.testing.assert_close(places, model.spatial.places(visual, (2, 2)) + model.spatial.seen(known))
@@ -193,7 +193,7 @@ def test_the_answer_is_read_in_the_responder_s_role(make_responder, make_batch):
     model.embed.role.register_forward_hook(lambda module, inputs, out: roles.append(inputs[0]))
     with torch.no_grad():
         model.loss(batch)
-        model.read_chunk(model.begin(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
+        model.append_chunk(model.prefill(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
     assert len(roles) == 2 + 1 + 2
     assert all((role == RESPONDER).all() for role in roles)
 
@@ -206,10 +206,10 @@ def test_sound_is_made_from_the_audio_places(make_responder, make_batch):
     with torch.no_grad():
         hidden = model.read(batch)
         model.loss(batch)
-        reading = model.begin(batch, 4)
-        model.write_chunk(reading, ChunkSampling(sets=1, flow_steps=2))
+        state = model.prefill(batch, 4)
+        model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
     torch.testing.assert_close(told[0], hidden[:, :, 4:].flatten(0, 1))
-    assert torch.equal(told[1], reading.hidden[:, 4:])
+    assert torch.equal(told[1], state.hidden[:, 4:])
 
 
 def test_some_chunks_are_whole_real_and_not_always_the_same(make_responder, make_batch):

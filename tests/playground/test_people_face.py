@@ -4,7 +4,7 @@ import pytest
 from vidchat.playground.people.canvas import Frame
 from vidchat.playground.people.face import draw_face
 from vidchat.playground.people.head import EXPRESSIONS, Head, Pose
-from vidchat.playground.people.identity import BUILDS, STYLES, random_identity
+from vidchat.playground.people.person import BUILDS, STYLES, random_identity
 
 SIZE = (64, 64)
 
@@ -39,8 +39,8 @@ def test_every_style_and_feeling_is_drawn_differently():
             person = random_identity(rng, build)
             seen[person.style] = person
         for person in seen.values():
-            pictures = [draw_face(person, Pose(expression=name), SIZE) for name in EXPRESSIONS]
-            pairs = [(a, b) for i, a in enumerate(pictures) for b in pictures[:i]]
+            frames = [draw_face(person, Pose(expression=name), SIZE) for name in EXPRESSIONS]
+            pairs = [(a, b) for i, a in enumerate(frames) for b in frames[:i]]
             assert min(difference(a, b) for a, b in pairs) > 0.1
 
 
@@ -77,7 +77,7 @@ def test_a_frame_turns_about_its_pivot():
     frame = Frame(tilt=0.3, pivot=0.5)
     assert np.allclose(frame.apply(np.array([[0.0, 0.5]])), [[0.0, 0.5]])
     moved = frame.apply(np.array([[0.0, 0.0]]))
-    assert moved[0, 0] > 0.1  # clockwise in a picture whose y points down
+    assert moved[0, 0] > 0.1  # clockwise in a frame whose y points down
 
 
 def test_an_unknown_feeling_is_named():

@@ -109,19 +109,19 @@ def test_the_mouth_follows_the_sound():
 
 
 def test_the_written_sound_has_the_loudness_of_the_truth(folder):
-    """The whole way through H.264, AAC and back: within half a picture, else the correlation falls."""
+    """The whole way through H.264, AAC and back: within half a frame, else the correlation falls."""
     for dialogue in read_dialogues(folder):
         media = read_clip(dialogue.answer, fps=25, size=(32, 32), sample_rate=16000)
         loudness = media.waveform.reshape(-1, 640).square().mean(-1).sqrt().numpy()
         assert np.corrcoef(loudness, dialogue.answer.truth["loudness"])[0, 1] > 0.97
-        assert len(media.pictures) == dialogue.answer.truth["pictures"] == len(dialogue.answer.truth["mouth"])
+        assert len(media.frames) == dialogue.answer.truth["pictures"] == len(dialogue.answer.truth["mouth"])
 
 
 def test_bit_equal_from_the_seed_on_any_number_of_processes(folder, tmp_path):
     render(tmp_path / "again", SETTINGS, workers=2)
     assert (tmp_path / "again" / "dialogues.jsonl").read_bytes() == (folder / "dialogues.jsonl").read_bytes()
     for first, second in zip(decoded(folder), decoded(tmp_path / "again"), strict=True):
-        assert first.pictures.equal(second.pictures)
+        assert first.frames.equal(second.frames)
         assert first.waveform.equal(second.waveform)
 
 
@@ -163,9 +163,9 @@ def test_the_truth_is_in_the_record(folder):
 def test_the_right_answer_is_the_nearest_candidate(folder):
     for dialogue in read_dialogues(folder):
         media = read_clip(dialogue.answer, fps=25, size=(32, 32), sample_rate=16000)
-        sound = media.waveform.numpy()
-        candidates = candidate_waveforms(dialogue.answer.truth, len(sound))
-        likeness = {text: float(np.corrcoef(sound, waveform)[0, 1]) for text, waveform in candidates.items()}
+        audio = media.waveform.numpy()
+        candidates = candidate_waveforms(dialogue.answer.truth, len(audio))
+        likeness = {text: float(np.corrcoef(audio, waveform)[0, 1]) for text, waveform in candidates.items()}
         best = max(likeness, key=lambda text: likeness[text])
         assert best == dialogue.answer.text
         assert likeness[best] > 0.9

@@ -6,7 +6,7 @@ import pytest
 
 from vidchat.data.folder import read_dialogues
 from vidchat.data.media.read import read_clip
-from vidchat.playground.people.speech import TIMBRES, UNHEARD, SpeechSettings, render_speech
+from vidchat.playground.people.spoken_sentences import TIMBRES, UNHEARD, SpeechSettings, render_speech
 
 pytest.importorskip("espeakng_loader", reason="espeak-ng is not installed (extra: demo)")
 
@@ -17,7 +17,7 @@ def test_sentences_become_a_folder_data_set_that_sounds(tmp_path: Path) -> None:
     assert [dialogue.split for dialogue in dialogues] == ["test", "val", "train", "train", "train", "train"]
     for dialogue in dialogues:
         media = read_clip(dialogue.answer, fps=25, size=(16, 16), sample_rate=16000)
-        assert len(media.waveform) == len(media.pictures) * 640
+        assert len(media.waveform) == len(media.frames) * 640
         assert media.waveform.abs().max() > 0.1
         assert media.waveform[:1200].abs().max() < 0.02  # it begins in silence
     assert len({dialogue.answer.text for dialogue in dialogues}) == 6

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from vidchat.playground.people import espeak
-from vidchat.playground.people.voice import PEAK, Voice, random_voice, speak
+from vidchat.playground.people.speaker_voice import PEAK, Voice, random_voice, speak
 
 pytest.importorskip("espeakng_loader", reason="voices need the extra 'demo'")
 
 BREATHY = Voice("f2", 90, 50, 180)  # draws noise, which the engine seeds by the clock unless told otherwise
 PROGRAM = """
 import hashlib
-from vidchat.playground.people.voice import Voice, speak
+from vidchat.playground.people.speaker_voice import Voice, speak
 speak("something else was said before", Voice("m1", 40, 50, 170))
 print(hashlib.sha256(speak("do you like tea?", Voice("f2", 90, 50, 180)).waveform.tobytes()).hexdigest())
 """

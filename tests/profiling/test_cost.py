@@ -20,9 +20,9 @@ from vidchat.model import masked, set_causal
 from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowShape
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.mask import BlockCausal
 from vidchat.model.objective import Objective
-from vidchat.model.reading import ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape, Transformer
@@ -150,12 +150,12 @@ def test_generation_operations(model):
     model.eval()
     batch = a_batch().first(1)
     with torch.no_grad():
-        reading = model.begin(batch, WORK.window)
+        reading = model.prefill(batch, WORK.window)
         sampling = ChunkSampling(sets=3, flow_steps=2, codes=CodeSampling(temperature=0))
 
         def chunk() -> None:
-            read = model.read_chunk(reading, batch.latents[:, 1], batch.codes[:, 0])
-            model.write_chunk(read, sampling)
+            read = model.append_chunk(reading, batch.latents[:, 1], batch.codes[:, 0])
+            model.generate_chunk(read, sampling)
 
         measured = products(chunk)
     seen = 5 + CHUNK * (3 + 1 + 6 + 1)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidchat.data.manifest.speakervid.layout import KINDS
+from vidchat.data.manifest.speakervid.annotation_folder import KINDS
 from vidchat.data.manifest.speakervid.names import ClipName, is_voice
 from vidchat.data.workers import each
 

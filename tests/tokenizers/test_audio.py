@@ -9,7 +9,7 @@ import torch
 
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import ChunkClock, Clip, ClockError
-from vidchat.playground.people.voice import Voice, speak
+from vidchat.playground.people.speaker_voice import Voice, speak
 from vidchat.tokenizers.quantizer import code_use
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.spectral import SpectralDistance, low_pass
@@ -39,7 +39,7 @@ def distances(codec: StftCodec, waveform: torch.Tensor) -> tuple[float, float]:
 
 def test_a_chunk_of_the_demo_is_eight_frames(codec: StftCodec) -> None:
     clock = ChunkClock(fps=25, temporal_stride=4, sample_rate=codec.sample_rate, hop=codec.hop)
-    assert clock.frames_per_chunk == 8
+    assert clock.codec_frames_per_chunk == 8
     with pytest.raises(ClockError):
         ChunkClock(fps=30, temporal_stride=4, sample_rate=codec.sample_rate, hop=codec.hop)
 

@@ -120,18 +120,18 @@ def clip(vae: CausalVAE, chunks: int = 3, size: int = 16) -> Tensor:
 
 @torch.inference_mode()
 def test_shapes_follow_the_strides(vae: CausalVAE) -> None:
-    pictures = clip(vae)
-    latents = vae.encode(pictures)
+    frames = clip(vae)
+    latents = vae.encode(frames)
     assert vae.causal
     assert latents.shape == (1, vae.channels, 4, *vae.grid((16, 16)))
-    assert vae.decode(latents).shape == pictures.shape
+    assert vae.decode(latents).shape == frames.shape
 
 
 @torch.inference_mode()
 def test_latents_do_not_depend_on_later_pictures(vae: CausalVAE) -> None:
-    pictures = clip(vae)
-    latents = vae.encode(pictures)
-    changed = pictures.clone()
+    frames = clip(vae)
+    latents = vae.encode(frames)
+    changed = frames.clone()
     changed[:, :, 1 + 2 * vae.temporal_stride :] += 0.5
     difference = (vae.encode(changed) - latents).abs().amax((0, 1, 3, 4))
     assert difference[:3].max() < 1e-5
@@ -181,7 +181,7 @@ def test_a_stream_does_not_keep_the_answer(vae: CausalVAE) -> None:
 @pytest.mark.parametrize("name", ["cosmos", "hunyuan15"])
 @torch.inference_mode()
 def test_attention_over_time_may_look_back_less_far(name: str) -> None:
-    """With a limit nothing grows; up to the limit, and however it is cut, the pictures are the same."""
+    """With a limit nothing grows; up to the limit, and however it is cut, the frames are the same."""
     vae = CausalVAE(STREAMING[name](), look_back=2).eval()
     latents = torch.randn(1, 4, 7, *vae.grid((16, 16)))
     cut = []
@@ -237,9 +237,9 @@ def stream_width(vae: CausalVAE) -> int:
 
 @torch.inference_mode()
 def test_half_precision_in_single_precision_out(vae: CausalVAE) -> None:
-    """The network computes in its weights' type; latents, pictures and statistics stay the caller's."""
-    pictures = clip(vae, 1)
-    exact = vae.encode(pictures)
+    """The network computes in its weights' type; latents, frames and statistics stay the caller's."""
+    frames = clip(vae, 1)
+    exact = vae.encode(frames)
     whole, mean = vae.decode(exact), vae.latents_mean.clone()
     vae.vae.to(torch.bfloat16)
     stream = vae.stream()
@@ -250,7 +250,7 @@ def test_half_precision_in_single_precision_out(vae: CausalVAE) -> None:
         assert (decoded - whole).abs().mean() < 0.03
     if isinstance(vae.vae, AutoencoderKLCosmos):
         return  # its encoder pools, which PyTorch does not do in bfloat16 on a CPU
-    latents = vae.encode(pictures)
+    latents = vae.encode(frames)
     assert latents.dtype == torch.float32
     assert (latents - exact).abs().mean() < 0.1 * exact.abs().mean() + 0.02
 
@@ -260,9 +260,9 @@ def test_half_precision_in_single_precision_out(vae: CausalVAE) -> None:
 def test_wan_is_diffusers_wan(make: object) -> None:
     model = make().eval()  # type: ignore[operator]
     vae = CausalVAE(model)
-    pictures = clip(vae)
-    mode = model.encode(pictures).latent_dist.mode()
-    torch.testing.assert_close(vae.encode_raw(pictures), mode, atol=1e-6, rtol=0)
+    frames = clip(vae)
+    mode = model.encode(frames).latent_dist.mode()
+    torch.testing.assert_close(vae.encode_raw(frames), mode, atol=1e-6, rtol=0)
     torch.testing.assert_close(vae.decode_raw(mode).clamp(-1, 1), model.decode(mode).sample, atol=1e-6, rtol=0)
 
 
@@ -271,10 +271,10 @@ def test_wan_is_diffusers_wan(make: object) -> None:
 def test_statistics_come_from_the_configuration(make: object) -> None:
     model = make().eval()  # type: ignore[operator]
     vae = CausalVAE(model)
-    pictures = clip(vae)
+    frames = clip(vae)
     mean = torch.tensor(model.config.latents_mean).view(1, 4, 1, 1, 1)
     std = torch.tensor(model.config.latents_std).view(1, 4, 1, 1, 1)
-    torch.testing.assert_close(vae.encode(pictures), (vae.encode_raw(pictures) - mean) / std, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vae.encode(frames), (vae.encode_raw(frames) - mean) / std, atol=1e-5, rtol=0)
 
 
 def test_one_scaling_factor_serves_all_channels() -> None:
@@ -319,8 +319,8 @@ def test_save_and_load(vae: CausalVAE, tmp_path: Path) -> None:
     loaded = CausalVAE.load(tmp_path)
     assert loaded.fingerprint() == vae.fingerprint()
     with torch.inference_mode():
-        pictures = clip(vae, 1)
-        assert torch.equal(loaded.encode(pictures), vae.encode(pictures))
+        frames = clip(vae, 1)
+        assert torch.equal(loaded.encode(frames), vae.encode(frames))
 
 
 def test_from_pretrained_reads_what_diffusers_wrote(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_frame_counts_and_sizes_are_not_cut_in_silence(vae: CausalVAE) -> None:
 
 @torch.inference_mode()
 def test_strides_are_those_of_the_network(vae: CausalVAE) -> None:
-    """Counted where the network is asked: one more chunk of pictures is one more latent."""
+    """Counted where the network is asked: one more chunk of frames is one more latent."""
     encoded = vae.vae.encode(torch.zeros(1, 3, 1 + 2 * vae.temporal_stride, 16, 32)).latent_dist.mode()
     assert encoded.shape == (1, vae.channels, 3, 16 // vae.spatial_stride, 32 // vae.spatial_stride)
 

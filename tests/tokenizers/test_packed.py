@@ -72,8 +72,8 @@ def vae(request: pytest.FixtureRequest) -> ChunkwiseVAE:
     return made
 
 
-def clip(pictures: int = 13) -> Tensor:
-    return torch.rand(2, 3, pictures, 16, 16) * 2 - 1
+def clip(frames: int = 13) -> Tensor:
+    return torch.rand(2, 3, frames, 16, 16) * 2 - 1
 
 
 def test_shapes(vae: ChunkwiseVAE) -> None:
@@ -84,16 +84,16 @@ def test_shapes(vae: ChunkwiseVAE) -> None:
 
 
 def test_one_picture_is_one_chunk(vae: ChunkwiseVAE) -> None:
-    pictures = clip(1)
-    assert vae.decode(vae.encode(pictures)).shape == pictures.shape
+    frames = clip(1)
+    assert vae.decode(vae.encode(frames)).shape == frames.shape
 
 
 def test_a_latent_depends_on_its_own_chunk_only(vae: ChunkwiseVAE) -> None:
-    """Latent 2 is pictures 5..8: the gradient to every other picture is exactly zero, to each of these it is not."""
-    pictures = clip().requires_grad_()
-    vae.encode(pictures)[:, :, 2].square().sum().backward()
-    assert pictures.grad is not None
-    reach = pictures.grad.abs().sum((0, 1, 3, 4))
+    """Latent 2 is frames 5..8: the gradient to every other frame is exactly zero, to each of these it is not."""
+    frames = clip().requires_grad_()
+    vae.encode(frames)[:, :, 2].square().sum().backward()
+    assert frames.grad is not None
+    reach = frames.grad.abs().sum((0, 1, 3, 4))
     assert (reach[5:9] > 0).all()
     assert reach[:5].sum() == 0
     assert reach[9:].sum() == 0
@@ -129,21 +129,21 @@ def test_two_streams_do_not_meet(vae: ChunkwiseVAE) -> None:
 def test_save_and_load(vae: ChunkwiseVAE, tmp_path: Path) -> None:
     vae.save(tmp_path)
     loaded = type(vae).load(tmp_path)
-    pictures = clip(5)
-    assert torch.equal(loaded.encode(pictures), vae.encode(pictures))
+    frames = clip(5)
+    assert torch.equal(loaded.encode(frames), vae.encode(frames))
     assert loaded.fingerprint() == vae.fingerprint()
 
 
 def test_packed_channels_are_the_pictures_in_order() -> None:
-    """Channels of picture p of a chunk are those that the image VAE gives for it, at p times its channels."""
+    """Channels of frame p of a chunk are those that the image VAE gives for it, at p times its channels."""
     image_vae = tiny().eval()
     packed = PackedVAE(image_vae)
-    pictures = clip(5)
-    latents = packed.encode(pictures)
+    frames = clip(5)
+    latents = packed.encode(frames)
     for place in range(4):
-        alone = image_vae.encode(pictures[:, :, 1 + place]).latents
+        alone = image_vae.encode(frames[:, :, 1 + place]).latents
         torch.testing.assert_close(latents[:, 3 * place : 3 * place + 3, 1], alone, atol=1e-6, rtol=0)
-    assert torch.equal(latents[:, :3, 0], latents[:, 9:, 0])  # picture 0, repeated
+    assert torch.equal(latents[:, :3, 0], latents[:, 9:, 0])  # frame 0, repeated
 
 
 def test_pretrained_statistics_come_from_the_scaling_factor(tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ def test_pretrained_statistics_come_from_the_scaling_factor(tmp_path: Path) -> N
     image_vae.register_to_config(scaling_factor=0.25, shift_factor=0.5)
     image_vae.save_pretrained(tmp_path)
     packed = PackedVAE.from_pretrained(str(tmp_path), kind="AutoencoderKL")
-    pictures = clip(1)
-    mode = image_vae.eval().encode(pictures[:, :, 0]).latent_dist.mode()
-    torch.testing.assert_close(packed.encode(pictures)[:, :2, 0], (mode - 0.5) * 0.25, atol=1e-5, rtol=0)
+    frames = clip(1)
+    mode = image_vae.eval().encode(frames[:, :, 0]).latent_dist.mode()
+    torch.testing.assert_close(packed.encode(frames)[:, :2, 0], (mode - 0.5) * 0.25, atol=1e-5, rtol=0)
 
 
 def test_an_image_vae_that_cannot_be_had_is_told_in_a_sentence(tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_principal_components_are_the_best_linear_start(motion: float) -> None:
     ways = torch.randn(6, 3, 4, 4)
     strengths = torch.randn(8, 6, 4) * torch.arange(1.0, 7.0)[:, None]
     still = torch.einsum("bkn,kchw->bcnhw", strengths, ways).repeat(1, 1, 1, 4, 4) + 0.3
-    pictures = torch.cat([still[:, :, :1], still.repeat_interleave(4, dim=2)], dim=2)
-    vae.start_from([pictures[:4], pictures[4:]], motion)
-    raw = vae.encode_raw(pictures)
-    torch.testing.assert_close(vae.decode_raw(raw), pictures, atol=1e-2, rtol=1e-3)
+    frames = torch.cat([still[:, :, :1], still.repeat_interleave(4, dim=2)], dim=2)
+    vae.start_from([frames[:4], frames[4:]], motion)
+    raw = vae.encode_raw(frames)
+    torch.testing.assert_close(vae.decode_raw(raw), frames, atol=1e-2, rtol=1e-3)
     torch.testing.assert_close(raw.std((0, 2, 3, 4)), torch.ones(6), atol=0.05, rtol=0)
 
 
@@ -187,12 +187,12 @@ def test_motion_can_be_made_to_count() -> None:
     ways, moving = torch.randn(6, 3, 1, 4, 4), torch.randn(3, 4, 4, 4)
     moving -= moving.mean(1, keepdim=True)
     chunks = (torch.randn(200, 6, 1, 1, 1, 1) * ways).sum(1) + 0.2 * torch.randn(200, 1, 1, 1, 1) * moving
-    pictures = torch.cat([chunks.mean(2, keepdim=True), chunks], dim=2)
+    frames = torch.cat([chunks.mean(2, keepdim=True), chunks], dim=2)
     shown = {}
     for motion in (1.0, 20.0):
         vae = StackedVAE(6, patch=2, widths=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
-        vae.start_from([pictures], motion)
-        output = vae.decode_raw(vae.encode_raw(pictures))[:, :, 1:]
+        vae.start_from([frames], motion)
+        output = vae.decode_raw(vae.encode_raw(frames))[:, :, 1:]
         true = chunks - chunks.mean(2, keepdim=True)
         shown[motion] = float((output - output.mean(2, keepdim=True)).std() / true.std())
     assert shown[1.0] < 0.2

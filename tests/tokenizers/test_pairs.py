@@ -31,7 +31,7 @@ def test_the_table_is_what_the_clock_computes(row: list[str]) -> None:
             with pytest.raises(ClockError, match="choose a pair whose rates divide"):
                 ChunkClock(fps, stride, rate, hop)
         else:
-            assert ChunkClock(fps, stride, rate, hop).frames_per_chunk == int(cell)
+            assert ChunkClock(fps, stride, rate, hop).codec_frames_per_chunk == int(cell)
 
 
 @pytest.mark.parametrize("group", ["video_vae", "audio_codec", "thinker"])
@@ -45,7 +45,7 @@ def test_every_choice_names_something_that_exists(group: str) -> None:
 
 @torch.no_grad()
 def test_dac_looks_ahead() -> None:
-    """Why it is not offered: a frame's sound depends on the codes of frames after it."""
+    """Why it is not offered: a frame's audio depends on the codes of frames after it."""
     config = DacConfig(
         encoder_hidden_size=8, downsampling_ratios=[2, 4], upsampling_ratios=[4, 2], decoder_hidden_size=32,
         n_codebooks=2, codebook_size=16, codebook_dim=4,

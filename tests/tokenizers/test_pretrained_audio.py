@@ -43,8 +43,8 @@ def codec(request: pytest.FixtureRequest) -> PretrainedCodec:
     return request.param()
 
 
-def some_codes(codec: PretrainedCodec, frames: int) -> torch.Tensor:
-    return torch.randint(0, codec.vocabulary, (2, frames, codec.codebooks))
+def some_codes(codec: PretrainedCodec, codec_frames: int) -> torch.Tensor:
+    return torch.randint(0, codec.vocabulary, (2, codec_frames, codec.codebooks))
 
 
 def test_lengths_are_exact(codec: PretrainedCodec) -> None:

@@ -22,18 +22,18 @@ def codec() -> StftCodec:
     return small().eval()
 
 
-def some_codes(codec: StftCodec, frames: int) -> torch.Tensor:
-    return torch.randint(0, codec.vocabulary, (2, frames, codec.codebooks))
+def some_codes(codec: StftCodec, codec_frames: int) -> torch.Tensor:
+    return torch.randint(0, codec.vocabulary, (2, codec_frames, codec.codebooks))
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 7, 50])
-def test_n_hops_are_n_frames(codec: StftCodec, frames: int) -> None:
-    codes = codec.encode(torch.randn(2, frames * HOP))
-    assert codes.shape == (2, frames, 3)
+@pytest.mark.parametrize("codec_frames", [1, 2, 3, 7, 50])
+def test_n_hops_are_n_frames(codec: StftCodec, codec_frames: int) -> None:
+    codes = codec.encode(torch.randn(2, codec_frames * HOP))
+    assert codes.shape == (2, codec_frames, 3)
     assert codes.dtype == torch.int64
     assert codes.min() >= 0
     assert codes.max() < 32
-    assert codec.decode(codes).shape == (2, frames * HOP)
+    assert codec.decode(codes).shape == (2, codec_frames * HOP)
 
 
 @pytest.mark.parametrize("samples", [0, 1, HOP - 1, 5 * HOP + 1])
@@ -89,7 +89,7 @@ def test_analysis_and_synthesis_are_inverse(window: int) -> None:
     spectrum = Spectrum(HOP, window)
     waveform = torch.randn(2, 20 * HOP)
     back, _ = spectrum.synthesise(spectrum.analyse(waveform), spectrum.start(2, waveform))
-    # Exact once a window's worth of frames overlaps; before, the sound fades in.
+    # Exact once a window's worth of frames overlaps; before, the audio fades in.
     assert torch.allclose(back[:, window:], waveform[:, window:], atol=1e-4)
     assert (back[:, :window].abs() <= waveform[:, :window].abs() + 1e-4).all()
 

@@ -21,14 +21,14 @@ def tokenizer() -> StackedVAE:
     return small
 
 
-def clip(pictures: int = 9, size: int = 16, batch: int = 2) -> torch.Tensor:
-    return torch.rand(batch, 3, pictures, size, size) * 2 - 1
+def clip(frames: int = 9, size: int = 16, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, frames, size, size) * 2 - 1
 
 
-@pytest.mark.parametrize("pictures", [2, 4, 8, 16])
-def test_clips_that_are_not_4k_plus_1_are_refused(tokenizer: VideoTokenizer, pictures: int) -> None:
-    with pytest.raises(TokenizerError, match=r"4T\+1 pictures, got"):
-        tokenizer.encode(clip(pictures))
+@pytest.mark.parametrize("frames", [2, 4, 8, 16])
+def test_clips_that_are_not_4k_plus_1_are_refused(tokenizer: VideoTokenizer, frames: int) -> None:
+    with pytest.raises(TokenizerError, match=r"4T\+1 frames, got"):
+        tokenizer.encode(clip(frames))
 
 
 def test_the_refusal_says_what_to_cut_to(tokenizer: VideoTokenizer) -> None:
@@ -37,16 +37,16 @@ def test_the_refusal_says_what_to_cut_to(tokenizer: VideoTokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "match"),
+    ("frames", "match"),
     [
         (torch.zeros(1, 3, 5, 18, 16), "multiples of 4"),
         (torch.zeros(1, 5, 3, 16, 16), "batch, 3, time"),
         (torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8), "must be float"),
     ],
 )
-def test_wrong_pictures_are_refused(tokenizer: VideoTokenizer, pictures: torch.Tensor, match: str) -> None:
+def test_wrong_pictures_are_refused(tokenizer: VideoTokenizer, frames: torch.Tensor, match: str) -> None:
     with pytest.raises(TokenizerError, match=match):
-        tokenizer.encode(pictures)
+        tokenizer.encode(frames)
 
 
 def test_wrong_latents_are_refused(tokenizer: VideoTokenizer) -> None:
@@ -55,25 +55,25 @@ def test_wrong_latents_are_refused(tokenizer: VideoTokenizer) -> None:
 
 
 def test_latents_are_normalised_with_the_measured_statistics(tokenizer: VideoTokenizer) -> None:
-    pictures = clip(17, batch=4)
-    raw = tokenizer.encode_raw(pictures)
+    frames = clip(17, batch=4)
+    raw = tokenizer.encode_raw(frames)
     assert (raw.std((0, 2, 3, 4)) - 1).abs().max() > 0.2  # else there would be nothing to normalise
     statistics = LatentStatistics(tokenizer.channels)
     for part in raw.split(1):
         statistics.update(part)
     tokenizer.set_statistics(*statistics.mean_and_std())
-    latents = tokenizer.encode(pictures)
+    latents = tokenizer.encode(frames)
     torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(6), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(6), atol=1e-2, rtol=0)
 
 
 def test_decode_undoes_the_normalisation(tokenizer: VideoTokenizer) -> None:
-    """The wrong scale, or the mean added on the wrong side, changes the pictures."""
-    pictures = clip()
-    plain = tokenizer.decode(tokenizer.encode(pictures))
+    """The wrong scale, or the mean added on the wrong side, changes the frames."""
+    frames = clip()
+    plain = tokenizer.decode(tokenizer.encode(frames))
     tokenizer.set_statistics(torch.linspace(-2, 2, 6), torch.linspace(0.3, 3, 6))
-    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(pictures)), plain, atol=1e-5, rtol=0)
-    assert (tokenizer.decode(tokenizer.encode_raw(pictures)) - plain).abs().max() > 1e-2
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(frames)), plain, atol=1e-5, rtol=0)
+    assert (tokenizer.decode(tokenizer.encode_raw(frames)) - plain).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_save_and_load_keep_tokens_statistics_and_fingerprint(tokenizer: VideoTo
     tokenizer.set_statistics(torch.arange(6.0), torch.arange(1.0, 7.0))
     tokenizer.save(tmp_path)
     loaded = StackedVAE.load(tmp_path)
-    pictures = clip()
-    assert torch.equal(loaded.encode(pictures), tokenizer.encode(pictures))
+    frames = clip()
+    assert torch.equal(loaded.encode(frames), tokenizer.encode(frames))
     assert loaded.fingerprint() == tokenizer.fingerprint()
     assert not loaded.training
 
@@ -127,16 +127,16 @@ def test_the_shipped_latents_are_normalised_and_its_pictures_good() -> None:
     np = pytest.importorskip("numpy")
     from vidchat.playground.people.face import draw_face
     from vidchat.playground.people.head import Pose
-    from vidchat.playground.people.identity import random_identity
+    from vidchat.playground.people.person import random_identity
 
     rng = np.random.default_rng(987)
     heads = [random_identity(rng) for _ in range(24)]
-    frames = [[draw_face(head, Pose(mouth=n / 4), (96, 96)) for n in range(5)] for head in heads]
-    pictures = torch.from_numpy(np.array(frames)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    drawn = [[draw_face(head, Pose(mouth=n / 4), (96, 96)) for n in range(5)] for head in heads]
+    frames = torch.from_numpy(np.array(drawn)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     tokenizer = StackedVAE.load(SHIPPED)
     with torch.inference_mode():
-        latents = tokenizer.encode(pictures)
-        error = (tokenizer.decode(latents) - pictures).square().mean()
+        latents = tokenizer.encode(frames)
+        error = (tokenizer.decode(latents) - frames).square().mean()
     assert latents.shape == (24, tokenizer.channels, 2, 6, 6)
     assert 0.7 < float(latents.std()) < 1.3
     assert float(latents.mean().abs()) < 0.2

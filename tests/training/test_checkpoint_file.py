@@ -96,9 +96,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_in_silence(
         find_checkpoint(str(tmp_path / "step_00000001.ckpt"), tmp_path)
 
 
-def test_nothing_is_removed_before_what_is_newer_was_read_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_removed_before_what_is_newer_was_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path, 4)
     good = newest_first(tmp_path / "checkpoints")
     monkeypatch.setattr(checkpoint_file, "_damage_in", lambda file: "a bad disk" if file.writable() else None)

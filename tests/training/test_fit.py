@@ -54,7 +54,7 @@ def meta_batch(model: Any, rows: int, columns: int) -> ChunkBatch:
 
     def codes(chunks: int) -> torch.Tensor | None:
         shape = model.code_shape
-        size = (1, chunks, shape.frames, shape.codebooks) if shape else None
+        size = (1, chunks, shape.codec_frames, shape.codebooks) if shape else None
         return None if size is None else torch.zeros(size, dtype=torch.long, device="meta")
 
     ones = torch.ones(1, 2, dtype=torch.bool, device="meta")
@@ -77,7 +77,7 @@ def test_every_tokenizer_of_the_docs_goes_with_the_base_model(video: str, audio:
         grid = latent_grid(size, vae, model.patch, model.ratio)
         with torch.no_grad():
             hidden = model.train().read(meta_batch(model, *grid))
-        assert hidden.shape == (1, 2, 360 + model.frames, 1024), "a backbone's token is 32 x 32 pixels with each"
+        assert hidden.shape == (1, 2, 360 + model.codec_frames, 1024), "a backbone's token is 32 x 32 pixels with each"
         assert hidden.is_meta
 
 

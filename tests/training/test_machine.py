@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vidchat.training import machine
-from vidchat.training.machine import what_is_lacking_here
+from vidchat.training.machine import missing_on_this_machine
 
 ONLINE = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": False}}
 
@@ -17,7 +17,7 @@ ONLINE = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "offlin
 def lacking(monkeypatch: pytest.MonkeyPatch, gpus: int, trainer: dict[str, Any]) -> str:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    return "; ".join(what_is_lacking_here({"trainer": trainer, "logger": {}}))
+    return "; ".join(missing_on_this_machine({"trainer": trainer, "logger": {}}))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, gpus: int, accelerator: str, devi
 
 def test_a_key_for_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     def problems(loggers: dict[str, Any]) -> list[str]:
-        return what_is_lacking_here({"trainer": {"accelerator": "cpu"}, "logger": loggers})
+        return missing_on_this_machine({"trainer": {"accelerator": "cpu"}, "logger": loggers})
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(machine, "_logged_in", lambda: False)
@@ -72,8 +72,8 @@ def test_where_a_key_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_logger_s_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     board = {"board": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger"}}
     config = {"trainer": {"accelerator": "cpu"}, "logger": board}
-    assert what_is_lacking_here(config) == []
+    assert missing_on_this_machine(config) == []
     monkeypatch.setattr(machine, "find_spec", lambda package: None)
-    assert [text.partition(",")[0] for text in what_is_lacking_here(config)] == [
+    assert [text.partition(",")[0] for text in missing_on_this_machine(config)] == [
         "tensorboard is not installed; pip install 'vidchat[log]'"
     ]

@@ -17,14 +17,14 @@ from tests.training.fakes import NoisyModule
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.data.media.pixels import to_bytes
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.reading import ChunkSampling
+from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import load_release
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
 from vidchat.training.checkpoint import CheckpointError
 from vidchat.training.initialise import start_from_language_model
-from vidchat.training.responder import ResponderModule
+from vidchat.training.responder_module import ResponderModule
 from vidchat.training.samples import Samples
 
 PLAIN = CONDITION | {"initiator": False, "voice": False, "scores": []}
@@ -115,14 +115,14 @@ def test_samples_are_of_the_averaged_weights_in_evaluation(
 
 
 def test_the_truth_beside_a_sample_is_of_the_same_pictures(module: ResponderModule) -> None:
-    """Pictures 1..4T and their sound: the reference is left out, as it is of an answer."""
+    """Frames 1..4T and their audio: the reference is left out, as it is of an answer."""
     truth = batch()
-    pictures, sound = samples_module.round_trip(truth, module, 2)
+    frames, audio = samples_module.round_trip(truth, module, 2)
     with torch.no_grad():
         decoded = to_bytes(module.video_vae.decode(truth.latents[:, :3].transpose(1, 2)))[:, :, 1:]
         heard = module.audio_codec.decode(truth.codes[:, :2].flatten(1, 2))
-    assert torch.equal(pictures, decoded.transpose(1, 2))
-    assert torch.equal(sound, heard)
+    assert torch.equal(frames, decoded.transpose(1, 2))
+    assert torch.equal(audio, heard)
 
 
 def test_the_average_starts_from_the_language_model(module: ResponderModule, tmp_path: Path) -> None:

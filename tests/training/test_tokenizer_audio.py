@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.schedule import OptimizerSettings
 from vidchat.training.spectral import SpectralDistance, low_pass, mel_bank
-from vidchat.training.tokenizer_audio import AudioCodecModule, SoundSamples, write_wav
+from vidchat.training.tokenizer_audio import AudioCodecModule, AudioSamples, write_wav
 
 RATE, HOP = 4000, 80
 
@@ -58,7 +58,7 @@ def fit(trained: AudioCodecModule, steps: int, folder: Path, ckpt: Path | None =
     trainer = L.Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
-        callbacks=[losses, SoundSamples(every=10)], inference_mode=False,
+        callbacks=[losses, AudioSamples(every=10)], inference_mode=False,
     )  # fmt: skip
     loader = DataLoader(OneBatch(), batch_size=None)
     trainer.fit(trained, loader, ckpt_path=ckpt, weights_only=True)
@@ -143,18 +143,18 @@ def test_export_writes_the_averaged_codec(tmp_path: Path) -> None:
 
 
 def test_spectral_distances_order_what_the_ear_orders() -> None:
-    sound = tones(2, RATE)
+    audio = tones(2, RATE)
     distance = SpectralDistance(RATE)
-    quiet_noise = sound + 0.003 * torch.randn_like(sound)
-    ladder = [sound, quiet_noise, low_pass(sound, RATE, 1000), low_pass(sound, RATE, 300), torch.zeros_like(sound)]
-    for measured in zip(*(distance(step, sound) for step in ladder), strict=True):
+    quiet_noise = audio + 0.003 * torch.randn_like(audio)
+    ladder = [audio, quiet_noise, low_pass(audio, RATE, 1000), low_pass(audio, RATE, 300), torch.zeros_like(audio)]
+    for measured in zip(*(distance(step, audio) for step in ladder), strict=True):
         assert measured[0] == 0
         assert list(measured) == sorted(measured)
 
 
 def test_spectral_distance_does_not_hear_the_sign_of_a_sound() -> None:
-    sound = tones(1, RATE)
-    stft, mel = SpectralDistance(RATE)(-sound, sound)
+    audio = tones(1, RATE)
+    stft, mel = SpectralDistance(RATE)(-audio, audio)
     assert stft < 1e-5
     assert mel < 1e-5
 
@@ -234,8 +234,8 @@ def test_spectral_distances_are_their_definitions() -> None:
     stft, mel = SpectralDistance(RATE, sizes=(256,), bands=(20,))(output, target)
     window = np.hanning(257)[:-1]
 
-    def spectrum(sound: torch.Tensor) -> np.ndarray:
-        padded = np.pad(sound[0].numpy(), 128)
+    def spectrum(audio: torch.Tensor) -> np.ndarray:
+        padded = np.pad(audio[0].numpy(), 128)
         frames = [padded[i : i + 256] * window for i in range(0, len(padded) - 255, 64)]
         return np.abs(np.fft.rfft(np.stack(frames), axis=1)).T
 

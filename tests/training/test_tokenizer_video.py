@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.training.schedule import OptimizerSettings
-from vidchat.training.tokenizer_video import PictureSamples, VideoTokenizerModule, edge_distance, psnr, to_pictures
+from vidchat.training.tokenizer_video import FrameSamples, VideoTokenizerModule, edge_distance, psnr, to_frames
 
 
 class Squares(IterableDataset[dict[str, Tensor]]):
@@ -20,7 +20,7 @@ class Squares(IterableDataset[dict[str, Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for k in range(10_000):
-            yield {"pictures": squares(k)}
+            yield {"frames": squares(k)}
 
 
 class SquaresModule(L.LightningDataModule):
@@ -33,8 +33,8 @@ def squares(k: int, clips: int = 4) -> Tensor:
     frames = torch.randint(0, 200, (clips, 1, 3, 1, 1), generator=generator).expand(-1, 5, -1, 16, 16).clone()
     for clip in frames:
         row, column = torch.randint(0, 8, (2,), generator=generator).tolist()
-        for n, picture in enumerate(clip):
-            picture[:, row : row + 4, column + n : column + n + 4] = 255
+        for n, frame in enumerate(clip):
+            frame[:, row : row + 4, column + n : column + n + 4] = 255
     return frames.to(torch.uint8)
 
 
@@ -62,14 +62,14 @@ def fit(trained: VideoTokenizerModule, steps: int, directory: Path, callbacks: l
 
 
 def quality(vae: StackedVAE) -> float:
-    pictures = to_pictures(squares(99_999, clips=16))
+    frames = to_frames(squares(99_999, clips=16))
     with torch.inference_mode():
-        return float(psnr(vae.decode(vae.encode(pictures)), pictures))
+        return float(psnr(vae.decode(vae.encode(frames)), frames))
 
 
 def test_training_improves_on_the_principal_components(tmp_path: Path) -> None:
     start = module(steps=1)
-    start.network.start_from(to_pictures(squares(k)) for k in range(8))  # type: ignore[operator]
+    start.network.start_from(to_frames(squares(k)) for k in range(8))  # type: ignore[operator]
     trained = module(steps=150, window=8, noise=0.05, edge_weight=0.0, motion_weight=0.0, start_motion=1.0)
     fit(trained, 150, tmp_path)
     trained.export(tmp_path / "export", {})
@@ -80,7 +80,7 @@ def test_the_exported_latents_have_mean_0_and_deviation_1(tmp_path: Path) -> Non
     trained = module(steps=10)
     fit(trained, 10, tmp_path)
     trained.export(tmp_path / "export", {})
-    latents = StackedVAE.load(tmp_path / "export").encode(torch.cat([to_pictures(squares(k)) for k in range(8)]))
+    latents = StackedVAE.load(tmp_path / "export").encode(torch.cat([to_frames(squares(k)) for k in range(8)]))
     torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(8), atol=1e-3, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(8), atol=1e-2, rtol=0)
 
@@ -96,14 +96,14 @@ def test_half_precision_is_what_the_file_holds(tmp_path: Path) -> None:
 def test_validation_leaves_the_statistics_alone() -> None:
     trained = module().eval()
     before = trained.network.latents_mean.clone(), trained.network.latents_std.clone()
-    trained.losses({"pictures": squares(0)})
+    trained.losses({"frames": squares(0)})
     assert torch.equal(trained.network.latents_mean, before[0])
     assert torch.equal(trained.network.latents_std, before[1])
 
 
 def test_samples_are_pictures_above_their_round_trip(tmp_path: Path) -> None:
-    fit(module(steps=4), 4, tmp_path, [PictureSamples(every=2, columns=3)])
-    sheets = sorted((tmp_path / "pictures").iterdir())
+    fit(module(steps=4), 4, tmp_path, [FrameSamples(every=2, columns=3)])
+    sheets = sorted((tmp_path / "frames").iterdir())
     assert [sheet.name for sheet in sheets] == ["0000002.png", "0000004.png"]
     with Image.open(sheets[0]) as sheet:
         assert sheet.size == (3 * 16, 2 * 16)
@@ -115,18 +115,18 @@ def test_noise_on_the_latents_costs_quality() -> None:
     def measured(noise: float) -> float:
         torch.manual_seed(3)
         trained = module(noise=noise).eval()
-        trained.network.start_from([to_pictures(squares(k)) for k in range(8)])  # type: ignore[operator]
-        return float(trained.losses({"pictures": squares(1)})["psnr"].detach())
+        trained.network.start_from([to_frames(squares(k)) for k in range(8)])  # type: ignore[operator]
+        return float(trained.losses({"frames": squares(1)})["psnr"].detach())
 
     assert measured(0.0) > measured(1.0) + 1
 
 
 def test_what_moves_counts_more() -> None:
-    """The same error costs more where pictures change."""
-    pictures = to_pictures(squares(0))
-    importance = module(moving_weight=10.0)._importance(pictures)
-    still = pictures.amax((1, 2)) == pictures.amin((1, 2)).clamp_min(-2)
-    moving = (pictures - pictures.mean(2, keepdim=True)).abs().amax((1, 2)) > 0.1
+    """The same error costs more where frames change."""
+    frames = to_frames(squares(0))
+    importance = module(moving_weight=10.0)._importance(frames)
+    still = frames.amax((1, 2)) == frames.amin((1, 2)).clamp_min(-2)
+    moving = (frames - frames.mean(2, keepdim=True)).abs().amax((1, 2)) > 0.1
     assert importance.min() == 1
     assert importance[:, 0].amax(1)[moving].min() > 1.05
     assert not (still & moving).any()
@@ -141,17 +141,17 @@ def test_edge_distance_sees_edges_not_brightness() -> None:
 
 @pytest.mark.parametrize(("error", "decibels"), [(2.0, 0.0), (0.2, 20.0), (0.02, 40.0)])
 def test_psnr_is_for_pictures_from_minus_1_to_1(error: float, decibels: float) -> None:
-    picture = torch.zeros(1, 3, 1, 4, 4)
-    assert psnr(picture + error, picture) == pytest.approx(decibels, abs=1e-3)
+    frame = torch.zeros(1, 3, 1, 4, 4)
+    assert psnr(frame + error, frame) == pytest.approx(decibels, abs=1e-3)
 
 
 def test_frames_become_pictures() -> None:
-    frames = torch.zeros(2, 5, 3, 4, 6, dtype=torch.uint8)
-    frames[:, 3] = 255
-    pictures = to_pictures(frames)
-    assert pictures.shape == (2, 3, 5, 4, 6)
-    assert pictures[:, :, 3].eq(1).all()
-    assert pictures[:, :, :3].eq(-1).all()
+    pixels = torch.zeros(2, 5, 3, 4, 6, dtype=torch.uint8)
+    pixels[:, 3] = 255
+    frames = to_frames(pixels)
+    assert frames.shape == (2, 3, 5, 4, 6)
+    assert frames[:, :, 3].eq(1).all()
+    assert frames[:, :, :3].eq(-1).all()
 
 
 def test_the_noise_is_as_strong_whatever_the_latents_scale() -> None:
@@ -160,11 +160,11 @@ def test_the_noise_is_as_strong_whatever_the_latents_scale() -> None:
     trained.network.latents_std.fill_(10.0)
     raw, noisy = [], []
     encode, denormalise = trained.network.encode_raw, trained.network.denormalise
-    trained.network.encode_raw = lambda pictures: raw.append(encode(pictures)) or raw[-1]  # type: ignore[method-assign]
+    trained.network.encode_raw = lambda frames: raw.append(encode(frames)) or raw[-1]  # type: ignore[method-assign]
     trained.network.denormalise = lambda latents: noisy.append(latents) or denormalise(latents)  # type: ignore[method-assign]
     with torch.no_grad():
         for _ in range(20):
-            trained.losses({"pictures": squares(0)})
+            trained.losses({"frames": squares(0)})
     levels = torch.cat([(a - trained.network.normalise(b)).flatten(1).std(1) for a, b in zip(noisy, raw, strict=True)])
     assert levels.max() < 0.6
     assert levels.mean() == pytest.approx(0.25, abs=0.04)
@@ -205,14 +205,14 @@ def test_windows_lie_on_the_latent_grid_and_anywhere_on_it() -> None:
 
 
 def test_the_loss_is_of_pixels_edges_and_motion() -> None:
-    """A decoder that errs in a known way: brighter by 0.1 with every picture, on the right half alone."""
+    """A decoder that errs in a known way: brighter by 0.1 with every frame, on the right half alone."""
     trained = module(noise=0.0, edge_weight=3.0, motion_weight=5.0, moving_weight=0.0).eval()
-    pictures = to_pictures(squares(0)) * 0.1
+    frames = to_frames(squares(0)) * 0.1
     error = 0.1 * torch.arange(5.0).view(1, 1, 5, 1, 1).expand(4, 3, 5, 16, 16).clone()
     error[..., :8] = 0
-    trained.network.decode_raw = lambda latents: pictures + error  # type: ignore[method-assign]
-    frames = ((pictures + 1) * 127.5).transpose(1, 2)
-    losses = trained.losses({"pictures": frames})
+    trained.network.decode_raw = lambda latents: frames + error  # type: ignore[method-assign]
+    pixels = ((frames + 1) * 127.5).transpose(1, 2)
+    losses = trained.losses({"frames": pixels})
     assert float(losses["pixels"]) == pytest.approx(0.1, rel=1e-3)
     assert float(losses["motion"]) == pytest.approx(0.5 * 0.1**2, rel=1e-3)
     assert float(losses["edges"]) == pytest.approx(float(edge_distance(error)), rel=1e-3)

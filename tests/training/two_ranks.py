@@ -25,7 +25,7 @@ from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.data.loading.batches import pad
 from vidchat.data.loading.endless import Draw, EndlessDataModule, in_order
 from vidchat.data.loading.order import Order
-from vidchat.errors import plainly
+from vidchat.runtime.errors import user_errors
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
@@ -74,10 +74,10 @@ def frames(draws: list[Draw]) -> dict[str, Tensor]:
         for n, frame in enumerate(clip):
             frame[:, item % 8 : item % 8 + 4, n + 2 : n + 6] = 255
         clips.append((clip + torch.randint(0, 20, clip.shape, generator=generator)).clamp(max=255).to(torch.uint8))
-    return {"pictures": torch.stack(clips)}
+    return {"frames": torch.stack(clips)}
 
 
-def sounds(draws: list[Draw]) -> dict[str, Tensor]:
+def waveforms(draws: list[Draw]) -> dict[str, Tensor]:
     """Tones in noise: of a silent band the logarithm, and so the loss, would be of rounding errors."""
     times, drawn = torch.arange(1600) / 4000, [torch.Generator().manual_seed(item) for item, _ in draws]
     tones = [torch.sin(6.28 * (200 + 90 * item) * times) for item, _ in draws]
@@ -102,7 +102,7 @@ def build(stage: str, batch_size: int) -> tuple[TrainingModule, Data]:
     if stage == "tokenizer_audio":
         for level in audio.quantizer.levels:
             level.decay = 0.2  # so that entries die within a few steps
-        return AudioCodecModule(audio, settings, plain_steps=2, recent_vectors=64), Data(sounds, batch_size)
+        return AudioCodecModule(audio, settings, plain_steps=2, recent_vectors=64), Data(waveforms, batch_size)
     dyadic = stage == "sft_dyadic"
     condition = CONDITION | {"text": "answer", "initiator": dyadic, "voice": False, "scores": []}
     model = OmegaConf.create(MODEL | ({"depth": None} if stage == "pretrain_visual" else {}))
@@ -194,7 +194,7 @@ def main(directory: Path) -> None:
     torch.save(seen, directory / f"rank_{rank}.pt")
     began = time.monotonic()
     try:
-        with plainly():
+        with user_errors():
             run("pretrain_visual", directory, 2, die_at=1)
     finally:
         (directory / f"survivor_{rank}.txt").write_text(f"{time.monotonic() - began}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidchat.bench.clips import SUFFIXES
-from vidchat.bench.measure import PROXY
+from vidchat.bench.metric import PROXY
 from vidchat.bench.results import Number, PairScore, Result
 from vidchat.bench.table import figure
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from vidchat.bench.pairs import Pair
 from vidchat.bench.rules import BAD, COUNTED, TOLERANCE
-from vidchat.data.media.read import Media, MediaError, read_clip, read_picture
+from vidchat.data.media.read import Media, MediaError, read_clip, read_image
 from vidchat.dialogue import Clip
-from vidchat.sizes import format_size
+from vidchat.runtime.sizes import format_size
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg")
 SILENCE = 1e-3  # root mean square, -60 dB of full scale
@@ -31,8 +31,8 @@ class View:
     """How every clip is decoded, once for all measures.
 
     Attributes:
-        size: (height, width); pictures are scaled to cover it, bicubic, and cropped at the centre.
-        fps: Pictures per second.
+        size: (height, width); frames are scaled to cover it, bicubic, and cropped at the centre.
+        fps: Frames per second.
         sample_rate: Samples per second.
     """
 
@@ -83,7 +83,7 @@ def find(folder: Path, name: str) -> Path | None:
     return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def strays(folder: Path, names: Iterable[str]) -> list[str]:
+def unexpected_files(folder: Path, names: Iterable[str]) -> list[str]:
     """The videos in a system's folder that `find` finds for no pair."""
     known = set(names)
     videos = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
@@ -97,30 +97,30 @@ def read_truth(pair: Pair, view: View) -> Media:
         MediaError: It cannot be read; silence is no error.
     """
     media, _ = _read(pair.truth, view, pair.answer_seconds)
-    return _to_length(media, len(media.pictures))
+    return _to_length(media, len(media.frames))
 
 
 def read_reference(pair: Pair, view: View) -> Media:
-    """The responder's picture as a clip of one picture."""
-    return frozen(read_picture(pair.reference, view.size), 1, view)
+    """The responder's frame as a clip of one frame."""
+    return frozen(read_image(pair.reference, view.size), 1, view)
 
 
 def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
-    """A generated clip by the rule: as many pictures and samples as the truth, or as it has if it ends early.
+    """A generated clip by the rule: as many frames and samples as the truth, or as it has if it ends early.
 
     Args:
         clip: The clip, or `None` if the system has none.
         truth: The true answer, as much of it as counts.
         view: How to decode.
     """
-    span = len(truth.pictures)
+    span = len(truth.frames)
     if clip is None:
         return unscored("missing", "there is no clip of this id", span, view)
     try:
         media, note = _read(clip, view, span / view.fps)
     except MediaError as error:
         return unscored("unreadable", in_short(error, clip), span, view)
-    has, statuses, notes = min(span, len(media.pictures)), [], [note] if note else []
+    has, statuses, notes = min(span, len(media.frames)), [], [note] if note else []
     if is_silent(media.waveform) and not is_silent(truth.waveform):
         statuses.append("silent")
         notes = notes or ["it is silent"]
@@ -138,34 +138,34 @@ def read_made(clip: Clip | None, truth: Media, view: View) -> Found:
     )
 
 
-def read_span(clip: Clip, pictures: int, view: View) -> Media:
-    """A clip cut or filled by the rule to a number of pictures, for distances between sets; raises `MediaError`."""
-    return _to_length(_read(clip, view, pictures / view.fps)[0], pictures)
+def read_span(clip: Clip, frames: int, view: View) -> Media:
+    """A clip cut or filled by the rule to a number of frames, for distances between sets; raises `MediaError`."""
+    return _to_length(_read(clip, view, frames / view.fps)[0], frames)
 
 
-def unscored(status: str, note: str, pictures: int, view: View) -> Found:
+def unscored(status: str, note: str, frames: int, view: View) -> Found:
     """Nothing at all, black and silent, in the place of a clip that is not there or cannot be scored."""
-    return Found(black(pictures, view), (status,), note, 0.0, 0.0)
+    return Found(black(frames, view), (status,), note, 0.0, 0.0)
 
 
 def is_silent(waveform: Tensor) -> bool:
-    """Whether a sound is below -60 dB of full scale."""
+    """Whether an audio is below -60 dB of full scale."""
     return float(waveform.square().mean().sqrt()) < SILENCE if len(waveform) else True
 
 
-def black(pictures: int, view: View) -> Media:
+def black(frames: int, view: View) -> Media:
     """A black clip with silence."""
-    return frozen(torch.zeros(3, *view.size, dtype=torch.uint8), pictures, view)
+    return frozen(torch.zeros(3, *view.size, dtype=torch.uint8), frames, view)
 
 
-def frozen(picture: Tensor, pictures: int, view: View) -> Media:
-    """A clip in which a picture (3, H, W) stands still, with silence."""
-    samples = round(pictures * view.sample_rate / view.fps)
-    return Media(picture[None].repeat(pictures, 1, 1, 1), torch.zeros(samples), view.fps, view.sample_rate)
+def frozen(frame: Tensor, frames: int, view: View) -> Media:
+    """A clip in which a frame (3, H, W) stands still, with silence."""
+    samples = round(frames * view.sample_rate / view.fps)
+    return Media(frame[None].repeat(frames, 1, 1, 1), torch.zeros(samples), view.fps, view.sample_rate)
 
 
 def _read(clip: Clip, view: View, longest: float | None) -> tuple[Media, str]:
-    """The clip, with silence and a note where it has no sound that can be read."""
+    """The clip, with silence and a note where it has no audio that can be read."""
     try:
         media = read_clip(clip, fps=view.fps, size=view.size, sample_rate=view.sample_rate, max_seconds=longest)
         return media, ""
@@ -182,13 +182,13 @@ def in_short(error: Exception, clip: Clip) -> str:
     return str(error).replace(str(clip.path), clip.path.name).partition("; ")[0]
 
 
-def _to_length(media: Media, pictures: int) -> Media:
-    """The clip cut to a number of pictures, or filled up: what is nearly there by its last picture, else by black."""
-    lacking = pictures - len(media.pictures)
-    samples = round(pictures * media.sample_rate / media.fps)
-    sound = F.pad(media.waveform[:samples], (0, max(0, samples - len(media.waveform))))
+def _to_length(media: Media, frames: int) -> Media:
+    """The clip cut to a number of frames, or filled up: what is nearly there by its last frame, else by black."""
+    lacking = frames - len(media.frames)
+    samples = round(frames * media.sample_rate / media.fps)
+    audio = F.pad(media.waveform[:samples], (0, max(0, samples - len(media.waveform))))
     if lacking <= 0:
-        return Media(media.pictures[:pictures], sound, media.fps, media.sample_rate)
-    last = media.pictures[-1:].repeat(lacking, 1, 1, 1)
+        return Media(media.frames[:frames], audio, media.fps, media.sample_rate)
+    last = media.frames[-1:].repeat(lacking, 1, 1, 1)
     held = last if lacking <= TOLERANCE * media.fps else torch.zeros_like(last)
-    return Media(torch.cat([media.pictures, held]), sound, media.fps, media.sample_rate)
+    return Media(torch.cat([media.frames, held]), audio, media.fps, media.sample_rate)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.bench.intervals import LEVEL, RESAMPLES, resamples
-from vidchat.bench.measure import Better
+from vidchat.bench.metric import Better
 from vidchat.bench.results import Number
 
 ENOUGH_PAIRS = 6  # of fewer, even a sign test can tell nothing at 95 %

@@ -14,14 +14,14 @@ from scipy.ndimage import median_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidchat.bench.measure import BackendError, need_file
+from vidchat.bench.metric import BackendError, need_file
 from vidchat.bench.protocol import file_hash
 from vidchat.data.media.read import Media
 
 Floats = NDArray[np.float64]
 
 CENTRE = (0.22, 0.10, 0.78, 0.85)
-"""Left, top, right, bottom of the guessed face, as shares of the picture."""
+"""Left, top, right, bottom of the guessed face, as shares of the frame."""
 MOUTH = (0.20, 0.58, 0.80, 0.93)
 """Of the mouth, as shares of the face."""
 STEP = 5  # frames that share one look, at most; between looks, boxes are interpolated
@@ -30,7 +30,7 @@ SURE = 0.7  # of a detection
 
 @dataclass(frozen=True)
 class Faces:
-    """The face in every picture of a clip.
+    """The face in every frame of a clip.
 
     Attributes:
         boxes: (N, 4) left, top, right, bottom in pixels.
@@ -56,7 +56,7 @@ def looked_at(length: int) -> NDArray[np.int64]:
 
 
 class FaceFinder(Protocol):
-    """Finds the face in every picture of a clip."""
+    """Finds the face in every frame of a clip."""
 
     def __call__(self, media: Media) -> Faces: ...
 
@@ -69,9 +69,9 @@ class Centred:
     """Finds a face in the middle of every frame: for portraits that are framed alike."""
 
     def __call__(self, media: Media) -> Faces:
-        height, width = media.pictures.shape[-2:]
+        height, width = media.frames.shape[-2:]
         box = np.array(CENTRE) * np.array([width, height, width, height])
-        return Faces(np.tile(box, (len(media.pictures), 1)), np.ones(len(media.pictures), bool))
+        return Faces(np.tile(box, (len(media.frames), 1)), np.ones(len(media.frames), bool))
 
     def spec(self) -> Mapping[str, object]:
         return {"face": "centre " + ",".join(f"{share:g}" for share in CENTRE)}
@@ -80,7 +80,7 @@ class Centred:
 class Detected:
     """The Ultra-Light RFB-320 face detector (Linzaer, MIT) through onnxruntime, on one of every five frames.
 
-    The most certain face counts. Where none is found the nearest picture's box holds, and the picture counts as one
+    The most certain face counts. Where none is found the nearest frame's box holds, and the frame counts as one
     without a face; where none is found in the whole clip, the guess holds.
 
     Args:
@@ -101,9 +101,9 @@ class Detected:
         return {"face": f"RFB-320 {file_hash(self.path)} in the middle of every {STEP} frames or fewer"}
 
     def _find(self, media: Media) -> Faces:
-        length = len(media.pictures)
+        length = len(media.frames)
         at = looked_at(length)
-        seen = [self._best(media.pictures[i]) for i in at]
+        seen = [self._best(media.frames[i]) for i in at]
         sure = [box for box in seen if box is not None]
         if not sure:
             return Faces(Centred()(media).boxes, np.zeros(length, bool))
@@ -114,9 +114,9 @@ class Detected:
         found = np.concatenate([np.full(len(run), box is not None) for run, box in runs])
         return Faces(boxes, found)
 
-    def _best(self, picture: Tensor) -> Floats | None:
-        height, width = picture.shape[-2:]
-        small = F.interpolate(picture[None].float(), (240, 320), mode="bilinear", antialias=True)
+    def _best(self, frame: Tensor) -> Floats | None:
+        height, width = frame.shape[-2:]
+        small = F.interpolate(frame[None].float(), (240, 320), mode="bilinear", antialias=True)
         scores, boxes = self._session.run(None, {self._session.get_inputs()[0].name: ((small - 127) / 128).numpy()})
         best = int(scores[0, :, 1].argmax())
         if scores[0, best, 1] < SURE:
@@ -148,11 +148,11 @@ def part_of(boxes: Floats, part: tuple[float, float, float, float]) -> Floats:
     return np.stack(shares, axis=1)
 
 
-def crops(pictures: Tensor, boxes: Floats, size: tuple[int, int]) -> Tensor:
+def crops(frames: Tensor, boxes: Floats, size: tuple[int, int]) -> Tensor:
     """(N, 3, h, w) in [0, 1]: the boxes' contents to sub-pixel places, averaged down, edges repeated outside.
 
     Args:
-        pictures: (N, 3, H, W) uint8.
+        frames: (N, 3, H, W) uint8.
         boxes: (N, 4) in pixels.
         size: (h, w).
     """
@@ -161,18 +161,18 @@ def crops(pictures: Tensor, boxes: Floats, size: tuple[int, int]) -> Tensor:
     fine = (size[0] * finer[0], size[1] * finer[1])
     parts = [
         _sample(some, where, fine)
-        for some, where in zip(pictures.split(32), torch.from_numpy(boxes).float().split(32), strict=True)
+        for some, where in zip(frames.split(32), torch.from_numpy(boxes).float().split(32), strict=True)
     ]
     return F.adaptive_avg_pool2d(torch.cat(parts), size)
 
 
-def _sample(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def _sample(frames: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, 3, h, w): the boxes' contents, bilinear. Only what lies around them is turned to floats, which is slow."""
-    height, width = pictures.shape[-2:]
+    height, width = frames.shape[-2:]
     x0, y0 = (max(0, int(boxes[:, side].min()) - 2) for side in (0, 1))
     x0, y0 = min(x0, width - 1), min(y0, height - 1)
     x1, y1 = max(x0 + 1, int(boxes[:, 2].max()) + 3), max(y0 + 1, int(boxes[:, 3].max()) + 3)
-    around = pictures[..., y0:y1, x0:x1].float() / 255
+    around = frames[..., y0:y1, x0:x1].float() / 255
     left, top, right, bottom = boxes.T
     y = top[:, None] + (bottom - top)[:, None] * (torch.arange(size[0]) + 0.5) / size[0] - y0
     x = left[:, None] + (right - left)[:, None] * (torch.arange(size[1]) + 0.5) / size[1] - x0

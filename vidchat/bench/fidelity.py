@@ -1,4 +1,4 @@
-"""PSNR and SSIM, picture by picture against the true answer, in the order in which they are shown."""
+"""PSNR and SSIM, frame by frame against the true answer, in the order in which they are shown."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from vidchat.bench.measure import Column, Features, Measure, evenly
+from vidchat.bench.metric import Column, Features, Metric, evenly
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
 
 BEST_PSNR = 100.0
-"""What equal pictures score, whose ratio is infinite."""
+"""What equal frames score, whose ratio is infinite."""
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # of Wang et al. 2004, as everywhere
-TOGETHER, PLANES, STRIP = 16, 16, 48  # pictures read at once; colour planes, and rows of them, worked on at once
+TOGETHER, PLANES, STRIP = 16, 16, 48  # frames read at once; colour planes, and rows of them, worked on at once
 
 
-class Fidelity(Measure):
-    """PSNR and SSIM over R, G, B with range 1, mean over the pictures of a clip, then over clips.
+class Fidelity(Metric):
+    """PSNR and SSIM over R, G, B with range 1, mean over the frames of a clip, then over clips.
 
     Args:
-        frames: At most so many pictures of a clip, evenly spread; `None` for all.
+        frames: At most so many frames of a clip, evenly spread; `None` for all.
     """
 
     dimension = "video quality"
@@ -41,7 +41,7 @@ class Fidelity(Measure):
         return {
             "backend": "torchmetrics PSNR, its SSIM (gaussian 11, sigma 1.5, reflected edges)",
             "frames": "all" if self.frames is None else f"{self.frames} evenly",
-            "against": "the picture shown at the same time, to the shorter length",
+            "against": "the frame shown at the same time, to the shorter length",
             "libraries": versions("torchmetrics", "torch"),
         }
 
@@ -49,12 +49,12 @@ class Fidelity(Measure):
         assert truth is not None, "a measure that looks beside the clip is given the truth"
         if media is truth:
             return {"psnr": np.array([BEST_PSNR]), "ssim": np.array([1.0])}
-        length = min(len(media.pictures), len(truth.pictures))
+        length = min(len(media.frames), len(truth.frames))
         chosen = evenly(length, None if self.frames is None else min(self.frames, length))
         psnr, ssim = [], []
         for first in range(0, len(chosen), TOGETHER):
             at = torch.from_numpy(chosen[first : first + TOGETHER])
-            a, b = media.pictures[at], truth.pictures[at]
+            a, b = media.frames[at], truth.frames[at]
             psnr += [_psnr(one, other) for one, other in zip(a, b, strict=True)]
             ssim += structural_similarity(a, b).tolist()
         return {"psnr": np.array(psnr), "ssim": np.array(ssim)}
@@ -69,12 +69,12 @@ def _psnr(a: Tensor, b: Tensor) -> float:
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Mean SSIM of each of two stacks of pictures, reflected at their edges.
+    """Mean SSIM of each of two stacks of frames, reflected at their edges.
 
     Equal to torchmetrics' `structural_similarity_index_measure(a / 255, b / 255, data_range=1.0)`, whose window is a
     square of 121 numbers. Here it is a row and a column, over strips that fit into a core's cache, 16 colour planes
     side by side so that one instruction serves them all: some twenty times faster on a CPU, which over the 75,000
-    pictures of 500 clips is the difference between minutes and a night.
+    frames of 500 clips is the difference between minutes and a night.
 
     Args:
         a: Frames, (N, C, H, W) uint8.
@@ -84,10 +84,10 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
         (N,) float64.
 
     Raises:
-        ValueError: The pictures are smaller than the window.
+        ValueError: The frames are smaller than the window.
     """
     if min(a.shape[-2:]) < WINDOW:
-        raise ValueError(f"SSIM needs pictures of {WINDOW} x {WINDOW} or more, got {tuple(a.shape[-2:])}")
+        raise ValueError(f"SSIM needs frames of {WINDOW} x {WINDOW} or more, got {tuple(a.shape[-2:])}")
     planes = zip(a.flatten(0, 1).split(PLANES), b.flatten(0, 1).split(PLANES), strict=True)
     return torch.cat([_of_planes(*both) for both in planes]).view(a.shape[:2]).mean(1)
 
@@ -126,7 +126,7 @@ def _blur(x: Tensor) -> Tensor:
     """(h, w, P) to (h - 10, w - 10, P)."""
     count = x.shape[2]
     weights = _weights().expand(count, 1, WINDOW).contiguous()
-    images = x[None].permute(0, 3, 1, 2)  # to torch: one picture of P channels, the channels last in memory
+    images = x[None].permute(0, 3, 1, 2)  # to torch: one frame of P channels, the channels last in memory
     columns = F.conv2d(images, weights[..., None], groups=count)
     return F.conv2d(columns, weights[:, :, None], groups=count)[0].permute(1, 2, 0)
 

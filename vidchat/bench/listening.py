@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from vidchat.bench.faces import MOUTH, FaceFinder, crops, part_of
-from vidchat.bench.measure import Column, Features, Measure
+from vidchat.bench.metric import Column, Features, Metric
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.bench.proxy.sync import SIZE, motion, sway
@@ -29,10 +29,10 @@ def is_listening(pair: Pair, truth: Media) -> bool:
     return not pair.truth.text and (not len(pieces) or _level(pieces.square().mean(1).max()) < ROOM)
 
 
-class Listening(Measure):
-    """How far a listener's sound, mouth and head are from the true listener's.
+class Listening(Metric):
+    """How far a listener's audio, mouth and head are from the true listener's.
 
-    `sound` is how many dB the answer is louder than the truth: a listener who talks; silence is never too quiet.
+    `audio` is how many dB the answer is louder than the truth: a listener who talks; silence is never too quiet.
     `mouth motion` and `head motion` are distances of log2 of the mean motion: 1 is twice or half the truth's. A frozen
     face moves too little, a talking one too much. Whether a nod comes at the right moment is not measured.
 
@@ -42,7 +42,7 @@ class Listening(Measure):
 
     dimension = "listening"
     columns = (
-        Column("sound over truth dB", "lower", digits=1, worst=-QUIETEST),
+        Column("audio over truth dB", "lower", digits=1, worst=-QUIETEST),
         Column("mouth motion", "lower", digits=2, worst=MOST),
         Column("head motion", "lower", digits=2, worst=MOST),
     )
@@ -62,16 +62,16 @@ class Listening(Measure):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         boxes = self.finder(media).boxes
-        mouth = crops(media.pictures, part_of(boxes, MOUTH), SIZE).mean(1)
+        mouth = crops(media.frames, part_of(boxes, MOUTH), SIZE).mean(1)
         return {
             "level": np.array(_level(media.waveform.square().mean()) if len(media.waveform) else QUIETEST),
             "mouth": np.array(motion(mouth).mean()),
-            "head": np.array(_shifts(crops(media.pictures, boxes[:1].repeat(len(boxes), 0), FACE).mean(1))),
+            "head": np.array(_shifts(crops(media.frames, boxes[:1].repeat(len(boxes), 0), FACE).mean(1))),
         }
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
         return {
-            "sound over truth dB": max(0.0, float(made["level"] - true["level"])),
+            "audio over truth dB": max(0.0, float(made["level"] - true["level"])),
             "mouth motion": _octaves(made["mouth"], true["mouth"], STILL_MOUTH),
             "head motion": _octaves(made["head"], true["head"], STILL_HEAD),
         }

@@ -13,12 +13,12 @@ from PIL import Image
 from rich.progress import track
 
 from vidchat.bench.pairs import PAIRS, check_id, header, longest_answer, shortened, write_lines
+from vidchat.bench.processes import as_note, is_general
 from vidchat.bench.sizes import commonest_size
-from vidchat.bench.workers import as_note, is_general
+from vidchat.data.atomic_path import whole
 from vidchat.data.folder import read_folder
-from vidchat.data.media.read import picture_size, read_clip
+from vidchat.data.media.read import frame_size, read_clip
 from vidchat.data.report import Report
-from vidchat.data.whole import whole
 from vidchat.dialogue import Clip, Dialogue
 
 FPS = 25
@@ -55,7 +55,7 @@ def make_from_folder(
     if not chosen:
         there = ", ".join(f"{count} {name}" for name, count in Counter(one.split for one in dialogues).items())
         raise MakeError(
-            f"{data}: no dialogue has the split '{split}' (there are: {there}); write \"split\": \"{split}\" into "
+            f'{data}: no dialogue has the split \'{split}\' (there are: {there}); write "split": "{split}" into '
             f"dialogues of speakers who are in no other split, or choose another by split=NAME"
         )
     seen = {turn.clip.speaker for dialogue in dialogues if dialogue.split != split for turn in dialogue.turns}
@@ -83,7 +83,7 @@ def write_bench(
 ) -> Report:
     """Writes dialogues as pairs: `clips/`, `references/` and `pairs.jsonl`, whose first line states the rules.
 
-    The reference is the first picture of the true answer; what is scored begins with the second. Clips are hard links
+    The reference is the first frame of the true answer; what is scored begins with the second. Clips are hard links
     where the file system allows, else copies.
 
     Args:
@@ -126,7 +126,7 @@ def write_bench(
 def _entry(dialogue: Dialogue, output: Path) -> Mapping[str, Any]:
     name, question, answer = check_id(dialogue.id), dialogue.question, dialogue.answer
     assert question is not None, "dialogues without a question are left out before"
-    picture_size(question.path)  # what cannot be opened now can be answered by nobody
+    frame_size(question.path)  # what cannot be opened now can be answered by nobody
     _write_reference(answer, output / "references" / f"{name}.png")
     return {
         "id": name,
@@ -138,15 +138,15 @@ def _entry(dialogue: Dialogue, output: Path) -> Mapping[str, Any]:
 
 
 def _later(answer: Clip) -> Clip:
-    """The true answer from its second picture on."""
+    """The true answer from its second frame on."""
     return Clip(answer.path, answer.speaker, answer.text, answer.start + 1 / FPS, answer.end, truth=answer.truth)
 
 
 def _write_reference(answer: Clip, path: Path) -> None:
     one = Clip(answer.path, answer.speaker, start=answer.start, end=answer.end)
-    media = read_clip(one, fps=FPS, size=picture_size(answer.path), sample_rate=16000, audio=False, max_seconds=1 / FPS)
+    media = read_clip(one, fps=FPS, size=frame_size(answer.path), sample_rate=16000, audio=False, max_seconds=1 / FPS)
     with whole(path) as partial:
-        Image.fromarray(media.pictures[0].permute(1, 2, 0).numpy()).save(partial, format="PNG")
+        Image.fromarray(media.frames[0].permute(1, 2, 0).numpy()).save(partial, format="PNG")
 
 
 def _placed(clip: Clip, output: Path, name: str) -> dict[str, Any]:

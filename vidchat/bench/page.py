@@ -9,20 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidchat.atomic import write_text
 from vidchat.bench.comparison import STATED
 from vidchat.bench.results import Number, Result
 from vidchat.bench.rules import GIVEN
 from vidchat.bench.systems import BUILT_IN
 from vidchat.bench.table import ARROWS, PROXIES, Table, counted, figure, make_table
 from vidchat.reports.page import data_url, render
+from vidchat.runtime.atomic import write_text
 
 Values = dict[str, Any]
 MEANING = {
-    "video quality": "Do the pictures look like the true answers', as a set (FID, FVD) and one by one (PSNR, SSIM)?",
+    "video quality": "Do the frames look like the true answers', as a set (FID, FVD) and one by one (PSNR, SSIM)?",
     "identity": "Is it the face of the reference, to the end?",
     "dialogue coherence": "Of five ranked replies, worth 0.2 to 1.0, which one is what was said nearest to?",
-    "audio-visual sync": "Do the lips follow the sound?",
+    "audio-visual sync": "Do the lips follow the audio?",
     "emotion": "Are the expressions those of the true answers?",
     "voice": "Is it the voice of the responder?",
     "listening": "Where the responder only listens: as quiet, and as still or lively, as the true listener?",

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidchat.atomic import write_text
 from vidchat.bench.protocol import file_hash, text_hash
 from vidchat.bench.rules import BAD, COUNTED, GIVEN
 from vidchat.data.folder import inside
 from vidchat.data.media.read import MediaError, length_of
 from vidchat.dialogue import Clip
+from vidchat.runtime.atomic import write_text
 
 PAIRS, CANDIDATES, BENCHMARK = "pairs.jsonl", "candidates.jsonl", "benchmark"
 PLAIN = re.compile(r"[\w\-][\w\-. ]*")  # ids name files, so nothing else may stand in them
@@ -43,7 +43,7 @@ class Candidate:
 
     text: str
     worth: float
-    sounds: tuple[Path, ...] = ()
+    waveforms: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Pair:
         id: Name of the pair, and of the file of the generated clip.
         initiator: Clip to be answered.
         truth: True answer; scoring begins at its `start`, one frame after the reference.
-        reference: Picture of the responder.
+        reference: Frame of the responder.
         candidates: Replies of different worth, best first; empty if none were made.
         answer_seconds: Length of an answer, the same for every pair; `None` is the length of the truth.
         branch: Branch of the dialogue that the pair was made of; in `listening` the true answer says nothing.
@@ -177,7 +177,7 @@ def content_hash(path: Path) -> str:
 def candidates_hash(pairs: Sequence[Pair]) -> str:
     """Tells one set of candidate replies from another, by worths, words and sounds."""
     return text_hash(
-        repr((pair.id, one.worth, one.text, [content_hash(sound) for sound in one.sounds]))
+        repr((pair.id, one.worth, one.text, [content_hash(audio) for audio in one.waveforms]))
         for pair in pairs
         for one in pair.candidates
     )

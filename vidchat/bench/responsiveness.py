@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vidchat.bench.measure import Column
+from vidchat.bench.metric import Column
 
 COLUMNS = (Column("first chunk s", "lower"), Column("real-time factor", "lower"), Column("slowest chunk", "lower"))
 

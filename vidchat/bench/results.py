@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vidchat.atomic import write_text
-from vidchat.bench.measure import Column
+from vidchat.bench.metric import Column
 from vidchat.bench.protocol import text_hash
+from vidchat.runtime.atomic import write_text
 
 FORMAT = 2
 NOT_SCORED = ("not scored",)  # the status of a pair that could be scored for no system

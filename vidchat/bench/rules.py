@@ -19,7 +19,7 @@ BAD = (
     "No pair is left out for a system's clip. The true answer is the ceiling: pair by pair, what is beyond its value "
     "counts as its value. A missing or unreadable clip, or one that a measure fails on, gets the worst value of every "
     "measure, and in distances between sets features farther from the truth than any clip's; so does, in a measure of "
-    "sound, an answer without sound (none, or quieter than -60 dB) to which the truth has sound. Where the responder "
+    "audio, an answer without audio (none, or quieter than -60 dB) to which the truth has audio. Where the responder "
     "only listens, silence is no fault, measures of speech are not taken, and those of listening are. A pair whose "
     "true answer cannot be scored is left out for all systems, and named."
 )

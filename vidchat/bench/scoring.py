@@ -10,18 +10,18 @@ import torch
 from rich.progress import track
 
 from vidchat.bench.clips import RULE, View
-from vidchat.bench.desk import Task, place_of, score_pair
+from vidchat.bench.feature_cache import FeatureCache
 from vidchat.bench.intervals import FRECHET_RESAMPLES
-from vidchat.bench.measure import Measure
+from vidchat.bench.metric import Metric
+from vidchat.bench.pair_scorer import Task, place_of, score_pair
 from vidchat.bench.pairs import Pair, pair_hash, pairs_hash
+from vidchat.bench.processes import as_note, guarded, in_processes
 from vidchat.bench.protocol import text_hash
 from vidchat.bench.results import NOT_SCORED, PairScore, Result, SystemResult
 from vidchat.bench.sizes import sizes_of
-from vidchat.bench.store import Store
 from vidchat.bench.summary import Scored, Summary
 from vidchat.bench.systems import BUILT_IN, TRUTH, Folder, System, built_in
-from vidchat.bench.workers import as_note, guarded, in_processes
-from vidchat.sizes import format_size
+from vidchat.runtime.sizes import format_size
 
 
 class ScoreError(ValueError):
@@ -31,7 +31,7 @@ class ScoreError(ValueError):
 def score(
     pairs: Sequence[Pair],
     systems: Sequence[System],
-    build: Callable[[], Sequence[Measure]],
+    build: Callable[[], Sequence[Metric]],
     view: View,
     store: Path,
     *,
@@ -61,14 +61,16 @@ def score(
         raise ValueError(f"systems need names of their own, and not one of {', '.join(BUILT_IN)}; got {names}")
     folders = [system for system in systems if isinstance(system, Folder)]
     misnamed = [warning for folder in folders for warning in folder.warnings(pairs, protocol)]
-    asked = [one.dealt(pairs, view.fps) if isinstance(one, Folder) else one for one in systems]
+    asked = [one.assign_spans(pairs, view.fps) if isinstance(one, Folder) else one for one in systems]
     task = Task([*built_in(pairs), *asked], build, view, store)
     specs = task.specs  # made first, so that weights that do not fit are told before the long work
     scored = _score_pairs(task, pairs, workers)
     bad = [one[TRUTH][0].note for one in scored if one[TRUTH][0].statuses == NOT_SCORED]
     if len(bad) == len(pairs):
         raise ScoreError(f"none of the {len(pairs)} pairs could be scored; the first: {pairs[0].id}: {bad[0]}")
-    summary = Summary(task.measures, specs, pairs, scored, Store(store), _prefix(protocol, pairs, view), resamples)
+    summary = Summary(
+        task.metrics, specs, pairs, scored, FeatureCache(store), _prefix(protocol, pairs, view), resamples
+    )
     results = [summary.of(system.name) for system in task.systems]
     return Result(
         protocol=protocol,
@@ -94,7 +96,7 @@ def _left_out(truth: SystemResult) -> list[str]:
 
 
 def _other_sizes(pairs: Sequence[Pair], view: View) -> list[str]:
-    """Whether the true answers' pictures are not all alike, so that some are cropped where others are not."""
+    """Whether the true answers' frames are not all alike, so that some are cropped where others are not."""
     sizes = sizes_of(pairs)
     if len(sizes) < 2:
         return []

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from vidchat.bench.pairs import Pair, PairsError
-from vidchat.data.media.read import MediaError, picture_size
+from vidchat.data.media.read import MediaError, frame_size
 from vidchat.dialogue import Clip
-from vidchat.sizes import format_size
+from vidchat.runtime.sizes import format_size
 
 
 def commonest_size(clips: Iterable[Clip]) -> tuple[int, int]:
     """The (height, width) that most clips have; of several, the smallest."""
-    sizes = Counter(picture_size(clip.path) for clip in clips)
+    sizes = Counter(frame_size(clip.path) for clip in clips)
     return min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
 
 
@@ -22,7 +22,7 @@ def sizes_of(pairs: Iterable[Pair]) -> Mapping[tuple[int, int], list[str]]:
     sizes: dict[tuple[int, int], list[str]] = {}
     for pair in pairs:
         try:
-            sizes.setdefault(picture_size(pair.truth.path), []).append(pair.id)
+            sizes.setdefault(frame_size(pair.truth.path), []).append(pair.id)
         except (MediaError, OSError):
             continue  # whoever scores it names it
     return sizes

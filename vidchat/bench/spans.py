@@ -11,7 +11,7 @@ from vidchat.data.media.read import MediaError, length_of
 from vidchat.dialogue import Clip
 
 
-def dealt(lengths: Sequence[int], spans: Sequence[int]) -> list[int]:
+def assign_spans(lengths: Sequence[int], spans: Sequence[int]) -> list[int]:
     """Deals spans out to answers so that least is lacking in all; where nothing is gained, each keeps its own.
 
     So the same clips in another order lack nothing, and are the same set; answers that are all long enough, or all

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vidchat.bench.faces import Centred, Detected, FaceFinder
 from vidchat.bench.fidelity import Fidelity
-from vidchat.bench.measure import BackendError, Measure
+from vidchat.bench.metric import BackendError, Metric
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Backends:
     video_frames: int | None = None
     device: str = "cpu"
 
-    def __call__(self) -> Sequence[Measure]:
+    def __call__(self) -> Sequence[Metric]:
         """Makes the measures, in the order of the table."""
         from vidchat.bench.listening import Listening
         from vidchat.bench.proxy.drift import LoudnessDrift, SharpnessDrift
@@ -71,20 +71,20 @@ class Backends:
             Listening(finder),
         ]
 
-    def _quality(self) -> list[Measure]:
+    def _quality(self) -> list[Metric]:
         from vidchat.bench.canonical.i3d import I3d
         from vidchat.bench.canonical.inception import Inception
         from vidchat.bench.canonical.videomae import VideoMae
-        from vidchat.bench.proxy.random_features import RandomMotion, RandomPictures
+        from vidchat.bench.proxy.random_features import RandomFrames, RandomMotion
 
         return [
-            Inception(self.inception, device=self.device) if self.inception else RandomPictures(),
+            Inception(self.inception, device=self.device) if self.inception else RandomFrames(),
             I3d(self.i3d, device=self.device) if self.i3d else RandomMotion(),
             *([VideoMae(self.videomae, self.device)] if self.videomae else []),
             Fidelity(self.video_frames),
         ]
 
-    def _identity(self, finder: FaceFinder) -> Measure:
+    def _identity(self, finder: FaceFinder) -> Metric:
         from vidchat.bench.canonical.arcface import ArcFace
         from vidchat.bench.proxy.identity import FaceLooks
 
@@ -92,7 +92,7 @@ class Backends:
             raise BackendError("arcface and scrfd need each other: faces are aligned by landmarks")
         return ArcFace(self.arcface, self.scrfd) if self.arcface and self.scrfd else FaceLooks(finder)
 
-    def _coherence(self) -> list[Measure]:
+    def _coherence(self) -> list[Metric]:
         from vidchat.bench.canonical.coherence import NearestByClip, NearestBySentence, Transcriber
         from vidchat.bench.proxy.coherence import NearestSpoken
 
@@ -103,29 +103,29 @@ class Backends:
         if not (self.clip or self.sentence):
             raise BackendError("whisper only transcribes; give clip, sentence or both")
         transcriber = Transcriber(self.whisper, self.device)
-        measures: list[Measure] = [NearestByClip(transcriber, self.clip, self.device)] if self.clip else []
-        return measures + ([NearestBySentence(transcriber, self.sentence, self.device)] if self.sentence else [])
+        metrics: list[Metric] = [NearestByClip(transcriber, self.clip, self.device)] if self.clip else []
+        return metrics + ([NearestBySentence(transcriber, self.sentence, self.device)] if self.sentence else [])
 
-    def _sync(self, finder: FaceFinder) -> Measure:
+    def _sync(self, finder: FaceFinder) -> Metric:
         from vidchat.bench.canonical.syncnet import SyncNet
         from vidchat.bench.proxy.sync import MouthAndLoudness
 
         return SyncNet(self.syncnet, finder, self.device) if self.syncnet else MouthAndLoudness(finder)
 
-    def _emotion(self, finder: FaceFinder) -> Measure:
+    def _emotion(self, finder: FaceFinder) -> Metric:
         from vidchat.bench.canonical.expression import ExpressionCoefficients
         from vidchat.bench.proxy.expression import ExpressionLines
 
         return ExpressionCoefficients(self.expression) if self.expression else ExpressionLines(finder)
 
-    def _voice(self) -> list[Measure]:
+    def _voice(self) -> list[Metric]:
         from vidchat.bench.canonical.dnsmos import Dnsmos
         from vidchat.bench.canonical.utmos import Utmos
         from vidchat.bench.canonical.voice import WavLmEcapa, XVector
         from vidchat.bench.proxy.voice import PitchAndTimbre
 
-        measures: list[Measure] = [WavLmEcapa(self.sim, self.device)] if self.sim else []
-        measures += [XVector(self.xvector, self.device)] if self.xvector else []
-        quality: list[Measure] = [Dnsmos(self.dnsmos)] if self.dnsmos else []
+        metrics: list[Metric] = [WavLmEcapa(self.sim, self.device)] if self.sim else []
+        metrics += [XVector(self.xvector, self.device)] if self.xvector else []
+        quality: list[Metric] = [Dnsmos(self.dnsmos)] if self.dnsmos else []
         quality += [Utmos(self.utmos, self.device)] if self.utmos else []
-        return (measures or [PitchAndTimbre()]) + quality
+        return (metrics or [PitchAndTimbre()]) + quality

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vidchat.bench.feature_cache import FeatureCache
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.intervals import mean_interval, resamples, spread_interval
-from vidchat.bench.measure import NO_TURNS, Column, Measure, titled
+from vidchat.bench.metric import NO_TURNS, Column, Metric, titled
 from vidchat.bench.pairs import Pair, candidates_hash
 from vidchat.bench.responsiveness import COLUMNS as LOGGED
 from vidchat.bench.results import Number, PairScore, SystemResult
-from vidchat.bench.store import Store
 from vidchat.bench.systems import BUILT_IN, TRUTH
 
 Scored = dict[str, tuple[PairScore, dict[int, str]]]
@@ -39,11 +39,11 @@ class Summary:
         warnings: Warnings for readers of the numbers, gathered on the way.
     """
 
-    measures: Sequence[Measure]
+    metrics: Sequence[Metric]
     specs: Sequence[str]
     pairs: Sequence[Pair]
     scored: Sequence[Scored]
-    store: Store
+    store: FeatureCache
     prefix: str
     resamples: int
     warnings: list[str] = field(default_factory=list)
@@ -54,17 +54,17 @@ class Summary:
         """A system's line; a number that it cannot have stands in it with the reason."""
         scores = [scored[name][0] for scored in self.scored]
         numbers = []
-        for index, measure in enumerate(self.measures):
+        for index, metric in enumerate(self.metrics):
             spec = self.specs[index]
-            if measure.needs_candidates:
+            if metric.needs_candidates:
                 spec = f"{spec}; candidates={candidates_hash(self.pairs)}"
-            for column in measure.columns:
-                kept = replace(column, name=titled(column.name, measure.proxy))
+            for column in metric.columns:
+                kept = replace(column, name=titled(column.name, metric.proxy))
                 found = self._mean(kept, scores) if column.kind == "mean" else self._distance(name, index, kept)
                 string = f"metric={kept.name}; {spec}; {self.prefix}"
-                number = Number(kept, measure.dimension, measure.proxy, string, *found, len(self.pairs))
-                number = replace(number, doubt=measure.doubt if measure.proxy else "")
-                numbers.append(number if number.count else replace(number, reason=self._reason(measure, kept, scores)))
+                number = Number(kept, metric.dimension, metric.proxy, string, *found, len(self.pairs))
+                number = replace(number, doubt=metric.doubt if metric.proxy else "")
+                numbers.append(number if number.count else replace(number, reason=self._reason(metric, kept, scores)))
         for column in (COVERAGE, *(LOGGED if name not in BUILT_IN else ())):
             backend = "the span that counts" if column is COVERAGE else "the generator's log"
             string = f"metric={column.name}; backend={backend}; {self.prefix}"
@@ -73,15 +73,15 @@ class Summary:
         drawn = [replace(n, draws=self._draws.get((name, n.column.name), ())) for n in numbers]
         return SystemResult(name, drawn, dict(zip((pair.id for pair in self.pairs), scores, strict=True)))
 
-    def _reason(self, measure: Measure, column: Column, scores: Sequence[PairScore]) -> str:
+    def _reason(self, metric: Metric, column: Column, scores: Sequence[PairScore]) -> str:
         """Why there is no number of a column."""
-        if measure.needs_candidates and not any(len(pair.candidates) > 1 for pair in self.pairs):
+        if metric.needs_candidates and not any(len(pair.candidates) > 1 for pair in self.pairs):
             return "no pair has candidate replies; `vidchat bench candidates` makes them"
-        if column.kind == "frechet" and not measure.needs:
+        if column.kind == "frechet" and not metric.needs:
             return "a distance between sets needs more clips than this benchmark has pairs"
-        if not measure.needs and any(column.name in score.values for score in scores):
+        if not metric.needs and any(column.name in score.values for score in scores):
             return "no true answer has a value of it (too short, or without a voice, motion or a face)"
-        return measure.needs or NO_TURNS[measure.turns]
+        return metric.needs or NO_TURNS[metric.turns]
 
     def _mean(self, column: Column, scores: Sequence[PairScore]) -> tuple[float, float, float, int]:
         values = np.array([score.values.get(column.name, np.nan) for score in scores])

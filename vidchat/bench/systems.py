@@ -1,4 +1,4 @@
-"""Who is scored: folders of generated clips; in every report also the truth, a wrong answer, and a still picture."""
+"""Who is scored: folders of generated clips; in every report also the truth, a wrong answer, and a still frame."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from vidchat.bench.clips import ABSENT, Found, View, find, frozen, read_made, read_span, read_truth, strays
+from vidchat.bench.clips import ABSENT, Found, View, find, frozen, read_made, read_span, read_truth, unexpected_files
 from vidchat.bench.pairs import Pair, pair_hash
 from vidchat.bench.protocol import file_hash
 from vidchat.bench.responsiveness import log_path, made_by
 from vidchat.bench.sizes import sizes_of
-from vidchat.bench.spans import dealt, frames_of
-from vidchat.data.media.read import Media, read_picture
+from vidchat.bench.spans import assign_spans, frames_of
+from vidchat.data.media.read import Media, read_image
 from vidchat.dialogue import Clip
 
 TRUTH, SHUFFLED, FROZEN = "truth", "shuffled truth", "frozen reference"
@@ -61,8 +61,8 @@ class Folder:
     folder: Path
     spans: Mapping[str, int] = field(default_factory=dict)
 
-    def dealt(self, pairs: Sequence[Pair], fps: int) -> Folder:
-        """Returns the folder with the true answers' lengths dealt out among its clips (`dealt`), as a set has no order.
+    def assign_spans(self, pairs: Sequence[Pair], fps: int) -> Folder:
+        """Returns the folder with the true answers' lengths dealt out among its clips, as a set has no order.
 
         Clips that cannot be opened keep their own truth's length, so that nothing is gained by leaving clips out.
         """
@@ -71,7 +71,7 @@ class Folder:
         frames = {name: frames_of(clip, fps, longest[name]) for name, clip in clips.items()}
         true = {pair.id: frames_of(pair.truth, fps, pair.answer_seconds) for pair in pairs}
         known = [name for name, count in frames.items() if count and true[name]]
-        spans = dealt([frames[name] for name in known], [true[name] for name in known])
+        spans = assign_spans([frames[name] for name in known], [true[name] for name in known])
         others = {name: span for name, span in zip(known, spans, strict=True) if span != true[name]}
         return replace(self, spans=others)
 
@@ -90,7 +90,7 @@ class Folder:
     def warnings(self, pairs: Sequence[Pair], protocol: str) -> list[str]:
         """Returns warnings of clips that belong to no pair, and of logs that name another pair or protocol."""
         warnings = []
-        if names := strays(self.folder, (pair.id for pair in pairs)):
+        if names := unexpected_files(self.folder, (pair.id for pair in pairs)):
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             warnings.append(f"{len(names)} of its clips belong to no pair ({some}); clips are named ID.mp4")
         logs = [(pair, log_path(clip)) for pair in pairs if (clip := find(self.folder, pair.id)) is not None]
@@ -121,13 +121,13 @@ class Answers:
 
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
         if source.clip == pair.truth:
-            return Found(truth, ("good",), "", len(truth.pictures) / view.fps)
+            return Found(truth, ("good",), "", len(truth.frames) / view.fps)
         return replace(read_made(source.clip, truth, view), alone=read_truth(self.given[pair.id], view))
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """The reference picture standing still, in silence, as long as the truth."""
+    """The reference frame standing still, in silence, as long as the truth."""
 
     name: str = FROZEN
 
@@ -135,8 +135,8 @@ class Frozen:
         return Source(None, f"frozen {file_hash(pair.reference)}")
 
     def read(self, pair: Pair, source: Source, truth: Media, view: View) -> Found:
-        length = len(truth.pictures)
-        media = frozen(read_picture(pair.reference, view.size), length, view)
+        length = len(truth.frames)
+        media = frozen(read_image(pair.reference, view.size), length, view)
         return Found(media, ("silent",), "it is silent", length / view.fps)
 
 

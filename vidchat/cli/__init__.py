@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import vidchat.threads  # noqa: F401  (before torch)
+import vidchat.runtime.threads  # noqa: F401  (before torch)
 
 # isort: split
 import sys

@@ -13,8 +13,8 @@ import typer
 from vidchat.cli import bench_ablation, bench_score
 from vidchat.cli.bench_score import Output, Pairs, console, need_pairs
 from vidchat.cli.settings import Settings, command_with, read_settings
-from vidchat.errors import plainly
-from vidchat.sizes import format_size
+from vidchat.runtime.errors import user_errors
+from vidchat.runtime.sizes import format_size
 
 app = typer.Typer(
     help="VidChatBench: scores folders of generated clips, of any system, by seven dimensions.", no_args_is_help=True
@@ -74,7 +74,7 @@ def make(
     settings: Settings = None,
 ) -> None:
     """Makes test pairs of speakers unseen in training: clips, reference frames and pairs.jsonl, in one folder."""
-    with plainly():
+    with user_errors():
         chosen = read_settings(MakeSettings, settings)
         if data.is_dir() and chosen.clips is not None:
             raise ValueError("clips=FOLDER belongs to a testset.json; the clips of a data folder are its own")
@@ -107,7 +107,7 @@ def candidates(
     settings: Settings = None,
 ) -> None:
     """Gives every pair five candidate replies of different worth, for the coherence measure."""
-    with plainly():
+    with user_errors():
         chosen = read_settings(CandidateSettings, settings)
         need_pairs(pairs)
         if rendered == (chosen.model is not None):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vidchat.atomic import write_text
 from vidchat.cli.bench_score import (
     Output,
     Pairs,
@@ -23,7 +22,8 @@ from vidchat.cli.bench_score import (
     scoring_command,
 )
 from vidchat.cli.settings import Settings, read_two
-from vidchat.errors import plainly
+from vidchat.runtime.atomic import write_text
+from vidchat.runtime.errors import user_errors
 
 if TYPE_CHECKING:
     from vidchat.bench.ablation import Place, Row
@@ -60,7 +60,7 @@ def ablation(pairs: Pairs, output: Output, settings: Settings = None) -> None:
 
     vidchat bench ablation BENCH -o TABLE2 rows.dyadic:none=CLIPS rows.dyadic:audio,spatial,noise=OTHERS
     """
-    with plainly():
+    with user_errors():
         need_pairs(pairs)
         from vidchat.bench.ablation import read_place
         from vidchat.bench.suite import Backends
@@ -105,9 +105,9 @@ def _score_rows(
 
 def _write_table(rows: list[Row], pairs: Path, output: Path, clips: Mapping[Place, Path]) -> None:
     from vidchat.bench.ablation import ablation_table, as_json
+    from vidchat.bench.contact_sheet import draw_sheet
     from vidchat.bench.orderings import orderings, orderings_text
     from vidchat.bench.pairs import read_pairs
-    from vidchat.bench.sheet import draw_sheet
 
     table = ablation_table(rows) + "\n" + orderings_text(orderings(rows))
     write_text(output / "ablation.md", table)

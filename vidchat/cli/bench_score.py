@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from vidchat.atomic import write_text
 from vidchat.cli.settings import Settings, command_with, read_settings, read_two
-from vidchat.errors import plainly
+from vidchat.runtime.atomic import write_text
+from vidchat.runtime.errors import user_errors
 
 if TYPE_CHECKING:
     from vidchat.bench.suite import Backends
@@ -96,7 +96,7 @@ def score(pairs: Pairs, output: Output, settings: Settings = None) -> None:
 
     vidchat bench score BENCH -o RESULTS systems.ours=ANSWERS systems.theirs=OTHERS workers=2
     """
-    with plainly():
+    with user_errors():
         need_pairs(pairs)
         from vidchat.bench.suite import Backends
 
@@ -136,7 +136,7 @@ def report(
     output: Output,
 ) -> None:
     """Writes report.md, report.tex and index.html from scores."""
-    with plainly():
+    with user_errors():
         words = [word for word in scores if "=" in word and not Path(word).exists()]
         paths = [Path(word) for word in scores if word not in words]
         chosen = read_settings(ReportSettings, words)

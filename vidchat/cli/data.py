@@ -11,7 +11,7 @@ import typer
 from vidchat.cli import data_encode, data_look
 from vidchat.cli.data_look import print_table
 from vidchat.cli.settings import Settings, command_with, read_settings, read_two
-from vidchat.errors import plainly
+from vidchat.runtime.errors import user_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +108,7 @@ def ingest(
     <output>.report.json sums up what was read, damaged and missing. The same command continues where a killed one
     stopped.
     """
-    with plainly():
+    with user_errors():
         chosen = read_settings(IngestSettings, settings)
         if chosen.source == "speakervid":
             from vidchat.data.manifest.speakervid.ingest import ingest_speakervid
@@ -165,7 +165,7 @@ def cut(
     Clips that exist are kept; the same command continues where a killed one stopped. Source videos that are missing
     are listed in cut.report.json and skipped.
     """
-    with plainly():
+    with user_errors():
         from vidchat.data.manifest.cut import CutSettings, wanted_files
         from vidchat.data.manifest.cut import cut as run
 
@@ -207,7 +207,7 @@ def branches(manifest: Manifest, output: Folder, dry_run: DryRun = False, settin
 
     No person and no source video is in two splits. The thresholds' defaults are the paper's, where it gives them.
     """
-    with plainly():
+    with user_errors():
         from vidchat.data.manifest.dialogues import Derive, write_dialogues
 
         chosen, files = read_two(Derive, DialogueFiles, settings)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vidchat.cli.settings import Settings, command_with, names_of, no_key, read_settings
-from vidchat.errors import plainly
+from vidchat.runtime.errors import user_errors
 from vidchat.shipped import CONFIGS, find
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _help_of_training() -> str:
     ]
     lines.append("  video_vae=FOLDER, audio_codec=FOLDER: a saved one; audio_codec=none: video alone")
     data = (CONFIGS / "data" / "folder.yaml").read_text(encoding="utf-8").splitlines()
-    keys = ("fps:", "size:", "turn:", "dtype:", "max_chunks:")
+    keys = ("fps:", "size:", "allow_portrait:", "dtype:", "max_chunks:")
     lines += [f"  data.{line.replace(': ', '=', 1)}" for line in data if line.startswith(keys)]
     return "Every key of `vidchat train`; these decide what tokens are:\n\n" + "\n".join(lines) + "\n"
 
@@ -113,27 +113,27 @@ def encode(
     from vidchat.data.folder import manifest_of
     from vidchat.data.loading.dialogues import Dialogues
     from vidchat.data.loading.selection import Selection
-    from vidchat.data.tokens.cache import TOKENS, TokenCache
     from vidchat.data.tokens.encode import Sharding, fill, plan, survey
     from vidchat.data.tokens.media_shards import copy_manifest
+    from vidchat.data.tokens.token_cache import TOKENS, TokenCache
 
-    with plainly():
+    with user_errors():
         work, words = _split(settings or [])
         manifest_of(data)  # before tokenizers are loaded
         encoder, point, features = _encoder(data, words)
         dialogues = Dialogues(data)
         turns, longest = not only_answers, point["max_chunks"]
         chosen = Selection({"features": ThinkerFeatures(features)} if features else {}, turns, turns, longest)
-        pieces = (piece for dialogue in dialogues for piece in chosen.pieces(dialogue))
+        segments = (segment for dialogue in dialogues for segment in chosen.segments(dialogue))
         cache = TokenCache(data, encoder, longest, point["dtype"], None if output is None else output / TOKENS)
         sharding = Sharding(work.shard_clips, work.shard_mb << 20)
         if dry_run:
-            count, lacking = survey(cache, pieces)
-            missing = sum(len(job.pieces) for job in plan(cache, lacking, sharding))
+            count, lacking = survey(cache, segments)
+            missing = sum(len(job.segments) for job in plan(cache, lacking, sharding))
             typer.echo(f"{count} pieces of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
             return
         devices, run = _engine(work)
-        skipped = dialogues.report.skipped + fill(cache, pieces, devices, work.workers, run, sharding).skipped
+        skipped = dialogues.report.skipped + fill(cache, segments, devices, work.workers, run, sharding).skipped
         if output is not None:
             copy_manifest(data, output)
         for track in cache.tracks.values():
@@ -153,7 +153,7 @@ def pack(
     from vidchat.data.tokens.media_shards import MEDIA
     from vidchat.data.tokens.media_shards import pack as pack_shards
 
-    with plainly():
+    with user_errors():
         report, _ = pack_shards(data, output, read_settings(PackSettings, settings).shard_mb << 20)
         typer.echo(_summary(output / MEDIA))
         for where, why in report.skipped:
@@ -166,7 +166,7 @@ def verify(
     """Reads every shard of a data set and compares it with its index: SHA-256, number of bytes."""
     from vidchat.data.tokens.shards import ShardError, problems
 
-    with plainly():
+    with user_errors():
         folders = sorted(path.parent for pattern in ("*/index.json", "*/*/index.json") for path in data.glob(pattern))
         if not folders:
             raise ShardError(f"{data}: holds no shards; make some with 'vidchat data encode' or 'vidchat data pack'")
@@ -197,7 +197,7 @@ def _config(data: Path, words: Sequence[str]) -> tuple[DictConfig, bool]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from vidchat.cli.hydra_words import override, read_size
+    from vidchat.cli.overrides import override, read_size
 
     given = [hydra for word in words for hydra in _for_hydra(word)]
     try:
@@ -210,7 +210,7 @@ def _config(data: Path, words: Sequence[str]) -> tuple[DictConfig, bool]:
 
 def _for_hydra(word: str) -> list[str]:
     """Returns a setting as Hydra reads it; a tokenizer may be named by its folder."""
-    from vidchat.cli.hydra_words import TRAIN_PATHS, literally, override
+    from vidchat.cli.overrides import TRAIN_PATHS, literally, override
 
     key, _, value = word.partition("=")
     if key in ("video_vae", "audio_codec") and find(value).is_dir():
@@ -220,7 +220,7 @@ def _for_hydra(word: str) -> list[str]:
 
 def _refusal(error: Exception) -> str:
     """Hydra's error in one sentence."""
-    from vidchat.cli.hydra_words import _sentence
+    from vidchat.cli.overrides import _sentence
 
     unknown = re.match(r"Could not override '(.+?)'\.", str(error))
     if unknown and get_close_matches(unknown[1], names_of(EncodeSettings)):
@@ -236,7 +236,7 @@ def _encoder(data: Path, words: list[str]) -> tuple[ClipEncoder, dict[str, Any],
     from omegaconf import OmegaConf
 
     from vidchat.data.tokens.encoder import ClipEncoder
-    from vidchat.training.values import wrong_values
+    from vidchat.training.config_values import wrong_values
 
     config, audio = _config(data, words)
     point: dict[str, Any] = OmegaConf.to_container(config.data, resolve=True)  # type: ignore[assignment]
@@ -245,13 +245,17 @@ def _encoder(data: Path, words: list[str]) -> tuple[ClipEncoder, dict[str, Any],
     codec = instantiate(config.audio_codec) if audio else None
     thinker = instantiate(config.thinker)  # None where there is none
     vae, size = instantiate(config.video_vae), (point["size"][0], point["size"][1])
-    return ClipEncoder(vae, codec, point["fps"], size, point["turn"], thinker), point, config.condition.features
+    return (
+        ClipEncoder(vae, codec, point["fps"], size, point["allow_portrait"], thinker),
+        point,
+        config.condition.features,
+    )
 
 
 def _engine(work: EncodeSettings) -> tuple[list[str], Callable[..., None] | None]:
     """The devices, and what runs the workers. Ray shows a task the GPU that it is given, and no other."""
     from vidchat.data.tokens.encode import on_ray
-    from vidchat.devices import usable
+    from vidchat.runtime.devices import usable
 
     devices = _devices(work.device)
     if work.engine == "processes":

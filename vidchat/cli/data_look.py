@@ -11,14 +11,14 @@ import typer
 
 from vidchat.cli.settings import Settings, command_with, read_settings
 from vidchat.dialogue import Branch, Split, Tier
-from vidchat.errors import plainly
+from vidchat.runtime.errors import user_errors
 
 if TYPE_CHECKING:
     from vidchat.data.report import Report
     from vidchat.data.show import Decoders, Packed
     from vidchat.data.stats import Distributions
-    from vidchat.data.tokens.kept_tokens import KeptTokens
     from vidchat.data.tokens.media_shards import MediaShards
+    from vidchat.data.tokens.token_folder import TokenFolder
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def stats(
 
     Where clips lie in media shards, the shards are counted; where a folder holds tokens alone, the tokens.
     """
-    with plainly():
+    with user_errors():
         from vidchat.data.folder import MANIFESTS, FolderError
         from vidchat.data.report import Report
         from vidchat.data.stats import MANIFEST, dialogue_table, draw
@@ -81,13 +81,15 @@ def stats(
         print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {plot}")
 
 
-def _distributions(data: Path, manifest: Path, elsewhere: MediaShards | KeptTokens | None) -> tuple[Distributions, str]:
+def _distributions(
+    data: Path, manifest: Path, elsewhere: MediaShards | TokenFolder | None
+) -> tuple[Distributions, str]:
     """The distributions of the clips, wherever they are, and what is counted as one; prints what is not known."""
     from vidchat.data.manifest.sources import ingest_folder
     from vidchat.data.stats import distributions, distributions_elsewhere
-    from vidchat.data.tokens.kept_tokens import KeptTokens
+    from vidchat.data.tokens.token_folder import TokenFolder
 
-    if isinstance(elsewhere, KeptTokens):
+    if isinstance(elsewhere, TokenFolder):
         print(
             f"the clips are not here: hours are those of the tokens, at most {elsewhere.latents.made['longest']} "
             "chunks of an answer or turn, and the resolution of the video is not known"
@@ -114,14 +116,14 @@ def _print_skipped(report: Report, most: int = 10) -> None:
         print(f"left out: {len(report.skipped) - most:,} more")
 
 
-def clips_elsewhere(data: Path) -> MediaShards | KeptTokens | None:
+def clips_elsewhere(data: Path) -> MediaShards | TokenFolder | None:
     """Returns the media shards of a folder, or else its tokens, if none of its first clips is there as a file."""
     from itertools import islice
 
     from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
-    from vidchat.data.tokens.cache import TOKENS
-    from vidchat.data.tokens.kept_tokens import KeptTokens
     from vidchat.data.tokens.media_shards import MediaShards
+    from vidchat.data.tokens.token_cache import TOKENS
+    from vidchat.data.tokens.token_folder import TokenFolder
 
     for _, entry in islice(entries(manifest_of(data)), 100):
         try:
@@ -132,7 +134,7 @@ def clips_elsewhere(data: Path) -> MediaShards | KeptTokens | None:
     packed = MediaShards(data)
     if packed.count:
         return packed
-    return KeptTokens(data) if (data / TOKENS).is_dir() else None
+    return TokenFolder(data) if (data / TOKENS).is_dir() else None
 
 
 def print_table(table: list[dict[str, Any]]) -> None:
@@ -169,7 +171,7 @@ def show(
 
     Clips in media shards are shown from there. Where there are tokens alone, the tokenizers that made them decode them.
     """
-    with plainly():
+    with user_errors():
         from vidchat.data.show import Choice
         from vidchat.data.show import show as run
 

@@ -1,6 +1,6 @@
 """One answer: `vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=checkpoints/demo output=OUT.mp4`.
 
-Reads the initiator's clip (any frame rate, size, sample rate) and a picture of the responder, and writes the
+Reads the initiator's clip (any frame rate, size, sample rate) and a image of the responder, and writes the
 responder's clip, H.264 and AAC, chunk by chunk as it is generated. With `pairs=BENCH` it answers every pair of
 VidChatBench into the folder `output`, with a log beside each clip. A path such as `examples/initiator.mp4` or
 `checkpoints/demo` that is not there is taken from what ships with vidchat.
@@ -8,7 +8,7 @@ VidChatBench into the folder `output`, with a log beside each clip. A path such 
 
 from __future__ import annotations
 
-import vidchat.threads  # noqa: F401  (before torch)
+import vidchat.runtime.threads  # noqa: F401  (before torch)
 
 # isort: split
 import logging
@@ -23,13 +23,13 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from vidchat.bench.pairs import read_pairs
-from vidchat.cli.hydra_words import INFER_PATHS, run
-from vidchat.errors import plainly
+from vidchat.cli.overrides import INFER_PATHS, run
 from vidchat.generation.answer import Question, QuestionError, Timing, check_question
 from vidchat.generation.request import check_answers, check_folder, check_groups, check_output, check_seconds
 from vidchat.generation.respond import choose_device, move, respond, respond_to_pairs, settings_of
 from vidchat.generation.stream import GenerationSettings
 from vidchat.release import Release, load_release
+from vidchat.runtime.errors import user_errors
 from vidchat.shipped import CONFIGS, find
 
 log = logging.getLogger("infer")
@@ -110,7 +110,7 @@ def _require(config: DictConfig, *keys: str) -> None:
 @hydra.main(config_path=str(CONFIGS), config_name="infer", version_base="1.3")
 def _task(config: DictConfig) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # as an exception: nothing unfinished stays
-    with plainly():
+    with user_errors():
         timings = answer_question(config) if config.pairs is None else answer_pairs(config)
     if not timings:
         log.info("%s: every pair was answered already", config.output)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidchat.cli.settings import Settings, command_with, read_settings
-from vidchat.errors import plainly
-from vidchat.sizes import format_size
+from vidchat.runtime.errors import user_errors
+from vidchat.runtime.sizes import format_size
 
 if TYPE_CHECKING:
     from vidchat.model.responder import Responder
@@ -43,7 +43,7 @@ def describe(
 
     vidchat model describe model=base size=480x768 video_vae=wan21 audio_codec=mimi gpu=h100
     """
-    with plainly():
+    with user_errors():
         from vidchat.profiling.describe import OVERRIDES, Described, measure
 
         overrides = [word for word in words or () if word.startswith(OVERRIDES)]
@@ -61,7 +61,7 @@ def _build(settings: Described, overrides: list[str]) -> tuple[Responder, Worklo
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from vidchat.cli.hydra_words import TRAIN_PATHS, _sentence, literally
+    from vidchat.cli.overrides import TRAIN_PATHS, _sentence, literally
     from vidchat.profiling.describe import build
 
     try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidchat.cli.settings import Settings, command_with, read_settings
-from vidchat.errors import plainly
 from vidchat.model_card import CardDetails
+from vidchat.runtime.errors import user_errors
 
 if TYPE_CHECKING:
     from vidchat.release import Release
@@ -46,11 +46,11 @@ def card(
 
     vidchat release card outputs/sft_dyadic/release name=owner/name license=cc-by-nc-4.0 results=RESULTS/scores.json
     """
-    with plainly():
+    with user_errors():
         loaded, details = _load(release, settings)
         text = loaded.model_card(release, details)
         if output is not None:
-            from vidchat.atomic import write_text
+            from vidchat.runtime.atomic import write_text
 
             write_text(output, text)
             return
@@ -72,7 +72,7 @@ def push(
 
     vidchat release push outputs/sft_dyadic/release OWNER/NAME license=cc-by-nc-4.0 --private
     """
-    with plainly():
+    with user_errors():
         loaded, details = _load(release, settings)
         typer.echo(loaded.push_to_hub(target, details, private))
 

@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 import typer
 from typer.core import TyperCommand
 
-from vidchat.sizes import format_size, parse_size
+from vidchat.runtime.sizes import format_size, parse_size
 
 First = TypeVar("First")
 Second = TypeVar("Second")

@@ -7,7 +7,7 @@ on from it.
 
 from __future__ import annotations
 
-import vidchat.threads  # noqa: F401  (before torch)
+import vidchat.runtime.threads  # noqa: F401  (before torch)
 
 # isort: split
 import logging
@@ -26,16 +26,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from vidchat.build import build_responder, check_thinker
-from vidchat.cli.hydra_words import TRAIN_PATHS, read_size, restore_words, run, sweep_folder
+from vidchat.cli.overrides import TRAIN_PATHS, read_size, restore_words, run, sweep_folder
 from vidchat.data.folder import MANIFESTS
-from vidchat.errors import plainly
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.responder import Responder
 from vidchat.registry import packages_in
 from vidchat.release import TOKENIZERS
 from vidchat.release_format import to_names
+from vidchat.runtime.errors import user_errors
+from vidchat.runtime.threads import choose_threads
 from vidchat.shipped import CONFIGS
-from vidchat.threads import choose_threads
 from vidchat.training import run_folder
 from vidchat.training.check import check_config
 from vidchat.training.checkpoint import Checkpoints, find_checkpoint, step_of
@@ -162,7 +162,7 @@ def _task(config: DictConfig) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     restore_words()
-    with plainly():
+    with user_errors():
         if (folder := sweep_folder()) is not None:
             check_one_rank(config.trainer)
             config.output_dir = folder

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from vidchat.data.whole import forget_dead, whole
+from vidchat.data.atomic_path import remove_orphans, whole
 
 log = logging.getLogger(__name__)
 TEXTS = 8192  # texts of a record batch
@@ -187,7 +187,7 @@ def open_index(path: Path, stamp: str, build: Callable[[Any], None], writable: b
             with suppress(OSError):
                 if place != path:
                     place.parent.mkdir(parents=True, exist_ok=True)
-                forget_dead(place)
+                remove_orphans(place)
                 with whole(place) as partial:
                     build(str(partial))
                 return _opened(place, stamp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidchat.atomic import write_text
+from vidchat.runtime.atomic import write_text
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Some dialogues of a data set to look at: one page that needs no other file, or one picture."""
+"""Some dialogues of a data set to look at: one page that needs no other file, or one frame."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vidchat.atomic import write_text
+from vidchat.data.atomic_path import whole
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
-from vidchat.data.media.read import Media, MediaError, picture_size, read_clip, write_clip
-from vidchat.data.tokens.kept_tokens import AudioDecoder, KeptTokens, VideoDecoder
+from vidchat.data.media.read import Media, MediaError, frame_size, read_clip, write_clip
 from vidchat.data.tokens.media_shards import MediaShards
 from vidchat.data.tokens.shards import ShardError
-from vidchat.data.whole import whole
+from vidchat.data.tokens.token_folder import AudioDecoder, TokenFolder, VideoDecoder
 from vidchat.dialogue import Clip, Dialogue, Turn
 from vidchat.reports.page import data_url, render
 from vidchat.reports.sheet import Panel, contact_sheet, strip
+from vidchat.runtime.atomic import write_text
 
 log = logging.getLogger(__name__)
-HEIGHT = 160  # pixels of a shown picture
+HEIGHT = 160  # pixels of a shown frame
 WIDEST = 284
 MOMENTS = 5
 SECONDS = 15.0  # of a clip that are shown
@@ -45,20 +45,20 @@ class Choice:
 class Decoders:
     """What shows a folder's tokens where its clips are not there."""
 
-    tokens: KeptTokens
+    tokens: TokenFolder
     video: VideoDecoder
     audio: AudioDecoder | None
     told = ", decoded from tokens where clips are not there"
     lacking = "or tokens of all its turns"
 
     def seconds(self, dialogue: Dialogue, clip: Clip) -> float | None:
-        """See `KeptTokens`."""
+        """See `TokenFolder`."""
         return self.tokens.seconds(dialogue, clip)
 
     def read(self, dialogue: Dialogue, clip: Clip) -> Media | None:
-        """A clip at the size of a shown picture; `None` where it is not there. Raises `ShardError`."""
+        """A clip at the size of a shown frame; `None` where it is not there. Raises `ShardError`."""
         media = self.tokens.media(dialogue, clip, self.video, self.audio)
-        return None if media is None else replace(media, pictures=_shown_size(media.pictures))
+        return None if media is None else replace(media, frames=_shown_size(media.frames))
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Packed:
         return self.shards.seconds(dialogue, clip)
 
     def read(self, dialogue: Dialogue, clip: Clip) -> Media | None:
-        """A clip at the size of a shown picture; `None` where it is not there. Raises `ShardError` or `MediaError`."""
+        """A clip at the size of a shown frame; `None` where it is not there. Raises `ShardError` or `MediaError`."""
         with self.shards.extracted(clip.path.relative_to(self.shards.root).as_posix()) as path:
             return None if path is None else _read_file(replace(clip, path=path))
 
@@ -148,7 +148,7 @@ def show(
         with whole(output) as partial:
             sheet.save(partial, format="PNG" if output.suffix.lower() == ".png" else "JPEG")
     else:
-        write_text(output, _page(root, dialogues, elsewhere))
+        write_text(output, _spatial_context(root, dialogues, elsewhere))
     return len(dialogues)
 
 
@@ -164,7 +164,7 @@ def _read(dialogue: Dialogue, clip: Clip, elsewhere: Packed | Decoders | None) -
 
 
 def _read_file(clip: Clip) -> Media:
-    height, width = picture_size(clip.path)
+    height, width = frame_size(clip.path)
     size = (HEIGHT, min(WIDEST, max(2, round(HEIGHT * width / height / 2) * 2)))
     try:
         return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS)
@@ -172,10 +172,10 @@ def _read_file(clip: Clip) -> Media:
         return read_clip(clip, fps=25, size=size, sample_rate=16000, max_seconds=SECONDS, audio=False)
 
 
-def _shown_size(pictures: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 at the height of a shown picture."""
-    width = max(2, round(HEIGHT * pictures.shape[3] / pictures.shape[2] / 2) * 2)
-    return interpolate(pictures.float(), (HEIGHT, width), mode="bilinear", antialias=True).round().byte()
+def _shown_size(frames: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 at the height of a shown frame."""
+    width = max(2, round(HEIGHT * frames.shape[3] / frames.shape[2] / 2) * 2)
+    return interpolate(frames.float(), (HEIGHT, width), mode="bilinear", antialias=True).round().byte()
 
 
 def _title(dialogue: Dialogue) -> str:
@@ -188,7 +188,7 @@ def _told(clip: Clip) -> str:
     return "  ".join(part for part in (end, scores) if part)
 
 
-def _page(root: Path, dialogues: list[Dialogue], elsewhere: Packed | Decoders | None) -> str:
+def _spatial_context(root: Path, dialogues: list[Dialogue], elsewhere: Packed | Decoders | None) -> str:
     title = f"{len(dialogues)} dialogues of {root.name or root}{'' if elsewhere is None else elsewhere.told}"
     shown = [
         {"title": _title(dialogue), "turns": [_turn(dialogue, turn, elsewhere) for turn in dialogue.turns]}
@@ -207,10 +207,10 @@ def _embedded(media: Media) -> dict[str, str]:
     """The clip and some of its frames as URLs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_clip(path, media.pictures, media.waveform, media.fps, media.sample_rate)
+        write_clip(path, media.frames, media.waveform, media.fps, media.sample_rate)
         video = data_url(path.read_bytes(), "video/mp4")
     buffer = io.BytesIO()
-    Image.fromarray(strip(media.pictures, MOMENTS)).save(buffer, "JPEG", quality=85)
+    Image.fromarray(strip(media.frames, MOMENTS)).save(buffer, "JPEG", quality=85)
     return {"video": video, "strip": data_url(buffer.getvalue(), "image/jpeg")}
 
 
@@ -222,5 +222,5 @@ def _sheet(dialogues: list[Dialogue], elsewhere: Packed | Decoders | None) -> Im
         for turn in dialogue.turns:
             media = _read(dialogue, turn.clip, elsewhere)
             words = f"{turn.role} {turn.clip.speaker}: {turn.clip.text or ''}   {_told(turn.clip)}"
-            rows.append([Panel(words, None if media is None else strip(media.pictures, MOMENTS))])
+            rows.append([Panel(words, None if media is None else strip(media.frames, MOMENTS))])
     return contact_sheet(rows)

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from vidchat.data.atomic_path import whole
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.dialogues import SUMMARY
-from vidchat.data.manifest.table import COLUMNS, ROWS, ManifestError, as_table, open_manifest
+from vidchat.data.manifest.manifest_file import COLUMNS, ROWS, ManifestError, as_table, open_manifest
 from vidchat.data.report import Report
-from vidchat.data.whole import whole
 from vidchat.dialogue import Clip, Dialogue
 
 MANIFEST = "clips.parquet"
@@ -48,7 +48,7 @@ class Distributions:
         hours: How long together.
         histograms: Column -> counts by bin of `MEASURES`.
         sums: Column -> how many clips have it, and the sum of their values.
-        heights: Height of the source picture, rounded down to a usual one -> clips.
+        heights: Height of the source frame, rounded down to a usual one -> clips.
         topics: Topic -> clips.
         sources: Source -> clips.
     """
@@ -86,7 +86,7 @@ def _numbers(table: pa.Table | pa.RecordBatch, name: str) -> np.ndarray:
 
 
 def _short_sides(table: pa.Table | pa.RecordBatch) -> np.ndarray:
-    """1080p is a picture whose shorter side is 1080."""
+    """1080p is a frame whose shorter side is 1080."""
     sides = np.fmin(_numbers(table, "width"), _numbers(table, "height"))
     return sides[np.isfinite(sides)]
 
@@ -215,7 +215,7 @@ def by_branch_and_tier(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**key, **row} for key, row in named]
 
 
-def draw(found: Distributions, picture: Path) -> None:
+def draw(found: Distributions, frame: Path) -> None:
     """Draws the distributions into a PNG; raises `ManifestError` if there is nothing to draw with."""
     try:
         import matplotlib
@@ -241,9 +241,9 @@ def draw(found: Distributions, picture: Path) -> None:
     told += [f"{source}: {count:,}" for source, count in found.sources.most_common()]
     panels[7].text(0.05, 0.95, "\n".join(told), va="top", fontsize=13)
     figure.tight_layout()
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    with whole(picture) as partial:
-        figure.savefig(partial, dpi=110, format=picture.suffix[1:] or "png")
+    frame.parent.mkdir(parents=True, exist_ok=True)
+    with whole(frame) as partial:
+        figure.savefig(partial, dpi=110, format=frame.suffix[1:] or "png")
     plt.close(figure)
 
 

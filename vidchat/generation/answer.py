@@ -1,4 +1,4 @@
-"""Files in, file out: an initiator's clip and a picture of the responder become the responder's clip."""
+"""Files in, file out: an initiator's clip and a image of the responder become the responder's clip."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vidchat.batch import INITIATOR, ChunkBatch, collate
 from vidchat.conditions.base import QuestionError
 from vidchat.conditions.text import MOST_TEXT
 from vidchat.data.media.pixels import from_bytes, to_bytes
-from vidchat.data.media.read import ClipWriter, Media, MediaError, read_picture
+from vidchat.data.media.read import ClipWriter, Media, MediaError, read_image
 from vidchat.data.tokens.encoder import ClipEncoder
 from vidchat.dialogue import Clip
 from vidchat.generation.framing import frame_of, warn_of_cropping
-from vidchat.generation.listening import encode_heard, read_heard
+from vidchat.generation.heard import encode_heard, read_heard
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release
 
@@ -34,7 +34,7 @@ class Question:
     """What is to be answered, and by whom.
 
     Attributes:
-        reference: A picture of the responder, or a video whose first picture is taken.
+        reference: A image of the responder, or a video whose first frame is taken.
         initiator: What the initiator says, for a model that listens (`dyadic`): a file, or a `Clip`, a span of one. Of
             more than 30 s, the last 30 are heard.
         text: What the responder shall say, for a model that is told (`conditioned`); at most `MOST_TEXT` tokens.
@@ -143,9 +143,9 @@ def read_question(release: Release, question: Question, device: torch.device | s
     for name in [name for name in given if name not in release.conditions]:
         log.warning("%s= is not read: this model was trained without it", name)
     warn_of_cropping("reference", question.reference, request.frame)
-    picture = read_picture(question.reference, request.frame)
+    frame = read_image(question.reference, request.frame)
     with torch.no_grad():
-        reference = release.video_vae.encode(from_bytes(picture[None]).to(device)).transpose(1, 2)
+        reference = release.video_vae.encode(from_bytes(frame[None]).to(device)).transpose(1, 2)
         batch = ChunkBatch(reference, torch.ones(1, 0, dtype=torch.bool, device=device))
         if release.hears:
             _hear(batch, request)
@@ -205,7 +205,7 @@ class _Request:
         shape, encoder = self.release.responder.code_shape, _encoder(self.release, self.release.size)
         assert shape is not None, "without audio no model reads a voice"
         if path is None:
-            return torch.zeros(0, shape.frames, shape.codebooks, dtype=torch.long)
+            return torch.zeros(0, shape.codec_frames, shape.codebooks, dtype=torch.long)
         codes = encode_heard(encoder, read_heard(encoder, _clip(path), "first"), self.device).codes
         assert codes is not None, "a responder with codes has a depth transformer"
         return codes
@@ -239,8 +239,8 @@ def answer(
     with ClipWriter(path, clock.fps, sample_rate) as writer:
         for chunk in chunks:
             timing.ready.append(time.perf_counter() - start)
-            pictures = to_bytes(chunk.pictures[0].transpose(0, 1))
-            writer.write(pictures, None if chunk.waveform is None else chunk.waveform[0])
+            frames = to_bytes(chunk.frames[0].transpose(0, 1))
+            writer.write(frames, None if chunk.waveform is None else chunk.waveform[0])
             yield chunk
 
 

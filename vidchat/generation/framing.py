@@ -1,7 +1,7 @@
 """The frame that an answer has, and what of the files it starts from lies outside.
 
 One rule, the one of training: a frame is scaled until it covers the model's, and cropped at its centre. Nothing is ever
-padded. A model that was trained on both orientations (`data.turn=true`) answers in that of the reference.
+padded. A model that was trained on both orientations (`data.allow_portrait=true`) answers in that of the reference.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from vidchat.data.media.read import is_wide, picture_size
+from vidchat.data.media.read import frame_size, is_wide
 from vidchat.release import Release
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ VISIBLE = 0.02  # of a side: what less than this is cut off is not worth a word
 def frame_of(release: Release, reference: Path) -> tuple[int, int]:
     """(height, width) of an answer; raises `MediaError` if the reference cannot be read."""
     height, width = release.size
-    if not release.turn or height == width:
+    if not release.allow_portrait or height == width:
         return height, width
     turned = is_wide(reference) != (width > height)  # as `ClipEncoder` has it: what is square counts as high
     return (width, height) if turned else (height, width)
@@ -36,7 +36,7 @@ def warn_of_cropping(name: str, path: Path, frame: tuple[int, int]) -> None:
     Raises:
         MediaError: it cannot be read.
     """
-    height, width = picture_size(path)
+    height, width = frame_size(path)
     scale = max(frame[0] / height, frame[1] / width)
     lost = {"height": 1 - frame[0] / (scale * height), "width": 1 - frame[1] / (scale * width)}
     side = max(lost, key=lambda side: lost[side])

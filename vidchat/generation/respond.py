@@ -13,11 +13,8 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from vidchat.atomic import write_text
 from vidchat.bench.pairs import Pair, pair_hash
 from vidchat.bench.responsiveness import made_by
-from vidchat.devices import usable
-from vidchat.errors import plain_message
 from vidchat.generation.answer import (
     PairsError,
     Question,
@@ -31,7 +28,10 @@ from vidchat.generation.request import check_output
 from vidchat.generation.stream import GenerationSettings
 from vidchat.model.precision import multiplies_bf16, to_bf16
 from vidchat.release import Release
-from vidchat.threads import choose_threads
+from vidchat.runtime.atomic import write_text
+from vidchat.runtime.devices import usable
+from vidchat.runtime.errors import user_message
+from vidchat.runtime.threads import choose_threads
 
 log = logging.getLogger(__name__)
 DEFAULT_SECONDS = 4.0
@@ -157,7 +157,7 @@ def respond_to_pairs(
         try:
             timing = _respond_to_pair(release, pair, clip, settings, device)
         except ValueError as error:
-            if plain_message(error) is None:
+            if user_message(error) is None:
                 raise
             log.warning("skipped pair %s: %s", pair.id, error)
             failed.append(pair.id)

@@ -1,7 +1,7 @@
 """The chunk loop: the one way in which answers are generated, in training, by `infer.py` and live.
 
 conversation = Conversation(responder, video_vae, audio_codec, batch, settings)
-for chunk in conversation.answer():  # pictures and sound, 160 ms at a time
+for chunk in conversation.answer():  # frames and audio, 160 ms at a time
     ...
 conversation.hear(latents, codes)  # the next clip of the initiator
 for chunk in conversation.answer():
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch
+from vidchat.model.generation_state import ChunkSampling, GenerationState
 from vidchat.model.graphs import CapturedLoops
-from vidchat.model.reading import ChunkSampling, Reading
 from vidchat.model.responder import Responder
 
 
@@ -53,13 +53,13 @@ class GeneratedChunk:
     """One chunk of the answer.
 
     Attributes:
-        pictures: (B, 3, 4, H, W) in [-1, 1].
-        waveform: (B, samples) in [-1, 1], of the same time span, or `None` without sound.
+        frames: (B, 3, 4, H, W) in [-1, 1].
+        waveform: (B, samples) in [-1, 1], of the same time span, or `None` without audio.
         latents: (B, C, h, w).
-        codes: (B, F, K), or `None` without sound.
+        codes: (B, F, K), or `None` without audio.
     """
 
-    pictures: Tensor
+    frames: Tensor
     waveform: Tensor | None
     latents: Tensor
     codes: Tensor | None
@@ -69,7 +69,7 @@ class VideoStream(Protocol):
     """A video tokenizer's decoder that carries its state from chunk to chunk."""
 
     def push(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, n, h, w) to their pictures (B, 3, m, H, W)."""
+        """Latents (B, C, n, h, w) to their frames (B, 3, m, H, W)."""
 
 
 class AudioStream(Protocol):
@@ -95,14 +95,14 @@ class Conversation:
     """Turn by turn with one responder: it hears, it answers, and what was said stays in its cache.
 
     The reference, `batch.latents[:, :1]`, is chunk 0 of every answer: it starts the video decoder and is not yielded,
-    so what comes out is pictures 1..4T and their sound, starting together. One backbone call per chunk, on that chunk's
+    so what comes out is frames 1..4T and their audio, starting together. One backbone call per chunk, on that chunk's
     tokens only. The condition and the reference stay for ever; of all that is heard and said after them, the last
     `settings.window` chunks.
 
     Args:
         responder: The model, in evaluation mode.
         video_vae: Its video tokenizer.
-        audio_codec: Its audio codec; `None` for a model without sound.
+        audio_codec: Its audio codec; `None` for a model without audio.
         batch: Conditions and references of B answers, the initiators' first clips among them.
         settings: How to generate.
         graphs: Of earlier conversations with the same responder (`Release.graphs`): capturing costs the first chunk
@@ -124,7 +124,7 @@ class Conversation:
         self.batch = batch
         self.generator = torch.Generator(batch.latents.device).manual_seed(settings.seed)
         self._graphs = CapturedLoops() if graphs is None else graphs
-        self._reading: Reading | None = None
+        self._reading: GenerationState | None = None
         self._said: tuple[Tensor, Tensor | None] | None = None  # the last chunk generated, as long as it is unread
 
     def answer(self, chunks: int | None = None) -> Iterator[GeneratedChunk]:
@@ -136,21 +136,21 @@ class Conversation:
         Yields:
             Each chunk as soon as it is decoded.
         """
-        pictures = self.video_vae.stream()
-        sound = self.audio_codec.stream() if self.audio_codec else None
+        frames = self.video_vae.stream()
+        audio = self.audio_codec.stream() if self.audio_codec else None
         # A generator must not hold the gradient mode of its caller between chunks, hence one block per chunk.
         with torch.no_grad():
-            pictures.push(self.batch.latents[:, :1].transpose(1, 2))
+            frames.push(self.batch.latents[:, :1].transpose(1, 2))
             self._graphs.follow(self.responder)
             self._begin()
         for _ in range(self.settings.chunks if chunks is None else chunks):
             with torch.no_grad():
-                reading = self._read_what_was_said()
-                latents, codes = self.responder.write_chunk(reading, self.sampling, self.generator, self._graphs)
+                state = self._read_what_was_said()
+                latents, codes = self.responder.generate_chunk(state, self.sampling, self.generator, self._graphs)
                 self._said = latents, codes
                 chunk = GeneratedChunk(
-                    pictures.push(latents.unsqueeze(2)),
-                    sound.push(codes) if sound and codes is not None else None,
+                    frames.push(latents.unsqueeze(2)),
+                    audio.push(codes) if audio and codes is not None else None,
                     latents,
                     codes,
                 )
@@ -160,8 +160,8 @@ class Conversation:
         """Read the initiators' next clips, or parts of them as they come in.
 
         Args:
-            latents: (B, U, C, h, w), chunks 1..U of a clip; chunk 0, a picture without sound, is left out.
-            codes: (B, U, F, K), or `None` for a model without sound.
+            latents: (B, U, C, h, w), chunks 1..U of a clip; chunk 0, a frame without audio, is left out.
+            codes: (B, U, F, K), or `None` for a model without audio.
         """
         if self._reading is None:
             raise ValueError("the first clip is part of the batch that a conversation starts from; answer it first")
@@ -169,21 +169,21 @@ class Conversation:
             self._read_what_was_said()
             for chunk in range(latents.shape[1]):
                 own = None if codes is None else codes[:, chunk]
-                self._reading = self.responder.hear_chunk(self._reading, latents[:, chunk], own)
+                self._reading = self.responder.append_heard_chunk(self._reading, latents[:, chunk], own)
 
     def _begin(self) -> None:
         if self._reading is None:
-            self._reading = self.responder.begin(self.batch, self.settings.window, self.sampling.guidance)
+            self._reading = self.responder.prefill(self.batch, self.settings.window, self.sampling.guidance)
             return
         self._read_what_was_said()
-        self._reading = self.responder.begin_again(self._reading, self.batch.latents[:, 0])
+        self._reading = self.responder.restart(self._reading, self.batch.latents[:, 0])
 
-    def _read_what_was_said(self) -> Reading:
+    def _read_what_was_said(self) -> GenerationState:
         """Where the backbone stands, once it has read the last chunk."""
         assert self._reading is not None, "begun"
         if self._said is not None:
             level = self.sampling.noise_level
-            self._reading = self.responder.read_chunk(self._reading, *self._said, level, self.generator)
+            self._reading = self.responder.append_chunk(self._reading, *self._said, level, self.generator)
             self._said = None
         return self._reading
 
@@ -201,7 +201,7 @@ def stream_answer(
     Args:
         responder: The model, in evaluation mode.
         video_vae: Its video tokenizer.
-        audio_codec: Its audio codec; `None` for a model without sound.
+        audio_codec: Its audio codec; `None` for a model without audio.
         batch: Conditions and references of B answers.
         settings: How to generate.
         graphs: As for `Conversation`.

@@ -22,7 +22,7 @@ class LatentShape:
 
     Attributes:
         channels: C of a latent.
-        steps: Pictures in a chunk; at 25 fps the 40 ms steps that positions count.
+        steps: Frames in a chunk; at 25 fps the 40 ms steps that positions count.
     """
 
     channels: int
@@ -31,9 +31,9 @@ class LatentShape:
 
 @dataclass(frozen=True)
 class CodeShape:
-    """What the audio codec gives: F frames in a chunk, K codebooks of V entries."""
+    """What the audio codec gives: F codec frames in a chunk, K codebooks of V entries."""
 
-    frames: int
+    codec_frames: int
     codebooks: int
     vocabulary: int
 
@@ -44,7 +44,7 @@ class TokenShapes:
 
     Attributes:
         latent: Of the video tokenizer.
-        codes: Of the audio codec; `None` is a model without sound.
+        codes: Of the audio codec; `None` is a model without audio.
         vocabulary: Ids of the text tokenizer.
     """
 
@@ -63,18 +63,20 @@ def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
     return rearrange(tokens, "... (h w) (c p q) -> ... c (h p) (w q)", p=patch, q=patch, h=rows, w=cols)
 
 
-def chunk_positions(start: Tensor, chunks: Tensor, grid: tuple[int, int], latent: LatentShape, frames: int) -> Tensor:
+def chunk_positions(
+    start: Tensor, chunks: Tensor, grid: tuple[int, int], latent: LatentShape, codec_frames: int
+) -> Tensor:
     """Positions (time, row, column) of the tokens of chunks.
 
-    A token's time is the end of the span it covers, in 40 ms steps: a latent frame ends with its last picture, a codec
-    frame with its last sample, so the sound and the picture of one instant share their time.
+    A token's time is the end of the span it covers, in 40 ms steps: a latent frame ends with its last frame, a codec
+    frame with its last sample, so the audio and the frame of one instant share their time.
 
     Args:
         start: (B,) the number at which this sequence of media starts on all three axes.
         chunks: (T,) or (B, T) index of each chunk; chunk 0 is the reference.
         grid: Rows and columns of visual tokens.
         latent: For the steps in a chunk.
-        frames: F, 0 for a model without sound.
+        codec_frames: F, 0 for a model without audio.
 
     Returns:
         (B, T, S + F, 3) float.
@@ -87,9 +89,11 @@ def chunk_positions(start: Tensor, chunks: Tensor, grid: tuple[int, int], latent
     row, col = torch.meshgrid(torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij")
     place = torch.stack([torch.zeros_like(row), row, col], dim=-1).flatten(0, 1).float()  # (S, 3)
     visual = origin + place + pad(time, (0, 2))
-    if not frames:
+    if not codec_frames:
         return visual
-    ends = latent.steps * ((torch.arange(frames, device=device) + 1) / frames - 1)  # relative to the chunk's end
+    ends = latent.steps * (
+        (torch.arange(codec_frames, device=device) + 1) / codec_frames - 1
+    )  # relative to the chunk's end
     audio = origin + pad(time + ends[:, None], (0, 2))
     return torch.cat([visual, audio], dim=2)
 
@@ -114,7 +118,7 @@ class ChunkEmbedding(nn.Module):
     Args:
         width: D.
         token_dim: Values in one of the backbone's visual tokens.
-        codes: The codec's shape, or `None` for a model without sound.
+        codes: The codec's shape, or `None` for a model without audio.
     """
 
     def __init__(self, width: int, token_dim: int, codes: CodeShape | None) -> None:
@@ -123,10 +127,10 @@ class ChunkEmbedding(nn.Module):
         nn.init.normal_(self.visual.weight, std=token_dim**-0.5)
         self.role = nn.Embedding(3, width)
         nn.init.normal_(self.role.weight, std=0.02)
-        self.frames = codes.frames if codes else 0
+        self.codec_frames = codes.codec_frames if codes else 0
         if codes:
             self.codes = CodeEmbedding(width, codes)
-            self.sound = nn.Parameter(torch.randn(width) * 0.02)  # tells audio tokens from visual ones
+            self.audio = nn.Parameter(torch.randn(width) * 0.02)  # tells audio tokens from visual ones
             self.start = nn.Parameter(torch.randn(width) * 0.02)  # stands in the audio places of chunk 0
 
     def embed_visual(self, tokens: Tensor, roles: Tensor) -> Tensor:
@@ -134,18 +138,18 @@ class ChunkEmbedding(nn.Module):
         return self.visual(tokens) + self.role(roles).unsqueeze(2)
 
     def embed_codes(self, codes: Tensor, roles: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """(B, T, F, K) and roles (B, T) to (B, T, F, D); chunks that are `hidden` (B, T) look as if without sound."""
+        """(B, T, F, K) and roles (B, T) to (B, T, F, D); chunks that are `hidden` (B, T) look as if without audio."""
         embedded = self.codes(codes)
         if hidden is not None:
             embedded = torch.where(hidden[..., None, None], self.start, embedded)
-        return embedded + self.sound + self.role(roles).unsqueeze(2)
+        return embedded + self.audio + self.role(roles).unsqueeze(2)
 
     def start_tokens(self, batch: int) -> Tensor:
         """(B, 1, F, D): the audio places of chunk 0."""
-        return (self.start + self.sound + self.role.weight[RESPONDER]).expand(batch, 1, self.frames, -1)
+        return (self.start + self.audio + self.role.weight[RESPONDER]).expand(batch, 1, self.codec_frames, -1)
 
 
-class Children(nn.Module):
+class PatchUpsample(nn.Module):
     """From each coarse backbone place to the r x r visual tokens it covers.
 
     Args:

@@ -101,7 +101,7 @@ class ConditionEncoder(nn.Module):
         before = torch.zeros_like(start)  # chunks in front of a section
         for tokens, mask, audio_alone in chunks:
             count = mask.cumsum(1)
-            places = chunk_positions(start, before[:, None] + count, grid, latent, embed.frames)
+            places = chunk_positions(start, before[:, None] + count, grid, latent, embed.codec_frames)
             places = places[:, :, grid[0] * grid[1] :] if audio_alone else places
             sections.append(_section_of_chunks(tokens, mask & next(shown), places))
             before = before + count[:, -1]
@@ -164,7 +164,7 @@ class ConditionEncoder(nn.Module):
         latents, mask = _require(batch.turn_latents, "turn_latents"), _require(batch.turn_mask, "turn_mask")
         roles = _require(batch.turn_roles, "turn_roles")
         tokens = embed.embed_visual(patchify(latents, patch), roles)
-        if embed.frames:
+        if embed.codec_frames:
             tokens = torch.cat([tokens, embed.embed_codes(_require(batch.turn_codes, "turn_codes"), roles)], dim=2)
         yield tokens, mask, False
 

@@ -107,7 +107,7 @@ class DepthTransformer(nn.Module):
     def __init__(self, shape: Shape, condition_width: int, codes: CodeShape) -> None:
         super().__init__()
         self.codes = codes
-        steps = codes.frames * codes.codebooks
+        steps = codes.codec_frames * codes.codebooks
         self.condition = nn.Linear(condition_width, shape.width)
         self.previous = nn.Embedding(codes.codebooks * codes.vocabulary + 1, shape.width)  # the last one starts
         self.place = nn.Parameter(torch.randn(steps, shape.width) * 0.02)
@@ -127,12 +127,12 @@ class DepthTransformer(nn.Module):
         Returns:
             (N, F, K, V) logits.
         """
-        frames, books, vocabulary = self.codes.frames, self.codes.codebooks, self.codes.vocabulary
+        codec_frames, books, vocabulary = self.codes.codec_frames, self.codes.codebooks, self.codes.vocabulary
         ids = (codes + torch.arange(books, device=codes.device) * vocabulary).flatten(1)
         previous = torch.cat([torch.full_like(ids[:, :1], books * vocabulary), ids[:, :-1]], dim=1)
         inputs = self.condition(hidden).repeat_interleave(books, dim=1) + self.previous(previous) + self.place
-        outputs = self.transformer(inputs, self._positions(frames * books, codes.device), causal=True)
-        outputs = outputs.unflatten(1, (frames, books))
+        outputs = self.transformer(inputs, self._positions(codec_frames * books, codes.device), causal=True)
+        outputs = outputs.unflatten(1, (codec_frames, books))
         return torch.einsum("nfkd,kdv->nfkv", outputs, self.heads.to(outputs.dtype))
 
     def loss(self, hidden: Tensor, codes: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,7 @@ class DepthTransformer(nn.Module):
             (N, F, K) int64.
         """
         count = len(hidden) if guidance == 1 else len(hidden) // 2
-        steps = self.codes.frames * self.codes.codebooks if sampling.temperature else 0
+        steps = self.codes.codec_frames * self.codes.codebooks if sampling.temperature else 0
         exponential = torch.empty(steps, count, self.codes.vocabulary, device=hidden.device)
         for one in exponential:  # as in a loop that draws on the way: some generators give other numbers at once
             one.exponential_(generator=generator)

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vidchat.model.spatial import Filling, Page, SpatialTransformer, draw_order
+from vidchat.model.spatial import SpatialContext, SpatialDecoder, SpatialTransformer, draw_order
 
 
 def draw_masked_count(tokens: int) -> int:
@@ -40,16 +40,20 @@ def draw_masked_count_of(seed: int | None, tokens: int) -> int:
 class MaskedTransformer(SpatialTransformer):
     """Predicts any number of masked tokens from those that are there."""
 
-    def learn(self, page: Page, tokens: Tensor, count_seed: int | None = None) -> tuple[Tensor, Tensor]:
+    def training_pass(
+        self, page: SpatialContext, tokens: Tensor, count_seed: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         count, places = tokens.shape[:2]
         order = draw_order(count, places, tokens.device)
         visible = places - draw_masked_count_of(count_seed, places)
         return self(page, order, tokens, visible), order[:, visible:]
 
-    def begin(self, page: Page, order: Tensor) -> Filling:
+    def start_decoding(self, page: SpatialContext, order: Tensor) -> SpatialDecoder:
         return partial(self, page, order)
 
-    def forward(self, page: Page, order: Tensor, tokens: Tensor, visible: int, wanted: int | None = None) -> Tensor:
+    def forward(
+        self, page: SpatialContext, order: Tensor, tokens: Tensor, visible: int, wanted: int | None = None
+    ) -> Tensor:
         """Encode what is there, then predict what is not.
 
         Args:

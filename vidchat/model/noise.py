@@ -2,7 +2,7 @@
 
 Noise injection, the paper's cure for drift: the visual tokens that the backbone reads as history (never the targets)
 are mixed with Gaussian noise at a level drawn per chunk, and the model is told the level. At generation the level is a
-setting. Code dropout does to sound what noise does to pictures.
+setting. Code dropout does to audio what noise does to frames.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Objective:
     code_dropout: float = 0.0
 
     def draw_chunks(self, weight: Tensor) -> Tensor | None:
-        """Indices of the chunks whose pictures are trained on; `None` is all.
+        """Indices of the chunks whose frames are trained on; `None` is all.
 
         Args:
             weight: (N,) 1 for a chunk, 0 for padding, which is drawn last.
@@ -47,7 +47,7 @@ class Objective:
 
         Args:
             video: The flow loss.
-            entropy: (K,) cross-entropy of each codebook in nats; `None` for a model without sound.
+            entropy: (K,) cross-entropy of each codebook in nats; `None` for a model without audio.
         """
         loss = self.video * video
         if entropy is None:

@@ -1,7 +1,7 @@
 """The whole model: training and generation side by side.
 
 Sequence: [condition] [chunk 0 = reference] [chunk 1] ... [chunk T]. The backbone reads chunks 0..T-1, and its outputs
-at chunk t-1 predict chunk t. Inside chunk t sound comes first, then picture: the depth transformer emits the codes;
+at chunk t-1 predict chunk t. Inside chunk t audio comes first, then frame: the depth transformer emits the codes;
 the spatial transformer, knowing them, fills in the visual tokens set by set; the flow head draws each token. What is
 fed back is the finished chunk: its latents and its codes.
 """
@@ -17,8 +17,8 @@ from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch
 from vidchat.conditions.base import Conditioning
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import (
-    Children,
     ChunkEmbedding,
+    PatchUpsample,
     TokenShapes,
     chunk_positions,
     patchify,
@@ -26,24 +26,24 @@ from vidchat.model.chunks import (
 from vidchat.model.conditions import ConditionEncoder, ConditionTokens
 from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
+from vidchat.model.generation_state import ChunkSampling, GenerationState
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.mask import BlockCausal
 from vidchat.model.masked import MaskedTransformer
 from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
 from vidchat.model.objective import Objective
-from vidchat.model.picture import Given, Picture
-from vidchat.model.reading import ChunkSampling, Reading
 from vidchat.model.set_causal import SetCausalTransformer
 from vidchat.model.transformer import Shape, Transformer
+from vidchat.model.video_head import HeadInputs, VideoHead
 from vidchat.registry import register
 
 
 @register("responder")
 class Responder(nn.Module):
-    """Answers an initiator's clip with sound and picture, chunk by chunk.
+    """Answers an initiator's clip with audio and frame, chunk by chunk.
 
     Args:
-        tokens: What the tokenizers give; without codes it is a model without sound.
+        tokens: What the tokenizers give; without codes it is a model without audio.
         backbone: The LLM-style transformer over chunks.
         flow: The flow head.
         spatial: The spatial transformer; `None` lets the flow head read the backbone's output.
@@ -86,15 +86,15 @@ class Responder(nn.Module):
         self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
         kind = SetCausalTransformer if set_causal else MaskedTransformer
         self.spatial = kind(spatial, backbone.width, token_dim, ratio) if spatial else None
-        self.direct = None if spatial else Children(backbone.width, backbone.width, ratio)
+        self.direct = None if spatial else PatchUpsample(backbone.width, backbone.width, ratio)
         self.flow = FlowHead(token_dim, (spatial or backbone).width, flow)
         embed_codes = self.embed.codes if codes else None
-        self.picture = Picture(self.spatial, self.direct, self.flow, embed_codes, patch, ratio, latent.steps)
+        self.frame = VideoHead(self.spatial, self.direct, self.flow, embed_codes, patch, ratio, latent.steps)
 
     @property
-    def frames(self) -> int:
-        """F, codec frames in a chunk; 0 for the model without sound."""
-        return self.code_shape.frames if self.code_shape else 0
+    def codec_frames(self) -> int:
+        """F, codec frames in a chunk; 0 for the model without audio."""
+        return self.code_shape.codec_frames if self.code_shape else 0
 
     # Training
 
@@ -114,25 +114,25 @@ class Responder(nn.Module):
         hidden = self.read(batch, history, levels).flatten(0, 1)
         codes = batch.codes.flatten(0, 1) if self.depth and batch.codes is not None else None
         if self.depth is not None and codes is None:
-            raise ValueError("the model has sound but the batch has no codes; check that the data has audio tracks")
+            raise ValueError("the model has audio but the batch has no codes; check that the data has audio tracks")
         weight = batch.chunk_mask.flatten().float()
         reference = batch.latents[:, :1].expand_as(history).flatten(0, 1)
-        given = Given(hidden, reference, history.flatten(0, 1), codes, count_seed)
+        given = HeadInputs(hidden, reference, history.flatten(0, 1), codes, count_seed)
         targets = batch.latents[:, 1:].flatten(0, 1)
-        video = self._picture_loss(given, targets, weight)
+        video = self._video_loss(given, targets, weight)
         if self.depth is None or codes is None:
             return {"loss": self.objective.total(video, None), "video": video.detach()}
-        entropy, right = self.depth.loss(hidden[:, -self.frames :], codes, weight)
+        entropy, right = self.depth.loss(hidden[:, -self.codec_frames :], codes, weight)
         losses = {"loss": self.objective.total(video, entropy), "video": video.detach()}
         losses["audio"] = entropy.detach().mean()
         return losses | {f"accuracy_{k}": share for k, share in enumerate(right)}
 
-    def _picture_loss(self, given: Given, targets: Tensor, weight: Tensor) -> Tensor:
+    def _video_loss(self, given: HeadInputs, targets: Tensor, weight: Tensor) -> Tensor:
         """Of all N = B x T chunks, or of some."""
         grid, chosen = self._grid(targets), self.objective.draw_chunks(weight)
         if chosen is None:
-            return self.picture.loss(given, targets, grid, weight)
-        return self.picture.loss(given.of(chosen), targets[chosen], grid, weight[chosen])
+            return self.frame.loss(given, targets, grid, weight)
+        return self.frame.loss(given.of(chosen), targets[chosen], grid, weight[chosen])
 
     def _history(self, batch: ChunkBatch) -> tuple[Tensor, Tensor]:
         """Latents (B, T, C, h, w) of chunks 0..T-1 as they are read, in training with noise, and its levels (B, T)."""
@@ -172,7 +172,7 @@ class Responder(nn.Module):
 
     # Generation
 
-    def begin(self, batch: ChunkBatch, window: int, guidance: float = 1.0) -> Reading:
+    def prefill(self, batch: ChunkBatch, window: int, guidance: float = 1.0) -> GenerationState:
         """Read the condition and the reference, `batch.latents[:, :1]`.
 
         Args:
@@ -204,16 +204,16 @@ class Responder(nn.Module):
             wanted=slice(condition.tokens.shape[1], None),
         )
         own = reference[: batch.size if guidance == 1 else batch.size // 2, 0]
-        return Reading(hidden, cache, places, 0, grid, reference=own, last=own)
+        return GenerationState(hidden, cache, places, 0, grid, reference=own, last=own)
 
-    def read_chunk(
+    def append_chunk(
         self,
-        reading: Reading,
+        state: GenerationState,
         latents: Tensor,
         codes: Tensor | None,
         noise_level: float = 0.0,
         generator: torch.Generator | None = None,
-    ) -> Reading:
+    ) -> GenerationState:
         """Read one finished chunk, only that chunk's tokens, and so get ready for the next.
 
         Args:
@@ -227,10 +227,10 @@ class Responder(nn.Module):
         if self.noise:
             latents = self.noise.mix(latents, levels, generator)
         own_codes = None if codes is None else codes[:, None]
-        reading = self._read(reading, self._embed(latents, own_codes, levels, starts=False))
-        return replace(reading, last=latents[:, 0])
+        state = self._read(state, self._embed(latents, own_codes, levels, starts=False))
+        return replace(state, last=latents[:, 0])
 
-    def hear_chunk(self, reading: Reading, latents: Tensor, codes: Tensor | None) -> Reading:
+    def append_heard_chunk(self, state: GenerationState, latents: Tensor, codes: Tensor | None) -> GenerationState:
         """Read one chunk of the initiator's next clip, after an answer or while it is being said.
 
         The unconditional half of guidance does not hear it, and forgets what was said before but for the reference, as
@@ -245,34 +245,34 @@ class Responder(nn.Module):
             raise ValueError("this model does not listen: it was trained without the initiator's clip")
         own_codes = None if codes is None else codes[:, None]
         levels = latents.new_zeros(latents.shape[0], 1)
-        heard = self._read(reading, self._embed(latents[:, None], own_codes, levels, starts=False, role=INITIATOR))
+        heard = self._read(state, self._embed(latents[:, None], own_codes, levels, starts=False, role=INITIATOR))
         if heard.hidden.shape[0] > latents.shape[0]:
             heard.cache.forget(slice(latents.shape[0], None))
         return heard
 
-    def begin_again(self, reading: Reading, reference: Tensor) -> Reading:
+    def restart(self, state: GenerationState, reference: Tensor) -> GenerationState:
         """Read the reference (B, C, h, w) as chunk 0 of the next answer, after what has been heard."""
         levels = reference.new_zeros(reference.shape[0], 1)
-        reading = self._read(reading, self._embed(reference[:, None], None, levels, starts=True))
-        return replace(reading, reference=reference, last=reference)
+        state = self._read(state, self._embed(reference[:, None], None, levels, starts=True))
+        return replace(state, reference=reference, last=reference)
 
-    def _read(self, reading: Reading, tokens: Tensor) -> Reading:
+    def _read(self, state: GenerationState, tokens: Tensor) -> GenerationState:
         """Read one more chunk, (B, 1, N, D)."""
-        copies = reading.hidden.shape[0] // tokens.shape[0]
+        copies = state.hidden.shape[0] // tokens.shape[0]
         tokens = tokens.flatten(1, 2)
-        places = reading.places.clone()
-        places[..., 0] += (reading.chunk + 1) * self.latent.steps
-        hidden = self.backbone(tokens if copies == 1 else tokens.repeat(copies, 1, 1), places, cache=reading.cache)
-        return replace(reading, hidden=hidden, chunk=reading.chunk + 1)
+        places = state.places.clone()
+        places[..., 0] += (state.chunk + 1) * self.latent.steps
+        hidden = self.backbone(tokens if copies == 1 else tokens.repeat(copies, 1, 1), places, cache=state.cache)
+        return replace(state, hidden=hidden, chunk=state.chunk + 1)
 
-    def write_chunk(
+    def generate_chunk(
         self,
-        reading: Reading,
+        state: GenerationState,
         sampling: ChunkSampling,
         generator: torch.Generator | None = None,
         graphs: CapturedLoops | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Draw the next chunk, sound first, then picture.
+        """Draw the next chunk, audio first, then frame.
 
         Args:
             reading: Where the backbone stands; with guidance, its conditioned half comes first.
@@ -281,18 +281,18 @@ class Responder(nn.Module):
             graphs: Of the depth transformer's and the flow head's loops, kept from chunk to chunk; used on CUDA.
 
         Returns:
-            Latents (B, C, h, w) and codes (B, F, K), or `None` without sound.
+            Latents (B, C, h, w) and codes (B, F, K), or `None` without audio.
         """
         codes = None
         if self.depth is not None:
-            sound = reading.hidden[:, -self.frames :]
-            codes = self.depth.sample(sound, sampling.codes, sampling.guidance, generator, graphs)
-        reference, last, known = reading.reference, reading.last, codes
+            audio = state.hidden[:, -self.codec_frames :]
+            codes = self.depth.sample(audio, sampling.codes, sampling.guidance, generator, graphs)
+        reference, last, known = state.reference, state.last, codes
         if sampling.guidance != 1:  # both halves know the past and what is said
             reference, last = reference.repeat(2, 1, 1, 1), last.repeat(2, 1, 1, 1)
             known = None if codes is None else codes.repeat(2, 1, 1)
-        given = Given(reading.hidden, reference, last, known)
-        return self.picture.sample(given, reading.grid, sampling, generator, graphs), codes
+        given = HeadInputs(state.hidden, reference, last, known)
+        return self.frame.sample(given, state.grid, sampling, generator, graphs), codes
 
     # Shared by both
 
@@ -320,20 +320,20 @@ class Responder(nn.Module):
         visual = self.embed.embed_visual(patchify(latents, self.patch * self.ratio), roles)
         if self.noise:
             visual = visual + self.noise.embed_levels(levels).unsqueeze(2)
-        if not self.frames:
+        if not self.codec_frames:
             return visual
-        sound = []
+        audio = []
         if starts:
-            sound.append(self.embed.start_tokens(len(latents)))
+            audio.append(self.embed.start_tokens(len(latents)))
         if codes is not None and codes.shape[1]:
-            sound.append(self.embed.embed_codes(codes, roles[:, : codes.shape[1]], hidden_codes))
-        return torch.cat([visual, torch.cat(sound, dim=1).to(visual.dtype)], dim=2)
+            audio.append(self.embed.embed_codes(codes, roles[:, : codes.shape[1]], hidden_codes))
+        return torch.cat([visual, torch.cat(audio, dim=1).to(visual.dtype)], dim=2)
 
     def _condition(self, batch: ChunkBatch, keep: Tensor | None = None) -> ConditionTokens:
         return self.conditions(batch, self.embed, self.latent, self.patch * self.ratio, keep)
 
     def _positions(self, origin: Tensor, chunks: Tensor, grid: tuple[int, int]) -> Tensor:
-        return chunk_positions(origin, chunks, grid, self.latent, self.frames)
+        return chunk_positions(origin, chunks, grid, self.latent, self.codec_frames)
 
     def _layout(self, condition: ConditionTokens, chunks: int, tokens: int) -> tuple[Tensor, Tensor]:
         """Blocks (N,) and visibility (B, N) of the whole sequence; each chunk is one block after the condition."""

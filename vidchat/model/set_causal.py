@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidchat.model.cache import Cache
 from vidchat.model.mask import BlockCausal
-from vidchat.model.spatial import Filling, Page, SpatialTransformer, draw_order, set_sizes
+from vidchat.model.spatial import SpatialContext, SpatialDecoder, SpatialTransformer, draw_order, set_sizes
 from vidchat.model.transformer import Memory
 
 FEWEST, MOST = 4, 64  # sets
@@ -31,15 +31,17 @@ def draw_set_count(tokens: int) -> int:
 class SetCausalTransformer(SpatialTransformer):
     """Predicts every token from the sets before its own."""
 
-    def learn(self, page: Page, tokens: Tensor, count_seed: int | None = None) -> tuple[Tensor, Tensor]:
+    def training_pass(
+        self, page: SpatialContext, tokens: Tensor, count_seed: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         count, places = tokens.shape[:2]
         order = draw_order(count, places, tokens.device)
         return self(page, order, tokens, set_sizes(places, draw_set_count(places))), order
 
-    def begin(self, page: Page, order: Tensor) -> Filling:
-        return CachedFilling(self, page, order)
+    def start_decoding(self, page: SpatialContext, order: Tensor) -> SpatialDecoder:
+        return CachedSpatialDecoder(self, page, order)
 
-    def forward(self, page: Page, order: Tensor, tokens: Tensor, sizes: list[int]) -> Tensor:
+    def forward(self, page: SpatialContext, order: Tensor, tokens: Tensor, sizes: list[int]) -> Tensor:
         """Predict all tokens at once, each knowing the sets before its own.
 
         Args:
@@ -64,7 +66,7 @@ class SetCausalTransformer(SpatialTransformer):
         return self.decoder.run(queries, self.angles(page, prefix + order), mask, memory=memory)
 
 
-class CachedFilling:
+class CachedSpatialDecoder:
     """Keeps keys and values of all that was read, of both halves. A set is read when the next one is asked for.
 
     Args:
@@ -73,7 +75,7 @@ class CachedFilling:
         order: (n, S) in which their tokens are drawn.
     """
 
-    def __init__(self, spatial: SetCausalTransformer, page: Page, order: Tensor) -> None:
+    def __init__(self, spatial: SetCausalTransformer, page: SpatialContext, order: Tensor) -> None:
         self.spatial, self.page, self.order = spatial, page, order
         prefix = page.context.shape[1]
         self.cos, self.sin = spatial.angles(page, prefix + order)

@@ -16,12 +16,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from vidchat.model.chunks import Children
+from vidchat.model.chunks import PatchUpsample
 from vidchat.model.transformer import Shape, Transformer
 
 
 @lru_cache(maxsize=32)
-def spatial_positions(grid: tuple[int, int], ratio: int, steps: int, frames: int, device: torch.device) -> Tensor:
+def spatial_positions(grid: tuple[int, int], ratio: int, steps: int, codec_frames: int, device: torch.device) -> Tensor:
     """Positions (1, S_b + F + S, 3) inside one chunk: its context, then its visual tokens, on the fine grid.
 
     The same for all chunks, hence kept; not to be written to.
@@ -30,7 +30,7 @@ def spatial_positions(grid: tuple[int, int], ratio: int, steps: int, frames: int
         grid: Rows and columns of the backbone's visual tokens.
         ratio: r; a backbone token stands in the middle of its r x r children.
         steps: 40 ms steps in a chunk.
-        frames: F.
+        codec_frames: F.
         device: Where to make them.
     """
 
@@ -41,10 +41,10 @@ def spatial_positions(grid: tuple[int, int], ratio: int, steps: int, frames: int
         ) + torch.tensor([0, offset, offset])
 
     rows, cols = grid
-    sound = torch.zeros(frames, 3)
-    sound[:, 0] = steps * (torch.arange(frames) + 1) / max(frames, 1)
+    audio = torch.zeros(codec_frames, 3)
+    audio[:, 0] = steps * (torch.arange(codec_frames) + 1) / max(codec_frames, 1)
     coarse, fine = plane(rows, cols, ratio, (ratio - 1) / 2), plane(rows * ratio, cols * ratio, 1, 0)
-    return torch.cat([coarse, sound, fine])[None].to(device)
+    return torch.cat([coarse, audio, fine])[None].to(device)
 
 
 def set_sizes(tokens: int, sets: int) -> list[int]:
@@ -62,12 +62,12 @@ def draw_order(count: int, tokens: int, device: torch.device, generator: torch.G
     return torch.rand(count, tokens, device=device, generator=generator).argsort(dim=-1)
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Rows of x (n, S, D) at index (n, k)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-class Page(NamedTuple):
+class SpatialContext(NamedTuple):
     """What is known of n chunks before any of their visual tokens is there.
 
     Attributes:
@@ -81,7 +81,7 @@ class Page(NamedTuple):
     positions: Tensor
 
 
-class Filling(Protocol):
+class SpatialDecoder(Protocol):
     """The visual tokens of n chunks while they are filled in."""
 
     def __call__(self, tokens: Tensor, filled: int, size: int) -> Tensor:
@@ -112,7 +112,7 @@ class SpatialTransformer(nn.Module, ABC):
             raise ValueError("the spatial transformer has two halves, so it needs at least 2 layers")
         self.context = nn.Linear(condition_width, shape.width)
         # What the backbone predicts for a place also enters at that place.
-        self.places = Children(condition_width, shape.width, ratio)
+        self.places = PatchUpsample(condition_width, shape.width, ratio)
         # So do the reference and the last chunk, whose fine tokens are more than the backbone's coarse ones can carry.
         self.seen = nn.Linear(2 * token_dim, shape.width)
         self.token = nn.Linear(token_dim, shape.width)
@@ -121,7 +121,9 @@ class SpatialTransformer(nn.Module, ABC):
         self.encoder, self.decoder = (Transformer(Shape(**{**vars(shape), "layers": layers})) for layers in halves)
 
     @abstractmethod
-    def learn(self, page: Page, tokens: Tensor, count_seed: int | None = None) -> tuple[Tensor, Tensor]:
+    def training_pass(
+        self, page: SpatialContext, tokens: Tensor, count_seed: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One training pass, with an order and what is filled in by it drawn at random.
 
         Args:
@@ -135,7 +137,7 @@ class SpatialTransformer(nn.Module, ABC):
         """
 
     @abstractmethod
-    def begin(self, page: Page, order: Tensor) -> Filling:
+    def start_decoding(self, page: SpatialContext, order: Tensor) -> SpatialDecoder:
         """Begin to fill in n chunks.
 
         Args:
@@ -143,15 +145,15 @@ class SpatialTransformer(nn.Module, ABC):
             order: (n, S) in which their tokens will be drawn.
         """
 
-    def visible_tokens(self, page: Page, tokens: Tensor, order: Tensor) -> Tensor:
+    def visible_tokens(self, page: SpatialContext, tokens: Tensor, order: Tensor) -> Tensor:
         """(n, k, W) what enters for the true tokens at indices (n, k)."""
-        return self.token(take(tokens, order)) + take(page.places, order)
+        return self.token(gather_tokens(tokens, order)) + gather_tokens(page.places, order)
 
-    def masked_tokens(self, page: Page, order: Tensor) -> Tensor:
+    def masked_tokens(self, page: SpatialContext, order: Tensor) -> Tensor:
         """(n, k, W) what enters for the masked tokens at indices (n, k)."""
-        return self.mask_token + take(page.places, order)
+        return self.mask_token + gather_tokens(page.places, order)
 
-    def angles(self, page: Page, index: Tensor) -> tuple[Tensor, Tensor]:
+    def angles(self, page: SpatialContext, index: Tensor) -> tuple[Tensor, Tensor]:
         """Rotary angles at indices (n, k) of the page's positions."""
         # Both halves turn by the same angles, of which one table serves all chunks.
         cos, sin = self.encoder.angles(page.positions)

@@ -15,7 +15,7 @@ from scipy.io import wavfile
 
 from vidchat.bench.pairs import Pair
 from vidchat.playground.people.script import FEELINGS, TOPICS, Case
-from vidchat.playground.people.voice import Voice, speak
+from vidchat.playground.people.speaker_voice import Voice, speak
 
 RATE = 16000
 
@@ -36,11 +36,11 @@ def rendered_candidates(pair: Pair, folder: Path) -> Mapping[str, Any]:
     (folder / "candidates").mkdir(parents=True, exist_ok=True)
     candidates = []
     for rank, (text, feeling) in enumerate(replies):
-        sound = folder / "candidates" / f"{pair.id}_{rank}.wav"
+        audio = folder / "candidates" / f"{pair.id}_{rank}.wav"
         spoken = speak(text, voice.feeling(feeling), RATE).waveform
-        wavfile.write(sound, RATE, np.round(np.clip(spoken, -1, 1) * 32767).astype(np.int16))
+        wavfile.write(audio, RATE, np.round(np.clip(spoken, -1, 1) * 32767).astype(np.int16))
         worth = round(1.0 - 0.2 * rank, 1)
-        candidates.append({"text": text, "worth": worth, "sounds": [f"candidates/{sound.name}"]})
+        candidates.append({"text": text, "worth": worth, "sounds": [f"candidates/{audio.name}"]})
     return {"id": pair.id, "made_by": "the renderer's script", "candidates": candidates}
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.model.cache import KeyValueCache
+from vidchat.model.generation_state import GenerationState
 from vidchat.model.masked import draw_masked_count
-from vidchat.model.reading import Reading
 from vidchat.model.responder import Responder
 from vidchat.model.set_causal import SetCausalTransformer, draw_set_count
 from vidchat.model.transformer import Attention
@@ -87,7 +87,7 @@ class Sizes:
 
     coarse: int
     fine: int
-    frames: int
+    codec_frames: int
     books: int
 
     @classmethod
@@ -95,12 +95,12 @@ class Sizes:
         """Returns those of a model's chunks."""
         rows, cols = (side // (model.patch * model.ratio) for side in work.grid)
         books = model.code_shape.codebooks if model.code_shape else 0
-        return cls(rows * cols, rows * cols * model.ratio**2, model.frames, books)
+        return cls(rows * cols, rows * cols * model.ratio**2, model.codec_frames, books)
 
     @property
     def chunk(self) -> int:
         """Tokens that a chunk puts into the backbone."""
-        return self.coarse + self.frames
+        return self.coarse + self.codec_frames
 
 
 def parameters(model: Responder) -> dict[str, int]:
@@ -139,7 +139,7 @@ def generation_work(model: Responder, work: Workload) -> dict[str, Work]:
     sampling = model.sampling.changed({"sets": work.sets, "flow_steps": work.flow_steps, "guidance": scale})
     reading, codes = _reading(model, work), _codes(model, 1)
     with torch.no_grad():
-        return count(model, lambda: model.write_chunk(model.read_chunk(reading, reading.last, codes), sampling))
+        return count(model, lambda: model.generate_chunk(model.append_chunk(reading, reading.last, codes), sampling))
 
 
 def _on_meta(model: Responder) -> Responder:
@@ -185,12 +185,16 @@ def _batch(model: Responder, work: Workload) -> ChunkBatch:
 
 
 def _codes(model: Responder, batch: int) -> Tensor | None:
-    """(batch, F, K) of one chunk without values; `None` for a model without sound."""
+    """(batch, F, K) of one chunk without values; `None` for a model without audio."""
     shape = model.code_shape
-    return None if shape is None else torch.zeros(batch, shape.frames, shape.codebooks, dtype=torch.long, device="meta")
+    return (
+        None
+        if shape is None
+        else torch.zeros(batch, shape.codec_frames, shape.codebooks, dtype=torch.long, device="meta")
+    )
 
 
-def _reading(model: Responder, work: Workload) -> Reading:
+def _reading(model: Responder, work: Workload) -> GenerationState:
     """Where generation stands with a full window, without values: all that is seen lies in the cache."""
     sizes, shape, copies = Sizes.of(model, work), model.backbone.shape, 2 if work.guided else 1
     seen = work.text + sizes.chunk * (work.turns + 1 + work.window)
@@ -203,4 +207,4 @@ def _reading(model: Responder, work: Workload) -> Reading:
     side = model.patch * model.ratio
     last = torch.empty(1, model.latent.channels, *work.grid, device="meta")
     grid = work.grid[0] // side, work.grid[1] // side
-    return Reading(tokens, cache, tokens[..., :3], 0, grid, reference=last, last=last)
+    return GenerationState(tokens, cache, tokens[..., :3], 0, grid, reference=last, last=last)

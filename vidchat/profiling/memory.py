@@ -51,7 +51,7 @@ def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute
     stacks = [(model.backbone.shape, tokens, tokens)]  # with the tokens that come in and those that are keys
     total = 0.0
     if model.depth is not None and model.code_shape is not None:
-        steps = work.batch * clip * sizes.frames * sizes.books
+        steps = work.batch * clip * sizes.codec_frames * sizes.books
         stacks.append((model.depth.transformer.shape, steps, steps))
         total += FULL * steps * 2 * model.code_shape.vocabulary
     if model.spatial is not None:

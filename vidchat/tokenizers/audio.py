@@ -16,7 +16,7 @@ class AudioStream(ABC):
 
     @abstractmethod
     def push(self, codes: Tensor) -> Tensor:
-        """Codes (B, n, K), the next n frames -> waveform (B, n*hop), the sound of exactly these frames.
+        """Codes (B, n, K), the next n frames -> waveform (B, n*hop), the audio of exactly these frames.
 
         Everything pushed, laid end to end, equals `decode` of all codes at once.
         """
@@ -82,7 +82,7 @@ class AudioEncoderStream(ABC):
 
 
 class AudioCodec(SavedTokenizer):
-    """A causal neural codec: n frames of K codes are n*hop samples, and a frame's samples need no later frame.
+    """A causal neural codec: n codec frames of K codes are n*hop samples, and a frame's samples need no later frame.
 
     Attributes:
         sample_rate: Samples per second.
@@ -125,7 +125,7 @@ class AudioCodec(SavedTokenizer):
         """
         raise TokenizerError(f"{type(self).__name__} defines no encoder_stream; define one, or encode whole clips")
 
-    def frames(self, waveform: Tensor) -> int:
+    def codec_frames(self, waveform: Tensor) -> int:
         """n, the frames of a waveform (B, n*hop); raises `TokenizerError` for any other shape."""
         if waveform.dim() != 2 or waveform.shape[1] == 0 or waveform.shape[1] % self.hop:
             raise TokenizerError(

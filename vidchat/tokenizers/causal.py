@@ -18,10 +18,10 @@ from vidchat.tokenizers.video import VideoEncoderStream, VideoStream, VideoToken
 from vidchat.tokenizers.weights import TokenizerError, not_loaded
 
 CAUSAL = ("AutoencoderKLWan", "AutoencoderKLLTXVideo", "AutoencoderKLCosmos", "AutoencoderKLHunyuanVideo15")
-"""Classes found causal, encoder and decoder, by changing later pictures and latents (LTX: if its config says so)."""
+"""Classes found causal, encoder and decoder, by changing later frames and latents (LTX: if its config says so)."""
 LOOK_AHEAD = {
     "AutoencoderKLHunyuanVideo": "its group norms and attention run over the whole clip",
-    "AutoencoderKLCogVideoX": "its group norms run over all pictures of a chunk",
+    "AutoencoderKLCogVideoX": "its group norms run over all frames of a chunk",
 }
 """Classes found not to be causal, and why."""
 
@@ -52,7 +52,7 @@ class CausalVAE(VideoTokenizer):
             _one_after_the_other(vae)
         if isinstance(vae, diffusers.AutoencoderKLWan) and stride != WAN_STRIDE:
             raise TokenizerError(
-                f"AutoencoderKLWan encodes {WAN_STRIDE} pictures at a time, so its temporal stride must be that, not "
+                f"AutoencoderKLWan encodes {WAN_STRIDE} frames at a time, so its temporal stride must be that, not "
                 f"{stride}; set two of temperal_downsample"
             )
         self._take_statistics(settings)
@@ -111,19 +111,19 @@ class CausalVAE(VideoTokenizer):
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(_class(config["kind"]).from_config(config["vae"]))
 
-    def encode_raw(self, pictures: Tensor) -> Tensor:
-        encoded = self.vae.encode(pictures.to(self.vae.dtype))
+    def encode_raw(self, frames: Tensor) -> Tensor:
+        encoded = self.vae.encode(frames.to(self.vae.dtype))
         latents: Tensor = encoded.latent_dist.mode()
-        return latents.to(pictures.dtype)
+        return latents.to(frames.dtype)
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """See `VideoTokenizer`. Wan clamps what `decode` returns, so its decoder is called by the stream's loop."""
         raw = latents.to(self.vae.dtype)
         if isinstance(self.vae, diffusers.AutoencoderKLWan):
-            pictures = WanCache(self.vae).decode(raw)
+            frames = WanCache(self.vae).decode(raw)
         else:
-            pictures = self.vae.decode(raw, **self.decoding(raw)).sample
-        return pictures.to(latents.dtype)
+            frames = self.vae.decode(raw, **self.decoding(raw)).sample
+        return frames.to(latents.dtype)
 
     def decoding(self, raw: Tensor) -> dict[str, Tensor]:
         """What a decoder is given beside latents: LTX-Video from 0.9.1 on, the level of noise in them, which is 0."""
@@ -133,7 +133,7 @@ class CausalVAE(VideoTokenizer):
         reason = _look_ahead(self.vae)
         if reason is not None:
             raise TokenizerError(
-                f"{type(self.vae).__name__} cannot stream: {reason}, so the pictures of a chunk need later latents; "
+                f"{type(self.vae).__name__} cannot stream: {reason}, so the frames of a chunk need later latents; "
                 "decode whole clips with it, or take AutoencoderKLWan"
             )
         return CausalStream(self)

@@ -14,7 +14,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from torch import Tensor
 
-from vidchat.tokenizers.carried import carrying
+from vidchat.tokenizers.streaming_layers import make_streaming
 from vidchat.tokenizers.video import VideoEncoderStream, VideoStream
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ WAN_STRIDE = 4  # frames that AutoencoderKLWan encodes at a time
 
 
 class WanCache:
-    """What Wan's decoder carries from one latent to the next: the last pictures each convolution has seen.
+    """What Wan's decoder carries from one latent to the next: the last frames each convolution has seen.
 
     `AutoencoderKLWan.decode` keeps the same list on the module, where two streams would share it.
     """
@@ -35,11 +35,11 @@ class WanCache:
         self.started = False
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The next raw latents (B, C, n, h, w) -> their pictures, 1 to the clip's first and 4 to each other."""
+        """The next raw latents (B, C, n, h, w) -> their frames, 1 to the clip's first and 4 to each other."""
         return torch.cat([self._decode(latent) for latent in latents.split(1, dim=2)], dim=2)
 
     def _decode(self, latent: Tensor) -> Tensor:
-        pictures = self.vae.decoder(
+        frames = self.vae.decoder(
             self.vae.post_quant_conv(latent),
             feat_cache=self.features,
             feat_idx=[0],
@@ -47,23 +47,23 @@ class WanCache:
         )
         self.started = True
         patch = self.vae.config.patch_size
-        return pictures if patch is None else unpatchify(pictures, patch_size=patch)
+        return frames if patch is None else unpatchify(frames, patch_size=patch)
 
 
-class CarriedCache:
+class StreamingCache:
     """The same for decoders that take no cache: a decoder that carries its memory itself."""
 
     def __init__(self, tokenizer: CausalVAE) -> None:
         self.tokenizer = tokenizer
-        self.decoder = carrying(tokenizer.vae.decoder, tokenizer.look_back)
+        self.decoder = make_streaming(tokenizer.vae.decoder, tokenizer.look_back)
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `WanCache.decode`."""
         vae, given = self.tokenizer.vae, self.tokenizer.decoding(latents)
         if hasattr(vae, "post_quant_conv"):  # Cosmos has one, of single places
             latents = vae.post_quant_conv(latents)
-        pictures: Tensor = self.decoder(latents, **given)
-        return pictures
+        frames: Tensor = self.decoder(latents, **given)
+        return frames
 
 
 class CausalStream(VideoStream):
@@ -72,7 +72,7 @@ class CausalStream(VideoStream):
     def __init__(self, tokenizer: CausalVAE) -> None:
         wan = isinstance(tokenizer.vae, diffusers.AutoencoderKLWan)
         self.tokenizer = tokenizer
-        self.cache: WanCache | CarriedCache = WanCache(tokenizer.vae) if wan else CarriedCache(tokenizer)
+        self.cache: WanCache | StreamingCache = WanCache(tokenizer.vae) if wan else StreamingCache(tokenizer)
 
     @torch.no_grad()
     def push(self, latents: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class CausalEncoderStream(VideoEncoderStream):
         if isinstance(vae, diffusers.AutoencoderKLWan):
             self.encoder = WanEncoder(vae)
         else:
-            self.encoder = carrying(vae.encoder, tokenizer.look_back)
+            self.encoder = make_streaming(vae.encoder, tokenizer.look_back)
 
     def _encode(self, frames: Tensor) -> Tensor:
         vae = self._tokenizer.vae

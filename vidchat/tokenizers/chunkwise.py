@@ -1,8 +1,8 @@
-"""Causal video tokenizers made of networks that know no time: each chunk of pictures is encoded by itself.
+"""Causal video tokenizers made of networks that know no time: each chunk of frames is encoded by itself.
 
-Picture 0, which is alone in its chunk, is repeated to fill it. They stream without carrying anything but the knowledge
-that chunk 0 is over. `packed.PackedVAE` runs an image VAE on each picture; `stacked.StackedVAE` runs one network on the
-chunk's pictures laid side by side.
+Frame 0, which is alone in its chunk, is repeated to fill it. They stream without carrying anything but the knowledge
+that chunk 0 is over. `packed.PackedVAE` runs an image VAE on each frame; `stacked.StackedVAE` runs one network on the
+chunk's frames laid side by side.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class ChunkwiseVAE(VideoTokenizer):
     """A tokenizer that encodes and decodes every chunk by itself."""
 
     @abstractmethod
-    def encode_chunks(self, pictures: Tensor) -> Tensor:
-        """Chunks (N, P, 3, H, W) of P = temporal_stride pictures -> raw latents (N, C, h, w)."""
+    def encode_chunks(self, frames: Tensor) -> Tensor:
+        """Chunks (N, P, 3, H, W) of P = temporal_stride frames -> raw latents (N, C, h, w)."""
 
     @abstractmethod
     def decode_chunks(self, latents: Tensor) -> Tensor:
         """Raw latents (N, C, h, w) -> chunks (N, P, 3, H, W), not clamped."""
 
-    def encode_raw(self, pictures: Tensor) -> Tensor:
-        return self.encode_all(self.split(pictures))
+    def encode_raw(self, frames: Tensor) -> Tensor:
+        return self.encode_all(self.split(frames))
 
     def encode_all(self, chunks: Tensor) -> Tensor:
         """Chunks (B, n, P, 3, H, W) -> raw latents (B, C, n, h, w)."""
@@ -37,20 +37,20 @@ class ChunkwiseVAE(VideoTokenizer):
         return self.join(self.decode_all(latents))
 
     def decode_all(self, latents: Tensor) -> Tensor:
-        """Raw latents (B, C, n, h, w) -> all pictures of their chunks (B, 3, P*n, H, W), chunk 0's copies included."""
+        """Raw latents (B, C, n, h, w) -> all frames of their chunks (B, 3, P*n, H, W), chunk 0's copies included."""
         folded = latents.transpose(1, 2)
         chunks = self.decode_chunks(folded.flatten(0, 1)).unflatten(0, folded.shape[:2])
         return chunks.flatten(1, 2).transpose(1, 2)
 
-    def split(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, 4T+1, H, W) -> chunks (B, T+1, P, 3, H, W), picture 0 repeated to fill chunk 0."""
+    def split(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, 4T+1, H, W) -> chunks (B, T+1, P, 3, H, W), frame 0 repeated to fill chunk 0."""
         stride = self.temporal_stride
-        filled = torch.cat([pictures[:, :, :1].expand(-1, -1, stride - 1, -1, -1), pictures], dim=2)
+        filled = torch.cat([frames[:, :, :1].expand(-1, -1, stride - 1, -1, -1), frames], dim=2)
         return filled.transpose(1, 2).unflatten(1, (-1, stride))
 
-    def join(self, pictures: Tensor) -> Tensor:
-        """All pictures (B, 3, P*(T+1), H, W) -> (B, 3, 4T+1, H, W): of chunk 0, only the last copy is kept."""
-        return pictures[:, :, self.temporal_stride - 1 :]
+    def join(self, frames: Tensor) -> Tensor:
+        """All frames (B, 3, P*(T+1), H, W) -> (B, 3, 4T+1, H, W): of chunk 0, only the last copy is kept."""
+        return frames[:, :, self.temporal_stride - 1 :]
 
     def stream(self) -> VideoStream:
         return ChunkwiseStream(self)
@@ -60,7 +60,7 @@ class ChunkwiseVAE(VideoTokenizer):
 
 
 class ChunkwiseStream(VideoStream):
-    """Decodes chunks as they come; the first of them gives one picture."""
+    """Decodes chunks as they come; the first of them gives one frame."""
 
     def __init__(self, vae: ChunkwiseVAE) -> None:
         self.vae = vae
@@ -68,8 +68,8 @@ class ChunkwiseStream(VideoStream):
 
     def push(self, latents: Tensor) -> Tensor:
         self.vae.check_latents(latents)
-        pictures = self.vae.decode_all(self.vae.denormalise(latents)).clamp(-1, 1)
-        joined = pictures if self.started else self.vae.join(pictures)
+        frames = self.vae.decode_all(self.vae.denormalise(latents)).clamp(-1, 1)
+        joined = frames if self.started else self.vae.join(frames)
         self.started = True
         return joined
 

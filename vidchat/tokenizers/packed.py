@@ -1,4 +1,4 @@
-"""Any image VAE as a causal video tokenizer: the latents of a chunk's pictures laid side by side along channels."""
+"""Any image VAE as a causal video tokenizer: the latents of a chunk's frames laid side by side along channels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ IMAGE_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny
 
 @register("packed_vae", by="from_pretrained")
 class PackedVAE(ChunkwiseVAE):
-    """An image VAE of diffusers behind the chunk interface: the latents of a chunk's pictures, along channels.
+    """An image VAE of diffusers behind the chunk interface: the latents of a chunk's frames, along channels.
 
-    Channel order of a latent: picture 0's channels, then picture 1's, and so on.
+    Channel order of a latent: frame 0's channels, then frame 1's, and so on.
 
     Args:
         image_vae: An `AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`. Of a distribution, the mode is taken. Its
             `scaling_factor` is not used: the statistics stored here do its work.
-        temporal_stride: Pictures in a chunk.
+        temporal_stride: Frames in a chunk.
     """
 
     def __init__(self, image_vae: nn.Module, temporal_stride: int = 4) -> None:
@@ -69,14 +69,14 @@ class PackedVAE(ChunkwiseVAE):
             raise TokenizerError(f"{config['kind']} is not an image VAE that can be packed")
         return cls(IMAGE_VAES[config["kind"]].from_config(config["image_vae"]), config["temporal_stride"])
 
-    def encode_chunks(self, pictures: Tensor) -> Tensor:
-        encoded = self.image_vae.encode(pictures.flatten(0, 1))
+    def encode_chunks(self, frames: Tensor) -> Tensor:
+        encoded = self.image_vae.encode(frames.flatten(0, 1))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded[0]
         return latents.unflatten(0, (-1, self.temporal_stride)).flatten(1, 2)
 
     def decode_chunks(self, latents: Tensor) -> Tensor:
-        pictures = latents.unflatten(1, (self.temporal_stride, -1)).flatten(0, 1)
-        return self.image_vae.decode(pictures).sample.unflatten(0, (-1, self.temporal_stride))
+        frames = latents.unflatten(1, (self.temporal_stride, -1)).flatten(0, 1)
+        return self.image_vae.decode(frames).sample.unflatten(0, (-1, self.temporal_stride))
 
 
 def _config(image_vae: nn.Module) -> dict[str, Any]:

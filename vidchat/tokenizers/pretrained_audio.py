@@ -1,10 +1,10 @@
 """EnCodec and Mimi, with transformers' models and published weights, encoding and decoding as a stream.
 
-EnCodec: Défossez et al. 2022, arXiv 2210.13438 (24 kHz: 75 frames/s, 12 to a chunk of 160 ms, up to 32 codebooks
-of 1024). Mimi: Défossez et al. 2024, arXiv 2410.00037, section 3.3 (12.5 frames/s, 2 to a chunk, up to 32 codebooks
-of 2048). Both are causal, and a stream here carries what each layer must remember (a convolution's last inputs, a
-transposed convolution's unfinished outputs, the LSTM's state, the attention's keys and values), which transformers does
-not do for both. So a push costs what its own frames cost, however long the answer already is.
+EnCodec: Défossez et al. 2022, arXiv 2210.13438 (24 kHz: 75 codec frames/s, 12 to a chunk of 160 ms, up to 32 codebooks
+of 1024). Mimi: Défossez et al. 2024, arXiv 2410.00037, section 3.3 (12.5 codec frames/s, 2 to a chunk, up to 32
+codebooks of 2048). Both are causal, and a stream here carries what each layer must remember (a convolution's last
+inputs, a transposed convolution's unfinished outputs, the LSTM's state, the attention's keys and values), which
+transformers does not do for both. So a push costs what its own frames cost, however long the answer already is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vidchat.tokenizers.weights import TokenizerError, not_loaded
 class PretrainedCodec(AudioCodec):
     """What EnCodec and Mimi have in common: a transformers model, of which the first K codebooks are used.
 
-    It computes in the type of its weights, e.g. bfloat16; sound comes out as float32.
+    It computes in the type of its weights, e.g. bfloat16; audio comes out as float32.
     """
 
     config_class: ClassVar[type[PretrainedConfig]]
@@ -83,7 +83,7 @@ class PretrainedCodec(AudioCodec):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
-        self.frames(waveform)
+        self.codec_frames(waveform)
         return self._encode(waveform[:, None].to(self.model.dtype))
 
     def stream(self) -> AudioStream:

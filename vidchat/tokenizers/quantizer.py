@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidchat.ranks import copy_from_first_rank, gather_over_ranks, sum_over_ranks
+from vidchat.runtime.distributed import copy_from_first_rank, gather_over_ranks, sum_over_ranks
 
 MOST = 1024  # codebooks; a foreign config may ask for any number
 

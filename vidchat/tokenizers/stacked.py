@@ -1,8 +1,8 @@
-"""One small convolutional network per chunk, on the chunk's pictures stacked along channels. The demo's tokenizer.
+"""One small convolutional network per chunk, on the chunk's frames stacked along channels. The demo's tokenizer.
 
 It can compress over time inside the chunk and costs one pass per chunk. What makes it trainable on a CPU within
-minutes is where it starts: a linear map, set to the principal components of the pictures' blocks, alone gives a picture
-(26 dB from 64 components of 16x16 pixels x 4 pictures of drawn heads); the network beside it starts at zero and learns
+minutes is where it starts: a linear map, set to the principal components of the frames' blocks, alone gives a frame
+(26 dB from 64 components of 16x16 pixels x 4 frames of drawn heads); the network beside it starts at zero and learns
 what is left. From a random start the same network needs minutes to get to 18 dB.
 """
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidchat.ranks import copy_from_first_rank, sum_over_ranks
 from vidchat.registry import register
+from vidchat.runtime.distributed import copy_from_first_rank, sum_over_ranks
 from vidchat.tokenizers.chunkwise import ChunkwiseVAE
 from vidchat.tokenizers.weights import TokenizerError
 
@@ -26,7 +26,7 @@ class StackedVAE(ChunkwiseVAE):
     """A linear map of blocks and a residual network, side by side and added, in the encoder and in the decoder.
 
     The network reads the stack as small patches (space to depth, as Shi et al., arXiv 1609.05158), so that nothing runs
-    at the picture's own resolution. Its blocks have no normalisation, as in TAESD (`diffusers.AutoencoderTiny`): group
+    at the frame's own resolution. Its blocks have no normalisation, as in TAESD (`diffusers.AutoencoderTiny`): group
     norms learn colour slowly at this size. A block (the linear map's) is as large as a latent position.
 
     Args:
@@ -35,7 +35,7 @@ class StackedVAE(ChunkwiseVAE):
         widths: Channels at each resolution, fine to coarse; each but the first halves the grid.
         encoder_blocks: Residual blocks of the encoder at each resolution, fine to coarse.
         decoder_blocks: Residual blocks of the decoder at each resolution, fine to coarse.
-        temporal_stride: Pictures in a chunk.
+        temporal_stride: Frames in a chunk.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class StackedVAE(ChunkwiseVAE):
             "temporal_stride": self.temporal_stride,
         }
 
-    def encode_chunks(self, pictures: Tensor) -> Tensor:
-        stack = pictures.flatten(1, 2)
+    def encode_chunks(self, frames: Tensor) -> Tensor:
+        stack = frames.flatten(1, 2)
         linear = self.to_latents(F.pixel_unshuffle(stack, self.spatial_stride))
         patches = F.pixel_unshuffle(stack, self.patch).contiguous(memory_format=torch.channels_last)
         return linear.float() + self.encoder(patches).float()
@@ -90,8 +90,8 @@ class StackedVAE(ChunkwiseVAE):
         Processes that train together set them alike, to the components of all their clips.
 
         Args:
-            clips: Batches of pictures (B, 3, 4T+1, H, W) float in [-1, 1]; all together at least C blocks.
-            motion: How much more than a chunk's mean picture the deviations from it count in choosing components. With
+            clips: Batches of frames (B, 3, 4T+1, H, W) float in [-1, 1]; all together at least C blocks.
+            motion: How much more than a chunk's mean frame the deviations from it count in choosing components. With
                 1 a few of them show motion; a network that starts without any may never learn it.
 
         Raises:
@@ -118,8 +118,8 @@ class StackedVAE(ChunkwiseVAE):
         count, total, products = (
             self.to_latents.weight.new_zeros(shape, dtype=torch.float64) for shape in ((), (values,), (values, values))
         )
-        for pictures in clips:
-            stack = F.pixel_unshuffle(self.split(pictures).flatten(0, 1).flatten(1, 2), self.spatial_stride)
+        for frames in clips:
+            stack = F.pixel_unshuffle(self.split(frames).flatten(0, 1).flatten(1, 2), self.spatial_stride)
             blocks = stack.permute(0, 2, 3, 1).flatten(0, 2).float()
             count, total, products = count + len(blocks), total + blocks.sum(0), products + blocks.T @ blocks
         for value in (count, total, products):
@@ -129,10 +129,10 @@ class StackedVAE(ChunkwiseVAE):
         return mean, products / seen - mean[:, None] * mean
 
     def _weigh(self, blocks: Tensor, motion: float) -> Tensor:
-        """Blocks (D, n), the deviations from their mean picture multiplied; symmetric, and `1 / motion` undoes it."""
-        pictures = blocks.unflatten(0, (self.temporal_stride, -1))
-        mean = pictures.mean(0, keepdim=True)
-        return (mean + motion * (pictures - mean)).flatten(0, 1)
+        """Blocks (D, n), the deviations from their mean frame multiplied; symmetric, and `1 / motion` undoes it."""
+        frames = blocks.unflatten(0, (self.temporal_stride, -1))
+        mean = frames.mean(0, keepdim=True)
+        return (mean + motion * (frames - mean)).flatten(0, 1)
 
 
 class ResidualBlock(nn.Module):

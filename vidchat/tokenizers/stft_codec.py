@@ -85,7 +85,7 @@ class Spectrum(nn.Module):
             raise ValueError(f"a window of {window_size} samples must be a multiple (2 or more) of the hop, {hop}")
         self.hop, self.window_size, self.bins = hop, window_size, window_size // 2 + 1
         self.register_buffer("window", torch.hann_window(window_size), persistent=False)
-        # Sum of the squared windows over one sample in the middle of a long sound, for dividing.
+        # Sum of the squared windows over one sample in the middle of a long audio, for dividing.
         self.full = float(self.window.square().sum() / hop)
 
     @property
@@ -102,24 +102,24 @@ class Spectrum(nn.Module):
         return torch.fft.rfft(waveform.unfold(1, self.window_size, self.hop) * self.window)
 
     def start(self, batch: int, like: Tensor) -> Tensor:
-        """(B, 2, tail): the sound, and the sum of squared windows, that earlier frames left for the next hops."""
+        """(B, 2, tail): the audio, and the sum of squared windows, that earlier frames left for the next hops."""
         return like.new_zeros(batch, 2, self.tail)
 
     def synthesise(self, spectrum: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Complex (B, n, bins) and the tail before -> waveform (B, n*hop) and the tail after."""
-        batch, frames, _ = spectrum.shape
+        batch, codec_frames, _ = spectrum.shape
         parts = torch.fft.irfft(spectrum, n=self.window_size) * self.window
         both = torch.stack([parts, self.window.square().expand_as(parts)], 1)
-        added = self._overlap_add(both.reshape(2 * batch, frames, -1)).view(batch, 2, -1)
+        added = self._overlap_add(both.reshape(2 * batch, codec_frames, -1)).view(batch, 2, -1)
         added = added + F.pad(tail, (0, added.shape[2] - self.tail))
-        done, tail = added[:, :, : frames * self.hop], added[:, :, frames * self.hop :]
+        done, tail = added[:, :, : codec_frames * self.hop], added[:, :, codec_frames * self.hop :]
         # In the first hops few windows overlap; the floor keeps their edge from being blown up.
         return done[:, 0] / done[:, 1].clamp(min=0.2 * self.full), tail
 
     def _overlap_add(self, parts: Tensor) -> Tensor:
         """(N, n, window) -> (N, n*hop + tail)."""
-        frames = parts.shape[1]
-        size = frames * self.hop + self.tail
+        codec_frames = parts.shape[1]
+        size = codec_frames * self.hop + self.tail
         columns = parts.transpose(1, 2)
         return F.fold(columns, (1, size), (1, self.window_size), stride=(1, self.hop)).view(parts.shape[0], size)
 
@@ -177,7 +177,7 @@ class StftCodec(AudioCodec):
 
     def embed(self, waveform: Tensor) -> Tensor:
         """Waveform (B, n*hop) -> vectors (B, n, code_width), before the quantiser."""
-        self.frames(waveform)
+        self.codec_frames(waveform)
         return self._embed(self.spectrum.analyse(waveform.float()), None)[0]
 
     def _embed(self, spectrum: Tensor, past: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:

@@ -1,7 +1,7 @@
 """Pixels <-> latents: what every video tokenizer of the package can do, and nothing about how.
 
-A clip is 4T+1 pictures (4 stands for `temporal_stride`). Picture 0 is the reference and latent 0; pictures
-`4(t-1)+1 .. 4t` are latent t. Everything is causal: latent t needs no later picture, and the pictures of chunk t need
+A clip is 4T+1 frames (4 stands for `temporal_stride`). Frame 0 is the reference and latent 0; frames
+`4(t-1)+1 .. 4t` are latent t. Everything is causal: latent t needs no later frame, and the frames of chunk t need
 no later latent.
 """
 
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from vidchat.ranks import sum_over_ranks
+from vidchat.runtime.distributed import sum_over_ranks
 from vidchat.tokenizers.weights import SavedTokenizer, TokenizerError
 
 
@@ -21,9 +21,9 @@ class VideoStream(ABC):
 
     @abstractmethod
     def push(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, n, h, w), the next n chunks -> their pictures (B, 3, m, H, W) in [-1, 1].
+        """Latents (B, C, n, h, w), the next n chunks -> their frames (B, 3, m, H, W) in [-1, 1].
 
-        The first chunk of the stream gives 1 picture, each later one `temporal_stride`. Everything pushed, laid end to
+        The first chunk of the stream gives 1 frame, each later one `temporal_stride`. Everything pushed, laid end to
         end, equals `decode` of all latents at once.
         """
 
@@ -72,8 +72,8 @@ class VideoTokenizer(SavedTokenizer):
 
     Attributes:
         channels: C, the values of one latent position.
-        temporal_stride: Pictures in a chunk.
-        spatial_stride: Pixels along one side of a latent position; pictures must be whole multiples of it.
+        temporal_stride: Frames in a chunk.
+        spatial_stride: Pixels along one side of a latent position; frames must be whole multiples of it.
         causal: Whether `decode` needs no later latent; only then is there a stream.
         latents_mean: (C,) buffer, kept with the weights; subtracted by `encode`, added back by `decode`.
         latents_std: (C,) buffer, likewise.
@@ -92,14 +92,14 @@ class VideoTokenizer(SavedTokenizer):
         self.register_buffer("latents_std", torch.ones(channels))
 
     @abstractmethod
-    def encode_raw(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, 4T+1, H, W) -> latents (B, C, T+1, h, w) as the network makes them, not normalised."""
+    def encode_raw(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, 4T+1, H, W) -> latents (B, C, T+1, h, w) as the network makes them, not normalised."""
 
     @abstractmethod
     def decode_raw(self, latents: Tensor) -> Tensor:
-        """The network's own latents (B, C, T+1, h, w) -> pictures (B, 3, 4T+1, H, W), not clamped.
+        """The network's own latents (B, C, T+1, h, w) -> frames (B, 3, 4T+1, H, W), not clamped.
 
-        Training uses this one: where a picture is clamped, no gradient flows.
+        Training uses this one: where a frame is clamped, no gradient flows.
         """
 
     @abstractmethod
@@ -107,7 +107,7 @@ class VideoTokenizer(SavedTokenizer):
         """A new stream that decodes latents as they arrive.
 
         Raises:
-            TokenizerError: the decoder is not causal, so the pictures of a chunk would wait for later latents.
+            TokenizerError: the decoder is not causal, so the frames of a chunk would wait for later latents.
         """
 
     def encoder_stream(self) -> VideoEncoderStream:
@@ -119,22 +119,22 @@ class VideoTokenizer(SavedTokenizer):
         """
         raise TokenizerError(f"{type(self).__name__} defines no encoder_stream; define one, or encode whole clips")
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, 4T+1, H, W) float in [-1, 1] -> normalised latents (B, C, T+1, h, w).
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, 4T+1, H, W) float in [-1, 1] -> normalised latents (B, C, T+1, h, w).
 
         Raises:
-            TokenizerError: the number of pictures is not 4T+1, or a side is not a multiple of `spatial_stride`.
+            TokenizerError: the number of frames is not 4T+1, or a side is not a multiple of `spatial_stride`.
         """
-        self.check_pictures(pictures)
-        return self.normalise(self.encode_raw(pictures))
+        self.check_frames(frames)
+        return self.normalise(self.encode_raw(frames))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, C, T+1, h, w) -> pictures (B, 3, 4T+1, H, W) in [-1, 1]."""
+        """Normalised latents (B, C, T+1, h, w) -> frames (B, 3, 4T+1, H, W) in [-1, 1]."""
         self.check_latents(latents)
         return self.decode_raw(self.denormalise(latents)).clamp(-1, 1)
 
     def normalise(self, raw: Tensor) -> Tensor:
-        """(B, C, ...) -> (B, C, ...) of mean 0 and standard deviation 1 per channel, over the training pictures."""
+        """(B, C, ...) -> (B, C, ...) of mean 0 and standard deviation 1 per channel, over the training frames."""
         return (raw - self._column(self.latents_mean, raw)) / self._column(self.latents_std, raw)
 
     def denormalise(self, latents: Tensor) -> Tensor:
@@ -160,27 +160,27 @@ class VideoTokenizer(SavedTokenizer):
         self.latents_mean.copy_(mean)
         self.latents_std.copy_(std)
 
-    def chunks(self, pictures: int) -> int:
-        """T+1, the latents of a clip of this many pictures; raises `TokenizerError` unless that is 4T+1."""
-        if pictures < 1 or (pictures - 1) % self.temporal_stride:
-            whole = self.temporal_stride * (max(pictures - 1, 0) // self.temporal_stride) + 1
+    def chunks(self, frames: int) -> int:
+        """T+1, the latents of a clip of this many frames; raises `TokenizerError` unless that is 4T+1."""
+        if frames < 1 or (frames - 1) % self.temporal_stride:
+            whole = self.temporal_stride * (max(frames - 1, 0) // self.temporal_stride) + 1
             raise TokenizerError(
-                f"a clip must have {self.temporal_stride}T+1 pictures, got {pictures}; cut it to {whole} first"
+                f"a clip must have {self.temporal_stride}T+1 frames, got {frames}; cut it to {whole} first"
             )
-        return 1 + (pictures - 1) // self.temporal_stride
+        return 1 + (frames - 1) // self.temporal_stride
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) of the latents of pictures of `size` (H, W); raises `TokenizerError` unless they divide."""
+        """(h, w) of the latents of frames of `size` (H, W); raises `TokenizerError` unless they divide."""
         if size[0] % self.spatial_stride or size[1] % self.spatial_stride:
             raise TokenizerError(
-                f"pictures must be multiples of {self.spatial_stride} pixels high and wide, got {size[0]}x{size[1]}"
+                f"frames must be multiples of {self.spatial_stride} pixels high and wide, got {size[0]}x{size[1]}"
             )
         return size[0] // self.spatial_stride, size[1] // self.spatial_stride
 
-    def check_pictures(self, pictures: Tensor) -> None:
-        """Raises `TokenizerError` unless pictures are float of shape (B, 3, 4T+1, H, W)."""
-        self.check_frame_shape(pictures)
-        self.chunks(pictures.shape[2])
+    def check_frames(self, frames: Tensor) -> None:
+        """Raises `TokenizerError` unless frames are float of shape (B, 3, 4T+1, H, W)."""
+        self.check_frame_shape(frames)
+        self.chunks(frames.shape[2])
 
     def check_frame_shape(self, frames: Tensor) -> tuple[int, int]:
         """(h, w) of the latents of frames (B, 3, n, H, W), n > 0; raises `TokenizerError` unless they are such."""

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidchat.atomic import whole_folder
-from vidchat.finite import not_finite
-from vidchat.foreign import no_larger_than
+from vidchat.runtime.atomic import atomic_folder
+from vidchat.runtime.finite import not_finite
+from vidchat.runtime.untrusted import no_larger_than
 from vidchat.shipped import find
 
 CONFIG_FILE = "config.json"
@@ -78,7 +78,7 @@ def save_tokenizer(
     broken = not_finite(tensors)
     if broken is not None:
         raise TokenizerError(f"{directory} is not written: {broken}")
-    with whole_folder(directory) as folder:
+    with atomic_folder(directory) as folder:
         write_weights(folder / WEIGHTS_FILE, tensors, type(module).__name__)
         text = json.dumps({"kind": type(module).__name__, "config": dict(config)}, indent=2, sort_keys=True)
         (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")

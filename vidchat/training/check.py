@@ -13,13 +13,13 @@ from omegaconf.errors import OmegaConfBaseException
 from vidchat.conditions.base import ConditionError
 from vidchat.conditions.read import read_conditions
 from vidchat.data.folder import MANIFESTS
-from vidchat.nested import differing_leaves
 from vidchat.registry import UnknownName, WrongArguments, packages_in
 from vidchat.release_format import FormatError, to_names
+from vidchat.runtime.nested import differing_leaves
 from vidchat.shipped import find
+from vidchat.training.config_values import wrong_values
 from vidchat.training.fit import advice, check_fit
-from vidchat.training.machine import what_is_lacking_here
-from vidchat.training.values import wrong_values
+from vidchat.training.machine import missing_on_this_machine
 
 log = logging.getLogger(__name__)
 NEEDED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
@@ -48,7 +48,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         raise ConfigError("; ".join(wrong))
     problems = [*_unspeakable(plain), *_paths(plain), *wrong_values(plain), *_tokenizers(plain), *_nameless(plain)]
     problems += _conditions(plain)
-    problems += what_is_lacking_here(plain)
+    problems += missing_on_this_machine(plain)
     if problems:
         raise ConfigError("; ".join(problems))
     model = check_fit(plain)

@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from vidchat.finite import not_finite
+from vidchat.runtime.finite import not_finite
 from vidchat.training.checkpoint_file import CheckpointError, CheckpointFiles, damage_of
 from vidchat.training.checkpoint_file import read_checkpoint as read_checkpoint
 from vidchat.training.stopping import Agreement, StopSignals

@@ -21,7 +21,7 @@ import torch
 import xxhash
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from vidchat.atomic import whole_file
+from vidchat.runtime.atomic import atomic_file
 
 _COMMENT = re.compile(rb"xxh3_128:([0-9a-f]{32})")
 _COMMENT_SIZE = len("xxh3_128:") + 32
@@ -39,7 +39,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         CheckpointError: the disk gives back something else than what was written.
         OSError: it cannot be written, e.g. since the disk is full; it names `path`.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         stream = _HashedStream(file)
         try:
             torch.save(checkpoint, cast(IO[bytes], stream))

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidchat.finite import not_finite
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
 from vidchat.release import TOKENIZERS, read_config, read_weights
 from vidchat.release_format import names_of_weights, to_names
+from vidchat.runtime.finite import not_finite
 from vidchat.shipped import find
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule

@@ -16,7 +16,7 @@ LOGGERS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
-def what_is_lacking_here(config: dict[str, Any]) -> list[str]:
+def missing_on_this_machine(config: dict[str, Any]) -> list[str]:
     """Every such problem, with the key to change.
 
     Args:

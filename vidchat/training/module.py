@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from vidchat.ranks import copy_from_first_rank
+from vidchat.runtime.distributed import copy_from_first_rank
 from vidchat.training.ema import EMA
 from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_optimizer
 from vidchat.training.seeding import seed_for, seed_step
@@ -95,7 +95,7 @@ class TrainingModule(L.LightningModule):
         return losses["loss"] if self.micro_batches == 1 else losses["loss"] * count
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        count, means = self.totals.take()
+        count, means = self.totals.gather_tokens()
         inputs = means.pop(INPUTS)
         scale = None if self.micro_batches == 1 else self.micro_batches / count.clamp(min=1)
         norm, skipped = clip_and_guard(optimizer, self.network, self.settings.clip, scale)
@@ -147,7 +147,7 @@ class TrainingModule(L.LightningModule):
         self._validated.add(self.count(batch), losses)
 
     def on_validation_epoch_end(self) -> None:
-        for name, value in self._validated.take()[1].items():
+        for name, value in self._validated.gather_tokens()[1].items():
             self.log(f"val/{name}", value, prog_bar=name == "loss", batch_size=1, sync_dist=True)
 
     # What a checkpoint holds besides Lightning's own.

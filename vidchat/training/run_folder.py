@@ -16,7 +16,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from vidchat.atomic import settle_folder, whole_file
+from vidchat.runtime.atomic import atomic_file, settle_folder
 from vidchat.training.checkpoint import newest_first, step_of
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def finished_sentence(output: Path, export: Path, step: int) -> str:
 
 def mark_finished(output: Path, export: Path, step: int) -> None:
     """Notes that the run was exported after so many steps."""
-    with whole_file(output / _FINISHED) as file:
+    with atomic_file(output / _FINISHED) as file:
         file.write(json.dumps({"step": step, "export": str(export)}).encode())
 
 

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from vidchat.nested import differing_leaves
+from vidchat.runtime.nested import differing_leaves
 from vidchat.training.checkpoint_file import CheckpointError, load_checkpoint
 
 log = logging.getLogger(__name__)

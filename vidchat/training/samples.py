@@ -16,7 +16,7 @@ from vidchat.batch import ChunkBatch
 from vidchat.data.media.pixels import to_bytes
 from vidchat.data.media.write import write_clip
 from vidchat.generation.stream import GenerationSettings, stream_answer
-from vidchat.training.responder import ResponderModule
+from vidchat.training.responder_module import ResponderModule
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +25,14 @@ class Samples(L.Callback):
     """Every so many optimizer steps, answers the first validation clips with the averaged weights.
 
     Writes `step_NNNNNNNN_K.mp4` for each and, once, `truth_K.mp4`: the tokenizers' round trip of the true answer. Both
-    go to Weights & Biases as files, and to TensorBoard as a sheet of pictures (above the sample, below the truth) and
-    the sound.
+    go to Weights & Biases as files, and to TensorBoard as a sheet of frames (above the sample, below the truth) and
+    the audio.
 
     Args:
         directory: Where the clips go.
         every: Optimizer steps between samples; 0 is never.
         clips: How many answers, at most a validation batch.
-        fps: Pictures per second.
+        fps: Frames per second.
         settings: How answers are generated; they are no longer than the true one.
     """
 
@@ -64,21 +64,21 @@ class Samples(L.Callback):
             codec = audio_codec if module.responder.depth is not None else None
             answer = list(stream_answer(module.responder, video_vae, codec, batch, settings))
             module.train(was_training)
-        pictures = to_bytes(torch.cat([chunk.pictures for chunk in answer], dim=2)).transpose(1, 2)
-        sound = None
+        frames = to_bytes(torch.cat([chunk.frames for chunk in answer], dim=2)).transpose(1, 2)
+        audio = None
         if codec is not None:
-            sound = torch.cat([chunk.waveform for chunk in answer if chunk.waveform is not None], dim=1).float().cpu()
-        true_pictures, true_sound = round_trip(batch, module, chunks)
+            audio = torch.cat([chunk.waveform for chunk in answer if chunk.waveform is not None], dim=1).float().cpu()
+        true_frames, true_audio = round_trip(batch, module, chunks)
         paths = []
         for k in range(batch.size):
             path = self.directory / f"step_{trainer.global_step:08d}_{k}.mp4"
-            waveform = None if sound is None else sound[k]
-            self._write(path, pictures[k], waveform, audio_codec.sample_rate)
+            waveform = None if audio is None else audio[k]
+            self._write(path, frames[k], waveform, audio_codec.sample_rate)
             truth = self.directory / f"truth_{k}.mp4"
             if not truth.exists():
-                true_waveform = None if true_sound is None else true_sound[k]
-                self._write(truth, true_pictures[k], true_waveform, audio_codec.sample_rate)
-            sheet = contact_sheet(pictures[k], true_pictures[k])
+                true_waveform = None if true_audio is None else true_audio[k]
+                self._write(truth, true_frames[k], true_waveform, audio_codec.sample_rate)
+            sheet = contact_sheet(frames[k], true_frames[k])
             _show(trainer, k, path, sheet, waveform, audio_codec.sample_rate)
             paths.append(path)
         return paths
@@ -96,9 +96,9 @@ class Samples(L.Callback):
             self._batch = batch.first(self.clips)
         return self._batch
 
-    def _write(self, path: Path, pictures: Tensor, waveform: Tensor | None, sample_rate: int) -> None:
+    def _write(self, path: Path, frames: Tensor, waveform: Tensor | None, sample_rate: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_clip(path, pictures, waveform, self.fps, sample_rate)
+        write_clip(path, frames, waveform, self.fps, sample_rate)
 
 
 @torch.no_grad()
@@ -106,17 +106,17 @@ def round_trip(batch: ChunkBatch, module: ResponderModule, chunks: int) -> tuple
     """The true answers as the tokenizers give them back: the ceiling of what a sample can be.
 
     Returns:
-        Pictures (B, 4T, 3, H, W) uint8, without the reference, and waveforms (B, samples) or `None`.
+        Frames (B, 4T, 3, H, W) uint8, without the reference, and waveforms (B, samples) or `None`.
     """
     latents = batch.latents[:, : chunks + 1].transpose(1, 2)
-    pictures = to_bytes(module.video_vae.decode(latents)[:, :, 1:]).transpose(1, 2)
+    frames = to_bytes(module.video_vae.decode(latents)[:, :, 1:]).transpose(1, 2)
     if batch.codes is None or module.responder.depth is None:
-        return pictures, None
-    return pictures, module.audio_codec.decode(batch.codes[:, :chunks].flatten(1, 2)).float().cpu()
+        return frames, None
+    return frames, module.audio_codec.decode(batch.codes[:, :chunks].flatten(1, 2)).float().cpu()
 
 
 def contact_sheet(above: Tensor, below: Tensor, columns: int = 8) -> Tensor:
-    """Two clips (n, 3, H, W) as rows of pictures spread evenly over time: (3, 2H, columns*W)."""
+    """Two clips (n, 3, H, W) as rows of frames spread evenly over time: (3, 2H, columns*W)."""
     index = torch.linspace(0, len(above) - 1, columns).round().long()
     rows = [torch.cat(list(clip[index]), dim=2) for clip in (above, below)]
     return torch.cat(rows, dim=1)

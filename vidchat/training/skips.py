@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 
-LARGEST = 1e6  # of an input: latents, sound, scores and features are of the order of 1
+LARGEST = 1e6  # of an input: latents, audio, scores and features are of the order of 1
 INPUTS = "inputs"  # the share of a step's micro-batches with inputs that cannot be
 
 

@@ -1,6 +1,6 @@
 """How far two sounds are apart to the ear: distances of spectra at several resolutions, as losses and as measures.
 
-Phases are not compared: two sounds with the same spectra at every resolution sound the same, and no codec of 1.6 kbit/s
+Phases are not compared: two sounds with the same spectra at every resolution audio the same, and no codec of 1.6 kbit/s
 keeps the phase.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 QUIETEST = 1e-2
-"""Root mean square of the magnitudes of a sound at about -60 dB."""
+"""Root mean square of the magnitudes of an audio at about -60 dB."""
 
 
 def magnitude(waveform: Tensor, size: int) -> Tensor:

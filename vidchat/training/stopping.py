@@ -103,4 +103,3 @@ class Agreement:
         self._work.wait()
         self._work = None
         return int(self._number)
-

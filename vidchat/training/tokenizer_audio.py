@@ -1,7 +1,7 @@
-"""The stage `tokenizer_audio`: trains the small codec on the sound of clips.
+"""The stage `tokenizer_audio`: trains the small codec on the audio of clips.
 
 Three phases in one run. First without the quantiser, so that there is something worth quantising; then k-means sets
-every codebook to what the encoder makes of recent sound (SoundStream, arXiv 2107.03312, section III-C, does so on the
+every codebook to what the encoder makes of recent audio (SoundStream, arXiv 2107.03312, section III-C, does so on the
 first batch); then with the quantiser. From a random start, straight through, the codes collapse within fifty steps.
 """
 
@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from vidchat.ranks import gather_over_ranks
+from vidchat.runtime.distributed import gather_over_ranks
 from vidchat.tokenizers.quantizer import code_use
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.module import TrainingModule
@@ -129,8 +129,8 @@ class AudioCodecModule(TrainingModule):
         self.quantizing.fill_(True)
 
 
-class SoundSamples(L.Callback):
-    """Writes a piece of sound and its round trip every N steps, as files and to TensorBoard and wandb."""
+class AudioSamples(L.Callback):
+    """Writes a piece of audio and its round trip every N steps, as files and to TensorBoard and wandb."""
 
     def __init__(self, every: int) -> None:
         """
@@ -146,24 +146,24 @@ class SoundSamples(L.Callback):
         if trainer.fit_loop._should_accumulate() or trainer.global_step % self.every or not trainer.is_global_zero:
             return
         waveform = batch["waveform"][:1]
-        for name, sound in {"true": waveform, "codec": pl_module.reconstruct(waveform)}.items():
-            self._write(trainer, name, sound[0].float().cpu(), pl_module.network.sample_rate)
+        for name, audio in {"true": waveform, "codec": pl_module.reconstruct(waveform)}.items():
+            self._write(trainer, name, audio[0].float().cpu(), pl_module.network.sample_rate)
 
-    def _write(self, trainer: L.Trainer, name: str, sound: Tensor, sample_rate: int) -> None:
+    def _write(self, trainer: L.Trainer, name: str, audio: Tensor, sample_rate: int) -> None:
         path = Path(trainer.default_root_dir) / "sounds" / f"{trainer.global_step:07d}_{name}.wav"
-        write_wav(path, sound, sample_rate)
+        write_wav(path, audio, sample_rate)
         for logger in trainer.loggers:
             board = getattr(logger, "experiment", None)
             if hasattr(logger, "log_audio"):  # wandb
                 logger.log_audio(f"sound/{name}", [str(path)], step=trainer.global_step)
             elif board is not None and hasattr(board, "add_audio"):  # TensorBoard
-                board.add_audio(f"sound/{name}", sound, trainer.global_step, sample_rate)
+                board.add_audio(f"sound/{name}", audio, trainer.global_step, sample_rate)
 
 
-def write_wav(path: Path, sound: Tensor, sample_rate: int) -> None:
-    """Writes sound (samples,) in [-1, 1] as a 16-bit mono wav file."""
+def write_wav(path: Path, audio: Tensor, sample_rate: int) -> None:
+    """Writes audio (samples,) in [-1, 1] as a 16-bit mono wav file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    samples = (sound.clamp(-1, 1) * 32767).round().to(torch.int16)
+    samples = (audio.clamp(-1, 1) * 32767).round().to(torch.int16)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -1,4 +1,4 @@
-"""The stage `tokenizer_video`: trains a video tokenizer on the pictures of clips.
+"""The stage `tokenizer_video`: trains a video tokenizer on the frames of clips.
 
 The latents are normalised by their running statistics while they are learned, and noise is added before they are
 decoded: a code of fixed variance in place of a learned one, as LatentLM's sigma-VAE (Sun et al., arXiv 2412.08635), so
@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidchat.atomic import whole_file
-from vidchat.ranks import rank_count, sum_over_ranks
+from vidchat.runtime.atomic import atomic_file
+from vidchat.runtime.distributed import rank_count, sum_over_ranks
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.video import LatentStatistics, VideoTokenizer
 from vidchat.training.module import TrainingModule
@@ -56,11 +56,11 @@ class VideoTokenizerModule(TrainingModule):
             seed: See `TrainingModule`.
             noise: Largest standard deviation of the noise on normalised latents; drawn from U(0, noise) per clip.
             edge_weight: Of the differences of edges.
-            motion_weight: Of the squared differences of motion from picture to picture. Squared, since noise on the
+            motion_weight: Of the squared differences of motion from frame to frame. Squared, since noise on the
                 latents moves every block a little: absolute differences would pay for stilling them all.
             moving_weight: How much more a pixel counts for each unit that it differs from its clip's mean: mouths and
                 eyes are small, but they move.
-            window: Side in pixels of what is cut out of most pictures to train on; `None` for all of them.
+            window: Side in pixels of what is cut out of most frames to train on; `None` for all of them.
             start_batches: Steps whose batches' principal components a `StackedVAE` starts from; 0 goes on from its
                 weights.
             start_motion: How much more motion counts in choosing these components; see `StackedVAE.start_from`.
@@ -76,39 +76,39 @@ class VideoTokenizerModule(TrainingModule):
         self.momentum, self.half_precision = momentum, half_precision
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Batch: `pictures` (B, 4T+1, 3, H, W) uint8 -> `loss`, its parts, and `psnr` in dB, noise included."""
-        pictures = to_pictures(batch["pictures"])
+        """Batch: `frames` (B, 4T+1, 3, H, W) uint8 -> `loss`, its parts, and `psnr` in dB, noise included."""
+        frames = to_frames(batch["frames"])
         if self.training and self.window is not None:
-            pictures = self._cut(pictures, self.window)
-        raw = self.network.encode_raw(pictures).float()
+            frames = self._cut(frames, self.window)
+        raw = self.network.encode_raw(frames).float()
         if self.training:
             self._follow(raw.detach())
         latents = self.network.normalise(raw)
         level = self.noise * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
         noisy = latents + level * torch.randn_like(latents)
         output = self.network.decode_raw(self.network.denormalise(noisy)).float()
-        error = output - pictures
+        error = output - frames
         parts = {
-            "pixels": (self._importance(pictures) * error.abs()).mean(),
+            "pixels": (self._importance(frames) * error.abs()).mean(),
             "edges": edge_distance(error),
             "motion": error.diff(dim=2).square().mean(),
         }
         loss = parts["pixels"] + self.edge_weight * parts["edges"] + self.motion_weight * parts["motion"]
-        return {"loss": loss, **parts, "psnr": psnr(output.clamp(-1, 1), pictures)}
+        return {"loss": loss, **parts, "psnr": psnr(output.clamp(-1, 1), frames)}
 
-    def _cut(self, pictures: Tensor, window: int) -> Tensor:
+    def _cut(self, frames: Tensor, window: int) -> Tensor:
         """A window at a random place of the latent grid, the same for the batch; of one batch in four, all is kept.
 
-        Small windows are quicker, and what is in the middle of a picture, the face, is in most of them.
+        Small windows are quicker, and what is in the middle of a frame, the face, is in most of them.
         """
         if torch.rand(()) < 0.25:
-            return pictures
+            return frames
         stride = self.network.spatial_stride
         for dim in (3, 4):
-            places = (pictures.shape[dim] - window) // stride + 1
+            places = (frames.shape[dim] - window) // stride + 1
             first = stride * int(torch.randint(max(places, 1), ()))
-            pictures = pictures.narrow(dim, first, min(window, pictures.shape[dim]))
-        return pictures
+            frames = frames.narrow(dim, first, min(window, frames.shape[dim]))
+        return frames
 
     def _follow(self, raw: Tensor) -> None:
         """Moves the tokenizer's statistics towards those of a batch's latents, of all ranks' batches together.
@@ -125,9 +125,9 @@ class VideoTokenizerModule(TrainingModule):
         mean = self.network.latents_mean.lerp(mean, self.momentum)
         self.network.latents_mean.copy_(torch.where(good, mean, self.network.latents_mean))
 
-    def _importance(self, pictures: Tensor) -> Tensor:
+    def _importance(self, frames: Tensor) -> Tensor:
         """(B, 1, n, H, W), 1 for what stands still."""
-        return 1 + self.moving_weight * (pictures - pictures.mean(2, keepdim=True)).abs().mean(1, keepdim=True)
+        return 1 + self.moving_weight * (frames - frames.mean(2, keepdim=True)).abs().mean(1, keepdim=True)
 
     def on_train_start(self) -> None:
         """Starts a new `StackedVAE` from the principal components of the first batches, the same on every rank.
@@ -148,15 +148,15 @@ class VideoTokenizerModule(TrainingModule):
     @torch.no_grad()
     def _statistics(self) -> tuple[Tensor, Tensor]:
         statistics = LatentStatistics(self.network.channels)
-        for pictures in self._clips(self.statistics_batches):
-            statistics.update(self.network.encode_raw(pictures))
+        for frames in self._clips(self.statistics_batches):
+            statistics.update(self.network.encode_raw(frames))
         return statistics.mean_and_std(self.device)
 
     def _clips(self, steps: int) -> Iterator[Tensor]:
         """This rank's share of the training batches of some steps, whatever training itself reads."""
         loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         for batch in islice(loader, steps * self.trainer.accumulate_grad_batches):
-            yield to_pictures(batch["pictures"]).to(self.device)
+            yield to_frames(batch["frames"]).to(self.device)
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:
         """Writes the tokenizer with its averaged weights and its latents' statistics."""
@@ -164,14 +164,14 @@ class VideoTokenizerModule(TrainingModule):
             self.network.save(directory, torch.float16 if self.half_precision else None)
 
 
-class PictureSamples(L.Callback):
-    """Writes pictures above their round trip every N steps, as a file and to TensorBoard and wandb."""
+class FrameSamples(L.Callback):
+    """Writes frames above their round trip every N steps, as a file and to TensorBoard and wandb."""
 
     def __init__(self, every: int, columns: int = 9) -> None:
         """
         Args:
             every: Optimizer steps between samples.
-            columns: Pictures shown of the batch's first clip.
+            columns: Frames shown of the batch's first clip.
         """
         self.every, self.columns = every, columns
 
@@ -181,46 +181,46 @@ class PictureSamples(L.Callback):
         assert isinstance(pl_module, VideoTokenizerModule)
         if trainer.fit_loop._should_accumulate() or trainer.global_step % self.every or not trainer.is_global_zero:
             return
-        pictures = to_pictures(batch["pictures"][:1])
+        frames = to_frames(batch["frames"][:1])
         with torch.no_grad(), pl_module.ema.swapped():
             network = pl_module.network
-            output = network.decode(network.normalise(network.encode_raw(pictures).float())).float()
-        self._write(trainer, torch.cat([pictures, output], dim=3)[0, :, : self.columns])
+            output = network.decode(network.normalise(network.encode_raw(frames).float())).float()
+        self._write(trainer, torch.cat([frames, output], dim=3)[0, :, : self.columns])
 
-    def _write(self, trainer: L.Trainer, pictures: Tensor) -> None:
-        """Pictures (3, n, H, W), side by side."""
-        sheet = ((torch.cat(list(pictures.unbind(1)), dim=2) + 1) * 127.5).round().byte().cpu()
-        path = Path(trainer.default_root_dir) / "pictures" / f"{trainer.global_step:07d}.png"
+    def _write(self, trainer: L.Trainer, frames: Tensor) -> None:
+        """Frames (3, n, H, W), side by side."""
+        sheet = ((torch.cat(list(frames.unbind(1)), dim=2) + 1) * 127.5).round().byte().cpu()
+        path = Path(trainer.default_root_dir) / "frames" / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(file, format="PNG")
         for logger in trainer.loggers:
             board = getattr(logger, "experiment", None)
             if hasattr(logger, "log_image"):  # wandb
-                logger.log_image("pictures", [str(path)], step=trainer.global_step)
+                logger.log_image("frames", [str(path)], step=trainer.global_step)
             elif board is not None and hasattr(board, "add_image"):  # TensorBoard
-                board.add_image("pictures", sheet, trainer.global_step)
+                board.add_image("frames", sheet, trainer.global_step)
 
 
-def to_pictures(frames: Tensor) -> Tensor:
-    """Decoded frames (B, n, 3, H, W) uint8 -> pictures (B, 3, n, H, W) float in [-1, 1]."""
+def to_frames(frames: Tensor) -> Tensor:
+    """Decoded frames (B, n, 3, H, W) uint8 -> frames (B, 3, n, H, W) float in [-1, 1]."""
     return frames.transpose(1, 2).float() / 127.5 - 1
 
 
 def edge_distance(error: Tensor, scales: int = 3) -> Tensor:
     """Mean absolute gradient of an error (B, 3, n, H, W) in space, averaged over scales that halve.
 
-    As gradients are linear, the gradient of the error is the difference of both pictures' gradients (Mathieu et al.,
+    As gradients are linear, the gradient of the error is the difference of both frames' gradients (Mathieu et al.,
     arXiv 1511.05440, equation 6, with alpha = 1).
     """
-    pictures = error.flatten(1, 2)
+    frames = error.flatten(1, 2)
     total = error.new_zeros(())
     for scale in range(scales):
-        pictures = F.avg_pool2d(pictures, 2) if scale else pictures
-        total = total + pictures.diff(dim=-1).abs().mean() + pictures.diff(dim=-2).abs().mean()
+        frames = F.avg_pool2d(frames, 2) if scale else frames
+        total = total + frames.diff(dim=-1).abs().mean() + frames.diff(dim=-2).abs().mean()
     return total / scales
 
 
-def psnr(output: Tensor, pictures: Tensor) -> Tensor:
-    """Peak signal to noise ratio in dB, of pictures in [-1, 1]."""
-    return 10 * torch.log10(4 / (output - pictures).square().mean().clamp_min(1e-10))
+def psnr(output: Tensor, frames: Tensor) -> Tensor:
+    """Peak signal to noise ratio in dB, of frames in [-1, 1]."""
+    return 10 * torch.log10(4 / (output - frames).square().mean().clamp_min(1e-10))

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vidchat.ranks import sum_over_ranks
+from vidchat.runtime.distributed import sum_over_ranks
 
 
 class Totals:
@@ -25,7 +25,7 @@ class Totals:
         """Adds a micro-batch: a scalar count and scalar losses, of the same names each time."""
         self._parts.append((count.detach().float(), {name: value.detach() for name, value in losses.items()}))
 
-    def take(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def gather_tokens(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The count and the mean of each loss over all micro-batches added on all ranks; begins anew.
 
         Every rank must call it, with at least one micro-batch.

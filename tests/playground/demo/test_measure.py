@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidchat.bench.speech import cepstra
+from vidchat.bench.spoken_distance import cepstra
 from vidchat.data.media.read import Media
 from vidchat.playground.demo.measure import MouthReader, correlation, loudness, percent, score
 from vidchat.playground.people.cast import make_speaker
@@ -20,17 +20,17 @@ CASES = cases()[:4]
 
 @pytest.fixture(scope="module")
 def dyads():
-    """Four answers by four people: media from picture 1 on, and everything that `score` asks for."""
+    """Four answers by four people: media from frame 1 on, and everything that `score` asks for."""
     rng = np.random.default_rng(0)
     speakers = [make_speaker(5, number) for number in range(4)]
     media, references, spoken, clips, openings = [], {}, defaultdict(list), [], []
     for speaker, case in zip(speakers, CASES, strict=True):
         turn = perform(speaker, "responder", case.answer, case.expression, rng, 25, 16000)
         drawn = np.stack([draw_face(speaker.identity, pose, (96, 96)) for pose in turn.poses])
-        pictures = torch.from_numpy(drawn).permute(0, 3, 1, 2)
-        media.append(Media(pictures[1:], torch.from_numpy(turn.waveform)[640:], 25, 16000))
-        references[speaker.name] = pictures[0]
-        clips.append(pictures)
+        frames = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+        media.append(Media(frames[1:], torch.from_numpy(turn.waveform)[640:], 25, 16000))
+        references[speaker.name] = frames[0]
+        clips.append(frames)
         openings.append([pose.mouth for pose in turn.poses])
         for text, waveform in candidate_waveforms(turn.truth(), 40000).items():
             spoken[text].append(cepstra(waveform, 16000))
@@ -53,13 +53,13 @@ def test_the_truth_scores_at_the_ceiling(dyads):
 def test_another_face_another_answer_and_a_still_mouth_are_noticed(dyads):
     media, references, speakers = dyads[:3]
     swapped = [
-        Media(media[i - 1].pictures, media[i - 1].waveform, 25, 16000) for i in range(len(media))
+        Media(media[i - 1].frames, media[i - 1].waveform, 25, 16000) for i in range(len(media))
     ]  # everybody gives the answer of the one before
     scores = scores_of(dyads, swapped)
     assert scores.identity == 0
     assert scores.answer == 0
     still = [
-        Media(references[name][None].expand(len(m.pictures), -1, -1, -1), m.waveform, 25, 16000)
+        Media(references[name][None].expand(len(m.frames), -1, -1, -1), m.waveform, 25, 16000)
         for m, name in zip(media, speakers, strict=True)
     ]
     scores = scores_of(dyads, still)
@@ -68,7 +68,7 @@ def test_another_face_another_answer_and_a_still_mouth_are_noticed(dyads):
 
 
 def test_silence_is_no_answer(dyads):
-    silent = [Media(m.pictures, torch.zeros_like(m.waveform), 25, 16000) for m in dyads[0]]
+    silent = [Media(m.frames, torch.zeros_like(m.waveform), 25, 16000) for m in dyads[0]]
     scores = scores_of(dyads, silent)
     assert scores.mouth == 0
     assert scores.answer <= 0.25, "at most the one answer that silence is always taken for"
@@ -77,12 +77,12 @@ def test_silence_is_no_answer(dyads):
 def test_a_later_sound_follows_the_mouth_less_and_less(dyads):
     media, references, speakers, _, _, reader = dyads
     follows = []
-    for shift in (0, 3, 6, 9):  # pictures
+    for shift in (0, 3, 6, 9):  # frames
         values = []
         for m, name in zip(media, speakers, strict=True):
-            opening = reader.read(torch.cat([references[name][None], m.pictures]))[1:]
+            opening = reader.read(torch.cat([references[name][None], m.frames]))[1:]
             late = torch.nn.functional.pad(m.waveform, (shift * 640, 0))[: len(m.waveform)]
-            values.append(correlation(opening, loudness(late, len(m.pictures))))
+            values.append(correlation(opening, loudness(late, len(m.frames))))
         follows.append(float(np.mean(values)))
     assert follows == sorted(follows, reverse=True)
 

@@ -1,4 +1,4 @@
-"""Our patches against the processors': Pillow's twin for pictures everywhere, the video processor with torchvision."""
+"""Our patches against the processors': Pillow's twin for frames everywhere, the video processor with torchvision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vidchat.tokenizers.weights import TokenizerError
 LEAST, MOST = 4 * 28 * 28, 12 * 28 * 28
 
 
-def pictures(count: int, height: int = 60, width: int = 90) -> torch.Tensor:
+def frames(count: int, height: int = 60, width: int = 90) -> torch.Tensor:
     """Smooth and sharp at once, so that resizing has something to get wrong."""
     rough = torch.randint(256, (count, 3, height, width))
     smooth = torch.linspace(0, 255, width).expand(count, 3, height, width)
@@ -38,11 +38,11 @@ def test_too_narrow_pictures_are_refused() -> None:
 
 
 def test_a_still_clip_is_what_the_processor_makes_of_the_picture() -> None:
-    """The image processor repeats a picture to fill a temporal patch: our clip of the same picture twice, and once."""
-    picture = pictures(1, 84, 56)  # a size that needs no resizing: the resizing is compared below
+    """The image processor repeats a frame to fill a temporal patch: our clip of the same frame twice, and once."""
+    frame = frames(1, 84, 56)  # a size that needs no resizing: the resizing is compared below
     processor = Qwen2VLImageProcessorPil(size={"shortest_edge": LEAST, "longest_edge": MOST})
-    theirs = processor(picture[0].numpy(), return_tensors="pt", input_data_format="channels_first")
-    for clip in (picture, picture.repeat(2, 1, 1, 1)):
+    theirs = processor(frame[0].numpy(), return_tensors="pt", input_data_format="channels_first")
+    for clip in (frame, frame.repeat(2, 1, 1, 1)):
         patches, grid = ours(clip)
         assert torch.equal(grid, theirs["image_grid_thw"])
         torch.testing.assert_close(patches, theirs["pixel_values"], atol=1e-5, rtol=0)
@@ -50,10 +50,10 @@ def test_a_still_clip_is_what_the_processor_makes_of_the_picture() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (480, 300), (20, 30)])
 def test_resizing_is_pillow_s_to_one_level(height: int, width: int) -> None:
-    picture = pictures(1, height, width)
+    frame = frames(1, height, width)
     processor = Qwen2VLImageProcessorPil(size={"shortest_edge": LEAST, "longest_edge": MOST})
-    theirs = processor(picture[0].numpy(), return_tensors="pt", input_data_format="channels_first")
-    patches, grid = ours(picture)
+    theirs = processor(frame[0].numpy(), return_tensors="pt", input_data_format="channels_first")
+    patches, grid = ours(frame)
     assert torch.equal(grid, theirs["image_grid_thw"])
     level = 1 / 255 / 0.26
     assert (patches - theirs["pixel_values"]).abs().max() < 1.01 * level
@@ -63,7 +63,7 @@ def test_pictures_stand_in_order_of_time() -> None:
     clip = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 56, 28) * 50
     patches, grid = patchify(clip, 14, 2, 2)
     assert grid.tolist() == [[3, 4, 2]]
-    values = patches.view(3, 8, 3, 2, 196)  # time, places, colours, pictures of a patch, pixels
+    values = patches.view(3, 8, 3, 2, 196)  # time, places, colours, frames of a patch, pixels
     levels = (values[:, :, 0] * 0.26862954 + 0.48145466) * 255
     expected = torch.tensor([[0.0, 50], [100, 150], [200, 200]])  # the last is repeated
     torch.testing.assert_close(levels, expected[:, None, :, None].expand_as(levels), atol=1e-2, rtol=0)
@@ -74,7 +74,7 @@ def test_pictures_stand_in_order_of_time() -> None:
 def test_patches_are_the_video_processor_s(count: int, height: int, width: int) -> None:
     from transformers import Qwen2VLVideoProcessor
 
-    clip = pictures(count, height, width)
+    clip = frames(count, height, width)
     processor = Qwen2VLVideoProcessor(size={"shortest_edge": LEAST, "longest_edge": MOST})
     theirs = processor([np.asarray(clip)], return_tensors="pt")
     patches, grid = ours(clip)

@@ -13,21 +13,21 @@ from torch.nn import functional as F
 
 from vidchat.bench.canonical.scrfd import Scrfd
 from vidchat.bench.faces import STEP, looked_at, onnx_session
-from vidchat.bench.measure import Features, Measure, need_file
+from vidchat.bench.metric import Features, Metric, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.bench.proxy.identity import IDENTITY, compare_faces
 from vidchat.data.media.read import Media
 
 SIDE = 112
-# Where ArcFace wants the eyes, the nose and the corners of the mouth in its 112 x 112 picture.
+# Where ArcFace wants the eyes, the nose and the corners of the mouth in its 112 x 112 frame.
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 
 
-class ArcFace(Measure):
-    """Cosine of each face to the reference's, mean over all pictures, one without a face counting 0.
+class ArcFace(Metric):
+    """Cosine of each face to the reference's, mean over all frames, one without a face counting 0.
 
     Args:
         path: The recognition model, such as `w600k_r50.onnx` or `glintr100.onnx`.
@@ -55,10 +55,10 @@ class ArcFace(Measure):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         found, faces = [], []
-        for picture in media.pictures[looked_at(len(media.pictures))]:
-            landmarks = self.detector.landmarks(picture)
+        for frame in media.frames[looked_at(len(media.frames))]:
+            landmarks = self.detector.landmarks(frame)
             found.append(landmarks is not None)
-            faces.append(torch.zeros(3, SIDE, SIDE) if landmarks is None else aligned(picture, landmarks))
+            faces.append(torch.zeros(3, SIDE, SIDE) if landmarks is None else aligned(frame, landmarks))
         given = ((torch.stack(faces) - 127.5) / 127.5).numpy()
         name = self.session.get_inputs()[0].name
         embeddings = np.concatenate([self.session.run(None, {name: face[None]})[0] for face in given])
@@ -68,14 +68,14 @@ class ArcFace(Measure):
         return compare_faces(made, true, reference)
 
 
-def aligned(picture: Tensor, landmarks: NDArray[np.float64]) -> Tensor:
-    """(3, 112, 112) in [0, 255]: a picture (3, H, W) turned, scaled and moved so that its landmarks lie right."""
-    to_picture = similarity(TEMPLATE, landmarks)
+def aligned(frame: Tensor, landmarks: NDArray[np.float64]) -> Tensor:
+    """(3, 112, 112) in [0, 255]: a frame (3, H, W) turned, scaled and moved so that its landmarks lie right."""
+    to_image = similarity(TEMPLATE, landmarks)
     y, x = np.mgrid[0:SIDE, 0:SIDE]
-    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ to_picture.T
-    height, width = picture.shape[-2:]
+    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ to_image.T
+    height, width = frame.shape[-2:]
     grid = torch.from_numpy((places + 0.5) / np.array([width, height]) * 2 - 1).float()
-    return F.grid_sample(picture[None].float(), grid[None], padding_mode="zeros", align_corners=False)[0]
+    return F.grid_sample(frame[None].float(), grid[None], padding_mode="zeros", align_corners=False)[0]
 
 
 def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidchat.bench.clips import is_silent
-from vidchat.bench.measure import BackendError, Column, Features, Measure
+from vidchat.bench.metric import BackendError, Column, Features, Metric
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions, weights_hash
 from vidchat.data.media.read import Media
@@ -59,7 +59,7 @@ class Transcriber:
         return bool(getattr(self.model.generation_config, "is_multilingual", False))
 
 
-class NearestText(Measure):
+class NearestText(Metric):
     """What the candidate is worth whose text is nearest to what was heard; a clip in which nothing is heard gets 0.
 
     Args:

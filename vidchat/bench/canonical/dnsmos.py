@@ -9,7 +9,7 @@ import numpy as np
 
 from vidchat.bench.clips import is_silent
 from vidchat.bench.faces import onnx_session
-from vidchat.bench.measure import Column, Features, Measure, need_file
+from vidchat.bench.metric import Column, Features, Metric, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
@@ -23,7 +23,7 @@ FITS = {
 }
 
 
-class Dnsmos(Measure):
+class Dnsmos(Metric):
     """Mean over windows of 9.01 s, one a second; a shorter clip is repeated until it fills one. Silence scores 1.
 
     Args:
@@ -51,11 +51,11 @@ class Dnsmos(Measure):
             raise ValueError(f"DNSMOS hears {RATE} samples a second, not {media.sample_rate}")
         if is_silent(media.waveform):
             return {"scores": np.ones(len(FITS))}
-        sound = media.waveform.numpy()
-        while len(sound) < LENGTH:
-            sound = np.concatenate([sound, sound])
-        last = int(len(sound) // RATE - LENGTH / RATE)
-        windows = [sound[second * RATE : second * RATE + LENGTH] for second in range(last + 1)]
+        audio = media.waveform.numpy()
+        while len(audio) < LENGTH:
+            audio = np.concatenate([audio, audio])
+        last = int(len(audio) // RATE - LENGTH / RATE)
+        windows = [audio[second * RATE : second * RATE + LENGTH] for second in range(last + 1)]
         name = self.session.get_inputs()[0].name
         raw = np.array(
             [self.session.run(None, {name: w[None].astype(np.float32)})[0][0] for w in windows if len(w) == LENGTH]

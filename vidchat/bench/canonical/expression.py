@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from vidchat.bench.measure import BackendError, Column, Features, Measure
+from vidchat.bench.metric import BackendError, Column, Features, Metric
 from vidchat.data.media.read import Media
 
 Coefficients = Callable[[NDArray[np.uint8]], NDArray]
 STEP = 2
 
 
-class ExpressionCoefficients(Measure):
-    """Fréchet distance over coefficients of single pictures.
+class ExpressionCoefficients(Metric):
+    """Fréchet distance over coefficients of single frames.
 
     Args:
         place: `package.module:function`, importable, of the user's own code. The function takes (N, H, W, 3) uint8 and
@@ -45,10 +45,10 @@ class ExpressionCoefficients(Measure):
         return {"backend": self.told, "frames": f"every {STEP}th"}
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        pictures = media.pictures[::STEP].permute(0, 2, 3, 1).numpy()
-        rows = np.asarray(self.function(pictures), np.float32)
-        if rows.ndim != 2 or len(rows) != len(pictures):
-            raise BackendError(f"'{self.place}' gave {rows.shape} for {len(pictures)} pictures, not (N, D)")
+        frames = media.frames[::STEP].permute(0, 2, 3, 1).numpy()
+        rows = np.asarray(self.function(frames), np.float32)
+        if rows.ndim != 2 or len(rows) != len(frames):
+            raise BackendError(f"'{self.place}' gave {rows.shape} for {len(frames)} frames, not (N, D)")
         return {"rows": rows}
 
     def absent(self, true: Features) -> Features:

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import torch
 
-from vidchat.bench.canonical.weights import read_script
-from vidchat.bench.measure import Column, Features, Measure, evenly, need_file
+from vidchat.bench.canonical.published_weights import read_script
+from vidchat.bench.metric import Column, Features, Metric, evenly, need_file
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
-FEWEST = 10  # pictures that its pools can take
+FEWEST = 10  # frames that its pools can take
 
 
-class I3d(Measure):
+class I3d(Metric):
     """Fréchet distance over the features of `i3d_torchscript.pt`, one window a clip, rescaled and resized inside.
 
     TorchScript is a program: take it only from where you trust it.
 
     Args:
         path: The file.
-        frames: Pictures taken of each clip, evenly; 10 or more.
+        frames: Frames taken of each clip, evenly; 10 or more.
         device: Where it runs.
     """
 
@@ -33,7 +33,7 @@ class I3d(Measure):
     def __init__(self, path: Path | str, frames: int = 16, device: str = "cpu") -> None:
         self.path = need_file(path, "the TorchScript I3D of StyleGAN-V, i3d_torchscript.pt")
         if frames < FEWEST:
-            raise ValueError(f"I3D needs {FEWEST} pictures or more, not {frames}")
+            raise ValueError(f"I3D needs {FEWEST} frames or more, not {frames}")
         self.frames, self.device = frames, device
         self.net = read_script(self.path, device)
 
@@ -47,6 +47,6 @@ class I3d(Measure):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), self.frames))]
+        chosen = media.frames[torch.from_numpy(evenly(len(media.frames), self.frames))]
         film = chosen.transpose(0, 1)[None].float().to(self.device)  # (1, 3, frames, H, W) in [0, 255]
         return {"rows": self.net(film, rescale=True, resize=True, return_features=True).float().cpu().numpy()}

@@ -10,22 +10,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vidchat.bench.canonical.weights import read_script
-from vidchat.bench.measure import BackendError, Column, Features, Measure, evenly, need_file
+from vidchat.bench.canonical.published_weights import read_script
+from vidchat.bench.metric import BackendError, Column, Features, Metric, evenly, need_file
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
 SIDE = 299
 
 
-class Inception(Measure):
+class Inception(Metric):
     """Fréchet distance over the pool features of the TorchScript file `inception-2015-12-05.pt` (NVIDIA, StyleGAN).
 
     TorchScript is a program: take it only from where you trust it.
 
     Args:
         path: The file.
-        frames: Pictures taken of each clip, evenly.
+        frames: Frames taken of each clip, evenly.
         device: Where it runs.
     """
 
@@ -51,15 +51,15 @@ class Inception(Measure):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), self.frames))]
-        pictures = torch.stack([_clean_resize(picture) for picture in chosen]).to(self.device)
-        return {"rows": self.net.layers((pictures - 128) / 128).flatten(1).float().cpu().numpy()}
+        chosen = media.frames[torch.from_numpy(evenly(len(media.frames), self.frames))]
+        frames = torch.stack([_clean_resize(frame) for frame in chosen]).to(self.device)
+        return {"rows": self.net.layers((frames - 128) / 128).flatten(1).float().cpu().numpy()}
 
 
-def _clean_resize(picture: Tensor) -> Tensor:
+def _clean_resize(frame: Tensor) -> Tensor:
     """(3, H, W) uint8 to (3, SIDE, SIDE) float in about [0, 255]."""
     channels = [
         np.asarray(Image.fromarray(channel.astype(np.float32), mode="F").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-        for channel in picture.numpy()
+        for channel in frame.numpy()
     ]
     return torch.from_numpy(np.stack(channels))

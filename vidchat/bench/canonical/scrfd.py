@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from vidchat.bench.faces import onnx_session
-from vidchat.bench.measure import BackendError, need_file
+from vidchat.bench.metric import BackendError, need_file
 from vidchat.bench.protocol import file_hash
 
 Floats = NDArray[np.float64]
@@ -21,7 +21,7 @@ SURE = 0.5
 
 
 class Scrfd:
-    """Finds the five landmarks of the most certain face in a picture.
+    """Finds the five landmarks of the most certain face in a frame.
 
     Args:
         path: An SCRFD model with landmarks, such as `det_10g.onnx`.
@@ -36,12 +36,12 @@ class Scrfd:
     def spec(self) -> Mapping[str, object]:
         return {"detector": f"SCRFD {file_hash(self.path)} at {SIDE}, sure from {SURE}"}
 
-    def landmarks(self, picture: torch.Tensor) -> Floats | None:
-        """(5, 2) x, y of eyes, nose and corners of the mouth in a picture (3, H, W) uint8, or `None`."""
-        height, width = picture.shape[-2:]
+    def landmarks(self, frame: torch.Tensor) -> Floats | None:
+        """(5, 2) x, y of eyes, nose and corners of the mouth in a frame (3, H, W) uint8, or `None`."""
+        height, width = frame.shape[-2:]
         scale = min(SIDE / height, SIDE / width)
         size = (round(height * scale), round(width * scale))
-        small = F.interpolate(picture[None].float(), size, mode="bilinear", antialias=True)
+        small = F.interpolate(frame[None].float(), size, mode="bilinear", antialias=True)
         padded = F.pad(small, (0, SIDE - size[1], 0, SIDE - size[0]))
         given = ((padded - 127.5) / 128).numpy()  # R, G, B, as insightface swaps OpenCV's order
         outputs = self.session.run(None, {self.session.get_inputs()[0].name: given})

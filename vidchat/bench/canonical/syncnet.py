@@ -16,22 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidchat.bench.canonical.mfcc import mfcc
-from vidchat.bench.canonical.weights import read_weights
+from vidchat.bench.canonical.published_weights import read_weights
 from vidchat.bench.faces import FaceFinder, Faces
-from vidchat.bench.measure import BackendError, Column, Features, Measure, need_file
+from vidchat.bench.metric import BackendError, Column, Features, Metric, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
-SPAN, SHIFT, BATCH = 5, 15, 20  # pictures that it looks at together, lags either way, windows at once
+SPAN, SHIFT, BATCH = 5, 15, 20  # frames that it looks at together, lags either way, windows at once
 FARTHEST = 100.0  # some five times any distance that was published
 SIDE, MARGIN, GREY, SMOOTHING = 224, 0.40, 110, 13  # of the crop around the face
 
 
-class SyncNet(Measure):
-    """SyncNet over the whole clip as one track, however short, at 25 pictures and 16,000 samples a second.
+class SyncNet(Metric):
+    """SyncNet over the whole clip as one track, however short, at 25 frames and 16,000 samples a second.
 
-    The original finds faces by S3FD and drops tracks shorter than 100 pictures; here the given finder's box is followed
+    The original finds faces by S3FD and drops tracks shorter than 100 frames; here the given finder's box is followed
     through the whole clip, which the protocol string says.
 
     Args:
@@ -68,8 +68,8 @@ class SyncNet(Measure):
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
         if (media.fps, media.sample_rate) != (25, 16000):
-            raise ValueError("SyncNet takes 25 pictures and 16000 samples a second")
-        track = face_track(media.pictures, self.finder(media))
+            raise ValueError("SyncNet takes 25 frames and 16000 samples a second")
+        track = face_track(media.frames, self.finder(media))
         return {"distances": self.distances(track, media.waveform).numpy()}
 
     @torch.no_grad()
@@ -83,16 +83,16 @@ class SyncNet(Measure):
         windows = min(len(track), len(waveform) // 640) - SPAN
         if windows < 1:
             return torch.zeros(0)
-        pictures = track.flip(1)  # B, G, R
+        frames = track.flip(1)  # B, G, R
         cepstra = torch.from_numpy(mfcc(np.round(waveform.double().numpy() * 32767)).T).float()
-        mouths, sounds = [], []
+        mouths, waveforms = [], []
         for first in range(0, windows, BATCH):
             chosen = range(first, min(windows, first + BATCH))
-            seen = torch.stack([pictures[i : i + SPAN].transpose(0, 1).float() for i in chosen])
+            seen = torch.stack([frames[i : i + SPAN].transpose(0, 1).float() for i in chosen])
             heard = torch.stack([cepstra[None, :, 4 * i : 4 * i + 4 * SPAN] for i in chosen])
             mouths.append(self.net.see(seen.to(self.device)).cpu())
-            sounds.append(self.net.hear(heard.to(self.device)).cpu())
-        return lag_distances(torch.cat(mouths), torch.cat(sounds))
+            waveforms.append(self.net.hear(heard.to(self.device)).cpu())
+        return lag_distances(torch.cat(mouths), torch.cat(waveforms))
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
         return confidences(made["distances"])
@@ -112,17 +112,17 @@ def confidences(distances: np.ndarray) -> dict[str, float]:
     }
 
 
-def lag_distances(mouths: Tensor, sounds: Tensor) -> Tensor:
+def lag_distances(mouths: Tensor, waveforms: Tensor) -> Tensor:
     """(2 SHIFT + 1,) mean over windows of the distance of features (n, D) to those of sounds SHIFT before to after.
 
     Beyond the ends sounds are zero, as in the published evaluation.
     """
-    padded = F.pad(sounds, (0, 0, SHIFT, SHIFT))
+    padded = F.pad(waveforms, (0, 0, SHIFT, SHIFT))
     lags = [F.pairwise_distance(mouths, padded[lag : lag + len(mouths)]) for lag in range(2 * SHIFT + 1)]
     return torch.stack(lags).mean(1)
 
 
-def face_track(pictures: Tensor, faces: Faces) -> Tensor:
+def face_track(frames: Tensor, faces: Faces) -> Tensor:
     """(N, 3, 224, 224) uint8: the face followed, with a margin, below its middle more than above."""
     left, top, right, bottom = faces.boxes.T
     width = min(SMOOTHING, len(left) - 1 + len(left) % 2)
@@ -130,12 +130,12 @@ def face_track(pictures: Tensor, faces: Faces) -> Tensor:
         medfilt(track, kernel_size=width)
         for track in (np.maximum(bottom - top, right - left) / 2, (top + bottom) / 2, (left + right) / 2)
     )
-    return torch.stack([_crop(picture, *place) for picture, *place in zip(pictures, half, y, x, strict=True)])
+    return torch.stack([_crop(frame, *place) for frame, *place in zip(frames, half, y, x, strict=True)])
 
 
-def _crop(picture: Tensor, half: float, y: float, x: float) -> Tensor:
+def _crop(frame: Tensor, half: float, y: float, x: float) -> Tensor:
     border = int(half * (1 + 2 * MARGIN))
-    padded = F.pad(picture[None].float(), (border,) * 4, value=GREY)
+    padded = F.pad(frame[None].float(), (border,) * 4, value=GREY)
     rows = slice(int(y + border - half), int(y + border + half * (1 + 2 * MARGIN)))
     columns = slice(int(x + border - half * (1 + MARGIN)), int(x + border + half * (1 + MARGIN)))
     part = padded[..., max(0, rows.start) : rows.stop, max(0, columns.start) : columns.stop]
@@ -167,9 +167,9 @@ class Network(nn.Module):
             *_layer(nn.Conv3d(256, 512, (1, 6, 6))),
         )  # fmt: skip
 
-    def see(self, pictures: Tensor) -> Tensor:
+    def see(self, frames: Tensor) -> Tensor:
         """(B, 3, 5, 224, 224) in [0, 255] to (B, width)."""
-        return self.netfclip(self.netcnnlip(pictures).flatten(1))
+        return self.netfclip(self.netcnnlip(frames).flatten(1))
 
     def hear(self, cepstra: Tensor) -> Tensor:
         """(B, 1, 13, 20) to (B, width)."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidchat.bench.canonical.weights import FAIRSEQ, read_weights, renamed
+from vidchat.bench.canonical.published_weights import FAIRSEQ, read_weights, renamed
 from vidchat.bench.clips import is_silent
-from vidchat.bench.measure import BackendError, Column, Features, Measure, need_file
+from vidchat.bench.metric import BackendError, Column, Features, Metric, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
@@ -21,7 +21,7 @@ RATE, SHORTEST = 16000, 400  # samples that wav2vec 2.0 hears at least
 INSIDE = "wav2vec2."  # where the file keeps wav2vec 2.0
 
 
-class Utmos(Measure):
+class Utmos(Metric):
     """Mean over a clip of the score of every 20 ms, each clip alone, as padding shifts it. Silence scores 1.
 
     Args:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidchat.bench.canonical.weights import read_weights, renamed
-from vidchat.bench.measure import BackendError, Column, Features, Measure, evenly, need_file
+from vidchat.bench.canonical.published_weights import read_weights, renamed
+from vidchat.bench.metric import BackendError, Column, Features, Metric, evenly, need_file
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
@@ -33,7 +33,7 @@ RENAMED = (
 TOGETHER = ".attn.qkv.weight"  # queries, keys and values in one matrix
 
 
-class VideoMae(Measure):
+class VideoMae(Metric):
     """Fréchet distance over `vit_g_hybrid_pt_1200e_ssv2_ft.pth`, as the package cd-fvd feeds it, one window a clip.
 
     The features are the mean of the last tokens, normalised: 1408 numbers. The model has a billion parameters, 4 GB of
@@ -65,7 +65,7 @@ class VideoMae(Measure):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), FRAMES))]
+        chosen = media.frames[torch.from_numpy(evenly(len(media.frames), FRAMES))]
         film = F.interpolate(chosen.float() / 255, (SIDE, SIDE), mode="bilinear", align_corners=False)
         tokens = self.model(film[None].to(self.device)).last_hidden_state
         return {"rows": self.norm(tokens.mean(1)).cpu().numpy()}

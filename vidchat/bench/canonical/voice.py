@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.canonical.ecapa import Ecapa
-from vidchat.bench.canonical.weights import FAIRSEQ, read_weights, renamed
+from vidchat.bench.canonical.published_weights import FAIRSEQ, read_weights, renamed
 from vidchat.bench.clips import is_silent
-from vidchat.bench.measure import BackendError, Column, Features, Measure, cosine, need_file
+from vidchat.bench.metric import BackendError, Column, Features, Metric, cosine, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions, weights_hash
 from vidchat.data.media.read import Media
@@ -30,7 +30,7 @@ SHORTEST = 8000  # samples; in less, x-vectors have no frame to look at
 INSIDE = "feature_extract.model."  # where the checkpoint keeps WavLM
 
 
-class SpeakerLikeness(Measure):
+class SpeakerLikeness(Metric):
     """Cosine of the speaker embeddings of the generated and the true answer."""
 
     dimension = "voice"

@@ -1,4 +1,4 @@
-"""A stand-in for recognition and CLIP: which candidate reply, as spoken, the sound is nearest to."""
+"""A stand-in for recognition and CLIP: which candidate reply, as spoken, the audio is nearest to."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from scipy.io import wavfile
 
 from vidchat.bench.clips import is_silent
-from vidchat.bench.measure import Column, Features, Measure
+from vidchat.bench.metric import Column, Features, Metric
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
-from vidchat.bench.speech import Floats, cepstra, warped_distance
+from vidchat.bench.spoken_distance import Floats, cepstra, warped_distance
 from vidchat.data.media.read import Media
-from vidchat.data.media.sound import resample, to_float
+from vidchat.data.media.waveform import resample, to_float
 
 RATE = 16000
 
 
-class NearestSpoken(Measure):
+class NearestSpoken(Metric):
     """What the spoken candidate is worth that is nearest by dynamic time warping over cepstra; silence is worth 0.
 
-    It needs the candidates as sound, so it serves closed sets such as the rendered dyads. It compares sounds, not
+    It needs the candidates as audio, so it serves closed sets such as the rendered dyads. It compares sounds, not
     meanings: a free reply lands on any candidate.
     """
 
@@ -45,12 +45,12 @@ class NearestSpoken(Measure):
         return {"cepstra": cepstra(media.waveform.numpy(), media.sample_rate)}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        spoken = [candidate for candidate in pair.candidates if candidate.sounds]
+        spoken = [candidate for candidate in pair.candidates if candidate.waveforms]
         if len(spoken) < 2:
             return {"coherence": float("nan")}
         if not len(made["cepstra"]):
             return {"coherence": 0.0}
-        distances = [min(warped_distance(made["cepstra"], _heard(p)) for p in one.sounds) for one in spoken]
+        distances = [min(warped_distance(made["cepstra"], _heard(p)) for p in one.waveforms) for one in spoken]
         return {"coherence": spoken[int(np.argmin(distances))].worth}
 
 

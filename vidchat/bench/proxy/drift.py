@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from vidchat.bench.measure import Column, Features, Measure
+from vidchat.bench.metric import Column, Features, Metric
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
@@ -17,7 +17,7 @@ SHARE = 4  # a window is a quarter of the clip
 BLANK = 0.05  # mean absolute Laplacian below which a frame shows nothing
 
 
-class SharpnessDrift(Measure):
+class SharpnessDrift(Metric):
     """How far the change of sharpness from first quarter to last is from the truth's own, in percent.
 
     Sharpness is the mean absolute Laplacian of the grey frame; its change is reckoned in shares of the larger of the
@@ -36,8 +36,8 @@ class SharpnessDrift(Measure):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         sharp = []
-        for picture in media.pictures:
-            grey = picture.float().mean(0)
+        for frame in media.frames:
+            grey = frame.float().mean(0)
             around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
             sharp.append(float((4 * grey[1:-1, 1:-1] - around).abs().mean()))
         quarter = max(1, len(sharp) // SHARE)
@@ -47,7 +47,7 @@ class SharpnessDrift(Measure):
         return {"sharpness drift %": abs(_growth(made["sharp"]) - _growth(true["sharp"]))}
 
 
-class LoudnessDrift(Measure):
+class LoudnessDrift(Metric):
     """How far the change of loudness from first half to last is from the truth's own, in dB."""
 
     dimension = "responsiveness"

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.faces import FaceFinder, crops, part_of
-from vidchat.bench.measure import Column, Features, Measure
+from vidchat.bench.metric import Column, Features, Metric
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
@@ -21,12 +21,12 @@ SIZE, CELLS, DIRECTIONS = (32, 48), 2, 8
 STEP = 2
 
 
-class ExpressionLines(Measure):
-    """Fréchet distance over 64 numbers that say how the lines of a face run, less the clip's first picture's.
+class ExpressionLines(Metric):
+    """Fréchet distance over 64 numbers that say how the lines of a face run, less the clip's first frame's.
 
     The numbers are histograms of edge directions (eight, each way) in two by two fields of the mouth and of the eyes:
     corners of a mouth that rise or fall turn its lines, whereas a head that sways hardly does; subtracting the first
-    picture's takes out who it is. `emotion FID` compares sets, so it does not see who smiles, only how many;
+    frame's takes out who it is. `emotion FID` compares sets, so it does not see who smiles, only how many;
     `expression` is the distance from the true answer's mean over the second half, pair by pair.
 
     Args:
@@ -49,8 +49,8 @@ class ExpressionLines(Measure):
         }
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        boxes, pictures = self.finder(media).boxes[::STEP], media.pictures[::STEP]
-        parts = [crops(pictures, part_of(boxes, part), SIZE).mean(1) for part in PARTS.values()]
+        boxes, frames = self.finder(media).boxes[::STEP], media.frames[::STEP]
+        parts = [crops(frames, part_of(boxes, part), SIZE).mean(1) for part in PARTS.values()]
         lines = torch.cat([edge_directions(part) for part in parts], dim=1)
         return {"rows": (lines - lines[:1]).numpy()}
 
@@ -68,7 +68,7 @@ class ExpressionLines(Measure):
 
 
 def edge_directions(grey: Tensor) -> Tensor:
-    """(N, 8 * CELLS^2) histograms of edge directions, of length 1, of pictures (N, h, w); 0 for a blank one."""
+    """(N, 8 * CELLS^2) histograms of edge directions, of length 1, of frames (N, h, w); 0 for a blank one."""
     down = grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
     right = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]
     strength = (down.square() + right.square()).sqrt()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.bench.faces import STEP, FaceFinder, crops, looked_at
-from vidchat.bench.measure import Column, Features, Measure, cosine
+from vidchat.bench.metric import Column, Features, Metric, cosine
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
@@ -25,11 +25,11 @@ IDENTITY = (
 )
 
 
-class FaceLooks(Measure):
-    """Cosine between each face, as a coarse colour picture less middle grey, and the reference's; mean over pictures.
+class FaceLooks(Metric):
+    """Cosine between each face, as a coarse colour frame less middle grey, and the reference's; mean over frames.
 
     It tells drawn people apart, and filmed ones in different clothes and light. It is fooled by light and by pose, as
-    ArcFace is not. A picture without a face scores 0.
+    ArcFace is not. A frame without a face scores 0.
 
     Args:
         finder: Where the face is.
@@ -54,10 +54,10 @@ class FaceLooks(Measure):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         faces = self.finder(media)
-        at = looked_at(len(media.pictures))
-        face = crops(media.pictures[at], faces.boxes[at], (SIDE, SIDE)).flatten(1).numpy()
+        at = looked_at(len(media.frames))
+        face = crops(media.frames[at], faces.boxes[at], (SIDE, SIDE)).flatten(1).numpy()
         contrast = np.linalg.norm(face - face.mean(1, keepdims=True), axis=1) / np.sqrt(face.shape[1])
-        found = faces.found[at] & (contrast > 0.02)  # a blank picture holds no face
+        found = faces.found[at] & (contrast > 0.02)  # a blank frame holds no face
         return {"faces": (face - 0.5).astype(np.float32), "found": found}
 
     def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidchat.bench.measure import Column, Features, Measure, evenly
+from vidchat.bench.metric import Column, Features, Metric, evenly
 from vidchat.bench.protocol import versions, weights_hash
 from vidchat.data.media.read import Media
 
 SEED = 20250712
 WIDTHS = (24, 48, 64)
-SIDE = 64  # pictures are averaged down to this
+SIDE = 64  # frames are averaged down to this
 
 
-class RandomFeatures(Measure):
+class RandomFeatures(Metric):
     """What both stand-ins share: features in [0, 1), so that a missing clip's can be beyond those of any clip."""
 
     dimension = "video quality"
@@ -34,11 +34,11 @@ class RandomFeatures(Measure):
         return {"rows": -np.ones_like(true["rows"])}
 
 
-class RandomPictures(RandomFeatures):
-    """FID's stand-in: pooled activations of a random convolution net of single pictures.
+class RandomFrames(RandomFeatures):
+    """FID's stand-in: pooled activations of a random convolution net of single frames.
 
     Args:
-        frames: Pictures taken of each clip, evenly.
+        frames: Frames taken of each clip, evenly.
     """
 
     columns = (Column("FID", "lower", "frechet"),)
@@ -48,19 +48,19 @@ class RandomPictures(RandomFeatures):
         self.net = _random_net(nn.Conv2d, 3, stride=2)
 
     def spec(self) -> Mapping[str, object]:
-        return _spec("on single pictures", self.net, self.frames)
+        return _spec("on single frames", self.net, self.frames)
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        pictures = _small(media, self.frames)
-        return {"rows": _pooled(self.net, pictures).numpy()}
+        frames = _small(media, self.frames)
+        return {"rows": _pooled(self.net, frames).numpy()}
 
 
 class RandomMotion(RandomFeatures):
-    """FVD's stand-in: pooled activations of a random three-dimensional convolution net of pictures and their changes.
+    """FVD's stand-in: pooled activations of a random three-dimensional convolution net of frames and their changes.
 
     Args:
-        frames: Pictures taken of each clip, evenly.
+        frames: Frames taken of each clip, evenly.
     """
 
     columns = (Column("FVD", "lower", "frechet"),)
@@ -70,19 +70,19 @@ class RandomMotion(RandomFeatures):
         self.net = _random_net(nn.Conv3d, 6, stride=(1, 2, 2))
 
     def spec(self) -> Mapping[str, object]:
-        return _spec("on pictures and their changes", self.net, self.frames)
+        return _spec("on frames and their changes", self.net, self.frames)
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        pictures = _small(media, self.frames)
-        change = pictures.diff(dim=0, prepend=pictures[:1])
-        film = torch.cat([pictures, 4 * change], dim=1).transpose(0, 1)[None]
+        frames = _small(media, self.frames)
+        change = frames.diff(dim=0, prepend=frames[:1])
+        film = torch.cat([frames, 4 * change], dim=1).transpose(0, 1)[None]
         return {"rows": _pooled(self.net, film).numpy()}
 
 
 def _small(media: Media, frames: int) -> Tensor:
     """(frames, 3, SIDE, SIDE) in [-1, 1]."""
-    chosen = media.pictures[torch.from_numpy(evenly(len(media.pictures), frames))]
+    chosen = media.frames[torch.from_numpy(evenly(len(media.frames), frames))]
     return F.interpolate(chosen.float() / 127.5 - 1, (SIDE, SIDE), mode="area")
 
 

@@ -14,30 +14,30 @@ from torch.nn import functional as F
 
 from vidchat.bench.clips import is_silent
 from vidchat.bench.faces import MOUTH, FaceFinder, crops, part_of
-from vidchat.bench.measure import Column, Features, Measure
+from vidchat.bench.metric import Column, Features, Metric
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
 
 Floats = NDArray[np.float64]
 
-REACH = 15  # pictures by which the sound is shifted either way, as SyncNet's `vshift`
+REACH = 15  # frames by which the audio is shifted either way, as SyncNet's `vshift`
 SIZE = (32, 48)  # of the mouth's crop
-PHRASE = 12.0  # pictures; what changes more slowly is whether somebody speaks, not what
+PHRASE = 12.0  # frames; what changes more slowly is whether somebody speaks, not what
 QUIET = 1e-3  # loudness below which quieter makes no difference
 
 
-class MouthAndLoudness(Measure):
-    """Rank correlation of the mouth region's motion and the loudness, at lags of -15 ... 15 pictures.
+class MouthAndLoudness(Metric):
+    """Rank correlation of the mouth region's motion and the loudness, at lags of -15 ... 15 frames.
 
     It is the mean of two: of both as they are, which tells speaking from silence, and of both without what changes more
     slowly than half a second, which tells syllables.
 
-    `Sync r` is the correlation as played: it falls as the sound is shifted away. `Sync-C` is the best correlation
+    `Sync r` is the correlation as played: it falls as the audio is shifted away. `Sync-C` is the best correlation
     less the median one, wherever the best is; `Sync-D` is one less the best; `offset` is how far
-    from 0 that is, in pictures. The last three are formed as SyncNet's are, which does not punish an offset either.
-    Ranks, and the mouth held still against the head's sway, make it work on filmed faces to within a few pictures; of
-    one short clip it is a weak witness, of many a fair one. It cannot hear which sound is spoken.
+    from 0 that is, in frames. The last three are formed as SyncNet's are, which does not punish an offset either.
+    Ranks, and the mouth held still against the head's sway, make it work on filmed faces to within a few frames; of
+    one short clip it is a weak witness, of many a fair one. It cannot hear which audio is spoken.
 
     Args:
         finder: Where the face is.
@@ -46,8 +46,8 @@ class MouthAndLoudness(Measure):
     dimension = "audio-visual sync"
     turns = "speaking"
     doubt = (
-        "It sees that a mouth moves when it is loud, not which sound it makes. Of filmed people the mean over many "
-        "clips tells whether sound and mouth go together, and at which offset to about a frame; one clip's values, its "
+        "It sees that a mouth moves when it is loud, not which audio it makes. Of filmed people the mean over many "
+        "clips tells whether audio and mouth go together, and at which offset to about a frame; one clip's values, its "
         "offset above all, tell next to nothing."
     )
     columns = (
@@ -70,7 +70,7 @@ class MouthAndLoudness(Measure):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         faces = self.finder(media)
-        mouth = crops(media.pictures, part_of(faces.boxes, MOUTH), SIZE).mean(1)
+        mouth = crops(media.frames, part_of(faces.boxes, MOUTH), SIZE).mean(1)
         if is_silent(media.waveform):
             return {"correlation": np.zeros(2 * REACH + 1)}
         moved, loud = motion(mouth), loudness(media.waveform, len(mouth))
@@ -95,7 +95,7 @@ def peak(correlation: Floats) -> dict[str, float]:
 
 
 def motion(mouth: Tensor) -> Floats:
-    """(N,) how much a grey mouth (N, h, w) changes around each picture, its sway and the light left out."""
+    """(N,) how much a grey mouth (N, h, w) changes around each frame, its sway and the light left out."""
     lit = mouth / mouth.mean((1, 2), keepdim=True).clamp(min=1e-3)
     still = _hold_still(lit)
     change = still.diff(dim=0).abs().mean((1, 2))
@@ -107,7 +107,7 @@ def motion(mouth: Tensor) -> Floats:
 
 
 def _syllables(track: Floats) -> Floats:
-    """(N,) what changes faster than a phrase and slower than from picture to picture."""
+    """(N,) what changes faster than a phrase and slower than from frame to frame."""
     return gaussian_filter1d(track, 1.0) - gaussian_filter1d(gaussian_filter1d(track, 1.0), PHRASE)
 
 
@@ -122,7 +122,7 @@ def sway(region: Tensor) -> Tensor:
 
 
 def _hold_still(mouth: Tensor) -> Tensor:
-    """Every picture moved by a fraction of a pixel, or a few, to lie best on the median one."""
+    """Every frame moved by a fraction of a pixel, or a few, to lie best on the median one."""
     height, width = mouth.shape[1:]
     shift = torch.zeros(len(mouth), 2, 3)
     shift[:, 0, 0] = shift[:, 1, 1] = 1
@@ -132,20 +132,20 @@ def _hold_still(mouth: Tensor) -> Tensor:
     return F.grid_sample(mouth[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
 
 
-def loudness(waveform: Tensor, pictures: int) -> Floats:
-    """(N,) log of the root mean square of the sound around each frame.
+def loudness(waveform: Tensor, frames: int) -> Floats:
+    """(N,) log of the root mean square of the audio around each frame.
 
     The window lies around the instant at which the frame was taken, half a frame to either side, as the motion around
-    a frame does (from the one before to the one after). The sound *while the frame is shown* is half a frame later.
+    a frame does (from the one before to the one after). The audio *while the frame is shown* is half a frame later.
     """
-    instants = np.arange(pictures + 1) - 0.5
-    edges = np.round(instants * len(waveform) / max(1, pictures)).astype(int).clip(0, len(waveform))
+    instants = np.arange(frames + 1) - 0.5
+    edges = np.round(instants * len(waveform) / max(1, frames)).astype(int).clip(0, len(waveform))
     energy = np.concatenate([[0.0], np.cumsum(waveform.double().numpy() ** 2)])[edges]
     return np.log(np.sqrt(np.diff(energy) / np.maximum(np.diff(edges), 1)) + QUIET)
 
 
 def correlations(movement: Floats, loud: Floats, reach: int = REACH) -> Floats:
-    """(2 reach + 1,) rank correlation of what overlaps when the sound is taken -reach ... reach pictures later.
+    """(2 reach + 1,) rank correlation of what overlaps when the audio is taken -reach ... reach frames later.
 
     Clips too short for a lag have 0 there.
     """

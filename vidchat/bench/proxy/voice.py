@@ -11,7 +11,7 @@ from scipy.signal import stft
 from transformers.audio_utils import mel_filter_bank
 
 from vidchat.bench.clips import is_silent
-from vidchat.bench.measure import Column, Features, Measure
+from vidchat.bench.metric import Column, Features, Metric
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
@@ -23,7 +23,7 @@ LOWEST, HIGHEST = 60.0, 400.0  # hertz, of the pitch
 SEMITONES, SPECTRUM = 8.0, 2.0  # differences that bring the likeness down to 1/e: between those of one voice and of two
 
 
-class PitchAndTimbre(Measure):
+class PitchAndTimbre(Metric):
     """exp(-(pitch difference / 8 semitones) - (difference of mean cepstra / 2)) to the truth.
 
     It tells registers and timbres apart; a microphone, a room or a codec counts as a voice too, which SIM-o forgives.

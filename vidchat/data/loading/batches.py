@@ -17,11 +17,11 @@ from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch, ConditionValues, col
 from vidchat.conditions.text import MOST_TEXT
 from vidchat.data.loading.endless import Draw
 from vidchat.data.loading.items import Item, Items, TurnKey
-from vidchat.data.loading.lending import Lender
 from vidchat.data.loading.selection import Selection
-from vidchat.data.tokens.cache import TokenCache
+from vidchat.data.loading.shared_buffers import SharedBufferPool
 from vidchat.data.tokens.encoder import Tokens
 from vidchat.data.tokens.shards import ShardError
+from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.dialogue import Dialogue, Role
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class DialogueBatches:
         self.items, self.caches, self.selection = items, caches, selection
         self.text_tokenizer, self.statistics = text_tokenizer, statistics
         self.voices = items.voices() if selection.voice else None
-        self.lender = Lender()
+        self.buffers = SharedBufferPool()
         self._shortened: set[str] = set()  # dialogues whose text is longer than models read
         for cache in caches:
             cache.share_damage()  # now, before there are other processes
@@ -88,7 +88,7 @@ class DialogueBatches:
         with ExitStack() as stack:
             for cache in dict.fromkeys(self.caches):
                 stack.enter_context(cache.borrowing())
-            return self.lender.hand_over(self._collate([self._load_or_next(*draw) for draw in draws]))
+            return self.buffers.to_trainer(self._collate([self._load_or_next(*draw) for draw in draws]))
 
     def _collate(self, loaded: list[Loaded]) -> ChunkBatch:
         codes = [one.answer.codes for one in loaded if one.answer.codes is not None]
@@ -98,11 +98,11 @@ class DialogueBatches:
             self._add_turns(batch, loaded)
         for name in self.selection.conditions:
             given = [one.conditions[name] for one in loaded]
-            batch.conditions[name] = collate(given, self.dtype, self.lender.empty)
+            batch.conditions[name] = collate(given, self.dtype, self.buffers.empty)
         return batch
 
     def _pad(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return pad(parts, self.dtype, self.lender.empty)
+        return pad(parts, self.dtype, self.buffers.empty)
 
     def _ahead(self, item: Item) -> None:
         """Begins to fetch an item's tokens: a disk that is asked for a whole batch at once is several times faster."""
@@ -144,7 +144,7 @@ class DialogueBatches:
 
     def _load_turn(self, cache: TokenCache, turn: TurnKey) -> tuple[Tensor, Tensor | None, Role]:
         tokens = cache.load(turn.key)
-        # Chunk 0 of a turn is its first picture alone, without sound: the others pair with their codes.
+        # Chunk 0 of a turn is its first frame alone, without audio: the others pair with their codes.
         kept = slice(-self.selection.turn_chunks, None) if turn.part == "last" else slice(self.selection.turn_chunks)
         return tokens.latents[1:][kept], None if tokens.codes is None else tokens.codes[kept], turn.role
 

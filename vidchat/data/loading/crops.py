@@ -1,4 +1,4 @@
-"""Crops of decoded clips, to train tokenizers on: pictures, sound, or both of one span."""
+"""Crops of decoded clips, to train tokenizers on: frames, audio, or both of one span."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from vidchat.data.folder import read_folder
 from vidchat.data.loading.endless import Draw, EndlessDataModule, in_order
 from vidchat.data.loading.order import Order
-from vidchat.data.media.finite import refuse_broken_sound
+from vidchat.data.media.audio_check import refuse_broken_audio
 from vidchat.data.media.read import Media, MediaError, length_of, read_clip
 from vidchat.data.report import Report
 from vidchat.dialogue import Clip, Dialogue
@@ -30,42 +30,42 @@ class Crop:
     """What is cut out of a clip.
 
     Attributes:
-        fps: Pictures per second.
-        size: (height, width) of a picture.
+        fps: Frames per second.
+        size: (height, width) of a frame.
         sample_rate: Samples per second.
-        pictures: Pictures in a crop, or `None` for sound only.
-        samples: Samples in a crop, or `None` for pictures only; both begin at the same instant.
+        frames: Frames in a crop, or `None` for audio only.
+        samples: Samples in a crop, or `None` for frames only; both begin at the same instant.
     """
 
     fps: int
     size: tuple[int, int]
     sample_rate: int
-    pictures: int | None
+    frames: int | None
     samples: int | None
 
     @property
     def span(self) -> int:
-        """Pictures that last as long as the crop."""
-        return max(self.pictures or 0, math.ceil((self.samples or 0) * self.fps / self.sample_rate))
+        """Frames that last as long as the crop."""
+        return max(self.frames or 0, math.ceil((self.samples or 0) * self.fps / self.sample_rate))
 
     def read(self, clip: Clip) -> Media:
         """Decodes a clip; raises `MediaError` if it cannot be, or is shorter than a crop."""
         media = read_clip(
             clip, fps=self.fps, size=self.size, sample_rate=self.sample_rate, audio=self.samples is not None
         )
-        refuse_broken_sound(media, clip.path)
-        if len(media.pictures) < self.span:
+        refuse_broken_audio(media, clip.path)
+        if len(media.frames) < self.span:
             raise MediaError(
-                f"{clip.path}: has {len(media.pictures)} pictures at {self.fps} fps, a crop needs {self.span}; "
+                f"{clip.path}: has {len(media.frames)} frames at {self.fps} fps, a crop needs {self.span}; "
                 "remove the clip or shorten the crops"
             )
         return media
 
     def cut(self, media: Media, first: int) -> dict[str, Tensor]:
-        """The crop that begins with picture `first`."""
+        """The crop that begins with frame `first`."""
         cut: dict[str, Tensor] = {}
-        if self.pictures is not None:
-            cut["pictures"] = media.pictures[first : first + self.pictures]
+        if self.frames is not None:
+            cut["frames"] = media.frames[first : first + self.frames]
         if self.samples is not None:
             begin = round(first * self.sample_rate / self.fps)
             cut["waveform"] = media.waveform[begin : begin + self.samples]
@@ -85,7 +85,7 @@ class Crops:
         self.clips, self.crop, self.kept = clips, crop, kept
 
     def __call__(self, draws: list[Draw]) -> dict[str, Tensor]:
-        """`pictures` (B, n, 3, H, W) uint8 and `waveform` (B, s) float32 in [-1, 1], each where asked for."""
+        """`frames` (B, n, 3, H, W) uint8 and `waveform` (B, s) float32 in [-1, 1], each where asked for."""
         cuts = [self._draw(*draw) for draw in draws]
         return {key: torch.stack([cut[key] for cut in cuts]) for key in cuts[0]}
 
@@ -105,7 +105,7 @@ class Crops:
         """The crop at the fraction `where` of a clip."""
         if index in self.kept:
             media = self.kept[index]
-            return self.crop.cut(media, int(where * (len(media.pictures) - self.crop.span + 1)))
+            return self.crop.cut(media, int(where * (len(media.frames) - self.crop.span + 1)))
         clip, fps = self.clips[index], self.crop.fps
         end = length_of(clip.path) if clip.end is None else clip.end
         last = math.floor((end - clip.start) * fps) - self.crop.span
@@ -118,11 +118,11 @@ class ClipDataModule(EndlessDataModule):
 
     Args:
         root: The folder.
-        fps: Working pictures per second.
-        size: (height, width) of a picture.
+        fps: Working frames per second.
+        size: (height, width) of a frame.
         sample_rate: Working samples per second.
-        pictures: Pictures in a crop (4k+1 for a causal video tokenizer), or `None` for sound only.
-        samples: Samples in a crop (a multiple of the codec's hop), or `None` for pictures only.
+        frames: Frames in a crop (4k+1 for a causal video tokenizer), or `None` for audio only.
+        samples: Samples in a crop (a multiple of the codec's hop), or `None` for frames only.
         batch_size: Crops in a batch, per process.
         seed: Of the order and the crops.
         num_workers: Processes that make batches.
@@ -135,7 +135,7 @@ class ClipDataModule(EndlessDataModule):
         fps: int,
         size: tuple[int, int],
         sample_rate: int,
-        pictures: int | None,
+        frames: int | None,
         samples: int | None,
         batch_size: int,
         seed: int = 0,
@@ -143,10 +143,10 @@ class ClipDataModule(EndlessDataModule):
         memory_gb: float = 4.0,
     ) -> None:
         super().__init__(batch_size, seed, num_workers)
-        if pictures is None and samples is None:
-            raise ValueError("a crop needs pictures or sound; set data.pictures or data.samples")
+        if frames is None and samples is None:
+            raise ValueError("a crop needs frames or audio; set data.frames or data.samples")
         self.root, self.memory = Path(root), memory_gb * 2**30
-        self.crop = Crop(fps, (size[0], size[1]), sample_rate, pictures, samples)
+        self.crop = Crop(fps, (size[0], size[1]), sample_rate, frames, samples)
         self.report = Report("clips")
 
     def setup(self, stage: str | None = None) -> None:
@@ -179,9 +179,9 @@ class ClipDataModule(EndlessDataModule):
 
     def _decode(self, clip: Clip) -> Media:
         media = self.crop.read(clip)
-        if self.crop.pictures is None:
-            media.pictures = media.pictures[:, :0, :0, :0]  # only their number is needed
-        self.memory -= media.pictures.nbytes + media.waveform.nbytes
+        if self.crop.frames is None:
+            media.frames = media.frames[:, :0, :0, :0]  # only their number is needed
+        self.memory -= media.frames.nbytes + media.waveform.nbytes
         return media
 
 

@@ -17,16 +17,16 @@ from vidchat.batch import ChunkBatch
 from vidchat.data.folder import FolderError
 from vidchat.data.loading.batches import DialogueBatches, TextEncoder
 from vidchat.data.loading.dialogues import Dialogues
-from vidchat.data.loading.endless import EndlessDataModule, Fixed, in_order
+from vidchat.data.loading.endless import EndlessDataModule, FixedDataset, in_order
 from vidchat.data.loading.gather import Stock, gather, order_of, standardisation
 from vidchat.data.loading.items import Items
 from vidchat.data.loading.order import padding
 from vidchat.data.loading.pieces import Pieces
 from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
-from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encode import fill
-from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncoder, VideoEncoder, WorkingPoint
+from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncoder, MediaFormat, VideoEncoder
+from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.dialogue import Branch, Split, Tier
 from vidchat.release_format import to_names
 
@@ -75,8 +75,8 @@ class Tools:
     """What turns clips and texts into tokens.
 
     Attributes:
-        video_vae: Pictures to latents.
-        audio_codec: Sound to codes, or `None`: answers then have no sound, and clips need none.
+        video_vae: Frames to latents.
+        audio_codec: Audio to codes, or `None`: answers then have no audio, and clips need none.
         text_tokenizer: Transcripts to ids, or `None`: answers then have no text.
         thinker: Clips to features, or `None`.
     """
@@ -94,7 +94,7 @@ class _Folder:
     root: Path
     cache: TokenCache
     dialogues: Dialogues
-    pieces: Pieces
+    segments: Pieces
     sources: list[Source]
 
 
@@ -117,7 +117,7 @@ class DialogueDataModule(EndlessDataModule):
     def __init__(
         self,
         sources: Sequence[Source],
-        point: WorkingPoint,
+        point: MediaFormat,
         selection: Selection,
         batching: Batching,
         tools: Tools,
@@ -125,7 +125,9 @@ class DialogueDataModule(EndlessDataModule):
         super().__init__(batching.size, batching.seed, batching.num_workers)
         self.sources, self.point, self.tools = list(sources), point, tools
         self.selection = selection if tools.audio_codec is not None else selection.without("voice")
-        self.encoder = ClipEncoder(tools.video_vae, tools.audio_codec, point.fps, point.size, point.turn, tools.thinker)
+        self.encoder = ClipEncoder(
+            tools.video_vae, tools.audio_codec, point.fps, point.size, point.allow_portrait, tools.thinker
+        )
         self.report = Report("answers")
         self.statistics: list[tuple[float, float]] = []
 
@@ -149,7 +151,7 @@ class DialogueDataModule(EndlessDataModule):
             data: Of the data set; each of `data.sources` may say `root`, `branch`, `tier` and `weight`.
             condition: What answers are made from.
             seed: Of everything random.
-            audio: Whether answers have sound.
+            audio: Whether answers have audio.
             branch: Of the sources that do not say their own.
             tier: Likewise.
             video_vae: See `Tools`.
@@ -161,7 +163,7 @@ class DialogueDataModule(EndlessDataModule):
         tools = Tools(video_vae, audio_codec if audio else None, text_tokenizer, thinker)
         return cls(
             [Source(**source | {"root": Path(source["root"])}) for source in told],
-            WorkingPoint(data["fps"], tuple(data["size"]), data["turn"], data["dtype"]),
+            MediaFormat(data["fps"], tuple(data["size"]), data["allow_portrait"], data["dtype"]),
             Selection.read(to_names(condition), data["max_chunks"]),
             Batching(data["batch_size"], seed, data["num_workers"]),
             tools,
@@ -194,10 +196,10 @@ class DialogueDataModule(EndlessDataModule):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         for folder in self.folders.values():
             rows = np.concatenate([self.rows(source, split) for source in folder.sources for split in splits])
-            dialogues = (folder.dialogues[row] for row in rows[~folder.pieces.encoded(rows)].tolist())
-            report = fill(folder.cache, (p for d in dialogues for p in self.selection.pieces(d)), [device])
+            dialogues = (folder.dialogues[row] for row in rows[~folder.segments.encoded(rows)].tolist())
+            report = fill(folder.cache, (p for d in dialogues for p in self.selection.segments(d)), [device])
             if report.skipped:
-                report.read = folder.pieces.count(rows) - len(report.skipped)
+                report.read = folder.segments.count(rows) - len(report.skipped)
                 log.warning("%s", report)
 
     def setup(self, stage: str | None = None) -> None:
@@ -209,7 +211,7 @@ class DialogueDataModule(EndlessDataModule):
         self.report = Report("answers", 0, skipped)
         train, val = self.items("train"), self.items("val")
         for folder in self.folders.values():
-            folder.pieces.forget()
+            folder.segments.forget()
         for number, source in enumerate(self.sources):
             if not (train.sources == number).any():
                 raise FolderError(f"{source}: no usable clip is left for training: {self.report}")
@@ -242,9 +244,9 @@ class DialogueDataModule(EndlessDataModule):
         found: dict[str, None] = {}
         made = [cast(DialogueBatches, split[0]).items for split in (self.train, self.val) if split is not None]
         for number, source in enumerate(self.sources):
-            pieces = self.folders[source.root].cache.damaged_pieces()
-            if pieces:
-                found |= dict.fromkeys(name for items in made for name in items.dialogues_of(pieces, number))
+            segments = self.folders[source.root].cache.damaged_pieces()
+            if segments:
+                found |= dict.fromkeys(name for items in made for name in items.dialogues_of(segments, number))
         return list(found)
 
     def damage(self) -> dict[str, int]:
@@ -267,7 +269,7 @@ class DialogueDataModule(EndlessDataModule):
         Raises:
             CacheError: A clip was never encoded.
         """
-        stocks = [Stock(self.rows(source, split), self.folders[source.root].pieces) for source in self.sources]
+        stocks = [Stock(self.rows(source, split), self.folders[source.root].segments) for source in self.sources]
         return gather(stocks, self.selection, self.report)
 
     def padding(self, batches: int = 200) -> float:
@@ -284,7 +286,7 @@ class DialogueDataModule(EndlessDataModule):
         self.encode(split)
         items = self.items(split)
         batches = self._in_order(items, batch_size or self.batch_size)
-        return self._loader(Fixed(self._batches(items, torch.float32), batches, self.seed))
+        return self._loader(FixedDataset(self._batches(items, torch.float32), batches, self.seed))
 
     @staticmethod
     def _in_order(items: Items, size: int) -> list[Sequence[int]]:

@@ -20,8 +20,8 @@ from rich.progress import track
 from vidchat.data.folder import FolderError, make_dialogue, manifest_of, parse_entry, usable
 from vidchat.data.index import Index, IndexWriter, StaleIndexError, open_index
 from vidchat.data.report import Report
-from vidchat.data.tokens.cache import name_of, part_of, piece_number
-from vidchat.data.tokens.encoder import Part, Piece
+from vidchat.data.tokens.encoder import Part, Segment
+from vidchat.data.tokens.token_cache import name_of, part_of, segment_number
 from vidchat.dialogue import Branch, Dialogue, Role, Split, Tier
 
 FORMAT = 1  # of the index; another number makes old ones void
@@ -53,7 +53,7 @@ class Dialogues(Sequence[Dialogue]):
 
     Attributes:
         report: What was left out of the manifest, and why.
-        turns: (t,) columns of the turns of all dialogues, one dialogue's after the other's: `piece`, the number that
+        turns: (t,) columns of the turns of all dialogues, one dialogue's after the other's: `segment`, the number that
             stands for the key of what is encoded of the turn's clip; `part` and `role`, places in `PARTS` and
             `ROLE_NAMES`; `top`, the place in `tops` of the clip's top folder, -1 for further ones.
         tops: Names of folders in the root, "" for the root itself.
@@ -186,8 +186,8 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
             top = name.partition("/")[0] if "/" in name else ""
             if len(tops) < MOST_TOPS:
                 tops.setdefault(top, len(tops))
-            piece = piece_number(name, Piece(turn.clip, part, 0))
-            writer.row("turns", piece, PARTS.index(part), ROLE_NAMES.index(turn.role), tops.get(top, -1))
+            segment = segment_number(name, Segment(turn.clip, part, 0))
+            writer.row("turns", segment, PARTS.index(part), ROLE_NAMES.index(turn.role), tops.get(top, -1))
         for score, value in answer.scores.items():
             owners, values = scores.setdefault(score, (array("i"), array("d")))
             owners.append(report.read - 1)

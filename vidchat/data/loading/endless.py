@@ -16,15 +16,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from vidchat.data.folder import FolderError
-from vidchat.data.loading.lending import Handed
 from vidchat.data.loading.order import Order, generator_for
+from vidchat.data.loading.shared_buffers import PooledBatch
 
 log = logging.getLogger(__name__)
 Draw = tuple[int, torch.Generator]  # an item's index, and the generator of every random choice made for it
 Make = Callable[[list[Draw]], Any]  # draws to a batch
 
 
-class Endless(IterableDataset):
+class EndlessDataset(IterableDataset):
     """Batches k = start, start + 1, ... for ever; of W workers, the w-th makes start + w, start + w + W, ...
 
     The batches of one optimizer step, accumulated or on several ranks, are shares of one global batch of the order: the
@@ -69,7 +69,7 @@ class Endless(IterableDataset):
             k += step
 
 
-class Fixed(Dataset):
+class FixedDataset(Dataset):
     """Given batches of items, each item drawn the same way every time.
 
     Ranks take the batches in turn, all of them equally many, or they would wait for each other for ever: where the
@@ -83,9 +83,7 @@ class Fixed(Dataset):
         ranks: Processes that share the batches.
     """
 
-    def __init__(
-        self, make: Make, batches: Sequence[Sequence[int]], seed: int, rank: int = 0, ranks: int = 1
-    ) -> None:
+    def __init__(self, make: Make, batches: Sequence[Sequence[int]], seed: int, rank: int = 0, ranks: int = 1) -> None:
         self.make, self.batches, self.seed = make, batches, seed
         self.rank, self.ranks = rank, ranks
 
@@ -104,7 +102,7 @@ class Fixed(Dataset):
 
 def uncounted(batch: Any) -> Any:
     """The same batch, of which nothing counts: all is padding, or its `count` is 0."""
-    if isinstance(batch, Handed):
+    if isinstance(batch, PooledBatch):
         batch.batch = uncounted(batch.batch)
         return batch
     if isinstance(batch, dict):
@@ -136,7 +134,7 @@ class EndlessDataModule(L.LightningDataModule):
         if self.train is None:
             raise FolderError('the data set has no usable clip of the split \'train\'; give some "split": "train"')
         return self._loader(
-            Endless(*self.train, self.batch_size, self.consumed, self.rank, self.ranks, self.accumulated)
+            EndlessDataset(*self.train, self.batch_size, self.consumed, self.rank, self.ranks, self.accumulated)
         )
 
     @property
@@ -169,7 +167,7 @@ class EndlessDataModule(L.LightningDataModule):
             )
         make, batches = self.val
         some = batches[:limit] if isinstance(limit, int) and limit > 0 else batches
-        return self._loader(Fixed(make, some, self.seed, self.rank, self.ranks))
+        return self._loader(FixedDataset(make, some, self.seed, self.rank, self.ranks))
 
     def _loader(self, dataset: Dataset) -> DataLoader:
         return DataLoader(

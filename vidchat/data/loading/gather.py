@@ -15,7 +15,7 @@ from vidchat.data.loading.order import Order, Stream
 from vidchat.data.loading.pieces import BLOCK, Pieces
 from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
-from vidchat.data.tokens.made_with import CacheError
+from vidchat.data.tokens.provenance import CacheError
 
 LARGEST_SCORE = 1e6  # one that is larger would leave nothing of the others when they are standardised
 SCORES = f"a score of its answer is infinite or beyond {LARGEST_SCORE:g}; mend it in the manifest, or take it out"
@@ -32,7 +32,7 @@ class Stock:
     """
 
     rows: np.ndarray
-    pieces: Pieces
+    segments: Pieces
 
 
 def gather(stocks: Sequence[Stock], conditions: Selection, report: Report) -> Items:
@@ -50,51 +50,51 @@ def gather(stocks: Sequence[Stock], conditions: Selection, report: Report) -> It
     """
     found, people = list[dict[str, Any]](), 0
     for source, stock in enumerate(stocks):
-        dialogues, pieces = stock.pieces.dialogues, stock.pieces
+        dialogues, segments = stock.segments.dialogues, stock.segments
         person = np.full(len(stock.rows), NOBODY)
         if conditions.voice:  # the same name in another set may be another person
             person = people + np.unique(dialogues.person[stock.rows], return_inverse=True)[1]
             people = person.max(initial=people - 1) + 1
         for first in range(0, len(stock.rows), BLOCK):
             rows = stock.rows[first : first + BLOCK]
-            doubtful = rows[~pieces.encoded(rows, look=False)].tolist()
-            why = {row: told for row in doubtful if (told := _why_not(pieces, row)) is not None}
+            doubtful = rows[~segments.encoded(rows, look=False)].tolist()
+            why = {row: told for row in doubtful if (told := _why_not(segments, row)) is not None}
             absurd = (np.abs(dialogues.scores(rows, conditions.scores)) > LARGEST_SCORE).any(1)
             why |= {row: SCORES for row in rows[absurd].tolist() if row not in why}
             kept = ~np.isin(rows, np.fromiter(why, np.int64, len(why)))
             if kept.any():
-                answers = _answers(pieces, source, rows[kept], person[first : first + BLOCK][kept])
+                answers = _answers(segments, source, rows[kept], person[first : first + BLOCK][kept])
                 found.append(answers)
                 none = ~np.isin(rows, answers["row"], kind="table")
                 why |= dict.fromkeys(rows[kept & none].tolist(), SHAPES)
             report.skipped += [(f"dialogue {dialogues[row].id}", why[row]) for row in sorted(why)]
-    items = Items([stock.pieces for stock in stocks], found)
+    items = Items([stock.segments for stock in stocks], found)
     report.read += len(items)
     return items
 
 
-def _why_not(pieces: Pieces, row: int) -> str | None:
+def _why_not(segments: Pieces, row: int) -> str | None:
     """Why a dialogue cannot be used that is not encoded; `None` if it can, its clips having changed since.
 
     Raises `CacheError`.
     """
-    dialogue = pieces.dialogues[row]
-    looks = [pieces.cache.look(piece) for piece in pieces.conditions.pieces(dialogue)]
+    dialogue = segments.dialogues[row]
+    looks = [segments.cache.look(segment) for segment in segments.conditions.segments(dialogue)]
     why = next((look.bad for look in looks if look.bad is not None), None)
     if why is None and any(look.missing for look in looks):
-        root = pieces.dialogues.root
+        root = segments.dialogues.root
         raise CacheError(f"dialogue {dialogue.id} of {root} is not encoded; call prepare_data() first")
     return why
 
 
-def _answers(pieces: Pieces, source: int, rows: np.ndarray, person: np.ndarray) -> dict[str, Any]:
+def _answers(segments: Pieces, source: int, rows: np.ndarray, person: np.ndarray) -> dict[str, Any]:
     """The columns of `Items` for n dialogues that are encoded: no item if shapes differ, several if it is single."""
-    index, places, conditions = pieces.cache.tracks["latents"].index, pieces.places("latents"), pieces.conditions
-    sample, spans = index.spans(places[pieces.answers(rows)])
+    index, places, conditions = segments.cache.tracks["latents"].index, segments.places("latents"), segments.conditions
+    sample, spans = index.spans(places[segments.answers(rows)])
     shape = index.shapes(ranges(sample, spans))
     owner, span = np.repeat(np.arange(len(rows)), spans), ranges(np.zeros_like(sample), spans)
 
-    turn, turn_owner = pieces.turns(rows)
+    turn, turn_owner = segments.turns(rows)
     turn_shape = index.shapes(index.spans(places[turn])[0])
     chunks = np.minimum(turn_shape[:, 0] - 1, conditions.turn_chunks)
     turn_length = np.bincount(turn_owner, chunks, len(rows)).astype(np.int64)

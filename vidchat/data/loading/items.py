@@ -67,8 +67,8 @@ class Items(Sequence[Item]):
             `grid` is (n, 2), h and w of the latents.
     """
 
-    def __init__(self, pieces: Sequence[Pieces], parts: Sequence[dict[str, Any]]) -> None:
-        self._pieces = list(pieces)
+    def __init__(self, segments: Sequence[Pieces], parts: Sequence[dict[str, Any]]) -> None:
+        self._pieces = list(segments)
         codes = [part["grid"][:, 0] << 32 | part["grid"][:, 1] for part in parts]
         grids = np.unique(np.concatenate([np.zeros(0, np.int64), *map(np.unique, codes)]))
         self.grids: list[tuple[int, int]] = [(code >> 32, code & 0xFFFFFFFF) for code in grids.tolist()]
@@ -91,13 +91,13 @@ class Items(Sequence[Item]):
         if isinstance(number, slice):
             return [self[k] for k in range(*number.indices(len(self)))]
         source, row, span, *lengths, grid, _ = (column[number].item() for column in self._columns.values())
-        pieces, rows = self._pieces[source], np.array([row])
-        turns, used = pieces.dialogues.turns, pieces.turns(rows)[0]
-        (answer,) = turns["piece"][pieces.answers(rows)].tolist()
-        (question,) = turns["piece"][pieces.questions(rows)].tolist() if pieces.conditions.features else [None]
+        segments, rows = self._pieces[source], np.array([row])
+        turns, used = segments.dialogues.turns, segments.turns(rows)[0]
+        (answer,) = turns["piece"][segments.answers(rows)].tolist()
+        (question,) = turns["piece"][segments.questions(rows)].tolist() if segments.conditions.features else [None]
         told = (turns[name][used].tolist() for name in ("part", "piece", "role"))
         return Item(
-            pieces.dialogues,
+            segments.dialogues,
             row,
             source,
             key_of(answer),
@@ -108,11 +108,11 @@ class Items(Sequence[Item]):
             self.grids[grid],
         )
 
-    def dialogues_of(self, pieces: Collection[int], source: int) -> list[str]:
+    def dialogues_of(self, segments: Collection[int], source: int) -> list[str]:
         """The ids of a source's dialogues that need one of some pieces, by the numbers that stand for their keys."""
-        ours, wanted = self._pieces[source], {key_of(piece) for piece in pieces}
+        ours, wanted = self._pieces[source], {key_of(segment) for segment in segments}
         turns = ours.dialogues.turns["piece"]
-        some = np.flatnonzero(np.isin(turns, np.fromiter(pieces, np.uint64, len(pieces))))
+        some = np.flatnonzero(np.isin(turns, np.fromiter(segments, np.uint64, len(segments))))
         rows = np.unique(ours.dialogues.first.searchsorted(some, side="right") - 1)
         numbers = np.flatnonzero((self.sources == source) & np.isin(self._columns["row"], rows)).tolist()
         items = (self[number] for number in numbers)
@@ -150,8 +150,8 @@ class Items(Sequence[Item]):
         """(k,) uint64 the numbers that stand for the keys of k answers."""
         sources, rows, found = self.sources[numbers], self._columns["row"][numbers], np.zeros(len(numbers), np.uint64)
         for source in np.unique(sources).tolist():
-            mine, pieces = sources == source, self._pieces[source]
-            found[mine] = pieces.dialogues.turns["piece"][pieces.answers(rows[mine])]
+            mine, segments = sources == source, self._pieces[source]
+            found[mine] = segments.dialogues.turns["piece"][segments.answers(rows[mine])]
         return found
 
     def voices(self) -> Voices:

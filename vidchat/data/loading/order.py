@@ -67,9 +67,9 @@ class Order:
         self.choose_stream = [
             Shares(seed, f"group {g}", [stream.weight for stream in group]) for g, group in enumerate(groups)
         ]
-        self._pools: Kept[list[Place]] = Kept(2 * len(groups))
+        self._pools: LRUCache[list[Place]] = LRUCache(2 * len(groups))
         # Those of large streams are large: two for each stream, as a pool may lie in two epochs, and the batches'.
-        self._permutations: Kept[np.ndarray] = Kept(2 * sum(len(group) + 1 for group in groups))
+        self._permutations: LRUCache[np.ndarray] = LRUCache(2 * sum(len(group) + 1 for group in groups))
 
     @classmethod
     def shuffled(cls, seed: int, count: int) -> Order:
@@ -129,7 +129,7 @@ class Order:
         return self._permutations.get(key, lambda: permutation(generator_for(self.seed, *where), count))
 
 
-class Kept(Generic[T]):
+class LRUCache(Generic[T]):
     """The last few values that were asked for."""
 
     def __init__(self, limit: int) -> None:
@@ -155,7 +155,7 @@ class Shares:
     def __init__(self, seed: int, name: str, weights: Sequence[float]) -> None:
         self.seed, self.name = seed, name
         self.counts = apportion(weights, CYCLE) if len(weights) > 1 else [1]
-        self._cycles: Kept[tuple[np.ndarray, np.ndarray]] = Kept(2)
+        self._cycles: LRUCache[tuple[np.ndarray, np.ndarray]] = LRUCache(2)
 
     def __call__(self, n: int) -> tuple[int, int]:
         if len(self.counts) == 1:

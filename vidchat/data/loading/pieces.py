@@ -8,15 +8,15 @@ import numpy as np
 
 from vidchat.data.loading.dialogues import Dialogues, ranges
 from vidchat.data.loading.selection import Selection
-from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encoder import Track
+from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.data.tokens.track_index import ABSENT, TrackIndex
 
 BLOCK = 65536  # dialogues at a time, which bounds the memory that this takes
 
 
 class Pieces:
-    """The pieces of a folder's dialogues; the same as `Selection.pieces` gives of one after the other.
+    """The pieces of a folder's dialogues; the same as `Selection.segments` gives of one after the other.
 
     Args:
         cache: The folder's tokens.
@@ -92,8 +92,8 @@ class Pieces:
         """(t,) int32 the rows of all turns' pieces in a track's index; -1 where it has none."""
         index = self.cache.tracks[name].index
         if name not in self._places or self._places[name][0] is not index:
-            pieces, order = self.dialogues.turns["piece"], self.dialogues.sorted
-            self._places[name] = index, index.rows(pieces, order)
+            segments, order = self.dialogues.turns["piece"], self.dialogues.sorted
+            self._places[name] = index, index.rows(segments, order)
         return self._places[name][1]
 
     def forget(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from vidchat.conditions.base import Condition, Need
 from vidchat.conditions.read import read_conditions
-from vidchat.data.tokens.encoder import Piece
+from vidchat.data.tokens.encoder import Segment
 from vidchat.dialogue import Clip, Dialogue, Role, Turn
 from vidchat.registry import packages_in
 
@@ -77,12 +77,12 @@ class Selection:
         """The same without the conditions that need this."""
         return replace(self, conditions={name: one for name, one in self.conditions.items() if need not in one.needs})
 
-    def answer(self, dialogue: Dialogue) -> Piece:
+    def answer(self, dialogue: Dialogue) -> Segment:
         """Of a dialogue the answer's beginning; of the single branch, all of it in spans, to learn from everything."""
         part: Literal["first", "spans"] = "spans" if dialogue.branch == "single" else "first"
-        return Piece(dialogue.answer, part, self.max_chunks)
+        return Segment(dialogue.answer, part, self.max_chunks)
 
-    def turns(self, dialogue: Dialogue) -> list[tuple[Piece, Role]]:
+    def turns(self, dialogue: Dialogue) -> list[tuple[Segment, Role]]:
         """The turns that are heard before the answer, in order: earlier ones, then the question."""
         chosen: list[Turn] = []
         question, answer = dialogue.question, dialogue.answer
@@ -93,18 +93,18 @@ class Selection:
                 chosen.append(turn)
         return [(self._turn(dialogue, turn.clip), turn.role) for turn in chosen]
 
-    def question(self, dialogue: Dialogue) -> Piece | None:
+    def question(self, dialogue: Dialogue) -> Segment | None:
         """What the thinker sees, if there is one."""
         clip = dialogue.question if self.features else None
         return None if clip is None else replace(self._turn(dialogue, clip), features=True)
 
-    def _turn(self, dialogue: Dialogue, clip: Clip) -> Piece:
+    def _turn(self, dialogue: Dialogue, clip: Clip) -> Segment:
         # A listener's turn runs at the same time as the speaker's, from its beginning.
         part: Literal["first", "last"] = "first" if dialogue.branch == "listening" else "last"
-        return Piece(clip, part, self.turn_chunks)
+        return Segment(clip, part, self.turn_chunks)
 
-    def pieces(self, dialogue: Dialogue) -> list[Piece]:
+    def segments(self, dialogue: Dialogue) -> list[Segment]:
         """Everything of a dialogue that is to be encoded; the question last, which may ask for features too."""
         question = self.question(dialogue)
-        turns = [piece for piece, _ in self.turns(dialogue)]
+        turns = [segment for segment, _ in self.turns(dialogue)]
         return [self.answer(dialogue), *turns, *([] if question is None else [question])]

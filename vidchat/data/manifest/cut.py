@@ -18,11 +18,11 @@ from typing import Any
 
 from rich.progress import Progress
 
-from vidchat.atomic import write_text
 from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.cut_video import CutReport, CutSettings, cut_video
-from vidchat.data.manifest.table import ManifestError, open_manifest, videos
+from vidchat.data.manifest.manifest_file import ManifestError, open_manifest, videos
 from vidchat.data.workers import each
+from vidchat.runtime.atomic import write_text
 
 log = logging.getLogger(__name__)
 SETTINGS, REPORT = "cut.json", "cut.report.json"

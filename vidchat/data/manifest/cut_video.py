@@ -13,15 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vidchat.data.atomic_path import forget
+from vidchat.data.manifest.manifest_file import ManifestError, clip_file
 from vidchat.data.manifest.silence import others, silence
-from vidchat.data.manifest.table import ManifestError, clip_file
 from vidchat.data.manifest.tiers import is_silent
-from vidchat.data.media.read import MediaError, crop_pictures, read_sound
+from vidchat.data.media.read import MediaError, crop_frames, read_audio
 from vidchat.data.media.write import ClipWriter
-from vidchat.data.whole import forget
 from vidchat.dialogue import Clip
 
-UNSEEN = (64, 64)  # height and width of the black picture of a voice without a face
+UNSEEN = (64, 64)  # height and width of the black frame of a voice without a face
 
 
 @dataclass(frozen=True)
@@ -152,42 +152,42 @@ def _write_clip(target: Path, path: Path, clip: Mapping[str, Any], settings: Cut
     span, late = _span(path, clip, settings)
     box = tuple(clip[name] for name in ("x1", "y1", "x2", "y2"))
     whole = (0.0, 0.0, 1.0, 1.0) if None in box else (box[0], box[1], box[2], box[3])
-    sound = _sound(span, late, clip, settings, clean=settings.clean)
-    with closing(crop_pictures(span, whole, settings.fps, settings.longest_side)) as pictures:
-        return _write(target, pictures, sound, settings)
+    audio = _audio(span, late, clip, settings, clean=settings.clean)
+    with closing(crop_frames(span, whole, settings.fps, settings.longest_side)) as frames:
+        return _write(target, frames, audio, settings)
 
 
 def _write_voice(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
     """Writes what a silent person hears, under black frames, as the talker is not seen; returns the seconds."""
     span, late = _span(path, clip, settings)
-    sound = _sound(span, late, clip, settings, clean=False)
+    audio = _audio(span, late, clip, settings, clean=False)
     count = max(1, round(((span.end or 0) - span.start) * settings.fps))
-    return _write(target, iter([np.zeros((3, *UNSEEN), np.uint8)] * count), sound, settings)
+    return _write(target, iter([np.zeros((3, *UNSEEN), np.uint8)] * count), audio, settings)
 
 
-def _sound(span: Clip, late: float, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
+def _audio(span: Clip, late: float, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
     rate = settings.sample_rate
-    beside = span.path.with_suffix(".wav")  # where seamless_interaction has its cleaned sound
+    beside = span.path.with_suffix(".wav")  # where seamless_interaction has its cleaned audio
     own = clip["source"] == "seamless_interaction" and beside.is_file()
     length = round(((span.end or 0) - span.start) * settings.fps) * rate // settings.fps
-    sound = read_sound(span, length, rate, beside if own else None)
+    audio = read_audio(span, length, rate, beside if own else None)
     if not clean or clip["speech"] is None:
-        return sound
+        return audio
     spans = [(start - late, end - late) for start, end in others(clip["speech"], clip["voice"])]
-    return silence(sound, spans, rate)
+    return silence(audio, spans, rate)
 
 
-def _write(target: Path, pictures: Iterator[np.ndarray], sound: np.ndarray, settings: CutSettings) -> float:
+def _write(target: Path, frames: Iterator[np.ndarray], audio: np.ndarray, settings: CutSettings) -> float:
     """Second by second, so that a clip of any length and size fits into memory. Returns the seconds written."""
-    each_picture = settings.sample_rate / settings.fps
+    each_frame = settings.sample_rate / settings.fps
     with ClipWriter(target, settings.fps, settings.sample_rate) as writer:
-        for second in _seconds(pictures, settings.fps):
-            begin = round(writer.pictures * each_picture)
-            end = round((writer.pictures + len(second)) * each_picture)
-            writer.write(torch.from_numpy(second), torch.from_numpy(sound[begin:end].copy()))
-    return writer.pictures / settings.fps
+        for second in _seconds(frames, settings.fps):
+            begin = round(writer.frames * each_frame)
+            end = round((writer.frames + len(second)) * each_frame)
+            writer.write(torch.from_numpy(second), torch.from_numpy(audio[begin:end].copy()))
+    return writer.frames / settings.fps
 
 
-def _seconds(pictures: Iterator[np.ndarray], fps: int) -> Iterator[np.ndarray]:
-    while second := list(islice(pictures, fps)):
+def _seconds(frames: Iterator[np.ndarray], fps: int) -> Iterator[np.ndarray]:
+    while second := list(islice(frames, fps)):
         yield np.stack(second)

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from vidchat.atomic import write_text
+from vidchat.data.atomic_path import forget, whole
 from vidchat.data.manifest.branches import BRANCH_COLUMNS, BranchSettings, Found, Row, find
+from vidchat.data.manifest.manifest_file import SCORES, ManifestError, clip_file, open_manifest, rows, videos
 from vidchat.data.manifest.splits import SPLIT_COLUMNS, SplitSettings, split_videos
-from vidchat.data.manifest.table import SCORES, ManifestError, clip_file, open_manifest, rows, videos
 from vidchat.data.manifest.tiers import TierSettings, is_silent, tier_of
-from vidchat.data.whole import forget, whole
 from vidchat.dialogue import Branch, Split, Tier
+from vidchat.runtime.atomic import write_text
 
 SUMMARY = "branches.json"
 LARGE = 200_000  # clips of a manifest from which on the dialogues go to Parquet

@@ -19,21 +19,21 @@ from typing import Any
 
 from rich.progress import track
 
-from vidchat.atomic import write_text
+from vidchat.data.manifest.manifest_file import as_table, sorted_rows, write_manifest
 from vidchat.data.manifest.sources import write_whole_report
+from vidchat.data.manifest.speakervid.annotation_folder import LayoutError
 from vidchat.data.manifest.speakervid.archives import Member, read_archive, read_folder_part
-from vidchat.data.manifest.speakervid.layout import LayoutError
+from vidchat.data.manifest.speakervid.json_values import Record, number, parse, text
 from vidchat.data.manifest.speakervid.names import Damage, base_name
-from vidchat.data.manifest.speakervid.values import Record, number, parse, text
-from vidchat.data.manifest.table import as_table, sorted_rows, write_manifest
 from vidchat.data.workers import each
+from vidchat.runtime.atomic import write_text
 
 _ID = re.compile(r"(V[0-9A-Z]+_S[0-9A-Z]+_I[0-9A-Z]+)_(P[0-9A-Z]+)")
 SPLITS = {"train": "train", "dev": "val", "test": "test"}
 PAUSE = 0.5  # seconds; shorter ones do not end a turn
 LONGEST = 14.0  # seconds of a turn, as in SpeakerVid-5M
 SHORTEST = 1.0
-SILENT = 0.2  # seconds of sound that a listener may make
+SILENT = 0.2  # seconds of audio that a listener may make
 VERSION = 1
 
 

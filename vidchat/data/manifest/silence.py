@@ -1,4 +1,4 @@
-"""The cleaned sound track of a person: the same, with the others silenced where only they talk."""
+"""The cleaned audio track of a person: the same, with the others silenced where only they talk."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 from rich.progress import track
 
-from vidchat.atomic import write_text
 from vidchat.data.folder import MANIFESTS, FolderError, entries, make_dialogue, manifest_of, parse_entry
-from vidchat.data.manifest.table import COLUMNS, SCORES, as_table, sorted_rows, write_manifest
+from vidchat.data.manifest.manifest_file import COLUMNS, SCORES, as_table, sorted_rows, write_manifest
 from vidchat.data.media.read import header_of
 from vidchat.dialogue import Clip, Dialogue
+from vidchat.runtime.atomic import write_text
 
 TABLE = "dialogues.csv"
 TEXTS = ("dialogue", "turn", "role", "speaker", "clip", "text", "start", "end", "split", "branch", "tier")

@@ -20,9 +20,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from vidchat.data.media.colours import MOST_PIXELS
-from vidchat.data.media.errors import MediaError, explained
-from vidchat.data.media.stills import still_of
-from vidchat.data.media.upright import orientation
+from vidchat.data.media.images import still_of
+from vidchat.data.media.media_error import MediaError, explained
+from vidchat.data.media.orientation import orientation
 
 SEEK_MARGIN = 1.0  # seconds decoded and thrown away before a span, so that decoders are warmed up
 STILL = 30.0  # seconds that one frame may stand
@@ -30,8 +30,8 @@ RATES = (1000, 768_000)  # samples per second that an audio track may have
 SEE_THROUGH = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders that know of transparency
 PLAYLISTS = {"hls", "concat", "dash", "imf"}  # files that name other files
 MISSING = {
-    "video": "has no picture track; give a video of the person",
-    "audio": "has no sound track; add one, or use a configuration without sound",
+    "video": "has no frame track; give a video of the person",
+    "audio": "has no audio track; add one, or use a configuration without audio",
 }
 
 
@@ -45,17 +45,17 @@ class StillStream(NamedTuple):
 
 def is_wide(path: Path) -> bool:
     """Whether a video, upright, is wider than high; raises `MediaError`."""
-    height, width = picture_size(path)
+    height, width = frame_size(path)
     return width > height
 
 
 def length_of(path: Path, within: tuple[int, int] | None = None) -> float:
-    """How long a file's pictures last, in seconds, as its header tells; see `header_of`."""
+    """How long a file's frames last, in seconds, as its header tells; see `header_of`."""
     return header_of(path, within)[0]
 
 
 def header_of(path: Path, within: tuple[int, int] | None = None) -> tuple[float, int, int]:
-    """Seconds, height and width of a file's pictures, as its header tells; raises `MediaError`.
+    """Seconds, height and width of a file's frames, as its header tells; raises `MediaError`.
 
     Args:
         path: The file.
@@ -71,25 +71,25 @@ def header_of(path: Path, within: tuple[int, int] | None = None) -> tuple[float,
         return seconds, stream.height, stream.width
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a file's pictures, upright and with square pixels; raises `MediaError`."""
+def frame_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a file's frames, upright and with square pixels; raises `MediaError`."""
     with explained(path), closing(frames_of(Path(path), "video", None)) as frames:
         for _, frame, stream in frames:
             return orientation(frame).size(frame.height, round(frame.width * pixel_aspect(stream)))
-    raise no_picture(path)
+    raise no_video(path)
 
 
 def origin_of(path: Path) -> float:
-    """When picture 0 is shown, in seconds of the container's clock."""
+    """When frame 0 is shown, in seconds of the container's clock."""
     with closing(frames_of(path, "video", None)) as frames:
         for time, _, _ in frames:
             return time
-    raise no_picture(path)
+    raise no_video(path)
 
 
-def no_picture(path: Path) -> MediaError:
+def no_video(path: Path) -> MediaError:
     """The error of a file out of which no frame comes."""
-    return MediaError(f"{path}: no picture could be decoded from it; re-encode or replace it")
+    return MediaError(f"{path}: no frame could be decoded from it; re-encode or replace it")
 
 
 def frames_of(path: Path, kind: str, begin: float | None) -> Generator[tuple[float, Any, Any], None, None]:
@@ -223,7 +223,7 @@ def stream_of(container: InputContainer, kind: str, path: Path) -> Any:
     if kind == "video" and stream.width * stream.height > MOST_PIXELS:
         raise MediaError(f"{path}: has frames of {stream.width}x{stream.height} pixels; make them smaller")
     if kind == "audio" and not RATES[0] <= stream.codec_context.sample_rate <= RATES[1]:
-        raise MediaError(f"{path}: has {stream.codec_context.sample_rate} samples per second; re-encode its sound")
+        raise MediaError(f"{path}: has {stream.codec_context.sample_rate} samples per second; re-encode its audio")
     # Frame threads of a container that a fork inherits hang the child, and at these sizes they gain nothing.
     stream.codec_context.thread_count = 1
     if kind == "video":

@@ -1,4 +1,4 @@
-"""Pictures as bytes, which files hold, and as numbers in [-1, 1], which models read."""
+"""Frames as bytes, which files hold, and as numbers in [-1, 1], which models read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1], of any shape, to uint8 on the CPU."""
-    return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+def to_bytes(frames: Tensor) -> Tensor:
+    """Frames in [-1, 1], of any shape, to uint8 on the CPU."""
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
-def from_bytes(pictures: Tensor) -> Tensor:
-    """uint8 pictures (n, 3, H, W) to the tokenizers' (1, 3, n, H, W) in [-1, 1]."""
-    return (pictures.float() / 127.5 - 1).transpose(0, 1)[None]
+def from_bytes(frames: Tensor) -> Tensor:
+    """uint8 frames (n, 3, H, W) to the tokenizers' (1, 3, n, H, W) in [-1, 1]."""
+    return (frames.float() / 127.5 - 1).transpose(0, 1)[None]

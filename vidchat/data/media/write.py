@@ -1,4 +1,4 @@
-"""Pictures and sound to an mp4 that ordinary players read, as they are made."""
+"""Frames and audio to an mp4 that ordinary players read, as they are made."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidchat.atomic import check_target
-from vidchat.data.whole import forget_dead
+from vidchat.data.atomic_path import remove_orphans
+from vidchat.runtime.atomic import check_target
 
-# An AAC frame is 1024 samples, and decoders hand back whole frames. At 48 kHz that is 21 ms, less than a picture;
+# An AAC frame is 1024 samples, and decoders hand back whole frames. At 48 kHz that is 21 ms, less than a frame;
 # at 16 kHz it would be 64 ms.
 AAC_RATE = 48_000
 AAC_BITS = 128_000
@@ -30,13 +30,13 @@ SMPTE170M = 6  # the colour matrix that RGB is converted with; told, so that pla
 class ClipWriter:
     """Writes one mp4 (H.264 yuv420p and AAC mono) piece by piece; the file appears, whole, when the block ends well.
 
-    The first sample and the first picture are the same instant. Pictures of odd size get their last row or column
+    The first sample and the first frame are the same instant. Frames of odd size get their last row or column
     twice, as yuv420p needs even sizes.
 
     Args:
         path: The mp4 to write; its folder is made.
-        fps: Pictures per second.
-        sample_rate: Samples per second of the sound that is given, or `None` for a file without sound.
+        fps: Frames per second.
+        sample_rate: Samples per second of the audio that is given, or `None` for a file without audio.
 
     Raises:
         ValueError: `path` is a folder, a pipe or a device.
@@ -45,7 +45,7 @@ class ClipWriter:
 
     def __init__(self, path: Path, fps: int, sample_rate: int | None) -> None:
         self.path, self.fps, self.sample_rate = Path(path), fps, sample_rate
-        self.pictures = 0
+        self.frames = 0
         self.samples = 0
         self._video: Any = None
         self._audio: Any = None
@@ -58,22 +58,22 @@ class ClipWriter:
     def __enter__(self) -> Self:
         check_target(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        forget_dead(self.path)
+        remove_orphans(self.path)
         with self._naming():  # `file:`, as a name with a colon is a protocol to FFmpeg
             self._container = av.open(f"file:{self._partial}", "w", format="mp4", options={"movflags": "+faststart"})
         return self
 
-    def write(self, pictures: Tensor, waveform: Tensor | None = None) -> None:
-        """Appends (n, 3, H, W) uint8 pictures and (m,) float sound in [-1, 1]; either may be empty."""
-        if len(pictures) and self._video is None:
-            self._add_streams(*pictures.shape[-2:])
+    def write(self, frames: Tensor, waveform: Tensor | None = None) -> None:
+        """Appends (n, 3, H, W) uint8 frames and (m,) float audio in [-1, 1]; either may be empty."""
+        if len(frames) and self._video is None:
+            self._add_streams(*frames.shape[-2:])
         if self._video is None:
-            raise ValueError(f"{self.path}: the first piece to be written must have a picture")
+            raise ValueError(f"{self.path}: the first piece to be written must have a frame")
         with self._naming():
-            for picture in pictures.to(torch.uint8).cpu().numpy():
-                self._write_picture(picture)
+            for frame in frames.to(torch.uint8).cpu().numpy():
+                self._write_frame(frame)
             if waveform is not None and waveform.numel():
-                self._write_sound(waveform.detach().float().cpu().numpy())
+                self._write_audio(waveform.detach().float().cpu().numpy())
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -94,24 +94,24 @@ class ClipWriter:
             self._audio.bit_rate = AAC_BITS
             self._encoder = _aac_encoder()
 
-    def _write_picture(self, picture: np.ndarray) -> None:
-        height, width = picture.shape[-2:]
-        even = np.pad(picture.transpose(1, 2, 0), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    def _write_frame(self, pixels: np.ndarray) -> None:
+        height, width = pixels.shape[-2:]
+        even = np.pad(pixels.transpose(1, 2, 0), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        frame.pts, frame.time_base = self.pictures, Fraction(1, self.fps)
+        frame.pts, frame.time_base = self.frames, Fraction(1, self.fps)
         self._container.mux(self._video.encode(frame))
-        self.pictures += 1
+        self.frames += 1
 
-    def _write_sound(self, waveform: np.ndarray) -> None:
+    def _write_audio(self, waveform: np.ndarray) -> None:
         rate = self.sample_rate
         if self._audio is None or rate is None:
-            raise ValueError(f"{self.path}: sound was given to a writer that was made without a sample rate")
+            raise ValueError(f"{self.path}: audio was given to a writer that was made without a sample rate")
         frame = av.AudioFrame.from_ndarray(np.clip(waveform, -1, 1)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = rate, self.samples, Fraction(1, rate)
-        self._mux_sound(frame)
+        self._mux_audio(frame)
         self.samples += len(waveform)
 
-    def _mux_sound(self, frame: av.AudioFrame | None) -> None:
+    def _mux_audio(self, frame: av.AudioFrame | None) -> None:
         for packet in self._encoder.encode(frame):
             packet.stream = self._audio
             self._container.mux(packet)
@@ -133,15 +133,15 @@ class ClipWriter:
                 self._finish()
         finally:
             self._encoder = None
-            with suppress(av.error.FFmpegError) if failed or not self.pictures else nullcontext():
+            with suppress(av.error.FFmpegError) if failed or not self.frames else nullcontext():
                 self._container.close()
 
     def _finish(self) -> None:
-        if not self.pictures:
-            raise ValueError(f"{self.path}: no picture was written, so there is no clip")
+        if not self.frames:
+            raise ValueError(f"{self.path}: no frame was written, so there is no clip")
         self._container.mux(self._video.encode(None))
         if self._audio is not None:
-            self._mux_sound(None)
+            self._mux_audio(None)
 
 
 def _aac_encoder() -> Any:
@@ -156,7 +156,7 @@ def _aac_encoder() -> Any:
     return encoder
 
 
-def write_clip(path: Path, pictures: Tensor, waveform: Tensor | None, fps: int, sample_rate: int) -> None:
-    """Writes (n, 3, H, W) uint8 pictures and (m,) float sound (or `None`) as one mp4."""
+def write_clip(path: Path, frames: Tensor, waveform: Tensor | None, fps: int, sample_rate: int) -> None:
+    """Writes (n, 3, H, W) uint8 frames and (m,) float audio (or `None`) as one mp4."""
     with ClipWriter(path, fps, None if waveform is None else sample_rate) as writer:
-        writer.write(pictures, waveform)
+        writer.write(frames, waveform)

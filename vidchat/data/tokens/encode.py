@@ -24,10 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from vidchat.data.report import Report
-from vidchat.data.tokens.cache import TokenCache
-from vidchat.data.tokens.encoder import Piece, Track
+from vidchat.data.tokens.encoder import Segment, Track
 from vidchat.data.tokens.journal import Journal, TrackWriter, hold, is_done, publish_finished, tidy, work_folder
 from vidchat.data.tokens.shards import ShardError, dumps, is_summarised, summarise
+from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.data.tokens.track_index import number_of
 from vidchat.data.tokens.windows import Decoded, encode, windows
 from vidchat.data.workers import each
@@ -45,7 +45,7 @@ class Sharding:
         bytes: Of the largest shard, unless one piece alone is larger.
     """
 
-    pieces: int = 64
+    segments: int = 64
     bytes: int = 512 << 20
 
 
@@ -56,12 +56,12 @@ class Job:
     name: str
     generation: int
     tracks: tuple[Track, ...]
-    pieces: tuple[Piece, ...]
+    segments: tuple[Segment, ...]
 
 
 def fill(
     cache: TokenCache,
-    pieces: Iterable[Piece],
+    segments: Iterable[Segment],
     devices: Sequence[str] = ("cpu",),
     workers: int = 1,
     engine: Engine | None = None,
@@ -84,7 +84,7 @@ def fill(
     """
     sharding = sharding or Sharding()
     publish_finished(cache)
-    count, lacking = survey(cache, pieces)
+    count, lacking = survey(cache, segments)
     cache.refuse_stale(lacking.values())
     jobs = plan(cache, lacking, sharding)
     if jobs:
@@ -105,32 +105,34 @@ def fill(
             for track in tracks:
                 summarise(track.folder)
         tidy(cache)
-    bad = [(piece.clip.path.name, why) for piece in lacking.values() if (why := cache.look(piece).bad) is not None]
+    bad = [
+        (segment.clip.path.name, why) for segment in lacking.values() if (why := cache.look(segment).bad) is not None
+    ]
     return Report("clips", count - len(bad), bad)
 
 
-def survey(cache: TokenCache, pieces: Iterable[Piece]) -> tuple[int, dict[str, Piece]]:
+def survey(cache: TokenCache, segments: Iterable[Segment]) -> tuple[int, dict[str, Segment]]:
     """How many different pieces there are, and by key those that lack something: only these need be kept in mind."""
-    every, lacking = array("Q"), dict[str, Piece]()
-    for piece in pieces:
-        found = cache.look(piece)
+    every, lacking = array("Q"), dict[str, Segment]()
+    for segment in segments:
+        found = cache.look(segment)
         every.append(number_of(found.key))
         if found.missing or found.bad is not None:
-            lacking[found.key] = piece if piece.features else lacking.get(found.key, piece)
+            lacking[found.key] = segment if segment.features else lacking.get(found.key, segment)
     return len(np.unique(np.frombuffer(every, np.uint64))), lacking
 
 
-def plan(cache: TokenCache, lacking: dict[str, Piece], sharding: Sharding) -> list[Job]:
+def plan(cache: TokenCache, lacking: dict[str, Segment], sharding: Sharding) -> list[Job]:
     """The jobs that are left. Jobs that are done leave whole slices out, so that the others stay what they were."""
     by_tracks: dict[tuple[Track, ...], list[str]] = {}
-    for key, piece in lacking.items():
-        found = cache.look(piece)
+    for key, segment in lacking.items():
+        found = cache.look(segment)
         if found.missing and found.bad is None:
             by_tracks.setdefault(found.missing, []).append(key)
     jobs = []
     for tracks, keys in by_tracks.items():
-        for first in range(0, len(keys), sharding.pieces):
-            some = keys[first : first + sharding.pieces]
+        for first in range(0, len(keys), sharding.segments):
+            some = keys[first : first + sharding.segments]
             generation = max(cache.tracks[track].generation(key) for track in tracks for key in some)
             folders = [cache.tracks[track].folder.name for track in tracks]
             digest = hashlib.sha256(dumps([folders, some, generation, sharding.bytes]).encode()).hexdigest()
@@ -169,7 +171,7 @@ class Worker:
         journal = Journal.read(self.cache, job.name)
         if not journal.finished:
             writers = {track: journal.writer(self.cache.tracks[track], job.generation) for track in job.tracks}
-            for window in windows(self.cache, job.pieces[journal.done :]):
+            for window in windows(self.cache, job.segments[journal.done :]):
                 self._write(job, journal, writers, window, encode(self.cache.encoder, window, job.tracks, device))
             journal.finish(writers)
         journal.publish(self.cache)
@@ -183,17 +185,17 @@ class Worker:
         encoded: list[list[dict[Track, Tensor]]],
     ) -> None:
         for decoded, spans in zip(window, encoded, strict=True):
-            piece = decoded.piece
+            segment = decoded.segment
             told: dict[str, Any] = {
-                "key": self.cache.key(piece),
-                "clip": self.cache.name(piece.clip),
-                "start": piece.clip.start,
-                "end": piece.clip.end,
-                "part": piece.part,
+                "key": self.cache.key(segment),
+                "clip": self.cache.name(segment.clip),
+                "start": segment.clip.start,
+                "end": segment.clip.end,
+                "part": segment.part,
                 "stamp": decoded.stamp,
             }
             if decoded.why is not None:
-                # In the last of the tracks alone: what has no sound may still have a picture.
+                # In the last of the tracks alone: what has no audio may still have a frame.
                 writers[job.tracks[-1]].shard["bad"].append(told | {"why": decoded.why})
                 continue
             for track in job.tracks:
@@ -240,7 +242,7 @@ def _progress(cache: TokenCache, jobs: list[Job]) -> Iterator[None]:
     columns = (TextColumn("encoding clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     stop = threading.Event()
     with Progress(*columns) as progress:
-        task = progress.add_task("", total=sum(len(job.pieces) for job in jobs))
+        task = progress.add_task("", total=sum(len(job.segments) for job in jobs))
 
         def watch() -> None:
             while not stop.wait(1):
@@ -258,7 +260,7 @@ def _progress(cache: TokenCache, jobs: list[Job]) -> Iterator[None]:
 
 def _done(cache: TokenCache, job: Job) -> int:
     if is_done(cache, job.name, job.tracks):
-        return len(job.pieces)
+        return len(job.segments)
     try:
         return Journal.read(cache, job.name).done
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Clips to tokens: latents and codes of the same chunks, to the frame, and a frozen thinker's features.
 
-A piece of a clip is 4T+1 pictures. Its latents are chunks 0..T, chunk 0 being picture 0 alone; its sound starts with
-picture 1, so codec frames F(t-1) .. Ft-1 belong to chunk t. Encoding therefore starts at a piece's own first picture:
+A piece of a clip is 4T+1 frames. Its latents are chunks 0..T, chunk 0 being frame 0 alone; its audio starts with
+frame 1, so codec frames F(t-1) .. Ft-1 belong to chunk t. Encoding therefore starts at a piece's own first frame:
 a chunk-0 latent cannot be cut out of the middle of a longer encoding.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from vidchat.data.media.finite import refuse_broken_sound
+from vidchat.data.media.audio_check import refuse_broken_audio
 from vidchat.data.media.read import Media, MediaError, is_wide, read_clip
 from vidchat.dialogue import ChunkClock, Clip
 
@@ -26,11 +26,11 @@ VERSION = 2  # of what is computed here; another number makes old tokens void
 
 
 class VideoEncoder(Protocol):
-    """What is needed of a video tokenizer: pictures (B, 3, 4T+1, H, W) in [-1, 1] to latents (B, C, T+1, h, w)."""
+    """What is needed of a video tokenizer: frames (B, 3, 4T+1, H, W) in [-1, 1] to latents (B, C, T+1, h, w)."""
 
     temporal_stride: int
 
-    def encode(self, pictures: Tensor) -> Tensor: ...
+    def encode(self, frames: Tensor) -> Tensor: ...
     def fingerprint(self) -> str: ...
     def to(self, device: Any) -> Any: ...
 
@@ -56,7 +56,7 @@ class FeatureEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """A part of a clip, at most `max_chunks` chunks of it (of each span of it), and whether a thinker sees it."""
 
     clip: Clip
@@ -71,7 +71,7 @@ class Tokens:
 
     Attributes:
         latents: (T+1, C, h, w) floating point.
-        codes: (T, F, K) integers, or `None` without sound.
+        codes: (T, F, K) integers, or `None` without audio.
     """
 
     latents: Tensor
@@ -79,20 +79,20 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class WorkingPoint:
+class MediaFormat:
     """What clips are brought to before they are encoded, and how tokens are kept.
 
     Attributes:
-        fps: Pictures per second.
-        size: (height, width) of a picture.
-        turn: Whether clips that lie the other way round than `size` are brought to (width, height): batches then hold
-            pictures of one shape each.
+        fps: Frames per second.
+        size: (height, width) of a frame.
+        allow_portrait: Whether clips that lie the other way round than `size` are brought to (width, height): batches
+            then hold frames of one shape each.
         dtype: Of latents and features on the disk: `float32`, or `float16` or `bfloat16` for half the bytes.
     """
 
     fps: int
     size: tuple[int, int]
-    turn: bool = False
+    allow_portrait: bool = False
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
@@ -100,12 +100,12 @@ class ClipEncoder:
     """Reads pieces of clips at the working rates and encodes them.
 
     Args:
-        video_vae: Pictures to latents.
-        audio_codec: Sound to codes, or `None` to leave sound alone.
-        fps: Working pictures per second.
-        size: (height, width) of the working picture.
-        turn: Whether clips that lie the other way round are brought to (width, height).
-        thinker: Pictures and sound to features, or `None`.
+        video_vae: Frames to latents.
+        audio_codec: Audio to codes, or `None` to leave audio alone.
+        fps: Working frames per second.
+        size: (height, width) of the working frame.
+        allow_portrait: Whether clips that lie the other way round are brought to (width, height).
+        thinker: Frames and audio to features, or `None`.
 
     Raises:
         ClockError: The tokenizers' chunks do not span the same time.
@@ -117,53 +117,53 @@ class ClipEncoder:
         audio_codec: AudioEncoder | None,
         fps: int,
         size: tuple[int, int],
-        turn: bool = False,
+        allow_portrait: bool = False,
         thinker: FeatureEncoder | None = None,
     ) -> None:
         self.video_vae, self.audio_codec, self.thinker = video_vae, audio_codec, thinker
-        self.fps, self.size, self.turn = fps, (size[0], size[1]), turn
+        self.fps, self.size, self.allow_portrait = fps, (size[0], size[1]), allow_portrait
         stride = video_vae.temporal_stride
-        # Without sound there is still a clock; its sample rate is one that divides.
+        # Without audio there is still a clock; its sample rate is one that divides.
         rate, hop = (audio_codec.sample_rate, audio_codec.hop) if audio_codec is not None else (fps, stride)
         self.clock = ChunkClock(fps, stride, rate, hop)
 
-    def read(self, piece: Piece) -> list[Media]:
-        """Decodes a piece: one span of 4T+1 pictures with T in 1 .. max_chunks, or all spans of them.
+    def read(self, segment: Segment) -> list[Media]:
+        """Decodes a piece: one span of 4T+1 frames with T in 1 .. max_chunks, or all spans of them.
 
         Raises:
             MediaError: The clip cannot be decoded, or holds less than a chunk.
         """
-        longest = self.clock.pictures(piece.max_chunks)
+        longest = self.clock.frames(segment.max_chunks)
         height, width = self.size
-        turned = self.turn and height != width and is_wide(piece.clip.path) != (width > height)
+        turned = self.allow_portrait and height != width and is_wide(segment.clip.path) != (width > height)
         media = read_clip(
-            piece.clip,
+            segment.clip,
             fps=self.fps,
             size=(width, height) if turned else self.size,
             sample_rate=self.clock.sample_rate,
             audio=self.audio_codec is not None,
-            max_seconds=longest / self.fps if piece.part == "first" else None,
-            last=longest if piece.part == "last" else None,
+            max_seconds=longest / self.fps if segment.part == "first" else None,
+            last=longest if segment.part == "last" else None,
         )
-        refuse_broken_sound(media, piece.clip.path)
-        count, least = len(media.pictures), self.clock.pictures(1)
+        refuse_broken_audio(media, segment.clip.path)
+        count, least = len(media.frames), self.clock.frames(1)
         if count < least:
             raise MediaError(
-                f"{piece.clip.path}: too short, with {count} pictures at {self.fps} fps; at least {least} are needed, "
+                f"{segment.clip.path}: too short, with {count} frames at {self.fps} fps; at least {least} are needed, "
                 "so give a longer clip or remove it"
             )
-        kept = min(longest, self.clock.pictures(self.clock.chunks(count)))
-        first = {"first": 0, "last": count - kept, "spans": 0}[piece.part]
-        starts = range(first, count - least + 1, longest) if piece.part == "spans" else [first]
+        kept = min(longest, self.clock.frames(self.clock.chunks(count)))
+        first = {"first": 0, "last": count - kept, "spans": 0}[segment.part]
+        starts = range(first, count - least + 1, longest) if segment.part == "spans" else [first]
         return [self._cut(media, start, min(longest, count - start)) for start in starts]
 
     def _cut(self, media: Media, first: int, count: int) -> Media:
-        """At most `count` pictures from `first` on, and the sound from picture `first` on, in whole chunks."""
+        """At most `count` frames from `first` on, and the audio from frame `first` on, in whole chunks."""
         chunks = self.clock.chunks(count)
         begin = round((first + 1) * self.clock.sample_rate / self.fps)
         waveform = media.waveform[begin : begin + self.clock.samples(chunks)]
-        pictures = media.pictures[first : first + self.clock.pictures(chunks)]
-        return Media(pictures, waveform, media.fps, media.sample_rate)
+        frames = media.frames[first : first + self.clock.frames(chunks)]
+        return Media(frames, waveform, media.fps, media.sample_rate)
 
     def encode(self, spans: Sequence[Media], device: torch.device | str = "cpu") -> list[Tokens]:
         """Encodes spans from `read`, all of one shape, in one batch."""
@@ -177,13 +177,15 @@ class ClipEncoder:
         """Of each span the tokens that are asked for; see `Tokens` for their shapes."""
         done: list[dict[Track, Tensor]] = [{} for _ in spans]
         if "latents" in tracks:
-            pictures = torch.stack([span.pictures for span in spans]).to(device).transpose(1, 2)
-            latents = self.video_vae.encode(pictures.float() / 127.5 - 1).transpose(1, 2).float().cpu()
+            frames = torch.stack([span.frames for span in spans]).to(device).transpose(1, 2)
+            latents = self.video_vae.encode(frames.float() / 127.5 - 1).transpose(1, 2).float().cpu()
             for one, tokens in zip(done, latents, strict=True):
                 one["latents"] = tokens.clone()
         if "codes" in tracks and self.audio_codec is not None:
             codes = self.audio_codec.encode(torch.stack([span.waveform for span in spans]).to(device))
-            for one, tokens in zip(done, codes.unflatten(1, (-1, self.clock.frames_per_chunk)).cpu(), strict=True):
+            for one, tokens in zip(
+                done, codes.unflatten(1, (-1, self.clock.codec_frames_per_chunk)).cpu(), strict=True
+            ):
                 one["codes"] = tokens.clone()
         if "features" in tracks and self.thinker is not None:
             for one, span in zip(done, spans, strict=True):

@@ -21,11 +21,11 @@ from typing import Any
 
 from torch import Tensor
 
-from vidchat.atomic import write_text
-from vidchat.data.tokens.cache import TokenCache
 from vidchat.data.tokens.encoder import Track
 from vidchat.data.tokens.shards import ShardWriter, dumps, pack, partial, publish
+from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.data.tokens.track import TrackCache
+from vidchat.runtime.atomic import write_text
 
 log = logging.getLogger(__name__)
 
@@ -210,8 +210,8 @@ def tidy(cache: TokenCache) -> None:
 
 def _is_superseded(cache: TokenCache, journal: dict[str, Any]) -> bool:
     return all(
-        cache.tracks[name].entry(piece["key"]) is not None
+        cache.tracks[name].entry(segment["key"]) is not None
         for name, shards in journal["shards"].items()
         for shard in shards
-        for piece in shard["pieces"]
+        for segment in shard["pieces"]
     )

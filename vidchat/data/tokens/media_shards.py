@@ -21,9 +21,10 @@ from typing import Any
 
 from rich.progress import track
 
+from vidchat.data.atomic_path import whole
 from vidchat.data.folder import FolderError, manifest_of, read_folder
 from vidchat.data.media.container import length_of
-from vidchat.data.media.errors import MediaError
+from vidchat.data.media.media_error import MediaError
 from vidchat.data.report import Report
 from vidchat.data.tokens.shards import (
     Member,
@@ -35,7 +36,6 @@ from vidchat.data.tokens.shards import (
     reading,
     summarise,
 )
-from vidchat.data.whole import whole
 from vidchat.dialogue import Clip, Dialogue
 
 MEDIA = "media"  # the folder of a data set's media shards

@@ -1,4 +1,4 @@
-"""Tokens and sound that cannot be what they are said to be, whole as their file may be."""
+"""Tokens and audio that cannot be what they are said to be, whole as their file may be."""
 
 from __future__ import annotations
 

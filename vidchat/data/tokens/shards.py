@@ -22,7 +22,7 @@ import xxhash
 from safetensors.torch import save
 from torch import Tensor
 
-from vidchat.atomic import naming, write_text
+from vidchat.runtime.atomic import naming, write_text
 
 BLOCK = 512  # what a tar is made of
 END = bytes(2 * BLOCK)

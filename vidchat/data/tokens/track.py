@@ -1,7 +1,7 @@
 """One track of a token cache: the index of its shards, and its tokens read at known places.
 
 Latents, codes and features are a track each, in a folder whose name fingerprints what the tokens were made with
-(`vidchat.data.tokens.made_with`). Each shard's index tells of its pieces, and of those that could not be encoded.
+(`vidchat.data.tokens.provenance`). Each shard's index tells of its pieces, and of those that could not be encoded.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vidchat.atomic import write_text
 from vidchat.data.tokens.encoder import Track
-from vidchat.data.tokens.made_with import MADE_WITH, folder_name, identity, read_made_with
 from vidchat.data.tokens.plausible import implausible
+from vidchat.data.tokens.provenance import MADE_WITH, folder_name, identity, read_provenance
 from vidchat.data.tokens.shards import ShardError, ShardReader, zeros_shared
 from vidchat.data.tokens.track_index import Entry, Stamp, TrackIndex
+from vidchat.runtime.atomic import write_text
 
 UNSEEN, BAD, GOOD = 0, 1, 2  # of a sample's values
 
@@ -49,7 +49,7 @@ class TrackCache:
         self,
         folder: Path,
         track: Track,
-        ingredients: dict[str, Any],
+        provenance: dict[str, Any],
         longer: bool = False,
         vocabulary: int | None = None,
         keep_index: bool = False,
@@ -57,21 +57,21 @@ class TrackCache:
         self._keep_index = keep_index
         self.track, self.vocabulary, self.reader = track, vocabulary, ShardReader()
         self.others: dict[Path, dict[str, Any]] = {}
-        self.ingredients, self.folder, self.exists = ingredients, folder / folder_name(track, ingredients), False
+        self.provenance, self.folder, self.exists = provenance, folder / folder_name(track, provenance), False
         for made in sorted(folder.glob(f"{track}-*/{MADE_WITH}")):
-            theirs = read_made_with(made, track)
-            more = theirs["longest"] - ingredients["longest"]
-            fits = identity(theirs | {"longest": 0}) == identity(ingredients | {"longest": 0})
+            theirs = read_provenance(made, track)
+            more = theirs["longest"] - provenance["longest"]
+            fits = identity(theirs | {"longest": 0}) == identity(provenance | {"longest": 0})
             if not fits or more < 0 or (more and not longer):
                 self.others[made.parent] = theirs
-            elif not self.exists or theirs["longest"] < self.ingredients["longest"]:
-                self.ingredients, self.folder, self.exists = theirs, made.parent, True
+            elif not self.exists or theirs["longest"] < self.provenance["longest"]:
+                self.provenance, self.folder, self.exists = theirs, made.parent, True
 
     def claim(self) -> None:
         """Makes the folder and says what it is made with."""
         if not self.exists:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / MADE_WITH, json.dumps(self.ingredients, indent=1, sort_keys=True))
+            write_text(self.folder / MADE_WITH, json.dumps(self.provenance, indent=1, sort_keys=True))
             self.exists = True
 
     @cached_property
@@ -150,7 +150,7 @@ class TrackCache:
     def damaged_pieces(self) -> list[int]:
         """The numbers that stand for the keys of the pieces of which a sample turned out to be unusable."""
         bad = self._bad_samples()
-        return self.index.pieces_of(bad) if len(bad) else []
+        return self.index.segments_of(bad) if len(bad) else []
 
     def damage(self) -> dict[str, int]:
         """How many samples of each shard turned out to be unusable."""

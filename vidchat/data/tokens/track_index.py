@@ -82,7 +82,7 @@ class TrackIndex:
         self._pieces, self._samples = index.tables["pieces"], index.tables["samples"]
         self.shards, self.generations = [folder / name for name in more["shards"]], more["generations"]
         self.count, self._shapes = len(self._samples["shape"]), [tuple(shape) for shape in more["shapes"]]
-        self._bad = {piece: (_stamp(stamp), why, shard) for piece, stamp, why, shard in more["bad"]}
+        self._bad = {segment: (_stamp(stamp), why, shard) for segment, stamp, why, shard in more["bad"]}
 
     def __getstate__(self) -> Any:
         return self._state  # another process maps the same file
@@ -95,18 +95,18 @@ class TrackIndex:
         row = int(known.searchsorted(np.uint64(wanted)))
         return row if row < len(known) and known[row] == wanted else None
 
-    def rows(self, pieces: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+    def rows(self, segments: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
         """(n,) int32 the rows of n pieces (uint64, the numbers that stand for their keys); -1 where there is none.
 
         Args:
             pieces: (n,) the pieces.
             order: (n,) what sorts them; neighbours are found faster one after the other.
         """
-        known, rows = self._pieces["piece"], np.full(len(pieces), -1, np.int32)
-        order = np.argsort(pieces) if order is None else order
+        known, rows = self._pieces["piece"], np.full(len(segments), -1, np.int32)
+        order = np.argsort(segments) if order is None else order
         for first in range(0, len(order) if len(known) else 0, BLOCK):
             some = order[first : first + BLOCK]
-            wanted = pieces[some]
+            wanted = segments[some]
             place = np.minimum(known.searchsorted(wanted), len(known) - 1)
             rows[some] = np.where(known[place] == wanted, place, -1)
         return rows
@@ -159,7 +159,7 @@ class TrackIndex:
         """(n,) the shards of n samples, by their numbers."""
         return self._pieces["shard"][self._rows_of(samples)]
 
-    def pieces_of(self, samples: np.ndarray) -> list[int]:
+    def segments_of(self, samples: np.ndarray) -> list[int]:
         """The numbers that stand for the keys of the pieces of some samples, each once."""
         found: list[int] = np.unique(self._pieces["piece"][self._rows_of(samples)]).tolist()
         return found
@@ -198,39 +198,39 @@ def _build(folder: Path, names: list[str], stamp: str, sink: Any) -> None:
         with reading(path):
             told = json.loads(path.read_text())
             generations.append(index(told["generation"]))
-            for piece in told["pieces"]:
-                samples, (size, time) = piece["samples"], _stamp(piece["stamp"]) or (ABSENT, 0)
+            for segment in told["pieces"]:
+                samples, (size, time) = segment["samples"], _stamp(segment["stamp"]) or (ABSENT, 0)
                 if not samples:
                     raise ValueError("a piece without samples")
                 first = writer.count("samples")
-                writer.row("pieces", number_of(piece["key"]), shard, first, len(samples), size, time)
+                writer.row("pieces", number_of(segment["key"]), shard, first, len(samples), size, time)
                 for offset, length, check, shape in samples:
                     number = shapes.setdefault(tuple(map(index, shape)), len(shapes))
                     writer.row("samples", offset, length, int(check, 16), number)
             bad += [(number_of(one["key"]), _stamp(one["stamp"]), str(one["why"]), shard) for one in told["bad"]]
     rank = np.argsort(np.lexsort((np.arange(len(names)), np.array(generations, np.int64))))
-    pieces = writer.tables["pieces"] = _latest(writer.tables["pieces"], rank)
+    segments = writer.tables["pieces"] = _latest(writer.tables["pieces"], rank)
     more = {"shards": [name.removesuffix(".json") + ".tar" for name in names], "generations": generations}
-    writer.finish(more | {"shapes": list(shapes), "bad": _still_bad(bad, pieces, rank)})
+    writer.finish(more | {"shapes": list(shapes), "bad": _still_bad(bad, segments, rank)})
 
 
-def _latest(pieces: Columns, rank: np.ndarray) -> dict[str, np.ndarray]:
+def _latest(segments: Columns, rank: np.ndarray) -> dict[str, np.ndarray]:
     """Pieces sorted by key; of each key the entry that counts, whose shard has the highest rank."""
-    pieces = {name: np.array(column) for name, column in pieces.items()}
-    order = np.lexsort((rank[pieces["shard"]], pieces["piece"]))
-    keys = pieces["piece"][order]
+    segments = {name: np.array(column) for name, column in segments.items()}
+    order = np.lexsort((rank[segments["shard"]], segments["piece"]))
+    keys = segments["piece"][order]
     order = order[np.append(keys[1:] != keys[:-1], True)[: len(keys)]]
-    return {name: column[order] for name, column in pieces.items()}
+    return {name: column[order] for name, column in segments.items()}
 
 
-def _still_bad(bad: list[Bad], pieces: Columns, rank: np.ndarray) -> list[Bad]:
+def _still_bad(bad: list[Bad], segments: Columns, rank: np.ndarray) -> list[Bad]:
     """The pieces that could not be encoded and that no later shard holds."""
-    keys, found = pieces["piece"], dict[int, Bad]()
-    for piece, stamp, why, shard in sorted(bad, key=lambda one: rank[one[3]]):
-        row = int(keys.searchsorted(np.uint64(piece)))
-        held = row < len(keys) and keys[row] == piece
-        if not held or rank[pieces["shard"][row]] <= rank[shard]:
-            found[piece] = piece, stamp, why, shard
+    keys, found = segments["piece"], dict[int, Bad]()
+    for segment, stamp, why, shard in sorted(bad, key=lambda one: rank[one[3]]):
+        row = int(keys.searchsorted(np.uint64(segment)))
+        held = row < len(keys) and keys[row] == segment
+        if not held or rank[segments["shard"][row]] <= rank[shard]:
+            found[segment] = segment, stamp, why, shard
     return list(found.values())
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from vidchat.data.media.read import Media, MediaError
-from vidchat.data.tokens.cache import TokenCache
-from vidchat.data.tokens.encoder import ClipEncoder, Piece, Track
+from vidchat.data.tokens.encoder import ClipEncoder, Segment, Track
 from vidchat.data.tokens.shards import ShardError
+from vidchat.data.tokens.token_cache import TokenCache
 
-WINDOW = 256 << 20  # bytes of pictures that are decoded before they are encoded
+WINDOW = 256 << 20  # bytes of frames that are decoded before they are encoded
 BATCH = 8  # spans of one shape that are encoded together
 
 
@@ -20,19 +20,19 @@ BATCH = 8  # spans of one shape that are encoded together
 class Decoded:
     """A piece's spans, or why there are none."""
 
-    piece: Piece
+    segment: Segment
     stamp: tuple[int, int] | None
     spans: list[Media] = field(default_factory=list)
     why: str | None = None
 
 
-def windows(cache: TokenCache, pieces: Sequence[Piece]) -> Iterator[list[Decoded]]:
+def windows(cache: TokenCache, segments: Sequence[Segment]) -> Iterator[list[Decoded]]:
     """Decoded pieces, a few at a time."""
     window: list[Decoded] = []
     held = 0
-    for piece in pieces:
-        window.append(_decode(cache, piece))
-        held += sum(span.pictures.nbytes for span in window[-1].spans)
+    for segment in segments:
+        window.append(_decode(cache, segment))
+        held += sum(span.frames.nbytes for span in window[-1].spans)
         if held > WINDOW:
             yield window
             window, held = [], 0
@@ -40,15 +40,15 @@ def windows(cache: TokenCache, pieces: Sequence[Piece]) -> Iterator[list[Decoded
         yield window
 
 
-def _decode(cache: TokenCache, piece: Piece) -> Decoded:
+def _decode(cache: TokenCache, segment: Segment) -> Decoded:
     """Decodes a piece, in all the chunks that the cache has room for, from its file or from a media shard."""
-    stamp = cache.stamp(piece.clip)
+    stamp = cache.stamp(segment.clip)
     try:
-        with cache.media.extracted(cache.name(piece.clip)) as path:
-            there = piece.clip if path is None or piece.clip.path.is_file() else replace(piece.clip, path=path)
-            return Decoded(piece, stamp, cache.encoder.read(replace(piece, clip=there, max_chunks=cache.longest)))
+        with cache.media.extracted(cache.name(segment.clip)) as path:
+            there = segment.clip if path is None or segment.clip.path.is_file() else replace(segment.clip, path=path)
+            return Decoded(segment, stamp, cache.encoder.read(replace(segment, clip=there, max_chunks=cache.longest)))
     except (MediaError, ShardError) as error:
-        return Decoded(piece, stamp, why=str(error))
+        return Decoded(segment, stamp, why=str(error))
 
 
 def encode(
@@ -58,7 +58,7 @@ def encode(
     by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for number, decoded in enumerate(window):
         for k, span in enumerate(decoded.spans):
-            by_shape.setdefault(tuple(span.pictures.shape), []).append((number, k))
+            by_shape.setdefault(tuple(span.frames.shape), []).append((number, k))
     done: list[list[dict[Track, Tensor]]] = [[{} for _ in decoded.spans] for decoded in window]
     for places in by_shape.values():
         for first in range(0, len(places), BATCH):

@@ -6,7 +6,7 @@ given; then renders dyads, trains the three stages, answers with both models, an
 
 from __future__ import annotations
 
-from vidchat.threads import GIVEN  # (before torch)
+from vidchat.runtime.threads import GIVEN  # (before torch)
 
 # isort: split
 import os
@@ -163,7 +163,7 @@ def score_and_show(output: Path, people: People, stages: Sequence[Path]) -> None
     page = write_page(output, shown, scores, chance, systems.notes())
     for name, s in scores.items():
         console.print(
-            f"{name:14} face {s.identity:.0%}, mouth r {s.mouth:.2f} ({s.mouth_shuffled:.2f} with another sound), "
+            f"{name:14} face {s.identity:.0%}, mouth r {s.mouth:.2f} ({s.mouth_shuffled:.2f} with another audio), "
             f"answer {percent(s.answer, len(s.heard))}, topic {s.topic:.0%}, feeling {s.feeling:.0%}, {s.psnr:.1f} dB"
         )
     console.print("chance         " + ", ".join(f"{name} {value:.0%}" for name, value in chance.items()))

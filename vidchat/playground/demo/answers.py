@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from vidchat.bench.speech import Floats, cepstra
+from vidchat.bench.spoken_distance import Floats, cepstra
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.dialogue import Clip, Dialogue
@@ -57,9 +57,9 @@ class Answers:
         loaded = {name: load_release(path) for name, path in releases.items()}
         first = next(iter(loaded.values()))
         whole = [self._read(dialogue.answer, first) for dialogue in self.test]
-        truths = [_from_picture_1(media) for media in whole]
+        truths = [_from_frame_1(media) for media in whole]
         for dialogue, media in zip(self.test, whole, strict=True):
-            self.references.setdefault(dialogue.answer.speaker, media.pictures[0])
+            self.references.setdefault(dialogue.answer.speaker, media.frames[0])
         systems = {"truth": truths, "round trip": self._round_trips(first)}
         self._name_clips()
         self._place("round trip")
@@ -91,9 +91,9 @@ class Answers:
     def notes(self) -> list[str]:
         """How the measurements are made, for the page."""
         lines = [
-            "Face: nearest of the test speakers' pictures by RMS difference over the head.",
+            "Face: nearest of the test speakers' frames by RMS difference over the head.",
             "Mouth: opening read from the pixels by a regression fitted to the renderer's truth, correlated with the "
-            "loudness of the answer's own sound, and of another answer's.",
+            "loudness of the answer's own audio, and of another answer's.",
             "Answer: nearest of all answers, spoken by every test voice, by dynamic time warping over cepstra; in "
             "brackets the 95 % interval (Wilson's).",
             f"{len(self.test)} answers by speakers unseen in training. The round trip is the ceiling.",
@@ -123,14 +123,14 @@ class Answers:
     def _round_trip(self, dialogue: Dialogue, release: Release) -> Media:
         clock = release.clock
         media = self._read(dialogue.answer, release)
-        chunks = clock.chunks(len(media.pictures))
-        pictures = from_bytes(media.pictures[: clock.pictures(chunks)])
-        true = _from_picture_1(media)
+        chunks = clock.chunks(len(media.frames))
+        frames = from_bytes(media.frames[: clock.frames(chunks)])
+        true = _from_frame_1(media)
         with torch.no_grad():
-            decoded = release.video_vae.decode(release.video_vae.encode(pictures))
-            sound = release.audio_codec.decode(release.audio_codec.encode(true.waveform[None, : clock.samples(chunks)]))
-        result = Media(to_bytes(decoded[0, :, 1:].transpose(0, 1)), sound[0].clamp(-1, 1), clock.fps, clock.sample_rate)
-        write_clip(self._path("round trip", dialogue), result.pictures, result.waveform, clock.fps, clock.sample_rate)
+            decoded = release.video_vae.decode(release.video_vae.encode(frames))
+            audio = release.audio_codec.decode(release.audio_codec.encode(true.waveform[None, : clock.samples(chunks)]))
+        result = Media(to_bytes(decoded[0, :, 1:].transpose(0, 1)), audio[0].clamp(-1, 1), clock.fps, clock.sample_rate)
+        write_clip(self._path("round trip", dialogue), result.frames, result.waveform, clock.fps, clock.sample_rate)
         return result
 
     def _generate(self, name: str, release: Release) -> list[Media]:
@@ -145,13 +145,13 @@ class Answers:
             timing = Timing()
             made = list(answer(release, batch, settings, self._path(name, dialogue), timing))
             self.timings[name].append(timing)
-            pictures = torch.cat([to_bytes(chunk.pictures[0].transpose(0, 1)) for chunk in made])
-            sound = torch.cat([chunk.waveform[0] for chunk in made if chunk.waveform is not None])
-            results.append(Media(pictures, sound.clamp(-1, 1), release.clock.fps, release.clock.sample_rate))
+            frames = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in made])
+            audio = torch.cat([chunk.waveform[0] for chunk in made if chunk.waveform is not None])
+            results.append(Media(frames, audio.clamp(-1, 1), release.clock.fps, release.clock.sample_rate))
         return results
 
     def _reader(self, release: Release) -> MouthReader:
-        clips = [self._read(dialogue.answer, release).pictures for dialogue in self.train]
+        clips = [self._read(dialogue.answer, release).frames for dialogue in self.train]
         openings = [dialogue.answer.truth["mouth"] for dialogue in self.train]
         return MouthReader().fit(clips, [o[: len(c)] for o, c in zip(openings, clips, strict=True)])
 
@@ -165,6 +165,6 @@ class Answers:
         return dict(spoken)
 
 
-def _from_picture_1(media: Media) -> Media:
+def _from_frame_1(media: Media) -> Media:
     """The clip without its reference, as a model gives it."""
-    return Media(media.pictures[1:], media.waveform[media.sample_rate // media.fps :], media.fps, media.sample_rate)
+    return Media(media.frames[1:], media.waveform[media.sample_rate // media.fps :], media.fps, media.sample_rate)

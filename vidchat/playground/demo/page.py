@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import matplotlib
 
-from vidchat.atomic import write_text
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip
 from vidchat.reports.page import render
 from vidchat.reports.sheet import Panel, contact_sheet, strip
+from vidchat.runtime.atomic import write_text
 from vidchat.training.metrics import read_metrics
 
 matplotlib.use("Agg")
@@ -58,13 +58,13 @@ def draw_sheet(dialogues: Sequence[Shown], path: Path, columns: Sequence[str], m
 
 
 def _panel(shown: Shown, column: str, moments: int) -> Panel:
-    frames = read_clip(Clip(shown.clips[column], ""), fps=25, size=(80, 80), sample_rate=16000).pictures
+    frames = read_clip(Clip(shown.clips[column], ""), fps=25, size=(80, 80), sample_rate=16000).frames
     heard = shown.heard.get(column, shown.title.split("”")[0].strip("“"))
     return Panel(f"{column}: {heard}", strip(frames[4:-9], moments))
 
 
 HEAD = (
-    "", "face is the reference's", "mouth follows its sound (r)", "… another sound (r)", "right answer",
+    "", "face is the reference's", "mouth follows its audio (r)", "… another audio (r)", "right answer",
     "right topic", "right feeling", "PSNR to the truth",
 )  # fmt: skip
 

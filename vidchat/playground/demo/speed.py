@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vidchat.batch import ChunkBatch
-from vidchat.bench.speech import cepstra, nearest_sentence
+from vidchat.bench.spoken_distance import cepstra, nearest_sentence
 from vidchat.data.media.pixels import from_bytes
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip, Dialogue
@@ -78,7 +78,7 @@ def _encode(clip: Clip, release: Release) -> None:
     clock = release.clock
     media = read_clip(clip, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
     with torch.no_grad():
-        release.video_vae.encode(from_bytes(media.pictures[: clock.pictures(clock.chunks(len(media.pictures)))]))
+        release.video_vae.encode(from_bytes(media.frames[: clock.frames(clock.chunks(len(media.frames)))]))
         release.audio_codec.encode(media.waveform[None])
 
 
@@ -102,7 +102,7 @@ def random_batch(release: Release) -> ChunkBatch:
         return torch.randn(BATCH, chunks, channels, height, width, generator=generator)
 
     def random_codes() -> torch.Tensor:
-        shape = (BATCH, CHUNKS, codes.frames, codes.codebooks)
+        shape = (BATCH, CHUNKS, codes.codec_frames, codes.codebooks)
         return torch.randint(codes.vocabulary, shape, generator=generator)
 
     everything = torch.ones(BATCH, CHUNKS, dtype=torch.bool)

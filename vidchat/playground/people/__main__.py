@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidchat.errors import plainly
 from vidchat.playground.people.render import RenderSettings, render
-from vidchat.sizes import format_size, parse_size
+from vidchat.runtime.errors import user_errors
+from vidchat.runtime.sizes import format_size, parse_size
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -27,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=None, help="processes; one per CPU unless told")
     given = parser.parse_args(words)
     begun = time.monotonic()
-    with plainly():
+    with user_errors():
         height, width = parse_size(given.size)
         shape = (height, width, given.fps, given.sample_rate)
         settings = RenderSettings(given.dialogues, given.pairings, given.seed, *shape)

@@ -1,6 +1,6 @@
 """Smooth shapes on a PIL image: curves, tapered strokes, and the affine frame that a head tilts in.
 
-Unit coordinates: the shorter side of the picture is 1, (0, 0) is its centre, y points down.
+Unit coordinates: the shorter side of the frame is 1, (0, 0) is its centre, y points down.
 """
 
 from __future__ import annotations

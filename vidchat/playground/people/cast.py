@@ -12,9 +12,9 @@ from typing import cast
 import numpy as np
 
 from vidchat.dialogue import Split
-from vidchat.playground.people.identity import BUILDS, Identity, random_identity
+from vidchat.playground.people.person import BUILDS, Identity, random_identity
 from vidchat.playground.people.script import Case, cases
-from vidchat.playground.people.voice import Voice, random_voice
+from vidchat.playground.people.speaker_voice import Voice, random_voice
 
 _SPEAKER, _DIALOGUE, _ORDER = 1, 2, 3
 

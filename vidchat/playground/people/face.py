@@ -1,4 +1,4 @@
-"""A drawn talking head: `draw_face(identity, pose, size)` gives one picture.
+"""A drawn talking head: `draw_face(identity, pose, size)` gives one frame.
 
 Layers from back to front: backdrop, clothes, back hair, neck, head, features, front hair, glasses. Everything is a
 smooth polygon, drawn at `SUPERSAMPLE` times the size and averaged down, so equal arguments give equal bytes.
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.playground.people.canvas import Brush, Frame, darker, ellipse, lighter, mix
-from vidchat.playground.people.features import (
+from vidchat.playground.people.facial_features import (
     draw_brows,
     draw_cheeks,
     draw_eyes,
@@ -22,7 +22,7 @@ from vidchat.playground.people.features import (
 )
 from vidchat.playground.people.hair import draw_back_hair, draw_beard, draw_front_hair
 from vidchat.playground.people.head import Head, Pose
-from vidchat.playground.people.identity import Identity
+from vidchat.playground.people.person import Identity
 from vidchat.playground.people.scene import backdrop, draw_clothes
 
 SUPERSAMPLE = 4
@@ -31,7 +31,7 @@ ZOOM = 1.16
 
 
 def draw_face(identity: Identity, pose: Pose, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """One picture.
+    """One frame.
 
     Args:
         identity: Who.

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from vidchat.playground.people.canvas import Points
-from vidchat.playground.people.identity import Identity
+from vidchat.playground.people.person import Identity
 
 CHIN = 0.265
 """Height of every chin, in unit coordinates before the zoom; heads grow upwards from it."""
@@ -53,7 +53,7 @@ EXPRESSIONS = {
 
 @dataclass(frozen=True)
 class Pose:
-    """What changes from picture to picture.
+    """What changes from frame to frame.
 
     Attributes:
         mouth: Opening of the mouth, 0 (closed) .. 1.
@@ -63,7 +63,7 @@ class Pose:
         turn: Head turned to the side, -1..1, right positive.
         nod: Head turned up or down, -1..1, down positive.
         tilt: Head tilted, in degrees, clockwise positive.
-        shift: Head moved, in units of the picture's shorter side.
+        shift: Head moved, in units of the frame's shorter side.
         expression: A name in `EXPRESSIONS`.
         intensity: How much of the expression, 0 (neutral) .. 1.
     """
@@ -87,7 +87,7 @@ class Head:
     Attributes:
         y: The head's middle.
         dx, dy: How far turn and nod move the features over the head.
-        contour: (n, 2) outline of the face, clockwise in the picture, starting at the right (angle 0), jaw dropped.
+        contour: (n, 2) outline of the face, clockwise in the frame, starting at the right (angle 0), jaw dropped.
     """
 
     identity: Identity

@@ -1,4 +1,4 @@
-"""A turn before it is drawn: the sound, and a pose for every picture that follows from it."""
+"""A turn before it is drawn: the audio, and a pose for every frame that follows from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vidchat.dialogue import Role
 from vidchat.playground.people.cast import Speaker
 from vidchat.playground.people.head import Pose
-from vidchat.playground.people.voice import Utterance, Word, speak
+from vidchat.playground.people.speaker_voice import Utterance, Word, speak
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ TAIL = 0.24
 SHORTEST = 1.9
 """No clip is shorter, in seconds."""
 BLINK = (0.45, 1.0, 0.85, 0.35)
-"""A blink, picture by picture at 25 fps."""
+"""A blink, frame by frame at 25 fps."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Performance:
 
     Attributes:
         text: What is said.
-        poses: One per picture; their number is 4k + 1.
-        waveform: float32 (samples,), exactly as long as the pictures.
+        poses: One per frame; their number is 4k + 1.
+        waveform: float32 (samples,), exactly as long as the frames.
         words: With times in seconds of the clip.
-        loudness: Root mean square of the sound during each picture.
+        loudness: Root mean square of the audio during each frame.
     """
 
     speaker: Speaker
@@ -65,25 +65,25 @@ def perform(
 ) -> Performance:
     """Speak the text with a feeling and move the face to it.
 
-    The initiator feels from the first picture on. The responder starts at rest, mouth closed, and the feeling comes
-    within half a second: picture 0, from which an answer is generated, does not give the answer away.
+    The initiator feels from the first frame on. The responder starts at rest, mouth closed, and the feeling comes
+    within half a second: frame 0, from which an answer is generated, does not give the answer away.
 
     Args:
         rng: Chooses the pause before the speech, blinks and motion; the speech itself is the speaker's.
-        fps: Pictures per second.
+        fps: Frames per second.
         sample_rate: Samples per second.
     """
     utterance = speak(text, speaker.voice.feeling(expression), sample_rate)
     start = round(float(rng.uniform(*START)), 3)
-    pictures = _pictures(start + utterance.seconds + TAIL, fps)
-    waveform = _place(utterance, start, round(pictures * sample_rate / fps))
-    loudness, mouth, width = _lips(waveform, pictures, fps, sample_rate)
+    frames = _frames(start + utterance.seconds + TAIL, fps)
+    waveform = _place(utterance, start, round(frames * sample_rate / fps))
+    loudness, mouth, width = _lips(waveform, frames, fps, sample_rate)
     poses = _poses(expression, role, mouth, width, rng, fps)
     words = tuple(Word(w.text, round(w.start + start, 4), round(w.end + start, 4)) for w in utterance.words)
     return Performance(speaker, expression, text, poses, waveform, words, loudness)
 
 
-def _pictures(seconds: float, fps: int) -> int:
+def _frames(seconds: float, fps: int) -> int:
     """The smallest 4k + 1 that holds the time."""
     return 4 * int(np.ceil((max(seconds, SHORTEST) * fps - 1) / 4)) + 1
 
@@ -95,19 +95,19 @@ def _place(utterance: Utterance, start: float, samples: int) -> NDArray[np.float
     return waveform
 
 
-def _lips(waveform: NDArray[np.float32], pictures: int, fps: int, sample_rate: int) -> tuple[Floats, Floats, Floats]:
-    """Loudness, opening (0..1) and width (-1..1) for each picture, from the sound while it is shown.
+def _lips(waveform: NDArray[np.float32], frames: int, fps: int, sample_rate: int) -> tuple[Floats, Floats, Floats]:
+    """Loudness, opening (0..1) and width (-1..1) for each frame, from the audio while it is shown.
 
-    The opening is the loudness over a Hann window of two pictures, relative to the turn's loudest, under a power that
-    lets quiet vowels show. The lips are wide where the sound is bright ("tea") and rounded where it is dark ("snow").
+    The opening is the loudness over a Hann window of two frames, relative to the turn's loudest, under a power that
+    lets quiet vowels show. The lips are wide where the audio is bright ("tea") and rounded where it is dark ("snow").
     """
     step = sample_rate / fps
     reach = round(step)
     padded = np.pad(waveform.astype(np.float64), reach)
     window = np.hanning(2 * reach)
-    loudness, soft, bright = np.zeros(pictures), np.zeros(pictures), np.zeros(pictures)
+    loudness, soft, bright = np.zeros(frames), np.zeros(frames), np.zeros(frames)
     frequency = np.fft.rfftfreq(2 * reach, 1 / sample_rate)
-    for n in range(pictures):
+    for n in range(frames):
         middle = reach + round((n + 0.5) * step)
         piece = padded[middle - reach : middle + reach]
         loudness[n] = np.sqrt(np.mean(padded[middle - reach // 2 : middle + reach // 2] ** 2))
@@ -128,7 +128,7 @@ def _lips(waveform: NDArray[np.float32], pictures: int, fps: int, sample_rate: i
 def _poses(
     expression: str, role: Role, mouth: Floats, width: Floats, rng: np.random.Generator, fps: int
 ) -> tuple[Pose, ...]:
-    """One pose per picture: a resting pose, slow sway away from it, nods with the stress, blinks."""
+    """One pose per frame: a resting pose, slow sway away from it, nods with the stress, blinks."""
     time = np.arange(len(mouth)) / fps
     stress = np.convolve(mouth, np.hanning(9) / np.hanning(9).sum(), mode="same")
     rest = rng.normal(size=5) * np.array([1.6, 0.20, 0.15, 0.010, 0.006])
@@ -160,13 +160,13 @@ def _sway(rng: np.random.Generator, time: Floats) -> Floats:
     return total
 
 
-def _blinks(rng: np.random.Generator, pictures: int, fps: int) -> Floats:
-    """Eyes close every one to two seconds, never in the first picture."""
-    blink = np.zeros(pictures)
+def _blinks(rng: np.random.Generator, frames: int, fps: int) -> Floats:
+    """Eyes close every one to two seconds, never in the first frame."""
+    blink = np.zeros(frames)
     n = int(rng.uniform(0.3, 1.4) * fps)
-    while n < pictures:
+    while n < frames:
         for i, value in enumerate(BLINK):
-            if n + i < pictures:
+            if n + i < frames:
                 blink[n + i] = value
         n += int(rng.uniform(1.0, 2.2) * fps)
     return blink

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vidchat.atomic import write_text
 from vidchat.data.media.write import write_clip
 from vidchat.dialogue import Role
 from vidchat.playground.people.cast import Plan, plan_dialogues
@@ -29,7 +28,8 @@ from vidchat.playground.people.face import draw_face
 from vidchat.playground.people.pairing import pair_again
 from vidchat.playground.people.performance import Performance, perform
 from vidchat.playground.people.script import cases
-from vidchat.playground.people.voice import Voice, speak
+from vidchat.playground.people.speaker_voice import Voice, speak
+from vidchat.runtime.atomic import write_text
 
 VERSION = 2
 """Of what is drawn and spoken; raised when equal settings give other clips."""
@@ -44,9 +44,9 @@ class RenderSettings:
         dialogues: How many are performed.
         pairings: Questions to each training answer, its own and others about the same; more dialogues, no more clips.
         seed: Everything follows from it.
-        height: Of the pictures, in pixels.
-        width: Of the pictures, in pixels.
-        fps: Pictures per second.
+        height: Of the frames, in pixels.
+        width: Of the frames, in pixels.
+        fps: Frames per second.
         sample_rate: Samples per second of the waveforms (files hold AAC at 48 kHz).
     """
 
@@ -102,11 +102,11 @@ def render_dialogue(plan: Plan, output: Path, settings: RenderSettings) -> dict[
 
 
 def write_performance(path: Path, performance: Performance, settings: RenderSettings) -> None:
-    """Draw the pictures and write them with the sound."""
+    """Draw the frames and write them with the audio."""
     size = (settings.height, settings.width)
     drawn = np.stack([draw_face(performance.speaker.identity, pose, size) for pose in performance.poses])
-    pictures = torch.from_numpy(drawn).permute(0, 3, 1, 2)
-    write_clip(path, pictures, torch.from_numpy(performance.waveform), settings.fps, settings.sample_rate)
+    frames = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+    write_clip(path, frames, torch.from_numpy(performance.waveform), settings.fps, settings.sample_rate)
 
 
 def candidate_waveforms(
@@ -114,7 +114,7 @@ def candidate_waveforms(
 ) -> dict[str, NDArray[np.float32]]:
     """Every answer that could be given, in this responder's voice and with the feeling that goes with it.
 
-    The measure "is the generated answer the right one" compares a generated sound with each of these.
+    The measure "is the generated answer the right one" compares a generated audio with each of these.
 
     Args:
         truth: The `truth` of the right answer's turn: whose voice, and when the speech begins.

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vidchat.playground.people.canvas import Brush, Colour, Frame, Points, curve, darker, ellipse, lighter, mix
-from vidchat.playground.people.identity import Identity
+from vidchat.playground.people.person import Identity
 
 
 def backdrop(colours: tuple[Colour, Colour], scene: str, accent: Colour, height: int, width: int) -> Image.Image:

@@ -1,7 +1,7 @@
-"""Pictures to the patches that Qwen's vision tower reads, as its video processor makes them.
+"""Frames to the patches that Qwen's vision tower reads, as its video processor makes them.
 
 The processor itself needs torchvision. A test compares the two where torchvision is there, and with the processor's
-Pillow twin for single pictures everywhere.
+Pillow twin for single frames everywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vidchat.tokenizers.weights import TokenizerError
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, by which Qwen's are normalised too
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training frames, by which Qwen's are normalised too
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -27,7 +27,7 @@ def fitted_size(size: tuple[int, int], factor: int, min_pixels: int, max_pixels:
     """
     height, width = size
     if max(size) > 200 * min(size):
-        raise TokenizerError(f"pictures of {height}x{width} are too narrow for the thinker: 200 to 1 is the most")
+        raise TokenizerError(f"frames of {height}x{width} are too narrow for the thinker: 200 to 1 is the most")
     fitted = round(height / factor) * factor, round(width / factor) * factor
     if fitted[0] * fitted[1] > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -38,29 +38,29 @@ def fitted_size(size: tuple[int, int], factor: int, min_pixels: int, max_pixels:
     return fitted
 
 
-def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 pictures (N, 3, H, W) to (N, 3, *size), bicubic, on the CPU, where uint8 is resized without detours."""
-    if tuple(pictures.shape[-2:]) == tuple(size):
-        return pictures
-    return F.interpolate(pictures.cpu(), size=size, mode="bicubic", antialias=True)
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 frames (N, 3, H, W) to (N, 3, *size), bicubic, on the CPU, where uint8 is resized without detours."""
+    if tuple(frames.shape[-2:]) == tuple(size):
+        return frames
+    return F.interpolate(frames.cpu(), size=size, mode="bicubic", antialias=True)
 
 
-def patchify(pictures: Tensor, patch: int, merge: int, span: int) -> tuple[Tensor, Tensor]:
-    """uint8 pictures (N, 3, H, W), H and W multiples of patch * merge, to normalised patches.
+def patchify(frames: Tensor, patch: int, merge: int, span: int) -> tuple[Tensor, Tensor]:
+    """uint8 frames (N, 3, H, W), H and W multiples of patch * merge, to normalised patches.
 
     Args:
-        pictures: In order of time; the last is repeated until their number is a multiple of `span`.
+        frames: In order of time; the last is repeated until their number is a multiple of `span`.
         patch: Pixels along one side of a patch.
         merge: Patches along one side of the square that the tower merges into one token; they stand together.
-        span: Pictures in one patch.
+        span: Frames in one patch.
 
     Returns:
         pixel_values_videos (T*h*w, 3*span*patch*patch) float32 and video_grid_thw (1, 3) = T, h, w.
     """
-    missing = -len(pictures) % span
-    pictures = torch.cat([pictures, pictures[-1:].expand(missing, -1, -1, -1)])
+    missing = -len(frames) % span
+    frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    values = (pictures.float() - 255 * mean) / (255 * std)
+    values = (frames.float() - 255 * mean) / (255 * std)
     grid = len(values) // span, values.shape[2] // patch, values.shape[3] // patch
     patches = rearrange(
         values, "(t s) c (h m p) (w n q) -> (t h w m n) (c s p q)", s=span, m=merge, n=merge, p=patch, q=patch

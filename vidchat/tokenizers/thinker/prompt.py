@@ -1,8 +1,8 @@
-"""What the thinker reads: Qwen2.5-Omni's chat template around one video with its sound.
+"""What the thinker reads: Qwen2.5-Omni's chat template around one video with its audio.
 
-Sound and picture are interleaved as the model's processor does and as its positions expect: two seconds of video
+Audio and frame are interleaved as the model's processor does and as its positions expect: two seconds of video
 tokens, the same two seconds of audio tokens, and so on. A position on the time axis is 40 ms; an audio token takes one
-of them, a temporal patch of pictures as many as it lasts.
+of them, a temporal patch of frames as many as it lasts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def video_places(tokens_per_grid: int, grids: int, steps_per_grid: float, block:
 
 
 def media(video: np.ndarray, sound_tokens: int | None, block: int) -> str:
-    """Placeholders of a video, with sound (`sound_tokens` of them) or without (`None`).
+    """Placeholders of a video, with audio (`sound_tokens` of them) or without (`None`).
 
     Args:
         video: From `video_places`.
@@ -50,7 +50,7 @@ def media(video: np.ndarray, sound_tokens: int | None, block: int) -> str:
     """
     if sound_tokens is None:
         return VIDEO * len(video)
-    sound = np.arange(sound_tokens) // block
-    blocks = 1 + max(int(video[-1]), int(sound[-1]))
-    parts = [VIDEO * int((video == k).sum()) + AUDIO * int((sound == k).sum()) for k in range(blocks)]
+    audio = np.arange(sound_tokens) // block
+    blocks = 1 + max(int(video[-1]), int(audio[-1]))
+    parts = [VIDEO * int((video == k).sum()) + AUDIO * int((audio == k).sum()) for k in range(blocks)]
     return f"<|audio_bos|>{''.join(parts)}<|audio_eos|>"

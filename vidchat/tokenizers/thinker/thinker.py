@@ -28,13 +28,13 @@ from vidchat.tokenizers.weights import TokenizerError
 
 DTYPES = ("bfloat16", "float16", "float32")
 SETTINGS = ("layer", "fps", "min_pixels", "max_pixels", "system", "dtype")
-TOKEN_PIXELS = 28 * 28  # of the picture, to one video token
+TOKEN_PIXELS = 28 * 28  # of the frame, to one video token
 
 
 class Media(Protocol):
-    """What is needed of a decoded clip: pictures (N, 3, H, W) uint8 and sound (n,) float, at these rates."""
+    """What is needed of a decoded clip: frames (N, 3, H, W) uint8 and audio (n,) float, at these rates."""
 
-    pictures: Tensor
+    frames: Tensor
     waveform: Tensor
     fps: int
     sample_rate: int
@@ -49,16 +49,16 @@ class Thinker:
             Qwen2.5-Omni or of its thinker alone.
         layer: After which layer hidden states are taken, 1 to all; the layers behind it are not kept. `None` is the
             last, after the final norm.
-        fps: Pictures per second that it sees. Two make one temporal patch, so 2 is a patch a second, as the model's
+        fps: Frames per second that it sees. Two make one temporal patch, so 2 is a patch a second, as the model's
             own examples have it.
-        min_pixels: Pictures with fewer pixels are enlarged.
-        max_pixels: Pictures with more are shrunk. A temporal patch of 784 n pixels is n tokens.
+        min_pixels: Frames with fewer pixels are enlarged.
+        max_pixels: Frames with more are shrunk. A temporal patch of 784 n pixels is n tokens.
         system: The system prompt; the default is the one that the model was trained with.
         dtype: Of the weights.
 
     Attributes:
         width: D, values of a feature: twice the width of the thinker.
-        sample_rate: Of the sound it hears.
+        sample_rate: Of the audio it hears.
 
     Raises:
         TokenizerError: there is no thinker of that name, or it has not that many layers.
@@ -79,7 +79,7 @@ class Thinker:
         if layer is not None and not 1 <= layer <= layers:
             raise TokenizerError(f"the thinker {name} has {layers} layers, so thinker.layer={layer} is impossible")
         if fps < 1:
-            raise TokenizerError(f"thinker.fps={fps}: the thinker needs at least one picture a second")
+            raise TokenizerError(f"thinker.fps={fps}: the thinker needs at least one frame a second")
         if dtype not in DTYPES:
             raise TokenizerError(f"thinker.dtype={dtype} must be one of {', '.join(DTYPES)}")
         self.name, self.layer, self.fps, self.system = name, layer, fps, system
@@ -87,16 +87,16 @@ class Thinker:
         self.width = 2 * self._config.text_config.hidden_size
         self.device = torch.device("cpu")
 
-    def think(self, pictures: Tensor, fps: int, waveform: Tensor | None) -> Tensor:
+    def think(self, frames: Tensor, fps: int, waveform: Tensor | None) -> Tensor:
         """Features (P, D) float32 of one clip.
 
         Args:
-            pictures: (N, 3, H, W) uint8.
-            fps: Pictures per second in `pictures`.
-            waveform: (n,) float in [-1, 1] at `sample_rate`, from the instant of the first picture on; `None` for a
-                clip without sound.
+            frames: (N, 3, H, W) uint8.
+            fps: Frames per second in `frames`.
+            waveform: (n,) float in [-1, 1] at `sample_rate`, from the instant of the first frame on; `None` for a
+                clip without audio.
         """
-        inputs = self.inputs(pictures, fps, waveform)
+        inputs = self.inputs(frames, fps, waveform)
         start = int((inputs["input_ids"][0] == self._id(MEDIA_START)).nonzero()[0])
         moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         with torch.no_grad():
@@ -104,9 +104,9 @@ class Thinker:
             return torch.cat([_unit(states[k][0, start:].float()) for k in (-1, 0)], dim=-1)
 
     def encode(self, media: Media) -> Tensor:
-        """Features (P, D) float32 of a clip as it is cut to chunks, 4T+1 pictures and the sound from picture 1 on.
+        """Features (P, D) float32 of a clip as it is cut to chunks, 4T+1 frames and the audio from frame 1 on.
 
-        Picture 0, which has no sound, is left out, so that what is seen and what is heard start together. A clip that
+        Frame 0, which has no audio, is left out, so that what is seen and what is heard start together. A clip that
         is silent throughout is only looked at.
         """
         heard = None
@@ -114,12 +114,12 @@ class Thinker:
             common = math.gcd(media.sample_rate, self.sample_rate)
             up, down = self.sample_rate // common, media.sample_rate // common
             heard = torch.from_numpy(resample_poly(media.waveform.cpu().numpy(), up, down)).float().clamp(-1, 1)
-        return self.think(media.pictures[1:], media.fps, heard)
+        return self.think(media.frames[1:], media.fps, heard)
 
-    def inputs(self, pictures: Tensor, fps: int, waveform: Tensor | None) -> dict[str, Any]:
+    def inputs(self, frames: Tensor, fps: int, waveform: Tensor | None) -> dict[str, Any]:
         """What the model reads, by the names of its arguments, on the CPU; see `think`."""
         vision = self._config.vision_config
-        shown = pictures[[int(i * fps / self.fps) for i in range(1 + int((len(pictures) - 1) * self.fps / fps))]]
+        shown = frames[[int(i * fps / self.fps) for i in range(1 + int((len(frames) - 1) * self.fps / fps))]]
         factor = vision.patch_size * vision.spatial_merge_size
         size = fitted_size((shown.shape[2], shown.shape[3]), factor, self.min_pixels, self.max_pixels)
         patches, grid = patchify(
@@ -202,7 +202,7 @@ class Thinker:
     def _hear(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Waveform (n,) to mel features (1, bins, frames) and their mask (1, frames).
 
-        The processor pads to 300 s. Past the sound's end only what a frame's window reaches matters, so a window is
+        The processor pads to 300 s. Past the audio's end only what a frame's window reaches matters, so a window is
         enough: the frames that the mask lets through are the same. Whole hops, so that a folder which says to pad on
         the left gets them at the processor's places too.
         """

@@ -1,7 +1,7 @@
 """Tar archives read in place, as a stream: every member that can be had, and a word on each that cannot.
 
 Python's `tarfile` ends silently at a damaged header and keeps every header it has seen; `gzip` throws away what it
-decoded last before a cut. Here, after a damaged header reading goes on at the next sound one, a cut archive gives
+decoded last before a cut. Here, after a damaged header reading goes on at the next audio one, a cut archive gives
 everything before the cut, and memory does not grow.
 """
 

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from vidchat.atomic import write_text
+from vidchat.data.atomic_path import whole
+from vidchat.data.manifest.manifest_file import SCORES, write_manifest
+from vidchat.data.manifest.speakervid.annotation_folder import KINDS, LISTS, LayoutError, Unit, find_units
 from vidchat.data.manifest.speakervid.join import join_bucket
-from vidchat.data.manifest.speakervid.layout import KINDS, LISTS, LayoutError, Unit, find_units
 from vidchat.data.manifest.speakervid.parts import BUCKETS, make_part, part_stamp
-from vidchat.data.manifest.table import SCORES, write_manifest
-from vidchat.data.whole import whole
 from vidchat.data.workers import each
+from vidchat.runtime.atomic import write_text
 
 
 def ingest_speakervid(annotations: Path, output: Path, workers: int | None = None) -> dict[str, Any]:

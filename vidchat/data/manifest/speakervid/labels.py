@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from vidchat.data.manifest.speakervid.json_values import Record, number, text
 from vidchat.data.manifest.speakervid.names import Damage, is_video, parse_clip, parse_video, parse_voiced
-from vidchat.data.manifest.speakervid.values import Record, number, text
 
 Reader = Callable[[str, Any, "Counter[str]", "list[str]"], dict[str, Any]]
 
@@ -215,9 +215,9 @@ def read_list(file: BinaryIO) -> Iterator[str | Damage]:
     Read piece by piece as strings: the list of all clips is a third of a gigabyte of JSON.
     """
     rest, last, clips = b"", b"", 0
-    while piece := file.read(_PIECE):
-        last = piece.rstrip()[-1:] or last
-        rest, end = rest + piece, 0
+    while segment := file.read(_PIECE):
+        last = segment.rstrip()[-1:] or last
+        rest, end = rest + segment, 0
         for found in _STRING.finditer(rest):
             end = found.end()
             name = found[1].decode("utf-8", "backslashreplace").rpartition("/")[2]

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from vidchat.data.manifest.speakervid.json_values import Record, number, numbers
 from vidchat.data.manifest.speakervid.names import ClipName, Damage, parse_clip
-from vidchat.data.manifest.speakervid.values import Record, number, numbers
 
 KNOWN = {
     *("num_frames", "is_talking", "clip_speaker_num", "clear", "video_name", "video_total_duration", "bbox", "conf"),
     *("sync", "speaker", "raw_video_height", "raw_video_width", "clip_video_height", "clip_video_width", "dover"),
     *("start", "start_new", "duration", "duration_new", "start_seconds", "org_start_seconds", "end_seconds"),
 }
-SLACK = 0.005  # how far a box may stick out of the picture, as a share of it: rounding
+SLACK = 0.005  # how far a box may stick out of the frame, as a share of it: rounding
 DAY = 86400.0  # seconds
 
 
@@ -66,7 +66,7 @@ def read_merged(name: str, data: Any, tally: Counter[str], notes: list[str]) -> 
 def _size(record: Record, clip: ClipName, notes: list[str]) -> dict[str, Any]:
     width, height = record.whole("raw_video_width", low=1), record.whole("raw_video_height", low=1)
     if (width or clip.width, height or clip.height) != (clip.width, clip.height):
-        notes.append("picture size is not the name's")
+        notes.append("frame size is not the name's")
     return {"width": width or clip.width, "height": height or clip.height}
 
 
@@ -101,7 +101,7 @@ def _times(record: Record, notes: list[str]) -> dict[str, Any]:
 def _box(record: Record) -> dict[str, float]:
     box = numbers("bbox", record.value("bbox", needed=True)[1], 4)
     if min(box) < -SLACK or max(box) > 1 + SLACK:
-        raise Damage("box outside the picture", str(box))
+        raise Damage("box outside the frame", str(box))
     x1, y1, x2, y2 = (min(max(v, 0.0), 1.0) for v in box)
     if x2 <= x1 or y2 <= y1:
         raise Damage("box out of order", f"{box}, which should be x1, y1, x2, y2")

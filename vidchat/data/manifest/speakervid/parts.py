@@ -21,8 +21,10 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
-from vidchat.atomic import write_text
+from vidchat.data.manifest.manifest_file import COLUMNS, SPEECH
+from vidchat.data.manifest.speakervid.annotation_folder import Unit
 from vidchat.data.manifest.speakervid.archives import Member, read_archive, read_folder_part
+from vidchat.data.manifest.speakervid.json_values import parse
 from vidchat.data.manifest.speakervid.labels import (
     Reader,
     read_anno,
@@ -32,11 +34,9 @@ from vidchat.data.manifest.speakervid.labels import (
     read_scenes,
     read_speakers,
 )
-from vidchat.data.manifest.speakervid.layout import Unit
 from vidchat.data.manifest.speakervid.merged import read_merged
 from vidchat.data.manifest.speakervid.names import Damage, base_name
-from vidchat.data.manifest.speakervid.values import parse
-from vidchat.data.manifest.table import COLUMNS, SPEECH
+from vidchat.runtime.atomic import write_text
 
 VERSION = 2  # of what is read from a record; parts of another are made again
 BUCKETS = 64
@@ -201,12 +201,12 @@ def _listed(unit: Unit, root: Path, tally: Tally) -> Iterator[dict[str, Any]]:
 def _write(path: Path, kind: str, found: list[dict[str, Any]]) -> None:
     """A record batch for each bucket. What a name cannot hold as its columns' types was refused before."""
     schema, key = part_schema(kind), KEYS.get(kind, "clip")
-    dealt: list[list[dict[str, Any]]] = [[] for _ in range(BUCKETS)]
+    assign_spans: list[list[dict[str, Any]]] = [[] for _ in range(BUCKETS)]
     for row in found:
-        dealt[bucket_of(row[key])].append(row)
+        assign_spans[bucket_of(row[key])].append(row)
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(path, schema, options=options) as writer:
-        for batch in dealt:
+        for batch in assign_spans:
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
 
 

@@ -1,0 +1,126 @@
+"""Folders that hold tokens and no clips: how much there is and, decoded again, what it looks and sounds like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from vidchat.data.media.pixels import to_bytes
+from vidchat.data.media.read import Media
+from vidchat.data.tokens.encoder import Segment
+from vidchat.data.tokens.provenance import MADE_WITH, CacheError, describe, read_provenance
+from vidchat.data.tokens.shards import ShardReader
+from vidchat.data.tokens.token_cache import TOKENS, part_of, segment_key
+from vidchat.data.tokens.track_index import Entry, TrackIndex
+from vidchat.dialogue import Clip, Dialogue
+
+
+class VideoDecoder(Protocol):
+    """What is needed of a video tokenizer: latents (1, C, T+1, h, w) to frames (1, 3, N, H, W) in [-1, 1]."""
+
+    temporal_stride: int
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+class AudioDecoder(Protocol):
+    """What is needed of an audio codec: codes (1, n, K) to a waveform (1, n * hop)."""
+
+    sample_rate: int
+
+    def decode(self, codes: Tensor) -> Tensor: ...
+
+
+@dataclass
+class LRUCache:
+    """The pieces of one track, and what made them."""
+
+    index: TrackIndex
+    made: dict[str, Any]
+
+
+class TokenFolder:
+    """The tokens of a folder; where there are several caches, those of the one with the most samples.
+
+    Args:
+        root: The data set's folder.
+
+    Raises:
+        CacheError: It holds no tokens.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._reader = root, ShardReader()
+        latents = _largest(root, "latents")
+        if latents is None:
+            raise CacheError(f"{root}: holds no tokens; encode some with 'vidchat data encode'")
+        self.latents, self.codes = latents, _largest(root, "codes")
+
+    @property
+    def stride(self) -> int | None:
+        """Frames of a chunk, if what made the tokens tells."""
+        told = self.latents.made["tokenizer"].get("config", {}).get("temporal_stride")
+        if told is None and self.codes is not None:
+            told = self.codes.made.get("temporal_stride")
+        return told if isinstance(told, int) else None
+
+    def seconds(self, dialogue: Dialogue, clip: Clip) -> float | None:
+        """How long the tokens of a dialogue's clip last; `None` where there are none."""
+        entry = self._entry(self.latents, dialogue, clip)
+        if entry is None:
+            return None
+        if self.stride is None:  # at the most what the manifest says
+            return None if clip.end is None else clip.end - clip.start
+        chunks = sum(sample.shape[0] - 1 for sample in entry.samples)
+        return float(chunks * self.stride / self.latents.made["fps"])
+
+    def check(self, decoder: Any, track: Literal["latents", "codes"]) -> None:
+        """Raises `CacheError` unless a tokenizer is the one that made a track, which it names."""
+        kept = self.latents if track == "latents" else self.codes
+        made, here = {} if kept is None else kept.made["tokenizer"], describe(decoder)
+        if (made.get("class"), made.get("fingerprint")) != (here["class"], here["fingerprint"]):
+            key = "video_vae" if track == "latents" else "audio_codec"
+            told = ", ".join(f"{key}={value}" for key, value in made.get("config", {}).items())
+            raise CacheError(
+                f"the {track} of {self.root} were made by {made.get('class')} {made.get('fingerprint')} ({told}), and "
+                f"only it can decode them; give its config or the folder it was saved in by {key}=NAME"
+            )
+
+    @torch.inference_mode()
+    def media(self, dialogue: Dialogue, clip: Clip, video: VideoDecoder, audio: AudioDecoder | None) -> Media | None:
+        """What a clip's first span decodes to; `None` where there are no tokens. Raises `ShardError`."""
+        fps = int(self.latents.made["fps"])
+        latents = self._load(self.latents, "latents", dialogue, clip)
+        if latents is None:
+            return None
+        decoded = video.decode(latents[None].transpose(1, 2).float())[0].transpose(0, 1)
+        frames = to_bytes(decoded)
+        rate = 16000 if audio is None else audio.sample_rate
+        waveform = torch.zeros(round(len(frames) / fps * rate))
+        codes = None if audio is None or self.codes is None else self._load(self.codes, "codes", dialogue, clip)
+        if audio is not None and codes is not None:  # audio begins with frame 1
+            speech, begin = audio.decode(codes.flatten(0, 1).long()[None]).flatten(), rate // fps
+            waveform[begin : begin + len(speech)] = speech[: len(waveform) - begin]
+        return Media(frames, waveform, fps, rate)
+
+    def _entry(self, kept: LRUCache, dialogue: Dialogue, clip: Clip) -> Entry | None:
+        name = clip.path.relative_to(self.root).as_posix()
+        return kept.index.entry(segment_key(name, Segment(clip, part_of(dialogue, clip), 0)))
+
+    def _load(self, kept: LRUCache, name: str, dialogue: Dialogue, clip: Clip) -> Tensor | None:
+        entry = self._entry(kept, dialogue, clip)
+        if entry is None:
+            return None
+        return self._reader.tensor(kept.index.shards[entry.shard], entry.samples[0].member, name)
+
+
+def _largest(root: Path, track: Literal["latents", "codes"]) -> LRUCache | None:
+    found = [
+        LRUCache(TrackIndex(made.parent), read_provenance(made, track))
+        for made in sorted((root / TOKENS).glob(f"{track}-*/{MADE_WITH}"))
+    ]
+    return max(found, key=lambda kept: kept.index.count, default=None)

@@ -1,0 +1,1 @@
+"""Files, processes and errors: what every room needs and no room is about."""
