@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from tests.deaths import deaths
-from tests.test_atomic import small_disk
+from tests.runtime.test_atomic import small_disk
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.build import build_responder
 from vidchat.generation.stream import GenerationSettings, stream_answer

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.deaths import deaths
-from tests.test_atomic import small_disk
+from tests.runtime.test_atomic import small_disk
 from tests.training.fakes import NoisyModule, Recorder, StreamModule, make_trainer
 from vidchat.training import checkpoint_file
 from vidchat.training.checkpoint import Checkpoints, find_checkpoint, newest_first
