@@ -130,7 +130,9 @@ class ChunkEmbedding(nn.Module):
         self.codec_frames = codes.codec_frames if codes else 0
         if codes:
             self.codes = CodeEmbedding(width, codes)
-            self.audio = nn.Parameter(torch.randn(width) * 0.02)  # tells audio tokens from visual ones
+            self.sound = nn.Parameter(
+                torch.randn(width) * 0.02
+            )  # tells audio tokens from visual ones (its name in shipped weights)
             self.start = nn.Parameter(torch.randn(width) * 0.02)  # stands in the audio places of chunk 0
 
     def embed_visual(self, tokens: Tensor, roles: Tensor) -> Tensor:
@@ -142,11 +144,11 @@ class ChunkEmbedding(nn.Module):
         embedded = self.codes(codes)
         if hidden is not None:
             embedded = torch.where(hidden[..., None, None], self.start, embedded)
-        return embedded + self.audio + self.role(roles).unsqueeze(2)
+        return embedded + self.sound + self.role(roles).unsqueeze(2)
 
     def start_tokens(self, batch: int) -> Tensor:
         """(B, 1, F, D): the audio places of chunk 0."""
-        return (self.start + self.audio + self.role.weight[RESPONDER]).expand(batch, 1, self.codec_frames, -1)
+        return (self.start + self.sound + self.role.weight[RESPONDER]).expand(batch, 1, self.codec_frames, -1)
 
 
 class PatchUpsample(nn.Module):
