@@ -30,6 +30,8 @@ PAUSE = (0.35, 0.55)
 """Seconds between the sentences of a turn."""
 REACTION = (0.25, 0.40)
 """Seconds that the interrupted person goes on speaking."""
+BROKEN = 0.7
+"""Seconds that are spoken at least before a speech breaks off."""
 FADE = 0.03
 """Seconds in which a speech that breaks off fades."""
 
@@ -171,7 +173,8 @@ def _join(
 
 def _break_off(turn: SpokenTurn, rng: np.random.Generator, sample_rate: int) -> SpokenTurn:
     """The turn up to the end of a word in its middle."""
-    kept = turn.words[: int(rng.integers(3, len(turn.words)))]
+    long_enough = [n for n in range(1, len(turn.words)) if turn.words[n - 1].end >= BROKEN] or [len(turn.words) - 1]
+    kept = turn.words[: int(rng.choice(long_enough))]
     samples, fade = round(kept[-1].end * sample_rate), round(FADE * sample_rate)
     waveform = turn.waveform[:samples].copy()
     waveform[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
