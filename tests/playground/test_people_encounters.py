@@ -27,7 +27,7 @@ def encounters():
 
 @pytest.fixture(scope="module")
 def performed(encounters):
-    return [(encounter, perform_tracks(encounter, 16000)) for encounter in encounters[:4]]
+    return [(encounter, perform_tracks(encounter, 16000)) for encounter in encounters]
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +143,11 @@ def test_backchannels_are_hums_in_the_pauses_of_a_listener(performed):
     hums = 0
     for _, tracks in performed:
         for track in tracks:
-            speech = np.median(track.loudness[track.speaking])
+            speech = track.loudness[track.speaking].mean()
             for start, end in track.backchannels:
                 frames = slice(round(start * 25) + 1, round(end * 25) - 1)
                 assert not track.speaking[frames].any()
-                assert 0.1 * speech < track.loudness[frames].mean() < 0.8 * speech
+                assert 0.25 * speech < track.loudness[frames].mean() < 0.7 * speech
                 assert 0.3 < end - start < 0.6
                 hums += 1
     assert hums > 0

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vidchat.dialogue import Branch, Role
-from vidchat.playground.people.encounter import Encounter, Span, SpokenTurn
+from vidchat.playground.people.encounter import CUTS, Encounter, Span, SpokenTurn
 from vidchat.playground.people.track import Track
 
 DUPLEX = 0.5
@@ -45,7 +45,7 @@ Cut = tuple[Part, ...]
 
 def draw_cuts(encounter: Encounter, weights: Mapping[Branch, float], count: int) -> list[tuple[Branch, Cut]]:
     """Draws dialogues of an encounter, each at most once, their branches by weight as far as there are any left."""
-    rng, left = encounter.generator(3), all_cuts(encounter)
+    rng, left = encounter.generator(CUTS), all_cuts(encounter)
     drawn: list[tuple[Branch, Cut]] = []
     for _ in range(count):
         usable = [branch for branch, cuts in left.items() if cuts and weights[branch] > 0]

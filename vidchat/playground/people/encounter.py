@@ -17,6 +17,8 @@ from vidchat.playground.people.performance import START, TAIL
 from vidchat.playground.people.voice import Utterance, Word, speak
 
 _ENCOUNTER = 5  # beside the kinds of generators in cast.py
+WORDS, TRACKS, CUTS = 0, (1, 2), 3
+"""Purposes of an encounter's generators."""
 
 GRID = 4
 """Frames; turns start and end on multiples of it."""
@@ -102,28 +104,23 @@ class Encounter:
         return self.plan.initiator, self.plan.responder
 
     def generator(self, purpose: int) -> np.random.Generator:
-        """The encounter's own generator of random numbers for a purpose."""
+        """The encounter's own generator of random numbers for one purpose."""
         return np.random.default_rng((*self.plan.seed, _ENCOUNTER, purpose))
 
 
 def stage(plan: Plan, fps: int, sample_rate: int) -> Encounter:
     """Chooses the words of an encounter, speaks them, and lays them on the clock."""
-    rng = np.random.default_rng((*plan.seed, _ENCOUNTER, 0))
+    rng = np.random.default_rng((*plan.seed, _ENCOUNTER, WORDS))
     exchanges = draw_exchanges(rng, plan.case, plan.phrasing, int(rng.integers(EXCHANGES[0], EXCHANGES[1] + 1)))
     turns: list[SpokenTurn] = []
-    first, onset = grid_up(rng.uniform(*LEAD), fps), None
+    beginning = _beginning(grid_up(rng.uniform(*LEAD), fps), rng, fps)
     for number, exchange in enumerate(exchanges):
-        question = _speak(plan, 0, number, exchange, rng, sample_rate)
-        question = _place(question, first, first / fps + rng.uniform(*START) if onset is None else onset, fps)
-        first, onset = question.settled, None
+        question = _place(_speak(plan, 0, number, exchange, rng, sample_rate), *beginning, fps)
         answer = _speak(plan, 1, number, exchange, rng, sample_rate)
         if exchange.interrupted:
             answer = _break_off(answer, rng, sample_rate)
-        answer = _place(answer, first, first / fps + rng.uniform(*START), fps)
-        first = answer.settled
-        if exchange.interrupted:
-            onset = answer.offset - rng.uniform(*REACTION)
-            first = int((onset - START[0]) * fps) // GRID * GRID
+        answer = _place(answer, *_beginning(question.settled, rng, fps), fps)
+        beginning = _interrupting(answer, rng, fps) if answer.interrupted else _beginning(answer.settled, rng, fps)
         turns += [question, answer]
     return Encounter(plan, exchanges, tuple(turns), turns[-1].settled + 1, fps)
 
@@ -131,6 +128,17 @@ def stage(plan: Plan, fps: int, sample_rate: int) -> Encounter:
 def grid_up(seconds: float, fps: int) -> int:
     """The first frame on the grid that does not come before this time."""
     return GRID * int(np.ceil(seconds * fps / GRID))
+
+
+def _beginning(first: int, rng: np.random.Generator, fps: int) -> tuple[int, float]:
+    """First frame of a turn and onset of its speech."""
+    return first, first / fps + rng.uniform(*START)
+
+
+def _interrupting(answer: SpokenTurn, rng: np.random.Generator, fps: int) -> tuple[int, float]:
+    """First frame and onset of the question that makes the answer break off."""
+    onset = answer.offset - rng.uniform(*REACTION)
+    return int((onset - START[0]) * fps) // GRID * GRID, onset
 
 
 def _speak(

@@ -18,8 +18,8 @@ NOD_DELAY, NOD_SECONDS = (0.10, 0.28), 0.36
 """Seconds from the end of a heard phrase to the start of a nod, and length of a nod, which is deepest in its middle."""
 BACKCHANNEL, BACKCHANNEL_DELAY = 0.5, (0.10, 0.25)
 """Share of the phrases inside a turn that are answered by a backchannel, and how long after their end it begins."""
-MHM, MHM_LEVEL = "[[mm h'mm]]", 0.2
-"""The backchannel in the engine's phonemes, and its level relative to speech."""
+MHM, MHM_LEVEL = "[[mm h'mm]]", 0.45
+"""The backchannel in the engine's phonemes, and its level (root mean square) relative to the person's speech."""
 BLINK, BLINK_DELAY = 0.7, (0.04, 0.16)
 """Share of heard phrases with a blink after their end, and how long after it."""
 MIRROR = {"happy": 0.8, "sad": 0.5}
@@ -94,8 +94,13 @@ def react(heard: Sequence[SpokenTurn], rng: np.random.Generator) -> Reactions:
     return Reactions(tuple(nods), tuple(backchannels), tuple(blinks), tuple(feelings), tuple(contact))
 
 
+def hum(voice: Voice, speech: NDArray[np.float32], sample_rate: int) -> Utterance:
+    """A hum of assent, lips closed, quieter than the person's speech (samples,)."""
+    spoken = _mhm(voice, sample_rate)
+    level = MHM_LEVEL * np.sqrt(np.mean(speech**2) / np.mean(spoken.waveform**2))
+    return Utterance((spoken.waveform * level).astype(np.float32), sample_rate, ())
+
+
 @lru_cache(maxsize=64)
-def mhm(voice: Voice, sample_rate: int) -> Utterance:
-    """A hum of assent, lips closed, quieter than speech."""
-    spoken = speak(MHM, voice, sample_rate)
-    return Utterance((spoken.waveform * MHM_LEVEL).astype(np.float32), sample_rate, ())
+def _mhm(voice: Voice, sample_rate: int) -> Utterance:
+    return speak(MHM, voice, sample_rate)

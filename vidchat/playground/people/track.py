@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.playground.people.cast import Speaker
-from vidchat.playground.people.encounter import Encounter, Span, SpokenTurn
+from vidchat.playground.people.encounter import TRACKS, Encounter, Span, SpokenTurn
 from vidchat.playground.people.head import Expression, Pose
-from vidchat.playground.people.listening import Feeling, Reactions, mhm, react
+from vidchat.playground.people.listening import Feeling, Reactions, hum, react
 from vidchat.playground.people.performance import BLINK, _lips, _sway
 from vidchat.playground.people.voice import Word
 
@@ -87,16 +87,17 @@ def perform_tracks(encounter: Encounter, sample_rate: int) -> tuple[Track, Track
 
 
 def _perform(encounter: Encounter, person: int, sample_rate: int) -> Track:
-    rng, speaker = encounter.generator(1 + person), encounter.people[person]
+    rng, speaker = encounter.generator(TRACKS[person]), encounter.people[person]
     own = tuple(turn for turn in encounter.turns if turn.person == person)
     reactions = react([turn for turn in encounter.turns if turn.person != person], rng)
     fps, frames = encounter.fps, encounter.frames
     speech = np.zeros(round(frames * sample_rate / fps), dtype=np.float32)
     for turn in own:
         _add(speech, turn.waveform, turn.onset, sample_rate)
-    waveform, hum = speech.copy(), mhm(speaker.voice, sample_rate)
+    waveform = speech.copy()
+    assent = hum(speaker.voice, np.concatenate([turn.waveform for turn in own]), sample_rate)
     for onset in reactions.backchannels:
-        _add(waveform, hum.waveform, onset, sample_rate)
+        _add(waveform, assent.waveform, onset, sample_rate)
     _, mouth, width = _lips(speech, frames, fps, sample_rate)
     loudness = _lips(waveform, frames, fps, sample_rate)[0]
     time = np.arange(frames) / fps
@@ -112,7 +113,7 @@ def _perform(encounter: Encounter, person: int, sample_rate: int) -> Track:
         speaking=np.any([(time + 1 / fps > turn.onset) & (time < turn.offset) for turn in own], axis=0),
         turns=own,
         reactions=reactions,
-        backchannels=tuple((onset, round(onset + hum.seconds, 4)) for onset in reactions.backchannels),
+        backchannels=tuple((onset, round(onset + assent.seconds, 4)) for onset in reactions.backchannels),
     )
 
 
