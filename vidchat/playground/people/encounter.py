@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vidchat.playground.people.cast import Plan, Speaker
 from vidchat.playground.people.exchanges import Exchange, draw_exchanges
 from vidchat.playground.people.performance import START, TAIL
-from vidchat.playground.people.voice import Utterance, Word, speak
+from vidchat.playground.people.speaker_voice import Utterance, Word, speak
 
 _ENCOUNTER = 5  # beside the kinds of generators in cast.py
 WORDS, TRACKS, CUTS = 0, (1, 2), 3

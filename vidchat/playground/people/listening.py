@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.playground.people.encounter import Span, SpokenTurn
-from vidchat.playground.people.voice import Utterance, Voice, speak
+from vidchat.playground.people.speaker_voice import Utterance, Voice, speak
 
 Floats = NDArray[np.float64]
 

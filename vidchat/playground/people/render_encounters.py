@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidchat.atomic import write_text
 from vidchat.data.media.write import ClipWriter
 from vidchat.dialogue import Branch
 from vidchat.playground.people.cast import Plan, plan_dialogues
 from vidchat.playground.people.cuts import clip_name, draw_cuts, record
 from vidchat.playground.people.encounter import Encounter, stage
 from vidchat.playground.people.face import draw_face
-from vidchat.playground.people.render import MANIFEST, _claim, _run
+from vidchat.playground.people.render import MANIFEST, claim, run_jobs
 from vidchat.playground.people.track import Track, perform_tracks
+from vidchat.runtime.atomic import write_text
 
+VERSION = 1
+"""Version of what is drawn and spoken; raised when equal settings give other clips."""
 ENCOUNTERS = "encounters.jsonl"
 
 
@@ -92,9 +94,9 @@ def render_encounters(output: Path, settings: EncounterSettings, workers: int | 
     """
     output = Path(output)
     plans = plan_dialogues(settings.encounters, settings.seed)
-    _claim(output, settings)
+    claim(output, {"version": VERSION, **asdict(settings)})
     job = partial(render_encounter, output=output, settings=settings)
-    made = list(_run(job, plans, (os.cpu_count() or 1) if workers is None else max(1, workers)))
+    made = list(run_jobs(job, plans, (os.cpu_count() or 1) if workers is None else max(1, workers)))
     write_text(output / ENCOUNTERS, _lines(one["encounter"] for one in made))
     write_text(output / MANIFEST, _lines(dialogue for one in made for dialogue in one["dialogues"]))
     return output / MANIFEST

@@ -13,8 +13,8 @@ from vidchat.playground.people.cast import Speaker
 from vidchat.playground.people.encounter import TRACKS, Encounter, Span, SpokenTurn
 from vidchat.playground.people.head import Expression, Pose
 from vidchat.playground.people.listening import Feeling, Reactions, hum, react
-from vidchat.playground.people.performance import BLINK, _lips, _sway
-from vidchat.playground.people.voice import Word
+from vidchat.playground.people.performance import BLINK, draw_sway, lips
+from vidchat.playground.people.speaker_voice import Word
 
 Floats = NDArray[np.float64]
 
@@ -98,8 +98,8 @@ def _perform(encounter: Encounter, person: int, sample_rate: int) -> Track:
     assent = hum(speaker.voice, np.concatenate([turn.waveform for turn in own]), sample_rate)
     for onset in reactions.backchannels:
         _add(waveform, assent.waveform, onset, sample_rate)
-    _, mouth, width = _lips(speech, frames, fps, sample_rate)
-    loudness = _lips(waveform, frames, fps, sample_rate)[0]
+    _, mouth, width = lips(speech, frames, fps, sample_rate)
+    loudness = lips(waveform, frames, fps, sample_rate)[0]
     time = np.arange(frames) / fps
     nod = sum((_phase(span, time) for span in reactions.nods), np.zeros(frames))
     feelings = [*reactions.feelings, *(_feeling(turn, fps) for turn in own)]
@@ -150,7 +150,7 @@ def _poses(
     time = np.arange(len(mouth)) / fps
     stress = np.convolve(mouth, np.hanning(9) / np.hanning(9).sum(), mode="same")
     rest = rng.normal(size=5) * np.array([1.6, 0.20, 0.15, 0.010, 0.006])
-    sway = np.stack([_sway(rng, time) for _ in range(5)]) * np.array([[2.2], [0.35], [0.2], [0.010], [0.004]])
+    sway = np.stack([draw_sway(rng, time) for _ in range(5)]) * np.array([[2.2], [0.35], [0.2], [0.010], [0.004]])
     tilt, turn, down, x, y = rest[:, None] + sway
     dip = rng.uniform(0.9, 1.15) * np.sin(np.pi * nod) ** 2
     down, y = down + 0.55 * stress + NOD * dip, y + 0.006 * stress + BOW * dip
