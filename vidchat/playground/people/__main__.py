@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidchat.playground.people.render import RenderSettings, render
+from vidchat.playground.people.render_encounters import EncounterSettings, render_encounters
 from vidchat.runtime.errors import user_errors
 from vidchat.runtime.sizes import format_size, parse_size
 
@@ -17,7 +18,9 @@ def main(words: Sequence[str] | None = None) -> None:
     defaults = RenderSettings()
     parser = argparse.ArgumentParser(prog="vidchat people", description="Renders people who talk.")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--dialogues", type=int, default=defaults.dialogues)
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--dialogues", type=int, default=defaults.dialogues, help="questions with their answers")
+    kinds.add_argument("--encounters", type=int, help="two people on one clock, several turns each")
     parser.add_argument("--pairings", type=int, default=defaults.pairings, help="questions to each training answer")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     size = format_size((defaults.height, defaults.width))
@@ -26,13 +29,21 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--sample-rate", type=int, default=defaults.sample_rate)
     parser.add_argument("--workers", type=int, default=None, help="processes; one per CPU unless told")
     given = parser.parse_args(words)
+    if given.encounters is not None and given.pairings != defaults.pairings:
+        parser.error("--pairings applies to --dialogues, not to --encounters; leave it out")
     begun = time.monotonic()
     with user_errors():
-        height, width = parse_size(given.size)
-        shape = (height, width, given.fps, given.sample_rate)
-        settings = RenderSettings(given.dialogues, given.pairings, given.seed, *shape)
-        manifest = render(given.output, settings, given.workers)
-    print(f"{given.dialogues} dialogues in {time.monotonic() - begun:.0f} s: {manifest}")
+        manifest = _render(given)
+    what = f"{given.dialogues} dialogues" if given.encounters is None else f"{given.encounters} encounters"
+    print(f"{what} in {time.monotonic() - begun:.0f} s: {manifest}")
+
+
+def _render(given: argparse.Namespace) -> Path:
+    height, width = parse_size(given.size)
+    media = {"seed": given.seed, "height": height, "width": width, "fps": given.fps, "sample_rate": given.sample_rate}
+    if given.encounters is None:
+        return render(given.output, RenderSettings(given.dialogues, given.pairings, **media), given.workers)
+    return render_encounters(given.output, EncounterSettings(given.encounters, **media), given.workers)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SYNCHRONOUS, _PHONEME_EVENTS, _DONT_EXIT = 2, 1, 0x8000
-_UTF8 = 1
+_UTF8, _PHONEMES = 1, 0x100  # what stands in [[ ]] is phonemes
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _WORD = 1
 _LONGEST_PATH = 150
@@ -129,7 +129,7 @@ def _speak(
     for parameter, value in parameters.items():
         failed = failed or library.espeak_SetParameter(parameter, value, 0)
     data = text.encode()
-    failed = failed or library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
+    failed = failed or library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8 | _PHONEMES, None, None)
     return (None if failed else b"".join(chunks)), words
 
 

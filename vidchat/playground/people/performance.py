@@ -77,7 +77,7 @@ def perform(
     start = round(float(rng.uniform(*START)), 3)
     frames = _frames(start + utterance.seconds + TAIL, fps)
     waveform = _place(utterance, start, round(frames * sample_rate / fps))
-    loudness, mouth, width = _lips(waveform, frames, fps, sample_rate)
+    loudness, mouth, width = lips(waveform, frames, fps, sample_rate)
     poses = _poses(expression, role, mouth, width, rng, fps)
     words = tuple(Word(w.text, round(w.start + start, 4), round(w.end + start, 4)) for w in utterance.words)
     return Performance(speaker, expression, text, poses, waveform, words, loudness)
@@ -95,7 +95,7 @@ def _place(utterance: Utterance, start: float, samples: int) -> NDArray[np.float
     return waveform
 
 
-def _lips(waveform: NDArray[np.float32], frames: int, fps: int, sample_rate: int) -> tuple[Floats, Floats, Floats]:
+def lips(waveform: NDArray[np.float32], frames: int, fps: int, sample_rate: int) -> tuple[Floats, Floats, Floats]:
     """Loudness, opening (0..1) and width (-1..1) for each frame, from the audio while it is shown.
 
     The opening is the loudness over a Hann window of two frames, relative to the turn's loudest, under a power that
@@ -132,7 +132,7 @@ def _poses(
     time = np.arange(len(mouth)) / fps
     stress = np.convolve(mouth, np.hanning(9) / np.hanning(9).sum(), mode="same")
     rest = rng.normal(size=5) * np.array([1.6, 0.20, 0.15, 0.010, 0.006])
-    sway = np.stack([_sway(rng, time) for _ in range(5)]) * np.array([[2.2], [0.35], [0.2], [0.010], [0.004]])
+    sway = np.stack([draw_sway(rng, time) for _ in range(5)]) * np.array([[2.2], [0.35], [0.2], [0.010], [0.004]])
     tilt, turn, nod, x, y = rest[:, None] + sway
     nod, y = nod + 0.55 * (stress - stress[0]), y + 0.006 * (stress - stress[0])
     feeling = np.clip((time - 0.04) / 0.40, 0, 1) if role == "responder" else np.clip(0.75 + time, 0, 1)
@@ -151,7 +151,7 @@ def _poses(
     )  # fmt: skip
 
 
-def _sway(rng: np.random.Generator, time: Floats) -> Floats:
+def draw_sway(rng: np.random.Generator, time: Floats) -> Floats:
     """A slow motion that starts from 0."""
     total = np.zeros_like(time)
     for frequency, weight in ((0.25, 0.7), (0.6, 0.35)):

@@ -73,10 +73,10 @@ def render(output: Path, settings: RenderSettings, workers: int | None = None) -
     """
     output = Path(output)
     plans = plan_dialogues(settings.dialogues, settings.seed)
-    _claim(output, settings)
+    claim(output, {"version": VERSION, **asdict(settings)})
     job = partial(render_dialogue, output=output, settings=settings)
     processes = (os.cpu_count() or 1) if workers is None else max(1, workers)
-    records = list(_run(job, plans, processes))
+    records = list(run_jobs(job, plans, processes))
     records += pair_again(records, settings.pairings, settings.seed)
     write_text(output / MANIFEST, "".join(f"{json.dumps(record)}\n" for record in records))
     return output / MANIFEST
@@ -135,7 +135,7 @@ def candidate_waveforms(
     return waveforms
 
 
-def _run(job: partial[dict[str, Any]], plans: list[Plan], workers: int) -> Iterator[dict[str, Any]]:
+def run_jobs(job: partial[dict[str, Any]], plans: list[Plan], workers: int) -> Iterator[dict[str, Any]]:
     """The jobs' results in order, with a progress bar."""
     columns = (TextColumn("rendering dialogues"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
@@ -152,9 +152,8 @@ def _parallel(job: partial[dict[str, Any]], plans: list[Plan], workers: int) -> 
         yield from pool.map(job, plans, chunksize=2)
 
 
-def _claim(output: Path, settings: RenderSettings) -> None:
-    """Make the folder and note what is rendered into it, or refuse one that holds something else."""
-    wanted = {"version": VERSION, **asdict(settings)}
+def claim(output: Path, wanted: dict[str, Any]) -> None:
+    """Makes the folder and notes what is rendered into it, or refuses one that holds something else."""
     note = output / SETTINGS
     if note.exists():
         found = json.loads(note.read_text())
