@@ -53,7 +53,7 @@ def test_the_generator_decides(make_responder):
     assert not torch.equal(first, other)
 
 
-def user_errors(depth, hidden, sampling, guidance, generator):
+def plain_loop(depth, hidden, sampling, guidance, generator):
     """One code after the other: each from a pass over all the codes before it, drawn by torch.multinomial."""
     count = len(hidden) if guidance == 1 else len(hidden) // 2
     codes = torch.zeros(count, CODES.codec_frames, CODES.codebooks, dtype=torch.long)
@@ -92,7 +92,7 @@ def test_codes_and_seeds_are_those_of_the_plain_loop(sampling, guidance):
         for seed in range(5):
             generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
             codes = depth.sample(hidden, sampling, guidance, generators[0], CapturedLoops())
-            assert torch.equal(codes, user_errors(depth, hidden, sampling, guidance, generators[1]))
+            assert torch.equal(codes, plain_loop(depth, hidden, sampling, guidance, generators[1]))
             assert torch.equal(*(generator.get_state() for generator in generators))
 
 
