@@ -80,13 +80,13 @@ def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
 
 
 def learn_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[[SpatialContext, Tensor], tuple[Tensor, Tensor]]:
-    """`spatial.training_pass`, but with every token asked for as at generation."""
+    """`spatial.training_pass`, but with every token predicted as at generation."""
 
-    def training_pass(page: SpatialContext, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def training_pass(context: SpatialContext, tokens: Tensor) -> tuple[Tensor, Tensor]:
         order, filled, conditions = draw_order(*tokens.shape[:2], tokens.device), 0, []
-        ask = spatial.start_decoding(page, order)
+        decode = spatial.start_decoding(context, order)
         for size in set_sizes(tokens.shape[1], sets):
-            conditions.append(ask(tokens, filled, size))
+            conditions.append(decode(tokens, filled, size))
             filled += size
         return torch.cat(conditions, dim=1), order
 

@@ -26,22 +26,22 @@ def test_tokenizers_whose_rates_do_not_divide_are_refused_by_name(fps, stride, h
 
 
 @given(st.integers(0, 500))
-def test_pictures_and_chunks_are_inverse(chunks):
+def test_numbers_of_frames_and_chunks_are_inverse(chunks):
     clock = ChunkClock(25, 4, 16000, 320)
     assert clock.chunks(clock.frames(chunks)) == chunks
-    assert clock.chunks(clock.frames(chunks) + 3) == chunks, "frames that fill no chunk do not count"
-    assert clock.samples(chunks) * 25 == (clock.frames(chunks) - 1) * 16000, "audio and frames 1..4T are as long"
+    assert clock.chunks(clock.frames(chunks) + 3) == chunks, "incomplete chunks do not count"
+    assert clock.samples(chunks) * 25 == (clock.frames(chunks) - 1) * 16000, "audio is as long as frames 1..4T"
 
 
 def test_a_dialogue_has_an_answer():
-    ask = Turn("initiator", Clip(Path("a.mp4"), "ann"))
+    question = Turn("initiator", Clip(Path("a.mp4"), "ann"))
     reply = Turn("responder", Clip(Path("b.mp4"), "bob"))
-    dialogue = Dialogue("d", (reply, ask, Turn("responder", Clip(Path("c.mp4"), "bob"))))
+    dialogue = Dialogue("d", (reply, question, Turn("responder", Clip(Path("c.mp4"), "bob"))))
     assert dialogue.answer.path.name == "c.mp4"
-    assert dialogue.question is ask.clip
+    assert dialogue.question is question.clip
     assert Dialogue("d", (reply,)).question is None
     with pytest.raises(ValueError, match="nothing to answer"):
-        Dialogue("d", (ask,))
+        Dialogue("d", (question,))
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1.0, None), (2.0, 2.0), (2.0, 1.0)])

@@ -1,6 +1,6 @@
-"""The nouns: clip, turn, dialogue, and the clock that cuts a clip into chunks.
+"""Clip, turn and dialogue, and the clock that divides a clip into chunks.
 
-Everything else in the package speaks of these; this module knows nothing else of the package.
+The whole package uses these classes; this module imports nothing else of the package.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Clip:
     """One video file, or a span of it, of one person.
 
     Attributes:
-        path: The media file. It is only ever opened as media.
-        speaker: Who is seen and heard; the same string is the same person.
-        text: What is said, if known.
-        start: Where the clip begins in the file, in seconds.
-        end: Where it ends, in seconds; `None` is the end of the file.
+        path: The media file; it is opened as media only.
+        speaker: Id of the person; equal strings mean the same person.
+        text: Transcript, if known.
+        start: Start of the clip in the file, in seconds.
+        end: End of the clip in the file, in seconds; `None` is the end of the file.
         scores: Quality scores by name (`dover`, `motion`, `face_blur`, ...), if known.
-        truth: Whatever else is known exactly, e.g. of a rendered clip (identity, expression, word times).
+        truth: Further ground truth, e.g. of a rendered clip (identity, expression, word times).
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """An ordered list of turns. All four branches of the data set are cases of it."""
+    """An ordered list of turns; covers all four branches of the data set."""
 
     id: str
     turns: tuple[Turn, ...]
@@ -68,31 +68,31 @@ class Dialogue:
 
     @property
     def answer(self) -> Clip:
-        """The last responder turn: what the model learns to generate."""
+        """The last turn of the responder, which the model learns to generate."""
         return next(turn.clip for turn in reversed(self.turns) if turn.role == "responder")
 
     @property
     def question(self) -> Clip | None:
-        """The last initiator turn, or `None` in the single branch."""
+        """The last turn of the initiator, or `None` in the single branch."""
         return next((turn.clip for turn in reversed(self.turns) if turn.role == "initiator"), None)
 
 
 class ClockError(ValueError):
-    """A video tokenizer and an audio codec whose chunks do not span the same time."""
+    """Raised for a video tokenizer and an audio codec whose chunks do not span the same time."""
 
 
 @dataclass(frozen=True)
 class ChunkClock:
-    """How long a chunk is, in frames, in codec frames and in samples, exactly.
+    """Exact length of a chunk in frames, codec frames and samples.
 
-    A clip of T chunks is `temporal_stride * T + 1` frames. Frame 0 is the reference and chunk 0;
+    A clip of T chunks has `temporal_stride * T + 1` frames. Frame 0 is the reference and chunk 0; at a stride of 4,
     frames `4(t-1)+1 .. 4t` are chunk t. Audio starts with frame 1: codec frames `F(t-1) .. Ft-1` belong to chunk t.
 
     Attributes:
         fps: Frames per second.
-        temporal_stride: Frames in a chunk (the video VAE's temporal stride).
-        sample_rate: Samples per second.
-        hop: Samples in one codec frame.
+        temporal_stride: Number of frames in a chunk (the video VAE's temporal stride).
+        sample_rate: Audio samples per second.
+        hop: Number of samples in a codec frame.
     """
 
     fps: int
@@ -114,12 +114,12 @@ class ChunkClock:
 
     @property
     def codec_frames(self) -> Fraction:
-        """Codec codec frames in a chunk, as a fraction; whole for every clock that exists."""
+        """Number of codec frames in a chunk, as a fraction; checked to be whole at construction."""
         return Fraction(self.sample_rate, self.hop) / self.chunks_per_second
 
     @property
     def codec_frames_per_chunk(self) -> int:
-        """F, codec frames in a chunk."""
+        """F, the number of codec frames in a chunk."""
         return int(self.codec_frames)
 
     @property
@@ -127,13 +127,13 @@ class ChunkClock:
         return self.codec_frames_per_chunk * self.hop
 
     def frames(self, chunks: int) -> int:
-        """Frames in a training clip of this many chunks, the reference included: 4T + 1."""
+        """Returns the number of frames in a clip of T chunks, the reference included: stride * T + 1."""
         return self.temporal_stride * chunks + 1
 
     def samples(self, chunks: int) -> int:
-        """Samples of audio in this many chunks."""
+        """Returns the number of audio samples in a number of chunks."""
         return self.samples_per_chunk * chunks
 
     def chunks(self, frames: int) -> int:
-        """Whole chunks in a clip of this many frames, the reference included."""
+        """Returns the number of whole chunks in a clip of a number of frames, the reference included."""
         return max(0, (frames - 1) // self.temporal_stride)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sinusoid(values: Tensor, size: int, period: float = 10_000.0) -> Tensor:
-    """Sine and cosine features (..., size) of numbers of any shape, as for diffusion times."""
+    """Returns sine and cosine features (..., size) of values (...), as for diffusion times."""
     half = size // 2
     frequencies = period ** (-torch.arange(half, device=values.device).float() / half)
     angles = values.float().unsqueeze(-1) * frequencies

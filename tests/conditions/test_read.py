@@ -1,4 +1,4 @@
-"""The `condition` node of a config: what is on, in which order, and what is refused."""
+"""The `condition` node of a config: enabled conditions, their order, and invalid settings."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ OFF = {
 }
 
 
-def test_what_is_off_and_what_is_heard_are_no_conditions() -> None:
+def test_disabled_conditions_and_other_keys_are_left_out() -> None:
     assert read_conditions(OFF) == {}
 
 
-def test_conditions_keep_the_order_of_the_config_and_take_settings_short_or_by_name() -> None:
+def test_conditions_keep_the_order_of_the_config_and_accept_short_or_named_settings() -> None:
     short = {"text": "question", "voice": True, "scores": ["dover"], "features": 7}
     long = {"text": {"turn": "question"}, "voice": {}, "scores": {"names": ["dover"]}, "features": {"width": 7}}
     expected = {
@@ -44,24 +44,26 @@ def test_conditions_keep_the_order_of_the_config_and_take_settings_short_or_by_n
         assert list(chosen) == list(expected)
 
 
-def test_a_voice_s_length_is_taken_from_the_key_that_it_once_had() -> None:
+def test_the_old_key_for_the_length_of_the_voice_is_still_read() -> None:
     assert read_conditions(OFF | {"voice": True, "voice_chunks": 5}) == {"voice": Voice(5)}
     assert read_conditions(OFF | {"voice_chunks": 5}) == {}
 
 
 @pytest.mark.parametrize(
-    ("node", "error", "told"),
+    ("node", "error", "message"),
     [
         ({"text": "x"}, ConditionError, "condition.text must be answer, question or null, got x"),
         ({"scores": 3}, ConditionError, "condition.scores must be a list of names of scores, got 3"),
         ({"features": -1}, ConditionError, "condition.features must be a whole number"),
         ({"voice": "loud"}, ConditionError, "condition.voice must be true, false or a number of chunks"),
-        ({"bytes": True}, ConditionError, "condition.bytes: bytes is no condition"),
+        ({"bytes": True}, ConditionError, "condition.bytes: bytes is not a condition"),
         ({"gaze": True}, UnknownName, "gaze is no name vidchat knows"),
         ({"gaze": {"type": "mylab_y/gaze"}}, UnknownName, "it needs the package mylab_y"),
         ({"text": {"trun": "answer"}}, WrongArguments, "'trun'"),
     ],
 )
-def test_what_cannot_be_is_refused_by_its_key(node: dict[str, Any], error: type[Exception], told: str) -> None:
-    with pytest.raises(error, match=told):
+def test_an_invalid_condition_is_refused_with_its_key(
+    node: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         read_conditions(OFF | node)

@@ -95,7 +95,7 @@ def test_the_loop_is_the_model_s_own_reading(release):
     batch.codes = torch.stack([chunk.codes for chunk in chunks], dim=1)
     batch.chunk_mask = torch.ones(2, 3, dtype=torch.bool)
     with torch.no_grad():
-        hidden = release.responder.read(batch)
+        hidden = release.responder.run_backbone(batch)
         for t in range(3):
             logits = release.responder.depth(hidden[:, t, -8:], batch.codes[:, t])
             assert torch.equal(logits.argmax(-1), batch.codes[:, t])

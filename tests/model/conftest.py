@@ -22,21 +22,21 @@ def shape(layers: int = 2) -> Shape:
 
 
 def conditioning(turns: bool = False, drop: float = 0.1, **chosen: object) -> Conditioning:
-    """Conditions by name, and whether turns are heard."""
+    """The conditions of a model, by name, and whether it hears turns."""
     return Conditioning(read_conditions(chosen), turns, drop)
 
 
 def change(batch: ChunkBatch, name: str, below: int) -> None:
-    """Changes every value of a condition, or of a field of a batch; whole numbers stay below a number."""
-    given = batch.conditions.get(name)
-    value = getattr(batch, name) if given is None else given.values
-    other = (value + 1) % below if value.dtype == torch.long else value + 1
-    setattr(given or batch, "values" if given else name, other)
+    """Changes every value of a condition, or of a field of a batch; integers stay below a limit."""
+    condition = batch.conditions.get(name)
+    value = getattr(batch, name) if condition is None else condition.values
+    changed = (value + 1) % below if value.dtype == torch.long else value + 1
+    setattr(condition or batch, "values" if condition else name, changed)
 
 
 @pytest.fixture
 def make_responder() -> Callable[..., Responder]:
-    """A small model; keyword arguments replace the defaults."""
+    """Builds a small model; keyword arguments replace the defaults."""
 
     def make(**changes: object) -> Responder:
         torch.manual_seed(1)
@@ -52,7 +52,7 @@ def make_responder() -> Callable[..., Responder]:
         } | changes
         tokens = TokenShapes(LATENT, parts.pop("codes"), parts.pop("vocabulary"))
         model = Responder(tokens, **parts)
-        for parameter in model.parameters():  # nothing may be hidden by a zero initialisation
+        for parameter in model.parameters():  # a zero initialisation could hide an error
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
         return model
@@ -62,7 +62,7 @@ def make_responder() -> Callable[..., Responder]:
 
 @pytest.fixture
 def make_batch() -> Callable[..., ChunkBatch]:
-    """Two answers with every condition, the second sample padded everywhere."""
+    """Builds two answers with every condition, the second padded everywhere."""
 
     def make(chunks: int = 5, padded: bool = True) -> ChunkBatch:
         generator = torch.Generator().manual_seed(2)
@@ -73,8 +73,8 @@ def make_batch() -> Callable[..., ChunkBatch]:
         def ids(high: int, *size: int) -> torch.Tensor:
             return torch.randint(high, size, generator=generator)
 
-        def mask(length: int, kept: int) -> torch.Tensor:
-            return torch.arange(length) < torch.tensor([[length], [kept if padded else length]])
+        def mask(length: int, count: int) -> torch.Tensor:
+            return torch.arange(length) < torch.tensor([[length], [count if padded else length]])
 
         return ChunkBatch(
             latents=floats(2, chunks + 1, 3, 4, 4),

@@ -18,7 +18,7 @@ def draw(size: int, tokens: int, heads: int = 4, groups: int = 2) -> tuple[torch
 
 
 def layout(tokens: int, hidden: bool) -> BlockCausal:
-    """Text token by token, then chunks of 17; hidden are some text, a chunk, and all that one sample starts with."""
+    """Text token by token, then chunks of 17. Some text, one chunk, and the start of one sample are hidden."""
     text = min(10, tokens)
     chunks = text + torch.arange(tokens - text) // 17
     visible = torch.ones(3, tokens, dtype=torch.bool)
@@ -46,7 +46,7 @@ def test_spans_are_the_dense_mask(tokens, hidden):
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("tokens", [100, 128, 200, 256])
 def test_flex_is_the_dense_mask(tokens, hidden):
-    """Uncompiled and without gradients: what of it runs on a CPU."""
+    """Uncompiled and without gradients, as only that runs on a CPU."""
     mask = layout(tokens, hidden)
     inputs = [x.detach() for x in draw(3, tokens)]
     kept = mask.visible[:, None, :, None]
@@ -56,8 +56,8 @@ def test_flex_is_the_dense_mask(tokens, hidden):
 
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize(("tokens", "queries"), [(1, 1), (128, 91), (256, 256), (512, 475), (700, 700), (700, 350)])
-def test_tiles_are_those_of_the_mask_written_out(tokens, queries, hidden):
-    """Which tiles are read in part and which whole, forwards and transposed for the backward pass."""
+def test_tiles_are_those_of_create_block_mask(tokens, queries, hidden):
+    """Tiles read in part and in full, and their transposes for the backward pass."""
     same_tiles(layout(tokens, hidden).flex(queries), tokens, queries)
 
 
@@ -71,45 +71,45 @@ def same_tiles(ours: BlockMask, tokens: int, queries: int) -> None:
         )
         assert torch.equal(counts, expected)
         assert counts.dtype == order.dtype == torch.int32
-        used = torch.arange(order.shape[-1]) < counts[..., None]  # what stands behind is not read
+        used = torch.arange(order.shape[-1]) < counts[..., None]  # later entries are not read
         assert torch.equal(order[used], getattr(theirs, f"{part}_indices")[used])
 
 
-def read_only(tokens: int, hidden: bool) -> BlockCausal:
-    """Four sets that are asked for, of which the first three are read with a context of 40 tokens."""
+def separate_queries(tokens: int, hidden: bool) -> BlockCausal:
+    """Queries of four sets; the keys are a context of 40 tokens and the first three sets."""
     sizes = torch.tensor([tokens // 20, tokens // 8, tokens // 3])
     sets = torch.cat([torch.arange(3).repeat_interleave(sizes), torch.full((tokens - int(sizes.sum()),), 3)])
     blocks = torch.cat([torch.zeros(40, dtype=torch.long), 1 + sets[sets < 3]])
     visible = torch.ones(3, len(blocks), dtype=torch.bool)
     if hidden:
         visible[1, 5:9] = visible[2, 41:60] = False
-    return BlockCausal(blocks, visible, readers=sets)
+    return BlockCausal(blocks, visible, queries=sets)
 
 
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("tokens", [20, 150, 600])
 def test_queries_that_are_not_keys(tokens, hidden):
     """Each set sees the context and the sets before its own, by every backend, with its gradients."""
-    mask = read_only(tokens, hidden)
-    keys, found = len(mask.blocks), {}
-    earlier = mask.readers[:, None] >= mask.blocks
+    mask = separate_queries(tokens, hidden)
+    keys, results = len(mask.blocks), {}
+    earlier = mask.queries[:, None] >= mask.blocks
     assert torch.equal(mask.dense()[:, 0], earlier & mask.visible[:, None]), "no token sees itself"
     for backend in ("dense", "spans"):
         inputs = draw(3, tokens)[:1] + draw(3, keys)[1:]
         out = attend(*inputs, mask, backend=backend)
         (out * torch.linspace(-1, 1, tokens)[:, None]).sum().backward()
-        found[backend] = [out, *(x.grad for x in inputs)]
-    torch.testing.assert_close(found["spans"], found["dense"], atol=1e-5, rtol=1e-5)
+        results[backend] = [out, *(x.grad for x in inputs)]
+    torch.testing.assert_close(results["spans"], results["dense"], atol=1e-5, rtol=1e-5)
     inputs = [x.detach() for x in inputs]
-    torch.testing.assert_close(attend(*inputs, mask, backend="flex"), found["dense"][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attend(*inputs, mask, backend="flex"), results["dense"][0], atol=1e-5, rtol=1e-5)
     for backend in ("spans", "flex"):
         tail = attend(inputs[0][:, :, 7:], *inputs[1:], mask, backend=backend)
-        torch.testing.assert_close(tail, found["dense"][0][:, :, 7:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tail, results["dense"][0][:, :, 7:], atol=1e-5, rtol=1e-5)
     same_tiles(mask.flex(tokens), keys, tokens)
 
 
 def test_flex_is_compiled_once_for_all_lengths(monkeypatch):
-    """The first has another number of tiles than of samples or heads; where they are the same, it is compiled anew."""
+    """The first length has as many tiles as neither samples nor heads; equal numbers would cause a recompilation."""
     counter = CompileCounterWithBackend("eager")
     torch._dynamo.reset()
     compiled = torch.compile(flex_attention, dynamic=True, backend=counter)
@@ -124,7 +124,7 @@ def test_flex_is_compiled_once_for_all_lengths(monkeypatch):
 
 
 def test_attention_equals_its_definition():
-    """Softmax over the keys that the mask leaves, in float64, written out."""
+    """Softmax over the visible keys, computed in float64 by definition."""
     mask = layout(60, hidden=True)
     queries, keys, values = draw(3, 60)
     ours = attend(queries, keys, values, mask)
@@ -139,8 +139,8 @@ def test_attention_equals_its_definition():
         torch.testing.assert_close(ours[sample, head, query].double(), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_hidden_tokens_reach_nobody():
-    """Whatever stands in a hidden place, even enormous, visible outputs are the same bit for bit."""
+def test_hidden_tokens_have_no_effect():
+    """Visible outputs are bit-equal whatever the values of hidden tokens, even if they are enormous."""
     mask = layout(100, hidden=True)
     queries, keys, values = (x.detach() for x in draw(3, 100))
     before = attend(queries, keys, values, mask)
@@ -173,7 +173,7 @@ def test_bf16_goes_through_spans():
     torch.testing.assert_close(out.float() * kept, theirs * kept, atol=3e-2, rtol=3e-2)
 
 
-def test_a_backend_that_cannot_is_refused():
+def test_an_unsupported_backend_is_refused():
     inputs = draw(3, 40)
     with pytest.raises(ValueError, match="no backward on cpu"):
         attend(*inputs, layout(40, False), backend="flex")
@@ -184,28 +184,28 @@ def test_a_backend_that_cannot_is_refused():
 @pytest.mark.parametrize("backend", ["spans", "flex", "dense"])
 @pytest.mark.parametrize("queries", [1, 39, 64, 199])
 def test_the_last_queries_alone(backend, queries):
-    """Outputs of a tail are the tail of the outputs, wherever it starts."""
+    """The outputs of the last queries are the last outputs, wherever they start."""
     mask = layout(200, hidden=True)
     inputs = [x.detach() for x in draw(3, 200)]
-    whole = attend(*inputs, mask, backend="dense")[:, :, -queries:]
+    expected = attend(*inputs, mask, backend="dense")[:, :, -queries:]
     tail = attend(inputs[0][:, :, -queries:], *inputs[1:], mask, backend=backend)
-    kept = mask.visible[:, None, -queries:, None]
-    torch.testing.assert_close(tail * kept, whole * kept, atol=1e-5, rtol=1e-5)
+    visible = mask.visible[:, None, -queries:, None]
+    torch.testing.assert_close(tail * visible, expected * visible, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_of_a_tail():
     mask = layout(200, hidden=True)
-    found = []
+    gradients = []
     for backend in ("spans", "dense"):
         inputs = draw(3, 200)
         (attend(inputs[0][:, :, -90:], *inputs[1:], mask, backend=backend) * torch.linspace(-1, 1, 8)).sum().backward()
-        found.append([x.grad for x in inputs])
-    for ours, theirs in zip(*found, strict=True):
+        gradients.append([x.grad for x in inputs])
+    for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_one_flex_mask_serves_any_number_of_queries():
-    """Block masks are kept for the layers of a step, one for each number of queries."""
+    """Block masks are cached for the layers of a step, one per number of queries."""
     mask = layout(100, hidden=False)
     queries, keys, values = (x.detach() for x in draw(3, 100))
     for count in (100, 30, 100):

@@ -16,7 +16,7 @@ SHAPE = Shape(width=32, layers=3, heads=4, kv_heads=2, head_dim=16, mlp_width=64
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Qwen3ForCausalLM, Path]:
-    """A tiny random Qwen3, saved in several shards as the big ones are."""
+    """A tiny random Qwen3, saved in several shards as large models are."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
@@ -32,7 +32,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Qwen3ForCa
 
 
 def test_a_saved_language_model_becomes_the_backbone(make_responder, language_model):
-    """Words through the condition's embedding and the loaded backbone: the hidden states of the language model."""
+    """The text embedding and the loaded backbone compute the hidden states of the language model."""
     theirs, folder = language_model
     model = make_responder(backbone=SHAPE, vocabulary=50, conditions=conditioning(text=True)).eval()
     assert "token embeddings too" in load_language_model(model, str(folder))
@@ -50,7 +50,7 @@ def test_another_vocabulary_keeps_its_own_embeddings(make_responder, language_mo
     assert torch.equal(model.conditions.embeddings["text"].ids.weight, before)
 
 
-def test_what_does_not_fit_is_told_with_the_keys_to_change(make_responder, language_model, tmp_path):
+def test_an_unsuitable_language_model_is_refused_with_the_keys_to_change(make_responder, language_model, tmp_path):
     _, folder = language_model
     with pytest.raises(LanguageModelError, match=r"model.backbone.layers=3 .*model.backbone.theta=1000000"):
         load_language_model(make_responder(), str(folder))

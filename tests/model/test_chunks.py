@@ -18,28 +18,28 @@ def test_visual_tokens_are_row_major():
     assert torch.equal(tokens[0, 3], latents[0, :, 2:4, 0:2].flatten())
 
 
-def test_a_coarse_place_has_a_child_for_each_fine_one():
-    children = PatchUpsample(1, 1, 2)
-    torch.nn.init.ones_(children.project.weight)
+def test_a_coarse_token_is_mapped_to_all_visual_tokens_it_covers():
+    upsample = PatchUpsample(1, 1, 2)
+    torch.nn.init.ones_(upsample.project.weight)
     with torch.no_grad():
-        children.project.bias.copy_(torch.tensor([0.0, 0.1, 0.2, 0.3]))
-    fine = children(torch.arange(6.0).view(1, 6, 1), (2, 3)).view(4, 6)
+        upsample.project.bias.copy_(torch.tensor([0.0, 0.1, 0.2, 0.3]))
+    fine = upsample(torch.arange(6.0).view(1, 6, 1), (2, 3)).view(4, 6)
     torch.testing.assert_close(fine[:2, 2:4], torch.tensor([[1.0, 1.1], [1.2, 1.3]]))
     torch.testing.assert_close(fine[2:, 4:], torch.tensor([[5.0, 5.1], [5.2, 5.3]]))
 
 
-def test_a_frame_is_the_sum_of_its_codebooks_own_embeddings():
+def test_a_codec_frame_is_the_sum_of_its_codebook_embeddings():
     embed = ChunkEmbedding(8, 4, CODES)
     codes, roles = torch.randint(5, (2, 4, 3, 2)), torch.tensor([[INITIATOR, RESPONDER] * 2] * 2)
     tables = embed.codes.table.weight.view(2, 5, 8)
-    own = tables[0][codes[..., 0]] + tables[1][codes[..., 1]]
-    expected = own + embed.audio + embed.role.weight[roles][:, :, None]
+    summed = tables[0][codes[..., 0]] + tables[1][codes[..., 1]]
+    expected = summed + embed.sound + embed.role.weight[roles][:, :, None]
     torch.testing.assert_close(embed.embed_codes(codes, roles), expected)
 
 
 def test_chunk_0_and_hidden_codes_hold_the_start_token():
     embed = ChunkEmbedding(8, 4, CODES)
-    start = embed.start + embed.audio + embed.role.weight[RESPONDER]
+    start = embed.start + embed.sound + embed.role.weight[RESPONDER]
     torch.testing.assert_close(embed.start_tokens(2), start.expand(2, 1, 3, 8))
     codes, roles = torch.randint(5, (2, 4, 3, 2)), torch.full((2, 4), RESPONDER)
     hidden = torch.tensor([[True, False] * 2, [False, True] * 2])

@@ -9,7 +9,7 @@ from vidchat.model.compiled import compile_blocks
 
 
 def gradients(model, batch, seed=0):
-    """The loss of one training step with everything random seeded, and its gradients."""
+    """The loss and the gradients of one seeded training step."""
     torch.manual_seed(seed)
     model.zero_grad()
     loss = model.loss(batch)["loss"]
@@ -17,8 +17,8 @@ def gradients(model, batch, seed=0):
     return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_compiled_training_is_the_same_training_under_the_same_names(make_responder, make_batch):
-    """`aot_eager` traces and differentiates as inductor does, and generates no code."""
+def test_compiled_training_keeps_losses_gradients_and_parameter_names(make_responder, make_batch):
+    """`aot_eager` traces and differentiates as inductor does, but generates no code."""
     plain, batch = make_responder(backbone=shape(layers=1), depth=shape(layers=1)).train(), make_batch()
     compiled = copy.deepcopy(plain)
     blocks = compile_blocks(compiled, "aot_eager")

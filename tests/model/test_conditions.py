@@ -1,4 +1,4 @@
-"""Conditions as tokens: where they stand in time, who sees whom, and when they are dropped."""
+"""Tokens of the conditions: positions in time, mask, and dropout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def times(tokens: ConditionTokens) -> dict[str, torch.Tensor]:
 
 
 def test_conditions_follow_each_other_in_time(make_responder, make_batch):
-    """Words count one by one, media 4 steps a chunk after the last word, and padding takes no time."""
+    """Words take one position each, chunks 4 steps each after the last word, and padding takes none."""
     tokens = encode(make_responder().eval(), make_batch())
     at = times(tokens)
     assert at["text"][0].tolist() == [0, 1, 2, 3, 4, 5]
@@ -44,7 +44,7 @@ def test_conditions_follow_each_other_in_time(make_responder, make_batch):
     assert at["turns"][1, [0, 8]].tolist() == [14, 18]
     assert tokens.end[1] == 6 + 4 * 4
     words = tokens.positions[:, :11]
-    assert torch.equal(words[..., 0], words[..., 1]), "words carry one number on all axes"
+    assert torch.equal(words[..., 0], words[..., 1]), "words have one position on all axes"
     assert torch.equal(words[..., 0], words[..., 2])
     assert tokens.positions[0, 19:23, 1:].tolist() == [[11, 11], [11, 12], [12, 11], [12, 12]]
 
@@ -62,7 +62,7 @@ def test_words_are_causal_by_token_and_media_by_chunk(make_responder, make_batch
 
 
 def test_the_condition_does_not_see_the_reference(make_responder, make_batch):
-    """Nothing of the answer, chunk 0 included, reaches what the condition's tokens store for it."""
+    """The keys and values of the conditions do not depend on the answer, chunk 0 included."""
     model, batch = make_responder().eval(), make_batch(padded=False)
     stored = []
     for shift in (0.0, 1.0):
@@ -74,7 +74,7 @@ def test_the_condition_does_not_see_the_reference(make_responder, make_batch):
         assert not torch.equal(before, after)
 
 
-def test_dropping_hides_and_moves_nothing(make_responder, make_batch):
+def test_dropping_hides_conditions_and_keeps_positions(make_responder, make_batch):
     model, batch = make_responder().eval(), make_batch()
     kept, dropped = encode(model, batch), encode(model, batch, torch.tensor([True, False]))
     assert torch.equal(dropped.visible[0], kept.visible[0])
@@ -83,15 +83,15 @@ def test_dropping_hides_and_moves_nothing(make_responder, make_batch):
     assert torch.equal(dropped.end, kept.end)
 
 
-def drawn(model, batch: ChunkBatch) -> torch.Tensor:
-    """(B, conditions) bool: which conditions of each sample are seen in one pass of training."""
+def draw_kept(model, batch: ChunkBatch) -> torch.Tensor:
+    """Draws which conditions of each sample are visible in one pass of training, (B, conditions) bool."""
     with torch.no_grad():
         seen = encode(model.train(), batch).visible
-    has = model.conditions.used.keys() | ({"turns"} if model.conditions.hears else set())
-    lengths = [length for name, length in SECTIONS.items() if name in has]
+    names = model.conditions.used.keys() | ({"turns"} if model.conditions.hears else set())
+    lengths = [length for name, length in SECTIONS.items() if name in names]
     sections = seen.split(lengths, dim=1)
     for section in sections:
-        assert torch.equal(section.all(1), section.any(1)), "a condition is hidden whole"
+        assert torch.equal(section.all(1), section.any(1)), "a condition is hidden as a whole"
     return torch.stack([section[:, 0] for section in sections], dim=1)
 
 
@@ -104,9 +104,9 @@ SWITCHES = {
 
 @pytest.mark.parametrize("conditions", SWITCHES)
 def test_all_conditions_are_hidden_together_as_often_as_guidance_hides_them(make_responder, make_batch, conditions):
-    """Guidance extrapolates from the model that sees nothing: with any number of conditions it is trained as often."""
+    """Guidance extrapolates from the model without conditions: it is trained as often with any number of them."""
     switches = conditioning(**SWITCHES[conditions], drop=0.1)
-    kept = drawn(make_responder(conditions=switches), make_batch(padded=False).repeat(10_000))
+    kept = draw_kept(make_responder(conditions=switches), make_batch(padded=False).repeat(10_000))
     assert kept.shape == (20_000, conditions)
     own = 0.1 if conditions > 1 else 0.0
     nothing = (~kept.any(1)).float().mean()
@@ -117,7 +117,7 @@ def test_all_conditions_are_hidden_together_as_often_as_guidance_hides_them(make
 def test_each_condition_of_each_sample_is_dropped_on_its_own(make_responder, make_batch):
     switches = conditioning(text=True, turns=True, voice=True, scores=["dover", "motion"], features=5, drop=0.3)
     model, batch = make_responder(conditions=switches), make_batch(padded=False).repeat(4000)
-    kept = drawn(model, batch).float()
+    kept = draw_kept(model, batch).float()
     with torch.no_grad():
         assert encode(model.eval(), batch).visible.all(), "never in evaluation"
     assert kept.mean(0).sub(0.49).abs().max() < 0.03
@@ -126,13 +126,13 @@ def test_each_condition_of_each_sample_is_dropped_on_its_own(make_responder, mak
     assert kept[:-1].sub(0.49).mul(kept[1:] - 0.49).mean().abs() < 0.02, "and from sample to sample"
 
 
-@pytest.mark.parametrize(("part", "places"), [("turn_latents", slice(0, 4)), ("turn_codes", slice(4, 8))])
-def test_who_spoke_is_told_with_picture_and_sound(make_responder, make_batch, part, places):
+@pytest.mark.parametrize(("field", "index"), [("turn_latents", slice(0, 4)), ("turn_codes", slice(4, 8))])
+def test_the_role_of_a_turn_is_added_to_video_and_audio(make_responder, make_batch, field, index):
     model, batch = make_responder().eval(), make_batch()
     other = replace(batch, turn_roles=1 - batch.turn_roles)
-    first, second = (encode(model, each).tokens[:, -24:].unflatten(1, (3, 8))[:, :, places] for each in (batch, other))
+    first, second = (encode(model, each).tokens[:, -24:].unflatten(1, (3, 8))[:, :, index] for each in (batch, other))
     expected = model.embed.role.weight[1 - batch.turn_roles] - model.embed.role.weight[batch.turn_roles]
-    torch.testing.assert_close(second - first, expected[:, :, None].expand_as(first), msg=part)
+    torch.testing.assert_close(second - first, expected[:, :, None].expand_as(first), msg=field)
 
 
 def test_the_same_codes_as_voice_and_as_turn_differ_by_their_role(make_responder, make_batch):
@@ -145,7 +145,7 @@ def test_the_same_codes_as_voice_and_as_turn_differ_by_their_role(make_responder
     torch.testing.assert_close(voice - turns, (role[2] - role[0]).expand_as(voice))
 
 
-def test_equal_scores_are_told_apart(make_responder, make_batch):
+def test_equal_scores_have_different_tokens(make_responder, make_batch):
     model, batch = make_responder().eval(), make_batch()
     batch.conditions["scores"].values = torch.ones(2, 2)
     scores = encode(model, batch).tokens[:, 6:8]

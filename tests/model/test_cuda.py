@@ -1,4 +1,4 @@
-"""What only a GPU can show: kernels against the reference, captured and compiled against plain, and no waiting."""
+"""Tests that need a GPU: kernels against the reference, captured and compiled against plain, and no waiting."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def test_flex_is_the_dense_mask_forwards_and_backwards(tokens, queries, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_flex_is_the_dense_mask_for_queries_that_only_read(dtype):
+def test_flex_is_the_dense_mask_for_separate_queries(dtype):
     sizes = torch.tensor([7, 20, 90, 183])
     blocks = torch.arange(4).repeat_interleave(sizes)
     visible = torch.ones(2, 40 + 117, dtype=torch.bool, device=DEVICE)
-    mask = BlockCausal(torch.cat([torch.zeros(40, dtype=torch.long), 1 + blocks[:117]]), visible, readers=blocks)
+    mask = BlockCausal(torch.cat([torch.zeros(40, dtype=torch.long), 1 + blocks[:117]]), visible, queries=blocks)
     drawn = [torch.randn(2, n, tokens, 64, device=DEVICE, dtype=dtype) for n, tokens in ((4, 300), (2, 157), (2, 157))]
     found = []
     for backend in ("flex", "dense"):
@@ -80,7 +80,7 @@ def test_flex_is_the_dense_mask_for_queries_that_only_read(dtype):
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_captured_loop_is_the_loop(bf16):
-    """Also on later inputs, for a second number of tokens, and once the weights have been replaced where they lie."""
+    """Also on later inputs, for a second number of tokens, and after the weights have changed in place."""
     torch.manual_seed(0)
     head, loops = FlowHead(6, 16, FlowShape(width=32, blocks=2)).to(DEVICE), CapturedLoops()
     for parameter in head.parameters():
@@ -107,7 +107,7 @@ def test_a_captured_loop_is_the_loop(bf16):
 )
 @pytest.mark.parametrize("bf16", [False, True])
 def test_captured_codes_are_the_plain_loops(sampling, guidance, bf16):
-    """Also of later inputs, of another batch size, and once the weights have been replaced where they lie."""
+    """Also for later inputs, another batch size, and after the weights have changed in place."""
     torch.manual_seed(0)
     depth, loops = DepthTransformer(WIDE, 8, CODES).to(DEVICE), CapturedLoops()
     if bf16:
@@ -153,10 +153,12 @@ def test_in_bf16_nothing_waits_and_graphs_serve_the_next_answer(model, make_batc
     with torch.no_grad():
         for network, own in ((full, None), (half, None), (half, loops)):
             state = network.prefill(batch, 2, guidance)
-            with patch.object(network.depth, "sample", lambda *_: batch.codes[:, 0]):  # one other code, another frame
+            with patch.object(
+                network.depth, "sample", lambda *_: batch.codes[:, 0]
+            ):  # another code would give another video
                 drawn.append(network.generate_chunk(state, sampling, generator.manual_seed(0), own)[0])
         for answer in range(2):
-            loops.follow(half)
+            loops.check_weights(half)
             state = half.prefill(batch, 2, guidance)
             for chunk in range(4):
                 with no_waiting() if answer or chunk else torch.no_grad():
@@ -173,8 +175,8 @@ def test_flash_reads_a_cache_as_sdpa_does():
     """A few queries on the first keys of a longer cache, as in generation, and causal, as in training."""
     queries = torch.randn(2, 4, 300, 64, device=DEVICE, dtype=torch.bfloat16)
     keys, values = torch.randn(2, 2, 2, 400, 64, device=DEVICE, dtype=torch.bfloat16).unbind()
-    for asked, kept, causal in ((17, 250, False), (1, 399, False), (300, 300, True)):
-        inputs = queries[:, :, :asked], keys[:, :, :kept], values[:, :, :kept]
+    for count, length, causal in ((17, 250, False), (1, 399, False), (300, 300, True)):
+        inputs = queries[:, :, :count], keys[:, :, :length], values[:, :, :length]
         ours = attend(*inputs, causal=causal, backend="flash").float()
         theirs = F.scaled_dot_product_attention(*(x.float() for x in inputs), is_causal=causal, enable_gqa=True)
         assert (ours - theirs).norm() < 1e-2 * theirs.norm()
@@ -194,7 +196,7 @@ def test_a_training_step_never_waits(model, make_batch):
     optimizer, schedule = make_optimizer(model, OptimizerSettings())
     ema = EMA(model, 0.9)
     for update in range(4):
-        with no_waiting() if update > 1 else torch.enable_grad():  # what is kept is made first, and flex compiled
+        with no_waiting() if update > 1 else torch.enable_grad():  # the first steps fill caches and compile flex
             loss = step(model, batch, seed=0)
             _, skipped = clip_and_guard(optimizer, model, 1.0)
             optimizer.step()
@@ -206,7 +208,7 @@ def test_a_training_step_never_waits(model, make_batch):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_training_is_the_same_training(make_responder, make_batch, recompute):
-    """To half precision; `flex` on one side and `dense` on the other."""
+    """Up to half precision, between `flex` and `dense`."""
     wide = replace(WIDE, recompute=recompute)
     dense = make_responder(backbone=replace(WIDE, attention="dense"), spatial=WIDE, depth=WIDE).to(DEVICE).train()
     flex = make_responder(backbone=wide, spatial=wide, depth=wide).to(DEVICE).train()

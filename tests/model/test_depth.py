@@ -1,4 +1,4 @@
-"""How codes are drawn: the sampling law, and guidance step by step."""
+"""Sampling of codes: frequencies, cut-offs, and guidance step by step."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def test_the_temperature_is_an_exponent(temperature):
 
 
 @pytest.mark.parametrize(
-    ("cut", "kept"),
+    ("cut", "codes"),
     [
         ({"top_k": 1}, [1]), ({"top_k": 3}, [0, 1, 3]), ({"top_k": 9}, [0, 1, 2, 3]), ({"top_p": 0.49}, [1]),
         ({"top_p": 0.51}, [1, 3]), ({"top_p": 0.79}, [1, 3]), ({"top_p": 0.81}, [0, 1, 3]),
         ({"top_p": 0.01}, [1]),
     ],
 )  # fmt: skip
-def test_what_is_cut_off_and_how_the_rest_shares(cut, kept):
-    """Top-p keeps the fewest of the likeliest codes that make up p, whatever their order, and always one."""
+def test_cut_offs_keep_the_likeliest_codes_and_renormalise(cut, codes):
+    """Top-p keeps the fewest of the likeliest codes that reach p, whatever their order, and at least one."""
     expected = torch.zeros(4)
-    expected[kept] = PROBABILITIES[kept] / PROBABILITIES[kept].sum()
+    expected[codes] = PROBABILITIES[codes] / PROBABILITIES[codes].sum()
     torch.testing.assert_close(frequencies(**cut), expected, atol=0.01, rtol=0)
 
 
@@ -54,7 +54,7 @@ def test_the_generator_decides(make_responder):
 
 
 def plain_loop(depth, hidden, sampling, guidance, generator):
-    """One code after the other: each from a pass over all the codes before it, drawn by torch.multinomial."""
+    """Draws code after code with torch.multinomial, each from a pass over all earlier codes."""
     count = len(hidden) if guidance == 1 else len(hidden) // 2
     codes = torch.zeros(count, CODES.codec_frames, CODES.codebooks, dtype=torch.long)
     for frame, book in product(range(CODES.codec_frames), range(CODES.codebooks)):
@@ -82,7 +82,7 @@ def cut(probabilities, sampling):
      CodeSampling(1.0, 9, 0.8)],
 )  # fmt: skip
 def test_codes_and_seeds_are_those_of_the_plain_loop(sampling, guidance):
-    """Drawn all before the loop, numbers are those that torch.multinomial draws in it on a CPU."""
+    """The random numbers, drawn before the loop, are those that torch.multinomial draws inside it on a CPU."""
     torch.manual_seed(0)
     depth = DepthTransformer(shape(), 8, CODES).eval()
     for parameter in depth.transformer.parameters():  # norms' weights are all 1 at first
@@ -96,7 +96,7 @@ def test_codes_and_seeds_are_those_of_the_plain_loop(sampling, guidance):
             assert torch.equal(*(generator.get_state() for generator in generators))
 
 
-def test_what_is_captured_draws_nothing():
+def test_the_captured_loop_makes_no_random_draws():
     depth = DepthTransformer(shape(), 8, CODES).eval()
     hidden, exponential = torch.randn(3, 4, 8), torch.empty(8, 3, 16).exponential_()
     before = torch.get_rng_state()
@@ -107,7 +107,7 @@ def test_what_is_captured_draws_nothing():
 
 
 def test_pairs_of_codes_have_their_probabilities():
-    """By the chi-square test at 0.1 %, fifteen degrees of freedom: p(a) p(b | a) over both codes of one frame."""
+    """By the chi-square test at 0.1 %, fifteen degrees of freedom: p(a) p(b | a) over both codes of one codec frame."""
     torch.manual_seed(0)
     count, depth = 20000, DepthTransformer(shape(), 8, CodeShape(codec_frames=1, codebooks=2, vocabulary=4)).eval()
     hidden, pairs = torch.randn(1, 1, 8), torch.cartesian_prod(torch.arange(4), torch.arange(4))[:, None]
@@ -115,23 +115,23 @@ def test_pairs_of_codes_have_their_probabilities():
         codes = depth.sample(hidden.expand(count, -1, -1), CodeSampling(0.8, 0, 1.0)).flatten(1)
         each = (depth(hidden.expand(16, -1, -1), pairs) / 0.8).softmax(-1).gather(-1, pairs[..., None])
     expected = count * each.flatten(1).prod(1)
-    found = (4 * codes[:, 0] + codes[:, 1]).bincount(minlength=16)
+    counts = (4 * codes[:, 0] + codes[:, 1]).bincount(minlength=16)
     assert expected.min() > 5
-    assert ((found - expected) ** 2 / expected).sum() < 37.7
+    assert ((counts - expected) ** 2 / expected).sum() < 37.7
 
 
-def test_guided_codes_are_the_likeliest_of_the_mixed_logits():
+def test_greedy_guided_codes_maximise_the_guided_logits():
     depth = DepthTransformer(shape(), 8, CODES).eval()
-    conditioned, free = torch.randn(2, 3, 4, 8)
+    conditional, unconditional = torch.randn(2, 3, 4, 8)
     with torch.no_grad():
-        codes = depth.sample(torch.cat([conditioned, free]), CodeSampling(temperature=0), guidance=3.0)
-        first, second = depth(conditioned, codes), depth(free, codes)
+        codes = depth.sample(torch.cat([conditional, unconditional]), CodeSampling(temperature=0), guidance=3.0)
+        first, second = depth(conditional, codes), depth(unconditional, codes)
         assert torch.equal((second + 3.0 * (first - second)).argmax(-1), codes)
         assert not torch.equal(first.argmax(-1), codes)
 
 
 def test_the_cross_entropy_is_taken_in_full_precision():
-    """Of a model in half precision too: logits are rounded once, their logarithms and sums are not."""
+    """Also for a model in half precision: logits are rounded once, their logarithms and sums are not."""
     depth = DepthTransformer(shape(), 8, CODES).eval().bfloat16()
     hidden, codes, weight = torch.randn(3, 4, 8), torch.randint(16, (3, 4, 2)), torch.tensor([1.0, 1.0, 0.0])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The flow head: what it predicts, at which times, and what its two samplers do with a perfect prediction."""
+"""The flow head: its predictions, its noise, and its two samplers with a perfect prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidchat.model.flow import FlowHead, FlowShape, TokenDenoiser
 
 
 def random_head(objective: str = "flow", draws: int = 1) -> FlowHead:
-    """A head in which nothing is hidden by its zero initialisation."""
+    """A head without zero initialisation, which could hide an error."""
     head = FlowHead(3, 4, FlowShape(width=16, blocks=2, draws=draws, objective=objective)).eval()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -19,7 +19,7 @@ def random_head(objective: str = "flow", draws: int = 1) -> FlowHead:
 
 
 def test_adaptive_norms_start_as_plain_ones():
-    """Zero-initialised: at first all gates are closed, and neither time nor condition changes anything."""
+    """At initialisation the gates are zero, and neither time nor condition changes the prediction."""
     denoiser = TokenDenoiser(3, 4, FlowShape(width=16, blocks=2))
     assert not denoiser(torch.randn(5, 3), torch.rand(5), torch.randn(5, 4)).any()
     torch.nn.init.normal_(denoiser.output.weight)
@@ -68,7 +68,7 @@ def test_all_noise_comes_from_the_generator(objective):
 
 
 def cosine(time: torch.Tensor) -> torch.Tensor:
-    """The share of signal in the variance, of arXiv 2102.09672, equation 17, at times in [0, 1]."""
+    """The share of signal in the variance (arXiv 2102.09672, equation 17) at times in [0, 1]."""
     angle = (time + 0.008) / 1.008 * math.pi / 2
     return angle.cos().square() / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
 
@@ -101,11 +101,11 @@ def test_ddpm_with_a_perfect_head_recovers_the_distribution(steps):
 
 
 def test_ddpm_trains_on_the_schedule_it_samples_with():
-    """A head that returns E[e | x_t] of the cosine schedule has the least loss there is; others have more."""
+    """A head that returns E[e | x_t] of the cosine schedule has the smallest possible loss."""
     head = FlowHead(2, 8, FlowShape(width=16, blocks=1, objective="ddpm", draws=8))
     perfect = _GaussianNoise()
 
-    class Told(torch.nn.Module):
+    class Perfect(torch.nn.Module):
         token = condition = torch.nn.Identity()
 
         def embed_times(self, times):
@@ -117,7 +117,7 @@ def test_ddpm_trains_on_the_schedule_it_samples_with():
         def predict(self, x, modulations):
             return perfect.guided(x, modulations, 1.0)
 
-    head.denoiser = Told()
+    head.denoiser = Perfect()
     target = perfect.mean + perfect.std * torch.randn(4000, 2)
     loss = head.loss(target, torch.zeros(4000, 8)).mean()
     signal = cosine((torch.arange(1000) + 1) / 1000)
@@ -125,7 +125,7 @@ def test_ddpm_trains_on_the_schedule_it_samples_with():
     assert loss.item() == pytest.approx(least.item(), rel=0.02)
 
 
-def test_sampling_leaves_no_trace_in_training():
+def test_sampling_does_not_change_training():
     """The tables of DDPM's scheduler change with the number of steps; training and sampling share none."""
     head, target, condition = random_head("ddpm"), torch.randn(50, 3), torch.randn(50, 4)
     losses = []

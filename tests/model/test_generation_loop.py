@@ -1,4 +1,4 @@
-"""What the loop must do to run fast on a device, and what it must hold when a conversation goes on."""
+"""The generation loop: its speed on a device, and its state when a conversation continues."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from vidchat.model import flow
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.graphs import CapturedLoops, bucket
-from vidchat.model.mask import BlockCausal
 from vidchat.model.spatial import set_sizes
 
 
@@ -22,12 +21,12 @@ def turn(chunks: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return latents, torch.randint(CODES.vocabulary, (2, chunks, 4, 2), generator=generator)
 
 
-def whole(model, batch, parts: list[tuple[torch.Tensor, torch.Tensor | None, int]]) -> torch.Tensor:
-    """Uncached backbone outputs for condition, reference and parts (latents, codes, role) one after the other."""
-    condition = model._condition(batch, torch.ones(2, dtype=torch.bool))
+def uncached_outputs(model, batch, turns: list[tuple[torch.Tensor, torch.Tensor | None, int]]) -> torch.Tensor:
+    """Uncached backbone outputs for condition, reference and turns (latents, codes, role), one after another."""
+    condition = model._encode_conditions(batch, torch.ones(2, dtype=torch.bool))
     embedded = [
-        model._embed(latents, codes, latents.new_zeros(latents.shape[:2]), starts=codes is None, role=role)
-        for latents, codes, role in [(batch.latents[:, :1], None, 1), *parts]
+        model._embed(latents, codes, latents.new_zeros(latents.shape[:2]), with_reference=codes is None, role=role)
+        for latents, codes, role in [(batch.latents[:, :1], None, 1), *turns]
     ]
     history = torch.cat(embedded, dim=1)
     chunks, tokens = history.shape[1:3]
@@ -35,28 +34,26 @@ def whole(model, batch, parts: list[tuple[torch.Tensor, torch.Tensor | None, int
     out = model.backbone(
         torch.cat([condition.tokens, history.flatten(1, 2)], dim=1),
         torch.cat([condition.positions, positions], dim=1),
-        BlockCausal(*model._layout(condition, chunks, tokens)),
+        model._mask(condition, history),
     )
     return out[:, condition.tokens.shape[1] :].unflatten(1, (chunks, tokens))
 
 
 def converse(model, batch, guidance: float = 1.0):
-    """An answer of 3 chunks, 2 chunks heard, an answer of 2: outputs at every chunk read."""
+    """An answer of 3 chunks, 2 chunks heard, an answer of 2 chunks: outputs at every chunk."""
     said, heard, again = turn(3, 1), turn(2, 2), turn(2, 3)
     state = model.prefill(batch, 20, guidance)
     outputs = [state.hidden]
-    for part, read in (
+    for (latents, codes), append in (
         (said, model.append_chunk),
         (heard, model.append_heard_chunk),
-        (None, None),
         (again, model.append_chunk),
     ):
-        if part is None:
+        if latents is again[0]:
             state = model.restart(state, batch.latents[:, 0])
             outputs.append(state.hidden)
-            continue
-        for t in range(part[0].shape[1]):
-            state = read(state, part[0][:, t], part[1][:, t])
+        for t in range(latents.shape[1]):
+            state = append(state, latents[:, t], codes[:, t])
             outputs.append(state.hidden)
     return torch.stack(outputs, dim=1), (said, heard, again)
 
@@ -67,19 +64,19 @@ def test_the_cache_carries_over_to_the_next_turn(make_responder, make_batch, pad
     with torch.no_grad():
         cached, (said, heard, again) = converse(model, batch)
         reference = (batch.latents[:, :1], None, 1)
-        uncached = whole(model, batch, [(*said, 1), (*heard, INITIATOR), reference, (*again, 1)])
+        uncached = uncached_outputs(model, batch, [(*said, 1), (*heard, INITIATOR), reference, (*again, 1)])
     assert cached.shape == uncached.shape == (2, 9, 8, 16)
     torch.testing.assert_close(cached, uncached, atol=1e-5, rtol=1e-5)
 
 
 def test_the_unconditional_half_hears_nothing(make_responder, make_batch):
-    """What is heard changes the guided half only; earlier turns, as in training, are dropped with it."""
+    """Heard chunks change the conditional half only; earlier turns are dropped with them, as in training."""
     model, batch = make_responder().eval(), make_batch(padded=False)
     with torch.no_grad():
         cached, (_, _, again) = converse(model, batch, guidance=2.0)
         plain, _ = converse(model, batch)
         torch.testing.assert_close(cached[:2], plain, atol=1e-5, rtol=1e-5)
-        # The same answer after nothing but the reference: all that is left is the time that has passed.
+        # The same answer after the reference alone: only the elapsed time remains.
         state = model.prefill(batch, 20, 2.0)
         state.chunk = 5
         state = model.restart(state, batch.latents[:, 0])
@@ -90,7 +87,7 @@ def test_the_unconditional_half_hears_nothing(make_responder, make_batch):
 
 
 def test_the_next_answer_starts_from_its_own_reference(make_responder, make_batch):
-    """Its places are told of the new reference, as chunk 0 and as the last chunk."""
+    """The new reference is both chunk 0 and the last chunk of the state."""
     model, batch = make_responder().eval(), make_batch(padded=False)
     with torch.no_grad():
         state = model.append_chunk(model.prefill(batch, 20), batch.latents[:, 1], batch.codes[:, 0])
@@ -108,7 +105,7 @@ def test_a_model_that_does_not_listen_says_so(make_responder, make_batch):
 
 
 class _Concatenated(TorchDispatchMode):
-    """Sizes of all that is concatenated."""
+    """Records the sizes of all concatenations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +120,7 @@ class _Concatenated(TorchDispatchMode):
 
 @pytest.mark.parametrize("set_causal", [False, True])
 def test_nothing_grows_by_concatenation(make_responder, make_batch, set_causal):
-    """What is put together for chunk 9 has the sizes of what is put together for chunk 2; the past is in the ring."""
+    """Concatenations for chunk 9 have the sizes of those for chunk 2; the past is in the ring."""
     model, batch = make_responder(set_causal=set_causal).eval(), make_batch(padded=False)
     sampling = ChunkSampling(sets=3, flow_steps=2)
     seen = []
@@ -134,14 +131,14 @@ def test_nothing_grows_by_concatenation(make_responder, make_batch, set_causal):
                 latents, codes = model.generate_chunk(state, sampling)
                 state = model.append_chunk(state, latents, codes)
             seen.append(mode.sizes)
-    assert seen[1] == seen[8]  # the first also made what is kept for all chunks
-    assert max(size[1] for size in seen[1] if len(size) == 3) <= 2 * (4 + 4 + 16), "a chunk's own tokens, no more"
+    assert seen[1] == seen[8]  # the first chunk also fills caches that serve all chunks
+    assert max(size[1] for size in seen[1] if len(size) == 3) <= 2 * (4 + 4 + 16), "a chunk's own tokens only"
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("count", [1, 5, 8])
-def test_what_is_captured_is_the_loop(count, guidance):
-    """The function that becomes a CUDA graph, padded to its bucket, gives what the plain loop gives."""
+def test_a_captured_loop_equals_the_plain_loop(count, guidance):
+    """The function that becomes a CUDA graph, padded to its bucket, returns what the plain loop returns."""
     head = FlowHead(3, 4, FlowShape(width=16, blocks=2)).eval()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -158,7 +155,7 @@ def test_what_is_captured_is_the_loop(count, guidance):
 
 
 def test_few_shapes_serve_all_set_sizes():
-    """NOVA's defaults: 30 set sizes, 6 buckets, none wasting more than half."""
+    """NOVA's defaults: 30 set sizes, 6 buckets, none of which wastes more than half."""
     sizes = set(set_sizes(1440, 64))
     assert len(sizes) == 30
     buckets = {bucket(size) for size in sizes}
@@ -166,7 +163,7 @@ def test_few_shapes_serve_all_set_sizes():
     assert all(size <= bucket(size) < 2 * size for size in sizes)
 
 
-def test_sampling_conditions_once_is_sampling_as_trained():
+def test_projecting_the_condition_once_equals_training():
     """The sampler projects the condition once; the training path does it for every token and time."""
     head = FlowHead(3, 4, FlowShape(width=16, blocks=2)).eval()
     for parameter in head.parameters():
@@ -175,14 +172,14 @@ def test_sampling_conditions_once_is_sampling_as_trained():
     with torch.no_grad():
         time = head.denoiser.embed_times(torch.tensor([0.7]))
         shared = head.denoiser.guided(x, head.denoiser.modulate(time, head.denoiser.condition(condition)), 2.0)
-        conditioned, free = (head.denoiser(x, torch.full((5,), 0.7), half) for half in condition.chunk(2))
-    torch.testing.assert_close(shared, free + 2.0 * (conditioned - free))
+        conditional, unconditional = (head.denoiser(x, torch.full((5,), 0.7), half) for half in condition.chunk(2))
+    torch.testing.assert_close(shared, unconditional + 2.0 * (conditional - unconditional))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("rows", [1, 12, 1000])
-def test_steps_computed_at_once_are_single_steps(monkeypatch, guidance, rows):
-    """Whether one, two or all eight evaluations share a product, and by hand."""
+def test_steps_computed_at_once_equal_single_steps(monkeypatch, guidance, rows):
+    """One, two or all eight evaluations share a product; compared with single evaluations."""
     head = FlowHead(3, 4, FlowShape(width=16, blocks=2)).eval()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

@@ -1,4 +1,4 @@
-"""The bookkeeping of captured loops, with a graph that is a loop run anew in its own memory."""
+"""The bookkeeping of captured loops, with a stand-in for CUDA graphs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidchat.model.precision import to_bf16
 
 
 class Replayed:
-    """Like a CUDA graph: reads its own inputs, writes to its own output, and knows only what it was captured with."""
+    """Like a CUDA graph: reads its own inputs, writes to its own output, and keeps the settings of its capture."""
 
     def __init__(self, loop, inputs, settings):
         self.loop, self.inputs, self.settings = loop, inputs, settings
@@ -25,15 +25,16 @@ class Replayed:
 
 @pytest.fixture
 def captures(monkeypatch):
-    made = []
+    graphs_made = []
 
     def capture(loop, tensors, settings):
-        made.append(Replayed(loop, tuple(x.clone() for x in tensors), settings))
-        return made[-1], made[-1].inputs, made[-1].out
+        graph = Replayed(loop, tuple(x.clone() for x in tensors), settings)
+        graphs_made.append(graph)
+        return graph, graph.inputs, graph.out
 
     monkeypatch.setattr(graphs, "_can_capture", lambda device: True)
     monkeypatch.setattr(graphs, "_capture", capture)
-    return made
+    return graphs_made
 
 
 def scaled(x, y, factor):
@@ -44,7 +45,7 @@ def shifted(x, y, factor):
     return x - y + factor
 
 
-def test_every_loop_size_type_and_setting_has_its_graph_and_only_that(captures):
+def test_every_loop_size_type_and_setting_has_one_graph(captures):
     loops = CapturedLoops()
     torch.manual_seed(0)
     for _ in range(2):
@@ -64,19 +65,19 @@ def test_a_result_outlives_the_next_replay(captures):
     assert len(captures) == 1
 
 
-def test_graphs_are_forgotten_when_weights_move(captures):
-    """They read the weights where they lay: new values there are read, another place is not."""
+def test_graphs_are_dropped_when_weights_move(captures):
+    """Graphs read the weights at fixed addresses: new values there are read, weights elsewhere are not."""
     model, loops = torch.nn.Linear(2, 2), CapturedLoops()
     changes = [None, lambda: model.weight.data.mul_(2), lambda: to_bf16(model), None]
     for count, change in zip((1, 1, 2, 2), changes, strict=True):
         if change is not None:
             change()
-        loops.follow(model)
+        loops.check_weights(model)
         loops.run(scaled, (torch.ones(2), torch.ones(2)), 1.0)
         assert len(captures) == count
 
 
-def test_a_loop_that_is_refused_runs_as_it_is_and_is_told_of_once(captures, monkeypatch, caplog):
+def test_a_loop_that_cannot_be_captured_runs_uncaptured_and_is_logged_once(captures, monkeypatch, caplog):
     capture = graphs._capture
 
     def refuse_one(loop, *rest):

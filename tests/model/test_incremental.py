@@ -1,4 +1,4 @@
-"""One token at a time, in operations put together, is the stack."""
+"""Running one token at a time, with joined operations, equals running the stack."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def a_stack(own: Shape) -> Transformer:
 
 def one_by_one(stack: Transformer, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     single = IncrementalTransformer(stack, stack.angles(positions))
-    return torch.stack([single.read(token) for token in x.unbind(1)], dim=1)
+    return torch.stack([single.step(token) for token in x.unbind(1)], dim=1)
 
 
 @pytest.mark.parametrize(
     "own", [shape(1), shape(3), replace(shape(), heads=3, kv_heads=3), replace(shape(), heads=4, kv_heads=2)]
 )
-def test_token_by_token_is_the_stack(own):
+def test_token_by_token_equals_the_stack(own):
     stack, x, positions = a_stack(own), torch.randn(3, 9, 16), torch.randint(50, (1, 9, 3)).float()
     with torch.no_grad():
         torch.testing.assert_close(
@@ -42,13 +42,13 @@ def test_under_autocast_products_are_in_half_precision_and_the_stream_is_not():
     with torch.no_grad():
         full = stack(x, positions, causal=True)
         with torch.autocast("cpu", torch.bfloat16):
-            expected, found = stack(x, positions, causal=True), one_by_one(stack, x, positions)
-    assert found.dtype == torch.float32
-    assert not torch.equal(found, full)
-    torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
+            expected, outputs = stack(x, positions, causal=True), one_by_one(stack, x, positions)
+    assert outputs.dtype == torch.float32
+    assert not torch.equal(outputs, full)
+    torch.testing.assert_close(outputs, expected, atol=3e-2, rtol=3e-2)
 
 
-def test_in_bf16_it_is_what_autocast_computes():
+def test_in_bf16_it_equals_autocast():
     stack, x, positions = a_stack(shape()), torch.randn(3, 9, 16), torch.arange(27.0).view(1, 9, 3)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):

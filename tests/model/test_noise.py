@@ -13,8 +13,8 @@ def test_noise_keeps_the_variance_and_mixes_by_the_level():
     mixed = noise.mix(latents, levels)
     assert torch.equal(mixed[0, 0], latents[0, 0])
     assert mixed.flatten(2).std(-1).sub(1).abs().max() < 0.05
-    kept = (mixed * latents).flatten(2).mean(-1) / latents.flatten(2).square().mean(-1)
-    torch.testing.assert_close(kept, (1 - levels**2).sqrt(), atol=0.04, rtol=0)
+    correlation = (mixed * latents).flatten(2).mean(-1) / latents.flatten(2).square().mean(-1)
+    torch.testing.assert_close(correlation, (1 - levels**2).sqrt(), atol=0.04, rtol=0)
 
 
 def test_levels_are_drawn_for_every_chunk_up_to_the_largest():
@@ -25,8 +25,8 @@ def test_levels_are_drawn_for_every_chunk_up_to_the_largest():
     assert levels.unique().numel() > 9000, "each chunk has its own"
 
 
-def test_the_model_is_told_the_level_and_nothing_at_level_0():
+def test_the_level_is_embedded_and_level_0_as_zero():
     noise = NoiseInjection(16, 0.4)
-    told = noise.embed_levels(torch.tensor([[0.0, 0.1, 0.3]]))
-    assert not told[0, 0].any()
-    assert not torch.allclose(told[0, 1], told[0, 2], atol=1e-3)
+    embedded = noise.embed_levels(torch.tensor([[0.0, 0.1, 0.3]]))
+    assert not embedded[0, 0].any()
+    assert not torch.allclose(embedded[0, 1], embedded[0, 2], atol=1e-3)

@@ -50,14 +50,14 @@ def test_positions_count_real_time():
     assert grid[0, 0, :4, 1:].tolist() == [[10, 10], [10, 11], [11, 10], [11, 11]]
 
 
-def test_patchify_round_trip_and_children_keep_their_places():
+def test_patchify_round_trip_and_upsampled_tokens_keep_their_positions():
     latents = torch.randn(2, 3, 5, 4, 6)
     assert torch.equal(unpatchify(patchify(latents, 2), 2, 2, 3), latents)
-    children = PatchUpsample(1, 1, 2)
-    torch.nn.init.ones_(children.project.weight)
-    torch.nn.init.zeros_(children.project.bias)
+    upsample = PatchUpsample(1, 1, 2)
+    torch.nn.init.ones_(upsample.project.weight)
+    torch.nn.init.zeros_(upsample.project.bias)
     coarse = torch.arange(6.0).view(1, 6, 1)
-    fine = children(coarse, (2, 3)).view(4, 6)
+    fine = upsample(coarse, (2, 3)).view(4, 6)
     assert torch.equal(fine[::2, ::2], coarse.view(2, 3))
     assert torch.equal(fine[1::2, 1::2], coarse.view(2, 3))
 
@@ -115,7 +115,7 @@ class _KnownVelocity(torch.nn.Module):
     condition = torch.nn.Identity()
 
     def __init__(self, *parts: tuple[float, float, float]) -> None:
-        """Each part is its share, its mean and its standard deviation."""
+        """Takes the share, the mean and the standard deviation of each Gaussian."""
         super().__init__()
         self.share, self.mean, self.std = torch.tensor(parts).T
 
@@ -144,7 +144,7 @@ TWO, THREE = [(0.3, -1.0, 0.15), (0.7, 1.0, 0.3)], [(0.2, -1.5, 0.05), (0.3, 0.0
 @pytest.mark.parametrize("parts", [ONE, NARROW, WIDE, TWO, THREE], ids=["one", "narrow", "wide", "two", "three"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_eight_evaluations_of_a_perfect_head_recover_the_distribution(parts, temperature):
-    """Of mean and spread; where temperature narrows the noise, of a Gaussian's it is the spread that it scales."""
+    """Mean and standard deviation are recovered; for one Gaussian, temperature scales the standard deviation."""
     head = FlowHead(2, 8, FlowShape(width=16, blocks=1))
     head.denoiser = _KnownVelocity(*parts)
     drawn, exact = (
@@ -157,20 +157,20 @@ def test_eight_evaluations_of_a_perfect_head_recover_the_distribution(parts, tem
     assert drawn.mean().item() == pytest.approx(exact.mean().item(), abs=0.03)
 
 
-def test_another_number_of_evaluations_takes_as_many_and_an_odd_one_is_refused():
-    head, asked = FlowHead(2, 8, FlowShape(width=16, blocks=1)), []
+def test_the_number_of_evaluations_is_exact_and_an_odd_one_is_refused():
+    head, calls = FlowHead(2, 8, FlowShape(width=16, blocks=1)), []
     head.denoiser = _KnownVelocity(*ONE)
     guided = head.denoiser.guided
-    head.denoiser.guided = lambda *inputs: asked.append(inputs) or guided(*inputs)
+    head.denoiser.guided = lambda *inputs: calls.append(inputs) or guided(*inputs)
     head.sample(torch.zeros(3, 8), 6)
-    assert len(asked) == 6
+    assert len(calls) == 6
     with pytest.raises(ValueError, match="flow_steps=7 is not possible"):
         head.sample(torch.zeros(3, 8), 7)
 
 
 @pytest.mark.parametrize("objective", ["flow", "ddpm"])
 def test_the_head_learns_a_known_distribution(objective):
-    """Two conditions, two Gaussians: after a little training, samples have their means and spreads."""
+    """Two conditions, two Gaussians: after some training, samples have their means and standard deviations."""
     head = FlowHead(2, 2, FlowShape(width=64, blocks=2, objective=objective))
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     means, spread = torch.tensor([[1.0, -1.0], [-1.0, 0.5]]), 0.3
@@ -202,8 +202,8 @@ def test_repeated_draws_are_the_mean_of_single_ones():
 
 
 @pytest.mark.parametrize("noises", [1, 3])
-def test_draws_share_what_they_can(noises):
-    """Times, above 1,000 looked up in a table, and modulations: the loss is that of every draw by itself."""
+def test_draws_that_share_computation_equal_single_draws(noises):
+    """Embedded times (from a table if there are more than 1,000) and modulations are shared; the loss is the same."""
     head = FlowHead(3, 4, FlowShape(width=16, blocks=1, draws=2 * noises, noises=noises))
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -224,17 +224,17 @@ def test_draws_share_what_they_can(noises):
 
 
 @pytest.mark.parametrize("objective", ["flow", "ddpm"])
-def test_noises_of_one_time_leave_the_mean_loss_as_it_is(objective):
-    """Only its spread over tokens grows."""
-    target, condition, found = torch.randn(20000, 3), torch.zeros(20000, 4), []
+def test_noises_that_share_a_time_keep_the_mean_loss(objective):
+    """Only the standard deviation over tokens grows."""
+    target, condition, losses = torch.randn(20000, 3), torch.zeros(20000, 4), []
     for noises in (1, 4):
         torch.manual_seed(7)
         head = FlowHead(3, 4, FlowShape(width=16, blocks=1, noises=noises, objective=objective))
         torch.nn.init.normal_(head.denoiser.output.weight)
         torch.nn.init.normal_(head.denoiser.modulation.weight)
         with torch.no_grad():
-            found.append(head.loss(target, condition))
-    apart, shared = found
+            losses.append(head.loss(target, condition))
+    apart, shared = losses
     torch.testing.assert_close(shared.mean(), apart.mean(), rtol=0.02, atol=0)
     assert shared.std() > apart.std()
 
@@ -254,7 +254,7 @@ def test_guidance_halves_share_the_noise():
     torch.testing.assert_close(plain, both, msg="with equal halves, guidance of any scale changes nothing")
 
 
-def test_the_cache_refuses_what_it_was_not_made_for():
+def test_a_cache_refuses_unexpected_numbers_of_tokens():
     cache = KeyValueCache(1, pinned=3, chunk=2, window=1)
     with pytest.raises(ValueError, match="3 pinned"):
         cache.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
@@ -265,22 +265,22 @@ def test_the_cache_refuses_what_it_was_not_made_for():
         small.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
 
 
-def test_the_norm_is_torch_s_and_its_backward_is_right():
+def test_the_norm_and_its_gradients_equal_those_of_torch():
     """Against finite differences in float64, and against `nn.RMSNorm` in float32."""
     norm = RMSNorm(8, eps=1e-6)
     torch.nn.init.normal_(norm.weight)
     assert torch.autograd.gradcheck(norm.double(), torch.randn(2, 3, 8, dtype=torch.double, requires_grad=True))
     theirs = torch.nn.RMSNorm(8, eps=1e-6)
     theirs.load_state_dict(norm.float().state_dict())
-    found = []
+    results = []
     for each in (norm, theirs):
         x = torch.linspace(-3, 3, 40).view(5, 8).requires_grad_()
         y = each(x)
         (y * torch.linspace(1, 2, 8)).sum().backward()
-        found.append((y, x.grad, each.weight.grad))
-    for ours, other in zip(*found, strict=True):
+        results.append((y, x.grad, each.weight.grad))
+    for ours, other in zip(*results, strict=True):
         torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-5)
-    assert torch.equal(norm(torch.zeros(1, 8, requires_grad=True)), torch.zeros(1, 8)), "no NaN from nothing"
+    assert torch.equal(norm(torch.zeros(1, 8, requires_grad=True)), torch.zeros(1, 8)), "no NaN for an input of zeros"
 
 
 def test_rotation_in_half_precision_keeps_it():

@@ -1,4 +1,4 @@
-"""A responder in bf16 computes what training in mixed precision computed, and stays near fp32."""
+"""A responder in bf16 computes what training in mixed precision computes, and stays close to fp32."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.generation_state import ChunkSampling
-from vidchat.model.precision import multiplies_bf16, to_bf16
+from vidchat.model.precision import supports_bf16, to_bf16
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Norm of the difference, of the second's norm."""
+    """Norm of the difference over the norm of the second tensor."""
     return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
 
 
@@ -28,7 +28,7 @@ def pair(make_responder, request):
     return model, half
 
 
-def test_matrices_of_linear_layers_are_bf16_and_nothing_else(pair):
+def test_only_linear_layers_are_bf16(pair):
     linear = {
         f"{name}.{parameter}"
         for name, module in pair[1].named_modules()
@@ -43,13 +43,13 @@ def test_matrices_of_linear_layers_are_bf16_and_nothing_else(pair):
     assert products - linear == {"depth.previous.weight", "depth.place", "depth.heads"}
 
 
-def test_the_backbone_computes_what_it_was_trained_with(pair, make_batch):
-    """Bit for bit what autocast computes from the fp32 weights, given the same history."""
+def test_the_backbone_equals_autocast_bit_for_bit(pair, make_batch):
+    """The outputs are those of autocast on fp32 weights, given the same history."""
     (model, half), batch = pair, make_batch()
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
-            trained = model.read(batch)
-        ours, full = half.read(batch), model.read(batch)
+            trained = model.run_backbone(batch)
+        ours, full = half.run_backbone(batch), model.run_backbone(batch)
     assert torch.equal(ours, trained)
     assert ours.dtype == torch.float32
     assert 1e-4 < apart(ours, full) < 2e-2
@@ -68,21 +68,21 @@ def test_losses_are_those_of_mixed_precision(pair, make_batch):
         assert ours.dtype == torch.float32
 
 
-def test_reading_chunk_by_chunk_is_reading_at_once(pair, make_batch):
-    """To bf16's rounding, from a cache in bf16."""
+def test_cached_outputs_equal_uncached_ones(pair, make_batch):
+    """Up to the rounding of bf16, from a cache in bf16."""
     (_, half), batch = pair, make_batch()
     with torch.no_grad():
-        whole, state = half.read(batch), half.prefill(batch, 20)
+        uncached, state = half.run_backbone(batch), half.prefill(batch, 20)
         outputs = [state.hidden]
         for t in range(4):
             state = half.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
             outputs.append(state.hidden)
     assert {x.dtype for layer in state.cache._layers for x in layer} == {torch.bfloat16}
-    assert apart(torch.stack(outputs, dim=1), whole) < 1e-2
+    assert apart(torch.stack(outputs, dim=1), uncached) < 1e-2
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_a_chunk_is_near_the_one_in_full_precision(pair, make_batch, guidance):
+def test_a_chunk_is_close_to_the_one_in_full_precision(pair, make_batch, guidance):
     batch, drawn, normal = make_batch(), [], set()
     norms = [module for module in pair[1].modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)]
     for norm in norms:
@@ -93,8 +93,8 @@ def test_a_chunk_is_near_the_one_in_full_precision(pair, make_batch, guidance):
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             drawn.append(model.generate_chunk(model.prefill(batch, 4, guidance), sampling, generator))
-    (full, spoken), (latents, codes) = drawn
-    assert torch.equal(codes, spoken), "at this seed no code was near another"
+    (full, full_codes), (latents, codes) = drawn
+    assert torch.equal(codes, full_codes), "at this seed no two codes are nearly equally likely"
     assert latents.dtype == full.dtype == torch.float32
     assert 1e-5 < apart(latents, full) < 2e-2
     assert normal == {torch.float32}
@@ -113,7 +113,7 @@ def test_guidance_of_one_is_unguided(pair, make_batch):
 
 @pytest.mark.parametrize("objective", ["flow", "ddpm"])
 def test_the_head_integrates_in_full_precision(objective):
-    """Neither its tokens between steps nor what guidance mixes are rounded to bf16."""
+    """Neither the tokens between steps nor the guided predictions are rounded to bf16."""
     head = FlowHead(3, 4, FlowShape(width=16, blocks=2, objective=objective)).eval()
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -124,14 +124,16 @@ def test_the_head_integrates_in_full_precision(objective):
     with torch.no_grad():
         for model in (head, half):
             drawn.append(model.sample(condition, 50, 2.0, generator=torch.Generator().manual_seed(1)))
-        ask, x = half.denoiser, torch.randn(6, 3)
-        modulations = ask.modulate(ask.embed_times(torch.tensor([0.7])), ask.condition(condition))
-        conditioned, free = ask.predict(ask.token(x.repeat(2, 1)), modulations).float().chunk(2)
-        assert torch.equal(ask.guided(x, modulations, 2.3), free + 2.3 * (conditioned - free))
+        denoiser, x = half.denoiser, torch.randn(6, 3)
+        modulations = denoiser.modulate(denoiser.embed_times(torch.tensor([0.7])), denoiser.condition(condition))
+        tokens = denoiser.token(x.repeat(2, 1))
+        conditional, unconditional = denoiser.predict(tokens, modulations).float().chunk(2)
+        expected = unconditional + 2.3 * (conditional - unconditional)
+        assert torch.equal(denoiser.guided(x, modulations, 2.3), expected)
     assert {x.dtype for x in inputs} == {torch.float32}
     assert apart(drawn[1], drawn[0]) < 5e-2
     assert not torch.equal(drawn[1], drawn[1].bfloat16().float())
 
 
-def test_a_cpu_is_not_asked_to_by_itself():
-    assert not multiplies_bf16("cpu")
+def test_a_cpu_does_not_use_bf16_by_default():
+    assert not supports_bf16("cpu")

@@ -11,10 +11,10 @@ from vidchat.model.objective import Objective
 
 @pytest.mark.parametrize("chunk", range(1, 5))
 def test_no_leak_from_the_future(make_responder, make_batch, chunk):
-    """Back-propagate from the outputs that predict chunk t: chunk t and all later ones get exactly zero."""
+    """The gradient of the outputs that predict chunk t is exactly zero at chunk t and all later ones."""
     model, batch = make_responder().eval(), make_batch()
     batch.latents.requires_grad_()
-    model.read(batch)[:, chunk - 1].square().sum().backward()
+    model.run_backbone(batch)[:, chunk - 1].square().sum().backward()
     gradient = batch.latents.grad
     assert gradient[:, chunk:].abs().max() == 0
     assert (gradient[:, :chunk].flatten(2).abs().amax(-1) > 0).all(), "every earlier chunk, the reference too, is seen"
@@ -22,9 +22,9 @@ def test_no_leak_from_the_future(make_responder, make_batch, chunk):
 
 def test_codes_do_not_leak_from_the_future(make_responder, make_batch):
     model, batch = make_responder().eval(), make_batch()
-    before = model.read(batch)
+    before = model.run_backbone(batch)
     batch.codes[:, 2] = (batch.codes[:, 2] + 1) % CODES.vocabulary  # codes of chunk 3
-    after = model.read(batch)
+    after = model.run_backbone(batch)
     assert torch.equal(before[:, :3], after[:, :3]), "outputs at chunks 0..2 predict chunks 1..3"
     assert (before[:, 3] != after[:, 3]).any(), "outputs at chunk 3 have read chunk 3"
 
@@ -32,7 +32,7 @@ def test_codes_do_not_leak_from_the_future(make_responder, make_batch):
 def test_a_chunk_sees_all_of_itself(make_responder, make_batch):
     model, batch = make_responder().eval(), make_batch()
     batch.latents.requires_grad_()
-    hidden = model.read(batch)[:, 1]  # outputs at chunk 1
+    hidden = model.run_backbone(batch)[:, 1]  # outputs at chunk 1
     hidden[:, 0].square().sum().backward()  # its first token
     assert (batch.latents.grad[:, 1].flatten(2).abs().amax() > 0).all()
     assert batch.latents.grad[0, 1, :, -1, -1].abs().max() > 0, "the first token sees the last one"
@@ -44,17 +44,17 @@ def test_cached_reading_equals_uncached(make_responder, make_batch, padded, audi
     parts = {} if audio else {"codes": None, "depth": None}
     model, batch = make_responder(**parts).eval(), make_batch(padded=padded)
     with torch.no_grad():
-        whole = model.read(batch)
+        uncached = model.run_backbone(batch)
         state = model.prefill(batch, window=10)
         for t in range(5):
-            torch.testing.assert_close(state.hidden, whole[:, t], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(state.hidden, uncached[:, t], atol=1e-5, rtol=1e-5)
             state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t] if audio else None)
 
 
-def test_the_window_slides_past_the_ring_s_end(make_responder, make_batch):
-    """With a window of 2, chunk t's outputs are those of a sequence in which only its 2 last chunks ever were.
+def test_the_window_slides_past_the_end_of_the_ring(make_responder, make_batch):
+    """With a window of 2, the outputs at chunk t do not depend on chunks before t-2.
 
-    One layer: in a deeper one, what chunk t-2 read of chunk t-4 still shows.
+    One layer: in a deeper model, chunk t-4 still acts through chunk t-2.
     """
     model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(chunks=9, padded=False)
     with torch.no_grad():
@@ -64,11 +64,11 @@ def test_the_window_slides_past_the_ring_s_end(make_responder, make_batch):
         wide = model.prefill(batch, window=20)
         for t in range(1, 9):
             wide = model.append_chunk(wide, batch.latents[:, t], batch.codes[:, t - 1])
-        early = make_batch(chunks=9, padded=False)
-        early.latents[:, 1:6] = 100.0  # chunks 1..5 are out of chunk 8's window
-        other = model.prefill(early, window=2)
+        changed = make_batch(chunks=9, padded=False)
+        changed.latents[:, 1:6] = 100.0  # chunks 1..5 are out of chunk 8's window
+        other = model.prefill(changed, window=2)
         for t in range(1, 9):
-            other = model.append_chunk(other, early.latents[:, t], early.codes[:, t - 1])
+            other = model.append_chunk(other, changed.latents[:, t], changed.codes[:, t - 1])
     assert torch.equal(state.hidden, other.hidden)
     assert not torch.allclose(state.hidden, wide.hidden, atol=1e-4)
 
@@ -87,23 +87,23 @@ def test_the_reference_is_never_evicted(make_responder, make_batch):
 
 
 def test_padding_changes_nothing(make_responder, make_batch):
-    """What stands in padded places of the conditions has no influence on the outputs."""
+    """The outputs do not depend on values at padded positions of the conditions."""
     model, batch = make_responder().eval(), make_batch()
-    before = model.read(batch)
+    before = model.run_backbone(batch)
     for name, value in {"text": 3, "voice": 7, "scores": 9.0, "features": 9.0}.items():
-        given = batch.conditions[name]
-        given.values[~given.mask] = value
+        condition = batch.conditions[name]
+        condition.values[~condition.mask] = value
     batch.turn_latents[~batch.turn_mask] = 50.0
     batch.turn_codes[~batch.turn_mask] = 7
-    torch.testing.assert_close(model.read(batch), before)
+    torch.testing.assert_close(model.run_backbone(batch), before)
 
 
 @pytest.mark.parametrize("name", ["turn_latents", "turn_codes", "text", "voice", "scores", "features"])
 def test_every_condition_matters_and_can_be_dropped(make_responder, make_batch, name):
     model, batch = make_responder().eval(), make_batch()
-    before, null = model.read(batch), model.prefill(batch, 4, guidance=2.0).hidden[2:]
+    before, null = model.run_backbone(batch), model.prefill(batch, 4, guidance=2.0).hidden[2:]
     change(batch, name, 2)
-    assert not torch.equal(model.read(batch), before)
+    assert not torch.equal(model.run_backbone(batch), before)
     torch.testing.assert_close(model.prefill(batch, 4, guidance=2.0).hidden[2:], null)
 
 
@@ -111,15 +111,15 @@ def test_noise_level_zero_is_bitwise_no_noise(make_responder, make_batch):
     noisy, batch = make_responder(noise=0.5).eval(), make_batch()
     clean = make_responder(noise=None).eval()
     clean.load_state_dict(noisy.state_dict(), strict=False)
-    assert torch.equal(noisy.read(batch), clean.read(batch))
+    assert torch.equal(noisy.run_backbone(batch), clean.run_backbone(batch))
     noisy.train()
-    assert not torch.equal(noisy.read(batch), clean.read(batch))
+    assert not torch.equal(noisy.run_backbone(batch), clean.run_backbone(batch))
 
 
 def test_hidden_codes_are_not_seen_and_none_are_hidden_in_evaluation(make_responder, make_batch):
     model, batch = make_responder(noise=None, objective=Objective(code_dropout=1.0)), make_batch()
     clean = make_responder(noise=None, conditions=model.conditions.conditioning)
-    assert torch.equal(model.eval().read(batch), clean.eval().read(batch))
+    assert torch.equal(model.eval().run_backbone(batch), clean.eval().run_backbone(batch))
     hidden = torch.zeros(2, 4, dtype=torch.bool)
     hidden[:, 1] = True
     roles = torch.ones(2, 4, dtype=torch.long)
@@ -144,16 +144,16 @@ def test_a_share_of_each_answer_is_hidden():
     assert hidden.mean(1).std() == pytest.approx(0.8 / 12**0.5, abs=0.03), "the share differs from answer to answer"
 
 
-def test_the_first_codebook_counts_as_often_as_told(make_responder, make_batch):
+def test_the_first_codebook_has_its_weight(make_responder, make_batch):
     batch, losses = make_batch(), {}
-    for times in (0.0, 1.0, 3.0):
-        model = make_responder(objective=Objective(video=0.0, first_codebook=times), spatial=None).eval()
-        losses[times] = model.loss(batch)
-        losses[times]["loss"].backward()
+    for weight in (0.0, 1.0, 3.0):
+        model = make_responder(objective=Objective(video=0.0, first_codebook=weight), spatial=None).eval()
+        losses[weight] = model.loss(batch)
+        losses[weight]["loss"].backward()
     second = losses[0.0]["loss"]
     first = 2 * losses[1.0]["loss"] - second
     torch.testing.assert_close(losses[3.0]["loss"], (3 * first + second) / 4)
-    torch.testing.assert_close(losses[3.0]["audio"], losses[1.0]["loss"].detach(), msg="what is logged is unweighted")
+    torch.testing.assert_close(losses[3.0]["audio"], losses[1.0]["loss"].detach(), msg="the logged loss is unweighted")
 
 
 def test_targets_are_not_noised_and_losses_ignore_padding(make_responder, make_batch):
@@ -169,10 +169,10 @@ def test_targets_are_not_noised_and_losses_ignore_padding(make_responder, make_b
 
 
 def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
-    """Outputs at t-1 must meet chunk t: a model whose head copies the target finds it there and nowhere else."""
+    """Outputs at t-1 are paired with chunk t as their target."""
     model, batch = make_responder(codes=None, depth=None, spatial=None).eval(), make_batch(padded=False)
     seen = {}
-    model._video_loss = lambda given, targets, weight: seen.update(targets=targets) or targets.sum()
+    model._video_loss = lambda inputs, targets, weight: seen.update(targets=targets) or targets.sum()
     model.loss(batch)
     targets = seen["targets"].unflatten(0, (2, 5))
     assert torch.equal(targets[:, 0], batch.latents[:, 1])
@@ -180,53 +180,53 @@ def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
 
 
 @pytest.mark.parametrize("noise", [None, 0.5])
-def test_generation_draws_from_what_training_drew_from(make_responder, make_batch, noise):
-    """The spatial transformer is told the same of every place, chunk by chunk, cached or not."""
+def test_generation_gives_the_spatial_transformer_what_training_gives(make_responder, make_batch, noise):
+    """The local embeddings of every chunk are the same, cached or not."""
     model, batch = make_responder(noise=noise).eval(), make_batch(padded=False)
-    told = []
+    local = []
     forward = model.spatial.forward
-    model.spatial.forward = lambda page, *rest: told.append(page.places) or forward(page, *rest)
+    model.spatial.forward = lambda context, *rest: local.append(context.local) or forward(context, *rest)
     with torch.no_grad():
         model.loss(batch)
-        trained = told.pop().unflatten(0, (2, 5))
+        trained = local.pop().unflatten(0, (2, 5))
         state = model.prefill(batch, window=10)
         for t in range(5):
             model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
-            torch.testing.assert_close(told.pop(), trained[:, t], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(local.pop(), trained[:, t], atol=1e-5, rtol=1e-5)
             state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
 
 
-def test_a_place_sees_the_reference_and_the_last_chunk_but_not_its_own(make_responder, make_batch):
+def test_a_visual_token_is_given_the_reference_and_the_last_chunk_but_not_its_own(make_responder, make_batch):
     model, batch = make_responder().eval(), make_batch(padded=False)
     batch.latents.requires_grad_()
-    places = []
+    local = []
     forward = model.spatial.forward
-    model.spatial.forward = lambda page, *rest: places.append(page.places) or forward(page, *rest)
+    model.spatial.forward = lambda context, *rest: local.append(context.local) or forward(context, *rest)
     model.loss(batch)
-    places[0].unflatten(0, (2, 5))[:, 2].square().sum().backward()  # what chunk 3 is drawn from
-    moved = batch.latents.grad.flatten(2).abs().amax(-1)
-    assert (moved[:, :3] > 0).all()
-    assert moved[:, 3:].max() == 0
+    local[0].unflatten(0, (2, 5))[:, 2].square().sum().backward()  # inputs for chunk 3
+    gradient = batch.latents.grad.flatten(2).abs().amax(-1)
+    assert (gradient[:, :3] > 0).all()
+    assert gradient[:, 3:].max() == 0
 
 
 def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_batch):
     model, batch = make_responder(objective=Objective(spatial_chunks=4)).eval(), make_batch()
-    every = make_responder().eval()
+    full = make_responder().eval()
     with torch.no_grad():
-        some = torch.stack([model.loss(batch)["video"] for _ in range(200)]).mean()
-        whole = torch.stack([every.loss(batch)["video"] for _ in range(200)]).mean()
-    torch.testing.assert_close(some, whole, rtol=0.05, atol=0)
+        estimate = torch.stack([model.loss(batch)["video"] for _ in range(200)]).mean()
+        expected = torch.stack([full.loss(batch)["video"] for _ in range(200)]).mean()
+    torch.testing.assert_close(estimate, expected, rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("change", [{}, {"spatial": None}, {"set_causal": True}], ids=str)
 @pytest.mark.parametrize("audio", [True, False])
-def test_every_ablation_trains_and_writes(make_responder, make_batch, change, audio):
+def test_every_ablation_trains_and_generates(make_responder, make_batch, change, audio):
     parts = {} if audio else {"codes": None, "depth": None}
     model = make_responder(**parts, **change)
     batch = make_batch()
     model.loss(batch)["loss"].backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert not unused, "a parameter without a gradient is a part that does nothing"
+    assert not unused, "a parameter without a gradient has no effect on the loss"
     model.eval()
     state = model.prefill(batch, window=4)
     latents, codes = model.generate_chunk(state, ChunkSampling(sets=3, flow_steps=2))

@@ -8,19 +8,19 @@ HEAD, THETA = 16, 100.0
 
 
 def by_hand(x: torch.Tensor, position: tuple[float, float, float]) -> torch.Tensor:
-    """One vector's pairs (i, i + half), each a complex number, turned by its frequency times its own axis."""
+    """Rotates the pairs (i, i + half) of one vector as complex numbers, by frequency times position on their axis."""
     half = HEAD // 2
-    turned = torch.empty_like(x)
+    rotated = torch.empty_like(x)
     for i in range(half):
         time, row, col = position
         angle = (time, row, time, col)[i % 4] * THETA ** (-i / half)
         pair = torch.complex(x[i], x[i + half]) * torch.polar(torch.tensor(1.0), torch.tensor(angle))
-        turned[i], turned[i + half] = pair.real, pair.imag
-    return turned
+        rotated[i], rotated[i + half] = pair.real, pair.imag
+    return rotated
 
 
-def test_each_axis_turns_its_own_frequencies():
-    """Time turns every second one, row and column a quarter each, from fast to slow."""
+def test_each_axis_rotates_its_own_frequencies():
+    """Time has every second frequency, row and column a quarter each, from fast to slow."""
     x = torch.randn(1, 1, 1, HEAD)
     for position in [(3.5, 0, 0), (0, 2, 0), (0, 0, 2), (7, 1, 4)]:
         ours = rotate(x, rotary_angles(torch.tensor([[position]]), HEAD, THETA))

@@ -15,16 +15,16 @@ def test_under_autocast_the_residual_stream_stays_in_full_precision():
     assert {*seen, out.dtype} == {torch.float32}
 
 
-def test_recomputing_keeps_only_the_inputs_of_blocks():
-    """Fewer tensors are kept for the backward pass; the gradients are compared in `test_cost.py`."""
-    kept = []
+def test_recomputing_stores_only_the_inputs_of_blocks():
+    """Fewer tensors are stored for the backward pass; the gradients are compared in `test_cost.py`."""
+    stored = []
     for recompute in (False, True):
         stack = Transformer(Shape(**{**vars(shape(3)), "recompute": recompute})).train()
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
             stack(torch.randn(2, 50, 16), torch.zeros(2, 50, 3))
-        kept.append(sum(sizes))
-    assert kept[1] < kept[0] / 3
+        stored.append(sum(sizes))
+    assert stored[1] < stored[0] / 3
 
 
 def test_projections_into_the_residual_stream_start_smaller_with_depth():

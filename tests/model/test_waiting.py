@@ -1,7 +1,7 @@
-"""What a GPU would be slowed down by, seen without one: on the meta device, which holds no values.
+"""Waits for a GPU, detected without one: on the meta device, which holds no values.
 
-A tensor made on the host and copied to a device waits for all that the device still has to do, unless the copy says
-`non_blocking`. Reading a value back, or branching on one, raises on the meta device by itself.
+Copying a tensor from the host to a device waits for all queued work, unless the copy is `non_blocking`. Reading a value
+back, or branching on one, raises an error on the meta device anyway.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vidchat.training.totals import Totals
 
 
 class NoNumbers(TorchFunctionMode):
-    """Refuses `torch.tensor([...], device=...)`, which is made on the host first; on the meta device it is not."""
+    """Refuses `torch.tensor([...], device=...)`, which copies from the host; on the meta device it would not."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         device = torch.device((kwargs or {}).get("device") or "cpu")
@@ -71,21 +71,21 @@ def test_copies_that_wait_are_noticed():
 @pytest.mark.parametrize("set_causal", [False, True])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_the_loop_never_waits(make_responder, make_batch, guidance, set_causal, bf16):
-    """From a prefilled cache on, which costs one wait per answer."""
-    began, model = (make_responder(set_causal=set_causal).eval() for _ in range(2))
+    """After prefilling, which waits once per answer."""
+    on_cpu, model = (make_responder(set_causal=set_causal).eval() for _ in range(2))
     if bf16:
-        to_bf16(began)
+        to_bf16(on_cpu)
         to_bf16(model)
     model, batch = model.to("meta"), make_batch(padded=False)
     sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
     with torch.no_grad():
-        began = began.prefill(batch, 2, guidance)
-        names = ("hidden", "places", "reference", "last")
-        state = replace(began, **{name: getattr(began, name).to("meta") for name in names})
+        prefilled = on_cpu.prefill(batch, 2, guidance)
+        names = ("hidden", "positions", "reference", "last")
+        state = replace(prefilled, **{name: getattr(prefilled, name).to("meta") for name in names})
         state.cache._layers = [tuple(x.to("meta") for x in layer) for layer in state.cache._layers]
         if state.cache._visible is not None:
             state.cache._visible = state.cache._visible.to("meta")
-        model.generate_chunk(state, sampling)  # positions inside a chunk are copied once and kept
+        model.generate_chunk(state, sampling)  # positions inside a chunk are copied once and cached
         with no_waiting():
             for _ in range(4):
                 latents, codes = model.generate_chunk(state, sampling)
@@ -99,7 +99,7 @@ def test_a_training_step_never_waits(make_responder, make_batch, set_causal):
     objective = Objective(spatial_chunks=3, code_dropout=0.5)
     model = make_responder(objective=objective, set_causal=set_causal).train().to("meta")
     batch, ema, optimizer = make_batch().to("meta"), EMA(model, 0.9), torch.optim.AdamW(model.parameters())
-    model.loss(batch)["loss"].backward()  # the first step makes what is kept
+    model.loss(batch)["loss"].backward()  # the first step fills caches
     with no_waiting():
         losses = model.loss(batch)
         losses["loss"].backward()
@@ -110,10 +110,10 @@ def test_a_training_step_never_waits(make_responder, make_batch, set_causal):
     assert [name for name, value in model.named_parameters() if value.grad is None] == []
 
 
-def test_what_a_step_adds_up_never_waits(make_batch):
+def test_totals_of_a_step_never_wait(make_batch):
     batch, totals, skips = make_batch().to("meta"), Totals(), Skips(patience=5)
     scalar = torch.ones((), device="meta")
-    skips.add(scalar, scalar > 0)  # the first one makes what is kept
+    skips.add(scalar, scalar > 0)  # the first call allocates
     with no_waiting():
         for _ in range(2):
             totals.add(batch.chunk_mask.sum(), {"loss": scalar, "inputs": absurd(batch, scalar.device)})

@@ -1,4 +1,4 @@
-"""How a chunk is written, set by set, and that training prepares for just that."""
+"""Generation of a chunk set by set, and the agreement of training with it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from vidchat.model.spatial import SpatialContext, draw_order, set_sizes
 
 @dataclass
 class Watched:
-    """What the spatial transformer and the flow head were given, and what the head drew."""
+    """Recorded inputs of the spatial transformer and the flow head, and the tokens that the head drew."""
 
-    given: list[tuple[SpatialContext, Tensor, Tensor]] = field(default_factory=list)  # with the order and the tokens
-    visible: list[tuple[int, int | None]] = field(default_factory=list)
+    inputs: list[tuple[SpatialContext, Tensor, Tensor]] = field(default_factory=list)  # context, order, tokens
+    visible: list[tuple[int, int | None]] = field(default_factory=list)  # and the size of the next set
     conditions: list[Tensor] = field(default_factory=list)
     drawn: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
@@ -33,10 +33,10 @@ def watch(model) -> Watched:
     watched = Watched()
     forward, sample, loss = model.spatial.forward, model.flow.sample, model.flow.loss
 
-    def spatial(page, order, tokens, visible, wanted=None):
-        watched.given.append((page, order, tokens.clone()))
-        watched.visible.append((visible, wanted))
-        return forward(page, order, tokens, visible, wanted)
+    def spatial(context, order, tokens, visible, size=None):
+        watched.inputs.append((context, order, tokens.clone()))
+        watched.visible.append((visible, size))
+        return forward(context, order, tokens, visible, size)
 
     def head(condition, *rest):
         watched.conditions.append(condition)
@@ -53,8 +53,8 @@ def watch(model) -> Watched:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_chunk_is_written_set_by_set(make_responder, make_batch, guidance):
-    """Each set is drawn from what the spatial transformer says knowing all sets before it, and lands in its places."""
+def test_a_chunk_is_generated_set_by_set(make_responder, make_batch, guidance):
+    """Each set is drawn from the spatial transformer's outputs given all earlier sets, and put at its positions."""
     model, batch = make_responder().eval(), make_batch()
     copies = 1 if guidance == 1 else 2
     watched = watch(model)
@@ -62,75 +62,77 @@ def test_a_chunk_is_written_set_by_set(make_responder, make_batch, guidance):
         state = model.prefill(batch, 4, guidance)
         latents, _ = model.generate_chunk(state, ChunkSampling(sets=4, flow_steps=2, guidance=guidance))
         sizes = set_sizes(16, 4)
-        assert [wanted for _, wanted in watched.visible] == sizes
+        assert [size for _, size in watched.visible] == sizes
         assert [visible for visible, _ in watched.visible] == [sum(sizes[:i]) for i in range(4)]
-        order = watched.given[0][1]
+        order = watched.inputs[0][1]
         assert torch.equal(order[:2].sort(-1).values, torch.arange(16).expand(2, -1))
         drawn = torch.cat([each.view(2, size, 3) for each, size in zip(watched.drawn, sizes, strict=True)], dim=1)
-        for (page, same, tokens), (visible, size), condition in zip(
-            watched.given, watched.visible, watched.conditions, strict=True
+        for (context, same, tokens), (visible, size), condition in zip(
+            watched.inputs, watched.visible, watched.conditions, strict=True
         ):
             assert torch.equal(same, order[:2].repeat(copies, 1)), "one order for all sets, and for both halves"
-            there = tokens.gather(1, same[:, :visible, None].expand(-1, -1, 3))
-            assert torch.equal(there, drawn[:, :visible].repeat(copies, 1, 1)), "what is there is what was drawn"
-            full = type(model.spatial).forward(model.spatial, page, same, tokens, visible)[:, :size].flatten(0, 1)
-            torch.testing.assert_close(condition, full, msg="the head is told of the places of the next set")
+            known = tokens.gather(1, same[:, :visible, None].expand(-1, -1, 3))
+            assert torch.equal(known, drawn[:, :visible].repeat(copies, 1, 1)), "known tokens are those drawn before"
+            full = type(model.spatial).forward(model.spatial, context, same, tokens, visible)[:, :size].flatten(0, 1)
+            torch.testing.assert_close(
+                condition, full, msg="the head is given the outputs at the positions of the next set"
+            )
     assert torch.equal(patchify(latents, 1).gather(1, order[:2, :, None].expand(-1, -1, 3)), drawn)
 
 
-def test_the_head_learns_masked_tokens_at_their_own_places(make_responder, make_batch):
-    """Targets are the tokens that the spatial transformer did not see, in the order of its outputs."""
+def test_the_head_learns_masked_tokens_at_their_own_positions(make_responder, make_batch):
+    """Targets are the tokens hidden from the spatial transformer, in the order of its outputs."""
     model, batch = make_responder().eval(), make_batch(padded=False)
     watched = watch(model)
     for _ in range(10):
         model.loss(batch)
     assert max(visible for visible, _ in watched.visible) > 0
-    for (_, order, tokens), (visible, wanted), target in zip(
-        watched.given, watched.visible, watched.targets, strict=True
+    for (_, order, tokens), (visible, size), target in zip(
+        watched.inputs, watched.visible, watched.targets, strict=True
     ):
-        assert wanted is None
+        assert size is None
         assert torch.equal(tokens, patchify(batch.latents[:, 1:].flatten(0, 1), 1))
         assert torch.equal(target, tokens.gather(1, order[:, visible:, None].expand(-1, -1, 3)).flatten(0, 1))
 
 
-def test_the_picture_is_drawn_knowing_its_own_sound(make_responder, make_batch):
-    """The codes of chunk t enter what chunk t is drawn from, the same in training and in generation, and no other."""
+def test_the_video_of_a_chunk_is_given_its_codes(make_responder, make_batch):
+    """The codes of chunk t enter the context of chunk t only, in training as in generation."""
     model, batch = make_responder().eval(), make_batch(padded=False)
     watched = watch(model)
     with torch.no_grad():
         model.loss(batch)
-        trained = watched.given.pop()[0].context.unflatten(0, (2, 5))
+        trained = watched.inputs.pop()[0].context.unflatten(0, (2, 5))
         state = model.prefill(batch, window=10)
         for t in range(5):
             model.depth.sample = lambda *_, t=t: batch.codes[:, t]
             model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
-            torch.testing.assert_close(watched.given.pop()[0].context, trained[:, t], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(watched.inputs.pop()[0].context, trained[:, t], atol=1e-5, rtol=1e-5)
             state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
-        batch.codes[:, -1] = (batch.codes[:, -1] + 1) % 16  # the last chunk's codes are read by nobody else
+        batch.codes[:, -1] = (batch.codes[:, -1] + 1) % 16  # read by no other chunk
         model.loss(batch)
-        other = watched.given.pop()[0].context.unflatten(0, (2, 5))
+        other = watched.inputs.pop()[0].context.unflatten(0, (2, 5))
     assert torch.equal(other[:, :4], trained[:, :4])
-    assert torch.equal(other[:, 4, :4], trained[:, 4, :4]), "visual places have no codes"
-    assert (other[:, 4, 4:] - trained[:, 4, 4:]).abs().amax(-1).min() > 1e-3, "each audio place has its own"
+    assert torch.equal(other[:, 4, :4], trained[:, 4, :4]), "the backbone's visual outputs are without codes"
+    assert (other[:, 4, 4:] - trained[:, 4, 4:]).abs().amax(-1).min() > 1e-3, "each audio token has its own"
 
 
 def test_training_reads_noisy_history_and_predicts_clean_chunks(make_responder, make_batch):
-    """The last chunk is told as noisy as the backbone read it, the reference and the targets without noise."""
+    """The local embeddings have the last chunk as noisy as the backbone read it; reference and targets are clean."""
     model, batch = make_responder(noise=0.9).train(), make_batch(padded=False)
-    watched, told, mixed = watch(model), [], []
+    watched, inputs, mixed = watch(model), [], []
     mix = model.noise.mix
     model.noise.mix = lambda *inputs: mixed.append(mix(*inputs)) or mixed[-1]
-    model.spatial.seen.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
+    model.spatial.seen.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     model.loss(batch)
-    reference, last = told[0].unflatten(0, (2, 5)).chunk(2, dim=-1)
+    reference, last = inputs[0].unflatten(0, (2, 5)).chunk(2, dim=-1)
     assert torch.equal(reference, patchify(batch.latents[:, :1], 1).expand_as(reference))
     assert torch.equal(last, patchify(mixed[0], 1))
     assert not torch.allclose(last, patchify(batch.latents[:, :-1], 1), atol=0.1)
-    assert torch.equal(watched.given[0][2], patchify(batch.latents[:, 1:].flatten(0, 1), 1))
+    assert torch.equal(watched.inputs[0][2], patchify(batch.latents[:, 1:].flatten(0, 1), 1))
 
 
-def test_generation_reads_and_remembers_the_same_noisy_chunk(make_responder, make_batch):
-    """The level of generation is mixed in, told, and kept for the next chunk's places; its noise has a seed."""
+def test_generation_reads_and_stores_the_same_noisy_chunk(make_responder, make_batch):
+    """Noise of the level is added, the level is embedded, and the noisy chunk is stored; the noise has a seed."""
     model, batch = make_responder(noise=0.9).eval(), make_batch(padded=False)
     with torch.no_grad():
 
@@ -144,44 +146,44 @@ def test_generation_reads_and_remembers_the_same_noisy_chunk(make_responder, mak
         assert torch.equal(noisy.last, again.last)
         assert not torch.allclose(noisy.last, clean.last, atol=0.1)
         assert not torch.allclose(noisy.last, other.last, atol=0.1)
-        # What was read is what is remembered, with the level told: the reading of these latents as they are lacks it.
+        # The stored chunk, read at its level without further noise, gives the same outputs; read as clean, others.
         model.noise.mix = lambda latents, levels, generator=None: latents
         batch.latents[:, 1] = noisy.last
         torch.testing.assert_close(read(0.5, 3).hidden, noisy.hidden)
         assert not torch.allclose(read(0.0, 3).hidden, noisy.hidden, atol=1e-3)
 
 
-def test_the_picture_is_made_from_the_visual_places(make_responder, make_batch):
-    """The S_b first outputs of a chunk are the frame's: a prefix beside the audio, and added at their own places."""
+def test_video_is_generated_from_the_backbone_s_visual_outputs(make_responder, make_batch):
+    """The first S_b outputs of a chunk enter the prefix beside the audio, and the local embeddings."""
     model, batch = make_responder().eval(), make_batch(padded=False)
     watched = watch(model)
     with torch.no_grad():
         state = model.prefill(batch, 4)
         _, codes = model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
         visual, audio = state.hidden[:, :4], state.hidden[:, 4:]
-        context, places, _ = watched.given[0][0]
+        prefix, local, _ = watched.inputs[0][0]
         expected = torch.cat([visual, audio + model.embed.codes(codes)], dim=1)
-        torch.testing.assert_close(context, model.spatial.context(expected))
+        torch.testing.assert_close(prefix, model.spatial.context(expected))
         known = patchify(torch.cat([batch.latents[:, 0], batch.latents[:, 0]], dim=1), 1)
-        torch.testing.assert_close(places, model.spatial.places(visual, (2, 2)) + model.spatial.seen(known))
+        torch.testing.assert_close(local, model.spatial.places(visual, (2, 2)) + model.spatial.seen(known))
 
 
 def test_every_real_chunk_counts_the_same(make_responder, make_batch):
-    """Whatever the number of masked tokens, a chunk's loss is their mean, and the batch's the mean of real chunks."""
+    """A chunk's loss is the mean over its masked tokens, the batch's the mean over chunks without padding."""
     model, batch = make_responder().eval(), make_batch()
     seen = []
 
-    def known(target, condition):
+    def chunk_numbers(target, condition):
         seen.append(len(target) // 10)
-        return torch.arange(10.0).repeat_interleave(seen[-1])  # chunk n costs n
+        return torch.arange(10.0).repeat_interleave(seen[-1])  # the loss of chunk n is n
 
-    model.flow.loss = known
+    model.flow.loss = chunk_numbers
     for _ in range(5):
         assert model.loss(batch)["video"].item() == pytest.approx(sum([0, 1, 2, 3, 4, 5, 6, 7]) / 8)
     assert len(set(seen)) > 1
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts(make_responder, make_batch):
+def test_the_loss_is_the_weighted_sum_of_its_terms(make_responder, make_batch):
     model, batch = make_responder(objective=Objective(video=0.5, audio=3.0)).eval(), make_batch()
     losses = model.loss(batch)
     torch.testing.assert_close(losses["loss"].detach(), 0.5 * losses["video"] + 3.0 * losses["audio"])
@@ -198,37 +200,37 @@ def test_the_answer_is_read_in_the_responder_s_role(make_responder, make_batch):
     assert all((role == RESPONDER).all() for role in roles)
 
 
-def test_sound_is_made_from_the_audio_places(make_responder, make_batch):
-    """In training and in generation the depth transformer is given the F last places of a chunk."""
+def test_audio_is_generated_from_the_backbone_s_audio_outputs(make_responder, make_batch):
+    """In training and in generation the depth transformer is given the last F outputs of a chunk."""
     model, batch = make_responder().eval(), make_batch(padded=False)
-    told = []
-    model.depth.condition.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
+    inputs = []
+    model.depth.condition.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     with torch.no_grad():
-        hidden = model.read(batch)
+        hidden = model.run_backbone(batch)
         model.loss(batch)
         state = model.prefill(batch, 4)
         model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
-    torch.testing.assert_close(told[0], hidden[:, :, 4:].flatten(0, 1))
-    assert torch.equal(told[1], state.hidden[:, 4:])
+    torch.testing.assert_close(inputs[0], hidden[:, :, 4:].flatten(0, 1))
+    assert torch.equal(inputs[1], state.hidden[:, 4:])
 
 
-def test_some_chunks_are_whole_real_and_not_always_the_same(make_responder, make_batch):
-    """Of a batch with padding, every chosen chunk is a real one and keeps its own history, codes and target."""
+def test_training_on_some_chunks_draws_real_chunks_at_random(make_responder, make_batch):
+    """Every chosen chunk is no padding, and keeps its own history, codes and target."""
     model, batch = make_responder(noise=None, objective=Objective(spatial_chunks=4)).eval(), make_batch()
     batch.latents[1, 4:] = 77.0  # the second answer has 3 chunks
-    every = make_responder(noise=None).eval()
+    full = make_responder(noise=None).eval()
     torch.manual_seed(0)
-    one = watch(every)
-    every.loss(batch)
-    (context, places, _), _, tokens = one.given[0]
+    record = watch(full)
+    full.loss(batch)
+    (prefix, local, _), _, tokens = record.inputs[0]
     watched, chosen = watch(model), set()
     for _ in range(20):
         model.loss(batch)
-        page, _, some = watched.given.pop()
-        rows = [int((tokens == each).flatten(1).all(1).nonzero()) for each in some]
+        context, _, targets = watched.inputs.pop()
+        rows = [int((tokens == target).flatten(1).all(1).nonzero()) for target in targets]
         assert len(set(rows)) == 4
-        torch.testing.assert_close(page.context, context[rows])
-        torch.testing.assert_close(page.places, places[rows])
+        torch.testing.assert_close(context.prefix, prefix[rows])
+        torch.testing.assert_close(context.local, local[rows])
         chosen |= set(rows)
     assert chosen == {0, 1, 2, 3, 4, 5, 6, 7}
 
@@ -239,10 +241,10 @@ def test_codes_of_the_history_are_hidden_in_training_alone(make_responder, make_
     embed, hidden = model.embed.embed_codes, []
     model.embed.embed_codes = lambda codes, roles, which=None: hidden.append(which) or embed(codes, roles, which)
     for _ in range(20):
-        model.train().read(batch)
+        model.train().run_backbone(batch)
     assert 0.1 < torch.stack(hidden).float().mean() < 0.9
     assert hidden[0].shape == (2, 4), "of chunks 1..T-1, which the backbone reads"
-    model.eval().read(batch)
+    model.eval().run_backbone(batch)
     assert hidden[-1] is None
 
 
@@ -250,14 +252,14 @@ def test_orders_are_random_permutations():
     generator = torch.Generator().manual_seed(0)
     order = draw_order(4000, 10, torch.device("cpu"), generator)
     assert torch.equal(order.sort(-1).values, torch.arange(10).expand(4000, -1))
-    for place in range(10):
-        share = order[:, place].bincount(minlength=10) / 4000
-        assert share.sub(0.1).abs().max() < 0.02, "every token may come at every place"
+    for position in range(10):
+        share = order[:, position].bincount(minlength=10) / 4000
+        assert share.sub(0.1).abs().max() < 0.02, "every token is equally likely at every position"
     assert torch.equal(order, draw_order(4000, 10, torch.device("cpu"), generator.manual_seed(0)))
     assert not torch.equal(order, draw_order(4000, 10, torch.device("cpu"), generator))
 
 
-def test_the_mask_law_is_the_truncated_normal():
+def test_the_masking_ratio_is_a_truncated_normal():
     shares = [draw_masked_count(100_000) / 100_000 for _ in range(2000)]
     assert kstest(shares, truncnorm(-1.2, 0, loc=1.0, scale=0.25).cdf).pvalue > 0.01
 

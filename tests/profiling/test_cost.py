@@ -58,7 +58,7 @@ def mean_draws(monkeypatch):
 def model(make_responder, mean_draws, request):
     conditions = conditioning(turns=True, drop=0.0, text=True)
     flow = FlowShape(width=24, blocks=2, draws=6, noises=2)
-    # Two layers to each half, of which the second computes what is wanted alone.
+    # Two layers to each half, of which the second computes the needed outputs only.
     return make_responder(conditions=conditions, flow=flow, spatial=shape(4), set_causal=request.param)
 
 
@@ -78,12 +78,12 @@ def attention_flops(shape: Shape, pairs: int, last: int) -> float:
     return 4 * shape.heads * shape.head_dim * ((shape.layers - 1) * pairs + last)
 
 
-def pairs_of(blocks: list[int], readers: list[int] | None = None, last: int | None = None) -> int:
+def pairs_of(blocks: list[int], queries: list[int] | None = None, last: int | None = None) -> int:
     """Pairs of a query and a key that are computed, span by span; those of the last queries alone."""
     mask = BlockCausal(
-        torch.tensor(blocks), torch.ones(1, len(blocks), dtype=torch.bool), readers and torch.tensor(readers)
+        torch.tensor(blocks), torch.ones(1, len(blocks), dtype=torch.bool), queries and torch.tensor(queries)
     )
-    spans = mask.last_spans(len(mask.rows) if last is None else last)
+    spans = mask.last_spans(len(mask.query_blocks) if last is None else last)
     return sum((span.end - span.start) * span.keys for span in spans)
 
 

@@ -1,7 +1,7 @@
-"""What a condition is: what it takes from a dialogue or from a user's request, and how a model reads it.
+"""Interface of a condition: its values, from a dialogue or a user's request, and their embedding for a model.
 
-The two halves meet in `ConditionValues`. The data half knows no model, the model half no data. docs/own-condition.md
-adds one.
+The data half and the model half meet in `ConditionValues` and do not know each other. docs/own-condition.md shows how
+to add a condition.
 """
 
 from __future__ import annotations
@@ -22,127 +22,138 @@ Need = Literal["question", "thinker", "voice"]
 
 
 class ConditionError(ValueError):
-    """A condition that cannot be as a config has it."""
+    """Raised for an invalid condition in a config."""
 
 
 class QuestionError(ValueError):
-    """A question that this model cannot take."""
+    """Raised for a user's question that the model cannot answer."""
 
 
 class Example(Protocol):
-    """One answer of the training data, as its conditions see it."""
+    """One answer of the training data, as conditions see it."""
 
     @property
     def dialogue(self) -> Dialogue:
-        """The dialogue whose answer is learnt."""
+        """The dialogue that contains the answer."""
 
     def text_ids(self, text: str | None) -> Tensor:
-        """Ids (n,) int64 of a text, at most `MOST_TEXT` of them; none of no text."""
+        """Returns the ids (n,) int64 of a text, at most `MAX_TEXT_IDS` of them; n is 0 without a text."""
 
     def scores(self, names: Sequence[str]) -> Tensor:
-        """Scores (n,) float of the answer, standardised over the training data, NaN where unknown; see `columns`."""
+        """Returns scores (n,) float of the answer, standardised over the training data, NaN if unknown.
+
+        The names must be among the `columns` of the condition.
+        """
 
     def voice(self, chunks: int) -> Tensor:
-        """Codes (n, F, K) of the first chunks of another clip of the responder; n is 0 where there is none."""
+        """Returns codes (n, F, K) of the first chunks of another clip of the responder; n is 0 if there is none."""
 
     def thinker_features(self) -> Tensor:
-        """Features (P, D) that the thinker makes of the question."""
+        """Returns the thinker's features (P, D) of the question."""
 
 
 class Request(Protocol):
-    """What a user asks for, as conditions see it."""
+    """A user's request, as conditions see it.
+
+    Attributes:
+        has_thinker: Whether the release has a thinker.
+    """
 
     has_thinker: bool
 
     def text_ids(self, text: str) -> Tensor:
-        """Ids (n,) int64 of a text; raises `QuestionError` if there are more than `MOST_TEXT`."""
+        """Returns the ids (n,) int64 of a text; raises `QuestionError` if there are more than `MAX_TEXT_IDS`."""
 
     def voice(self, path: Path | None) -> Tensor:
-        """Codes (n, F, K) of a clip of a voice; n is 0 without a clip."""
+        """Returns codes (n, F, K) of a clip of a voice; n is 0 without a clip."""
 
     def thinker_features(self) -> Tensor:
-        """Features (P, D) that the thinker makes of the initiator's clip."""
+        """Returns the thinker's features (P, D) of the initiator's clip."""
 
 
 class Shapes(Protocol):
-    """What tokenizers tell a model of their tokens."""
+    """Shapes of the tokenizers' outputs."""
 
     @property
     def vocabulary(self) -> int:
-        """Ids of the text tokenizer."""
+        """Number of ids of the text tokenizer."""
 
     @property
     def codes(self) -> Any:
-        """Shape of an audio codec's codes; `None` for a model without audio."""
+        """Shape of the audio codec's codes; `None` for a model without audio."""
 
 
 class ChunkTokens(Protocol):
-    """A model's own embedding of chunks, which conditions made of chunks share."""
+    """The model's embedding of chunks, which conditions made of chunks can use."""
 
     def embed_codes(self, codes: Tensor, roles: Tensor) -> Tensor:
-        """Codes (B, T, F, K) and roles (B, T) to tokens (B, T, F, D)."""
+        """Returns tokens (B, T, F, D) for codes (B, T, F, K) and roles (B, T)."""
 
 
 class ConditionEmbedding(nn.Module):
-    """Model half of a condition: its values as tokens.
+    """Model half of a condition: embeds its values as tokens.
 
     Attributes:
-        timed: False: one token for each value. Each takes the next position, and sees itself and what is before it.
-            True: each value is a chunk, of as many tokens as a chunk has codec frames. Chunks stand on the clock in
-            front of the initiator's clip, and each sees itself as a whole.
+        timed: Whether a value is a chunk. If False, each value is one token, takes the next position, and sees itself
+            and all tokens before it. If True, each value is a chunk of as many tokens as it has codec frames; chunks
+            take their positions in time before the initiator's clip, and the tokens of a chunk see each other.
     """
 
     timed: ClassVar[bool] = False
 
     def forward(self, values: Tensor, chunks: ChunkTokens) -> Tensor:
-        """Tokens (B, N, D), or (B, N, F, D) if timed, of values (B, N, ...)."""
+        """Returns tokens (B, N, D), or (B, N, F, D) if timed, for values (B, N, ...)."""
         raise NotImplementedError
 
 
 class Condition(ABC):
-    """One thing that answers are conditioned on; a frozen dataclass whose fields are its settings in a config.
+    """A condition of answers: a frozen dataclass whose fields are its settings in a config.
 
     Attributes:
-        needs: What the data must have for it: `question`, a turn of the initiator; `thinker`, the features that a
-            thinker makes of that; `voice`, other clips of the responder.
+        needs: Data that the condition requires: `question`, a turn of the initiator; `thinker`, a thinker's features of
+            that turn; `voice`, other clips of the responder.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the answer's scores that it reads, so that the data set has their mean and standard deviation."""
+        """Names of the scores that the condition reads; the data set computes their means and standard deviations."""
         return ()
 
     @abstractmethod
     def from_dialogue(self, example: Example) -> ConditionValues:
-        """Takes values (N, ...) and mask (N,) from an answer of the training data."""
+        """Returns values (N, ...) and mask (N,) for an answer of the training data."""
 
     @abstractmethod
-    def from_request(self, given: Any, request: Request) -> ConditionValues:
-        """Takes values (N, ...) and mask (N,) from what a user gives under its name, `None` if nothing.
+    def from_request(self, value: Any, request: Request) -> ConditionValues:
+        """Returns values (N, ...) and mask (N,) for a user's request.
+
+        Args:
+            value: The user's value for this condition; `None` if there is none.
+            request: The whole request.
 
         Raises:
-            QuestionError: it lacks what the model needs, or cannot be.
+            QuestionError: The value is invalid, or is missing although the model needs it.
         """
 
-    def check(self, given: Any, request: Request) -> None:  # noqa: B027  (where nothing can be wrong)
-        """Raises `QuestionError`, as `from_request` does, before any work is done."""
+    def check(self, value: Any, request: Request) -> None:  # noqa: B027  (not abstract: optional)
+        """Raises `QuestionError` as `from_request` would, before any work is done."""
 
     @abstractmethod
     def embedding(self, width: int, shapes: Shapes) -> ConditionEmbedding | None:
-        """The model half, untrained, of tokens of `width`; `None` for a model that cannot read it."""
+        """Returns a new embedding into tokens of a width, or `None` if the model cannot read this condition."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a model is conditioned on.
+    """The conditions of a model.
 
     Attributes:
         conditions: Conditions by name, in the order of their tokens; timed ones follow the others.
-        hears: Whether it hears turns, those of the initiator or earlier ones.
-        drop: Probability in training with which all conditions of a sample, and what it hears, are hidden together,
-            and with which each of several is hidden on its own besides; what is alone is hidden with this probability.
+        hears: Whether the model hears turns: the initiator's, or earlier ones.
+        drop: Probability in training that all conditions and turns of a sample are hidden together, and, if there are
+            several, that each is hidden on its own.
     """
 
     conditions: Mapping[str, Condition] = field(default_factory=dict)
@@ -151,5 +162,5 @@ class Conditioning:
 
 
 def all_known(values: Tensor) -> ConditionValues:
-    """Values (N, ...) of which each is there."""
+    """Returns values (N, ...) with a mask (N,) that hides none of them."""
     return ConditionValues(values, torch.ones(len(values), dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""From the `condition` node of a config, or of a release, to conditions: each key names one."""
+"""Builds conditions from the `condition` node of a config or a release, in which each key names one."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Any
 from vidchat.conditions.base import Condition, ConditionError
 from vidchat.registry import build, look_up
 
-NO_CONDITIONS = frozenset({"initiator", "earlier_turns", "max_turn_chunks", "drop"})
-"""Keys beside the conditions: what is heard of the dialogue, and how often all is hidden."""
+OTHER_KEYS = frozenset({"initiator", "earlier_turns", "max_turn_chunks", "drop"})
+"""Keys of the node that are not conditions: which turns are heard, and the dropout probability."""
 
 
 def read_conditions(node: Mapping[str, Any], trust: Iterable[str] = ()) -> dict[str, Condition]:
-    """Builds the conditions that a node switches on, in its order.
+    """Builds the conditions that a node enables, in the order of the node.
 
-    A key is a condition's name. Its value switches it on: `true`, its first setting (`text: answer`), or its settings
-    by name. One of another package says which it is: `head_pose: {type: mylab/head_pose}`. `null`, `false`, `0` and an
-    empty list switch it off.
+    A key is the name of a condition. Its value enables it: `true`, its first setting (`text: answer`), or its settings
+    by name. A condition of another package gives its type: `head_pose: {type: mylab/head_pose}`. `null`, `false`, `0`
+    and an empty list disable a condition.
 
     Args:
-        node: The node, of names.
-        trust: Packages beside this one whose conditions it may have.
+        node: The `condition` node.
+        trust: Other packages whose conditions may be built.
 
     Raises:
-        ConditionError: a setting cannot be, or a key names something else.
-        UnknownName, WrongArguments: see `vidchat.registry`.
+        ConditionError: A setting is invalid, or a key names something that is not a condition.
+        UnknownName, WrongArguments: See `vidchat.registry`.
     """
     return {
         key: _condition(key, value, trust)
         for key, value in _with_voice_chunks(node).items()
-        if key not in NO_CONDITIONS and (value or isinstance(value, Mapping))
+        if key not in OTHER_KEYS and (value or isinstance(value, Mapping))
     }
 
 
 def _with_voice_chunks(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The node with `voice_chunks`, a key of its own before conditions had settings, where it belongs."""
-    given = dict(node)
-    chunks = given.pop("voice_chunks", None)
-    if chunks is not None and given.get("voice") is True:
-        given["voice"] = chunks
-    return given
+    """Returns the node with `voice_chunks`, a separate key in old releases, as the setting of `voice`."""
+    node = dict(node)
+    chunks = node.pop("voice_chunks", None)
+    if chunks is not None and node.get("voice") is True:
+        node["voice"] = chunks
+    return node
 
 
 def _condition(key: str, value: Any, trust: Iterable[str]) -> Condition:
@@ -48,7 +48,7 @@ def _condition(key: str, value: Any, trust: Iterable[str]) -> Condition:
     kind: Any = look_up(str(named["type"]), trust)
     if not _is_condition(kind):
         raise ConditionError(
-            f"condition.{key}: {named['type']} is no condition; docs/own-condition.md says what is one"
+            f"condition.{key}: {named['type']} is not a condition; docs/own-condition.md explains how to write one"
         )
     if isinstance(value, Mapping):
         built: Condition = build(named, trust)

@@ -1,4 +1,4 @@
-"""Quality scores of the answer: in training those it has, at generation those that are asked for."""
+"""Quality scores of the answer: its own scores in training, requested scores at generation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from vidchat.conditions.base import (
 from vidchat.registry import register
 from vidchat.sinusoid import sinusoid
 
-MOST = 100  # standard deviations; far beyond any score in training
+MAX_DEVIATIONS = 100  # far beyond any score in training
 
 
 @register("scores")
 @dataclass(frozen=True)
 class Scores(Condition):
-    """Scores in standard deviations from the training data's mean; one that is unknown is masked.
+    """Scores in standard deviations from the mean of the training data; unknown scores are masked.
 
     Attributes:
         names: Names of the scores, e.g. `dover`.
@@ -50,21 +50,22 @@ class Scores(Condition):
         scores = example.scores(self.names)
         return ConditionValues(scores.nan_to_num().float(), ~scores.isnan())
 
-    def from_request(self, given: Any, request: Request) -> ConditionValues:
-        self.check(given, request)
-        asked: Mapping[str, float] = given or {}
-        values = torch.tensor([asked.get(name, 0.0) for name in self.names])
-        return ConditionValues(values, torch.tensor([name in asked for name in self.names]))
+    def from_request(self, value: Any, request: Request) -> ConditionValues:
+        self.check(value, request)
+        scores: Mapping[str, float] = value or {}
+        values = torch.tensor([scores.get(name, 0.0) for name in self.names])
+        return ConditionValues(values, torch.tensor([name in scores for name in self.names]))
 
-    def check(self, given: Any, request: Request) -> None:
-        asked: Mapping[str, Any] = given or {}
-        unknown = set(asked) - set(self.names)
+    def check(self, value: Any, request: Request) -> None:
+        scores: Mapping[str, Any] = value or {}
+        unknown = set(scores) - set(self.names)
         if unknown:
             raise QuestionError(f"this model knows the scores {list(self.names)}, not {', '.join(sorted(unknown))}")
-        for name, value in asked.items():
-            if not _is_score(value):
+        for name, score in scores.items():
+            if not _is_score(score):
+                limit = MAX_DEVIATIONS
                 raise QuestionError(
-                    f"scores.{name}={value}: give a number from -{MOST} to {MOST}, in standard deviations"
+                    f"scores.{name}={score}: give a number from -{limit} to {limit}, in standard deviations"
                 )
 
     def embedding(self, width: int, shapes: Shapes) -> ConditionEmbedding:
@@ -85,9 +86,9 @@ class ScoreEmbedding(ConditionEmbedding):
         self.values = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, values: Tensor, chunks: ChunkTokens) -> Tensor:
-        """Tokens (B, N, D) of scores (B, N)."""
+        """Returns tokens (B, N, D) for scores (B, N)."""
         return self.values(sinusoid(values * 100, 64)) + self.names.weight
 
 
 def _is_score(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_DEVIATIONS

@@ -1,4 +1,4 @@
-"""The words: the transcript of the answer, which the model then says, or of the question."""
+"""Text: the transcript of the answer, which the model then speaks, or that of the question."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vidchat.conditions.base import (
 from vidchat.registry import register
 
 Turn = Literal["answer", "question"]
-MOST_TEXT = 1000  # ids of a text that a model reads: as bytes, a minute of English
+MAX_TEXT_IDS = 1000  # longest text that a model reads: as bytes, a minute of English
 
 
 @register("text")
@@ -31,7 +31,7 @@ class Text(Condition):
     """Transcript of a turn.
 
     Attributes:
-        turn: The turn: `answer` or `question`.
+        turn: The transcribed turn: `answer` or `question`.
     """
 
     turn: Turn = "answer"
@@ -45,20 +45,20 @@ class Text(Condition):
         clip = dialogue.answer if self.turn == "answer" else dialogue.question
         return all_known(example.text_ids(None if clip is None else clip.text))
 
-    def from_request(self, given: Any, request: Request) -> ConditionValues:
-        if not given:
+    def from_request(self, value: Any, request: Request) -> ConditionValues:
+        if not value:
             raise QuestionError('this model is told what to say: give text="..."')
-        return all_known(request.text_ids(given))
+        return all_known(request.text_ids(value))
 
-    def check(self, given: Any, request: Request) -> None:
-        self.from_request(given, request)
+    def check(self, value: Any, request: Request) -> None:
+        self.from_request(value, request)
 
     def embedding(self, width: int, shapes: Shapes) -> ConditionEmbedding:
         return TextEmbedding(width, shapes.vocabulary)
 
 
 class TextEmbedding(ConditionEmbedding):
-    """Embeds ids.
+    """Embeds the ids of a text.
 
     Args:
         width: D.
@@ -71,5 +71,5 @@ class TextEmbedding(ConditionEmbedding):
         nn.init.normal_(self.ids.weight, std=1.0)
 
     def forward(self, values: Tensor, chunks: ChunkTokens) -> Tensor:
-        """Tokens (B, L, D) of ids (B, L)."""
+        """Returns tokens (B, L, D) for ids (B, L)."""
         return self.ids(values)

@@ -1,4 +1,4 @@
-"""What a frozen thinker (Qwen2.5-Omni) understood of the question, as it was computed when clips were encoded."""
+"""Features of the question from a frozen thinker (Qwen2.5-Omni), computed when clips are encoded."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from vidchat.registry import register
 @register("features")
 @dataclass(frozen=True)
 class ThinkerFeatures(Condition):
-    """Features of the question.
+    """The thinker's features of the question.
 
     Attributes:
-        width: Values in each, as many as the thinker gives.
+        width: Values per feature, as many as the thinker gives.
     """
 
     width: int
@@ -42,10 +42,10 @@ class ThinkerFeatures(Condition):
     def from_dialogue(self, example: Example) -> ConditionValues:
         return all_known(example.thinker_features())
 
-    def from_request(self, given: Any, request: Request) -> ConditionValues:
+    def from_request(self, value: Any, request: Request) -> ConditionValues:
         return all_known(request.thinker_features())
 
-    def check(self, given: Any, request: Request) -> None:
+    def check(self, value: Any, request: Request) -> None:
         if not request.has_thinker:
             raise QuestionError(
                 "this model needs a thinker's features, and its release names no thinker; give features as tensors "
@@ -57,11 +57,11 @@ class ThinkerFeatures(Condition):
 
 
 class FeatureEmbedding(ConditionEmbedding):
-    """Projects features.
+    """Projects a thinker's features.
 
     Args:
         width: D.
-        features: Values in a feature.
+        features: Values per feature.
     """
 
     def __init__(self, width: int, features: int) -> None:
@@ -69,5 +69,5 @@ class FeatureEmbedding(ConditionEmbedding):
         self.project = nn.Linear(features, width)
 
     def forward(self, values: Tensor, chunks: ChunkTokens) -> Tensor:
-        """Tokens (B, P, D) of features (B, P, D_f)."""
+        """Returns tokens (B, P, D) for features (B, P, D_f)."""
         return self.project(values)

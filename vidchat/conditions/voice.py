@@ -1,4 +1,4 @@
-"""A sample of the responder's voice: in training another clip of the same speaker."""
+"""A sample of the responder's voice; in training, another clip of the same speaker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Voice(Condition):
     """Codes of the responder's voice.
 
     Attributes:
-        chunks: Length of the longest sample in training.
+        chunks: Length of the longest sample in training, in chunks.
     """
 
     chunks: int = 12
@@ -42,19 +42,19 @@ class Voice(Condition):
     def from_dialogue(self, example: Example) -> ConditionValues:
         return all_known(example.voice(self.chunks))
 
-    def from_request(self, given: Any, request: Request) -> ConditionValues:
-        return all_known(request.voice(given))
+    def from_request(self, value: Any, request: Request) -> ConditionValues:
+        return all_known(request.voice(value))
 
     def embedding(self, width: int, shapes: Shapes) -> ConditionEmbedding | None:
         return None if shapes.codes is None else VoiceEmbedding()
 
 
 class VoiceEmbedding(ConditionEmbedding):
-    """Embeds codes as the model embeds its own, in a role of their own."""
+    """Embeds codes with the model's embedding of chunks, in a separate role."""
 
     timed = True
 
     def forward(self, values: Tensor, chunks: ChunkTokens) -> Tensor:
-        """Tokens (B, V, F, D) of codes (B, V, F, K)."""
+        """Returns tokens (B, V, F, D) for codes (B, V, F, K)."""
         roles = torch.full(values.shape[:2], VOICE, device=values.device)
         return chunks.embed_codes(values, roles)

@@ -26,7 +26,7 @@ from vidchat.generation.answer import (
 )
 from vidchat.generation.request import check_output
 from vidchat.generation.stream import GenerationSettings
-from vidchat.model.precision import multiplies_bf16, to_bf16
+from vidchat.model.precision import supports_bf16, to_bf16
 from vidchat.release import Release
 from vidchat.runtime.atomic import write_text
 from vidchat.runtime.devices import usable
@@ -52,7 +52,7 @@ def choose_device(device: str = "auto", precision: str = "auto") -> tuple[str, s
     if precision not in ("auto", "fp32", "bf16"):
         raise QuestionError(f"precision={precision} is not known; give auto, fp32 or bf16")
     if precision == "auto":
-        precision = "bf16" if multiplies_bf16(device) else "fp32"
+        precision = "bf16" if supports_bf16(device) else "fp32"
     return device, precision
 
 

@@ -141,7 +141,7 @@ class Conversation:
         # A generator must not hold the gradient mode of its caller between chunks, hence one block per chunk.
         with torch.no_grad():
             frames.push(self.batch.latents[:, :1].transpose(1, 2))
-            self._graphs.follow(self.responder)
+            self._graphs.check_weights(self.responder)
             self._begin()
         for _ in range(self.settings.chunks if chunks is None else chunks):
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A backbone that starts from a language model: weights of `transformers`' Qwen3, e.g. Qwen/Qwen3-0.6B."""
+"""Initialises the backbone from a language model: weights of Qwen3 in `transformers`, e.g. Qwen/Qwen3-0.6B."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vidchat.conditions.text import TextEmbedding
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
 
-# Qwen3's config.json on the left, `Shape` on the right.
+# Keys of Qwen3's config.json, and the fields of `Shape`.
 _SIZES = {
     "hidden_size": "width",
     "num_hidden_layers": "layers",
@@ -27,40 +27,40 @@ _SIZES = {
 
 
 class LanguageModelError(ValueError):
-    """A language model that the backbone cannot start from: what is wrong and what to change, in one sentence."""
+    """Raised for a language model that the backbone cannot start from; the message says what to change."""
 
 
 def load_language_model(responder: Responder, source: str) -> str:
-    """Copies a Qwen3's weights into the backbone, and its token embeddings where the vocabularies are the same.
+    """Copies the weights of a Qwen3 into the backbone, and its token embeddings if the vocabularies are equal.
 
     Args:
-        responder: Its backbone must have the language model's shape.
-        source: A folder with `config.json` and safetensors, or a name on the Hub.
+        responder: The responder, whose backbone must have the language model's shape.
+        source: Folder with `config.json` and safetensors, or a name on the Hub.
 
     Returns:
         A sentence that says what was loaded.
 
     Raises:
-        LanguageModelError: it is no Qwen3, its shape is another, or a file is lacking.
+        LanguageModelError: The source is not a Qwen3, has another shape, or lacks a file.
     """
     folder = _folder(source)
     _check(json.loads((folder / "config.json").read_text()), responder.backbone.shape, source)
     weights = {name.removeprefix("model."): tensor for name, tensor in _tensors(folder, source)}
-    wanted = dict(responder.backbone.named_parameters())
-    lacking = sorted(wanted.keys() - weights.keys())
-    if lacking:
-        raise LanguageModelError(f"backbone_from={source} lacks {lacking[0]} and {len(lacking) - 1} more tensors")
-    words, kept = weights.get("embed_tokens.weight"), "its token embeddings are not used"
+    parameters = dict(responder.backbone.named_parameters())
+    missing = sorted(parameters.keys() - weights.keys())
+    if missing:
+        raise LanguageModelError(f"backbone_from={source} lacks {missing[0]} and {len(missing) - 1} more tensors")
+    embeddings, note = weights.get("embed_tokens.weight"), "its token embeddings are not used"
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in parameters.items():
             parameter.copy_(weights[name])
         texts = [module for module in responder.conditions.embeddings.values() if isinstance(module, TextEmbedding)]
-        if texts and words is not None:
-            own = texts[0].ids.weight
-            if own.shape == words.shape:
-                own.copy_(words)
-                kept = "its token embeddings too"
-    return f"the backbone starts from {source}, {len(wanted)} tensors; {kept}"
+        if texts and embeddings is not None:
+            ids = texts[0].ids.weight
+            if ids.shape == embeddings.shape:
+                ids.copy_(embeddings)
+                note = "its token embeddings too"
+    return f"the backbone starts from {source}, {len(parameters)} tensors; {note}"
 
 
 def _folder(source: str) -> Path:
@@ -72,9 +72,9 @@ def _folder(source: str) -> Path:
 
     try:
         return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors"]))
-    except OSError as error:  # the Hub's errors and those of the connection
+    except OSError as error:  # errors of the Hub and of the connection
         raise LanguageModelError(
-            f"backbone_from={source} is no folder, and the Hub did not give it: {error}"
+            f"backbone_from={source} is not a folder, and could not be downloaded from the Hub: {error}"
         ) from error
 
 
@@ -95,8 +95,8 @@ def _tensors(folder: Path, source: str) -> list[tuple[str, Tensor]]:
     tensors = []
     for path in files:
         try:
-            with safe_open(path, framework="pt") as opened:
-                tensors += [(name, opened.get_tensor(name)) for name in opened.keys() if name != "lm_head.weight"]  # noqa: SIM118
+            with safe_open(path, framework="pt") as file:
+                tensors += [(name, file.get_tensor(name)) for name in file.keys() if name != "lm_head.weight"]  # noqa: SIM118
         except SafetensorError as error:
             raise LanguageModelError(f"{path} is damaged: {error}") from error
     return tensors

@@ -1,4 +1,4 @@
-"""Chunks as tokens: patches, embeddings, and where a token stands in time and space.
+"""Chunks as tokens: patches, embeddings, and positions in time and space.
 
 A chunk puts S visual tokens (patchified latents, row-major) and F audio tokens (one per codec frame, the sum of its K
 codebook embeddings) into the backbone, in this order.
@@ -18,11 +18,11 @@ from vidchat.batch import RESPONDER
 
 @dataclass(frozen=True)
 class LatentShape:
-    """What the video tokenizer gives.
+    """Shape of the video tokenizer's latents.
 
     Attributes:
-        channels: C of a latent.
-        steps: Frames in a chunk; at 25 fps the 40 ms steps that positions count.
+        channels: C, channels of a latent.
+        steps: Number of frames in a chunk; at 25 fps, also its number of 40 ms steps, the unit of positions in time.
     """
 
     channels: int
@@ -31,7 +31,7 @@ class LatentShape:
 
 @dataclass(frozen=True)
 class CodeShape:
-    """What the audio codec gives: F codec frames in a chunk, K codebooks of V entries."""
+    """Shape of the audio codec's codes: F codec frames in a chunk, K codebooks of V entries."""
 
     codec_frames: int
     codebooks: int
@@ -40,12 +40,12 @@ class CodeShape:
 
 @dataclass(frozen=True)
 class TokenShapes:
-    """What the three tokenizers give.
+    """Shapes of the outputs of the three tokenizers.
 
     Attributes:
-        latent: Of the video tokenizer.
-        codes: Of the audio codec; `None` is a model without audio.
-        vocabulary: Ids of the text tokenizer.
+        latent: Shape of the video tokenizer's latents.
+        codes: Shape of the audio codec's codes; `None` for a model without audio.
+        vocabulary: Number of ids of the text tokenizer.
     """
 
     latent: LatentShape
@@ -54,29 +54,29 @@ class TokenShapes:
 
 
 def patchify(latents: Tensor, patch: int) -> Tensor:
-    """Latents (..., C, h, w) to visual tokens (..., S, D_v), S = (h/patch)(w/patch), D_v = C * patch^2."""
+    """Returns the visual tokens (..., S, D_v) of latents (..., C, h, w); S = (h/patch)(w/patch), D_v = C * patch^2."""
     return rearrange(latents, "... c (h p) (w q) -> ... (h w) (c p q)", p=patch, q=patch)
 
 
 def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
-    """Visual tokens (..., S, D_v) back to latents (..., C, rows * patch, cols * patch)."""
+    """Returns the latents (..., C, rows * patch, cols * patch) of visual tokens (..., S, D_v)."""
     return rearrange(tokens, "... (h w) (c p q) -> ... c (h p) (w q)", p=patch, q=patch, h=rows, w=cols)
 
 
 def chunk_positions(
     start: Tensor, chunks: Tensor, grid: tuple[int, int], latent: LatentShape, codec_frames: int
 ) -> Tensor:
-    """Positions (time, row, column) of the tokens of chunks.
+    """Returns the positions (time, row, column) of the tokens of chunks.
 
     A token's time is the end of the span it covers, in 40 ms steps: a latent frame ends with its last frame, a codec
-    frame with its last sample, so the audio and the frame of one instant share their time.
+    frame with its last sample, so audio and video of one instant share their time.
 
     Args:
-        start: (B,) the number at which this sequence of media starts on all three axes.
+        start: (B,) position on all three axes at which this sequence of chunks starts.
         chunks: (T,) or (B, T) index of each chunk; chunk 0 is the reference.
         grid: Rows and columns of visual tokens.
-        latent: For the steps in a chunk.
-        codec_frames: F, 0 for a model without audio.
+        latent: Shape of the latents, for the number of steps in a chunk.
+        codec_frames: F; 0 for a model without audio.
 
     Returns:
         (B, T, S + F, 3) float.
@@ -87,19 +87,18 @@ def chunk_positions(
     chunks = torch.broadcast_to(chunks.to(device), (start.shape[0], chunks.shape[-1]))
     time = (chunks.float() * latent.steps)[..., None, None]  # (B, T, 1, 1)
     row, col = torch.meshgrid(torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij")
-    place = torch.stack([torch.zeros_like(row), row, col], dim=-1).flatten(0, 1).float()  # (S, 3)
-    visual = origin + place + pad(time, (0, 2))
+    within = torch.stack([torch.zeros_like(row), row, col], dim=-1).flatten(0, 1).float()  # (S, 3)
+    visual = origin + within + pad(time, (0, 2))
     if not codec_frames:
         return visual
-    ends = latent.steps * (
-        (torch.arange(codec_frames, device=device) + 1) / codec_frames - 1
-    )  # relative to the chunk's end
+    # Ends of the codec frames, relative to the end of the chunk.
+    ends = latent.steps * ((torch.arange(codec_frames, device=device) + 1) / codec_frames - 1)
     audio = origin + pad(time + ends[:, None], (0, 2))
     return torch.cat([visual, audio], dim=2)
 
 
 class CodeEmbedding(nn.Module):
-    """Codes (..., F, K) to (..., F, D): the sum of a frame's K codebook embeddings."""
+    """Maps codes (..., F, K) to (..., F, D): the sum of a codec frame's K codebook embeddings."""
 
     def __init__(self, width: int, codes: CodeShape) -> None:
         super().__init__()
@@ -113,12 +112,12 @@ class CodeEmbedding(nn.Module):
 
 
 class ChunkEmbedding(nn.Module):
-    """Chunks to backbone tokens; the same for the responder's own chunks, the initiator's and earlier turns'.
+    """Embeds chunks as backbone tokens: the answer's, the initiator's and those of earlier turns alike.
 
     Args:
         width: D.
         token_dim: Values in one of the backbone's visual tokens.
-        codes: The codec's shape, or `None` for a model without audio.
+        codes: Shape of the audio codec's codes; `None` for a model without audio.
     """
 
     def __init__(self, width: int, token_dim: int, codes: CodeShape | None) -> None:
@@ -130,44 +129,45 @@ class ChunkEmbedding(nn.Module):
         self.codec_frames = codes.codec_frames if codes else 0
         if codes:
             self.codes = CodeEmbedding(width, codes)
-            self.sound = nn.Parameter(
-                torch.randn(width) * 0.02
-            )  # tells audio tokens from visual ones (its name in shipped weights)
-            self.start = nn.Parameter(torch.randn(width) * 0.02)  # stands in the audio places of chunk 0
+            # Distinguishes audio tokens from visual ones; `sound` is its name in released weights.
+            self.sound = nn.Parameter(torch.randn(width) * 0.02)
+            self.start = nn.Parameter(torch.randn(width) * 0.02)  # stands for the missing codes of chunk 0
 
     def embed_visual(self, tokens: Tensor, roles: Tensor) -> Tensor:
-        """(B, T, S, token_dim) and roles (B, T) to (B, T, S, D)."""
+        """Returns tokens (B, T, S, D) for visual tokens (B, T, S, token_dim) and roles (B, T)."""
         return self.visual(tokens) + self.role(roles).unsqueeze(2)
 
     def embed_codes(self, codes: Tensor, roles: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """(B, T, F, K) and roles (B, T) to (B, T, F, D); chunks that are `hidden` (B, T) look as if without audio."""
+        """Returns tokens (B, T, F, D) for codes (B, T, F, K) and roles (B, T).
+
+        Chunks that are `hidden` (B, T) get start tokens instead.
+        """
         embedded = self.codes(codes)
         if hidden is not None:
             embedded = torch.where(hidden[..., None, None], self.start, embedded)
         return embedded + self.sound + self.role(roles).unsqueeze(2)
 
     def start_tokens(self, batch: int) -> Tensor:
-        """(B, 1, F, D): the audio places of chunk 0."""
+        """Returns the audio tokens (B, 1, F, D) of chunk 0."""
         return (self.start + self.sound + self.role.weight[RESPONDER]).expand(batch, 1, self.codec_frames, -1)
 
 
 class PatchUpsample(nn.Module):
-    """From each coarse backbone place to the r x r visual tokens it covers.
+    """Maps each coarse backbone token to the r x r visual tokens it covers.
 
     Args:
-        width: Of the input.
-        child_width: Of the output.
+        width: Width of the input.
+        fine_width: Width of the output.
         ratio: r, backbone patch over spatial patch, per side.
     """
 
-    def __init__(self, width: int, child_width: int, ratio: int) -> None:
+    def __init__(self, width: int, fine_width: int, ratio: int) -> None:
         super().__init__()
         self.ratio = ratio
-        self.project = nn.Linear(width, ratio**2 * child_width)
+        self.project = nn.Linear(width, ratio**2 * fine_width)
 
     def forward(self, coarse: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(n, S_b, width) on a `grid` of S_b places to (n, S, child_width), row-major."""
+        """Maps tokens (n, S_b, width) on a grid of S_b positions to (n, S, fine_width), row-major."""
         rows, cols = grid
-        children = self.project(coarse)
-        r = self.ratio
-        return rearrange(children, "n (h w) (p q d) -> n (h p w q) d", h=rows, w=cols, p=r, q=r)
+        fine, r = self.project(coarse), self.ratio
+        return rearrange(fine, "n (h w) (p q d) -> n (h p w q) d", h=rows, w=cols, p=r, q=r)

@@ -1,7 +1,7 @@
-"""Conditions, and the turns that are heard, as tokens before the reference.
+"""Encodes conditions, and the turns that are heard, as tokens before the reference.
 
-In training all of them are dropped together at random, since guidance extrapolates from a model that sees none, and
-each also on its own.
+In training they are dropped at random: all together, since guidance extrapolates from a model without conditions, and
+each on its own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 @dataclass
 class ConditionTokens:
-    """The condition as the backbone reads it.
+    """Tokens of the conditions and the turns, as the backbone reads them.
 
     Attributes:
-        tokens: (B, P, D).
+        tokens: (B, P, D) embeddings.
         visible: (B, P) bool, False for padding and dropped conditions.
-        blocks: (P,) int64 on the CPU, nondecreasing: a token sees those of its own block and of earlier ones.
-        positions: (B, P, 3).
-        end: (B,) where the answer's own positions start.
+        blocks: (P,) int64 on the CPU, nondecreasing: a token sees its own block and earlier ones.
+        positions: (B, P, 3) positions: time, row, column.
+        end: (B,) position at which the answer starts.
     """
 
     tokens: Tensor
@@ -42,8 +42,7 @@ class ConditionTokens:
 
 @dataclass
 class _Section:
-    """Tokens (B, n, D) of one condition or of the turns, which are visible (B, n), their blocks (n,) on the CPU and
-    positions (B, n, 3)."""
+    """Part of `ConditionTokens`: the tokens of one condition or of the turns."""
 
     tokens: Tensor
     visible: Tensor
@@ -52,24 +51,24 @@ class _Section:
 
 
 class ConditionEncoder(nn.Module):
-    """Turns the conditions of a batch, and what is heard, into tokens.
+    """Encodes the conditions of a batch, and the turns that are heard, as tokens.
 
     Args:
-        conditioning: The conditions, and whether the model hears.
+        conditioning: The conditions, and whether the model hears turns.
         width: D.
-        shapes: What the tokenizers give.
+        shapes: Shapes of the tokenizers' outputs.
 
     Attributes:
-        used: The conditions that the model reads, by name.
-        embeddings: Their embeddings, by name.
+        used: Conditions that the model reads, by name.
+        embeddings: Embeddings of these conditions, by name.
     """
 
     def __init__(self, conditioning: Conditioning, width: int, shapes: TokenShapes) -> None:
         super().__init__()
         self.conditioning, self.hears = conditioning, conditioning.hears
-        self._several = len(conditioning.conditions) + conditioning.hears > 1
-        made = {name: condition.embedding(width, shapes) for name, condition in conditioning.conditions.items()}
-        self.embeddings = nn.ModuleDict({name: module for name, module in made.items() if module is not None})
+        self._drops_each = len(conditioning.conditions) + conditioning.hears > 1
+        modules = {name: condition.embedding(width, shapes) for name, condition in conditioning.conditions.items()}
+        self.embeddings = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
 
     @property
     def used(self) -> dict[str, Condition]:
@@ -86,29 +85,29 @@ class ConditionEncoder(nn.Module):
         """Encodes a batch's conditions.
 
         Args:
-            batch: Its conditions; one that is switched on must be there.
-            embed: The chunk embedding that the answer's own chunks use too.
-            latent: Shape of a latent.
-            patch: The backbone's visual patch.
-            keep: (B,) bool, False hides all conditions of a sample (guidance). `None` draws drops in training and
-                keeps everything in evaluation.
+            batch: A batch with all conditions that the model reads.
+            embed: Chunk embedding, shared with the answer's own chunks.
+            latent: Shape of the latents.
+            patch: The backbone's visual patch, in latents.
+            keep: (B,) bool, False hides all conditions of a sample (guidance). `None` drops at random in training, and
+                keeps all conditions in evaluation.
         """
         size, device = batch.size, batch.latents.device
-        shown = self._shown(keep, size, device)
-        sections, start = self._words(batch, embed, shown, torch.zeros(size, device=device))
+        keeps = self._draw_keeps(keep, size, device)
+        sections, start = self._untimed_sections(batch, embed, keeps, torch.zeros(size, device=device))
         grid = batch.latents.shape[-2] // patch, batch.latents.shape[-1] // patch
-        chunks = [*self._chunks(batch, embed), *self._turns(batch, embed, patch)]
-        before = torch.zeros_like(start)  # chunks in front of a section
-        for tokens, mask, audio_alone in chunks:
+        timed = [*self._timed_conditions(batch, embed), *self._turns(batch, embed, patch)]
+        before = torch.zeros_like(start)  # number of chunks before a section
+        for tokens, mask, audio_only in timed:
             count = mask.cumsum(1)
-            places = chunk_positions(start, before[:, None] + count, grid, latent, embed.codec_frames)
-            places = places[:, :, grid[0] * grid[1] :] if audio_alone else places
-            sections.append(_section_of_chunks(tokens, mask & next(shown), places))
+            positions = chunk_positions(start, before[:, None] + count, grid, latent, embed.codec_frames)
+            positions = positions[:, :, grid[0] * grid[1] :] if audio_only else positions
+            sections.append(_chunk_section(tokens, mask & next(keeps), positions))
             before = before + count[:, -1]
-        # The answer's chunk 0 comes one chunk after the last chunk of the condition.
-        end = start + (before + 1) * latent.steps if chunks else start
+        # Chunk 0 of the answer follows one chunk after the last chunk before it.
+        end = start + (before + 1) * latent.steps if timed else start
         if not sections:
-            sections = [_nothing(size, embed.role.embedding_dim, device)]
+            sections = [_empty_section(size, embed.role.embedding_dim, device)]
         offsets = itertools.accumulate((len(section.blocks) for section in sections), initial=0)
         return ConditionTokens(
             tokens=torch.cat([section.tokens for section in sections], dim=1),
@@ -118,47 +117,47 @@ class ConditionEncoder(nn.Module):
             end=end,
         )
 
-    def _shown(self, keep: Tensor | None, size: int, device: torch.device) -> Iterator[Tensor]:
-        """(B, 1) bool for one condition after another: which samples are shown it."""
+    def _draw_keeps(self, keep: Tensor | None, size: int, device: torch.device) -> Iterator[Tensor]:
+        """Yields, for one condition after another, which samples keep it, (B, 1) bool."""
         if keep is not None or not self.training:
-            same = torch.ones(size, dtype=torch.bool, device=device) if keep is None else keep
-            yield from itertools.repeat(same[:, None])
+            keep = torch.ones(size, dtype=torch.bool, device=device) if keep is None else keep
+            yield from itertools.repeat(keep[:, None])
         drop = self.conditioning.drop
-        together = torch.rand(size, 1, device=device) >= drop
+        keep_any = torch.rand(size, 1, device=device) >= drop
         while True:
-            alone = torch.rand(size, 1, device=device) >= drop if self._several else True
-            yield together & alone
+            keep_this = torch.rand(size, 1, device=device) >= drop if self._drops_each else True
+            yield keep_any & keep_this
 
-    def _given(self, batch: ChunkBatch, timed: bool) -> Iterator[tuple[ConditionEmbedding, ConditionValues]]:
-        """Embedding and values of the conditions that are timed, or that are not."""
+    def _values(self, batch: ChunkBatch, timed: bool) -> Iterator[tuple[ConditionEmbedding, ConditionValues]]:
+        """Yields embedding and values of the conditions that are timed, or of those that are not."""
         for name, module in self.embeddings.items():
             assert isinstance(module, ConditionEmbedding)
             if module.timed == timed:
                 yield module, _require(batch.conditions.get(name), f"conditions[{name!r}]")
 
-    def _words(
-        self, batch: ChunkBatch, embed: ChunkEmbedding, shown: Iterator[Tensor], start: Tensor
+    def _untimed_sections(
+        self, batch: ChunkBatch, embed: ChunkEmbedding, keeps: Iterator[Tensor], start: Tensor
     ) -> tuple[list[_Section], Tensor]:
-        """Conditions whose positions count token by token, and where they end (B,)."""
+        """Returns the sections of conditions whose tokens take one position each, and the position after them, (B,)."""
         sections = []
-        for module, given in self._given(batch, timed=False):
-            tokens = module(given.values, embed)
+        for module, condition in self._values(batch, timed=False):
+            tokens = module(condition.values, embed)
             if not tokens.shape[1]:
                 continue
-            count = given.mask.cumsum(1)
-            places = (start[:, None] + (count - 1).clamp(min=0)).unsqueeze(-1).expand(-1, -1, 3)
+            count = condition.mask.cumsum(1)
+            positions = (start[:, None] + (count - 1).clamp(min=0)).unsqueeze(-1).expand(-1, -1, 3)
             blocks = torch.arange(tokens.shape[1])
-            sections.append(_Section(tokens, given.mask & next(shown), blocks, places))
+            sections.append(_Section(tokens, condition.mask & next(keeps), blocks, positions))
             start = start + count[:, -1]
         return sections, start
 
-    def _chunks(self, batch: ChunkBatch, embed: ChunkEmbedding) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Tokens (B, V, F, D) of the timed conditions, masks (B, V), and that they are audio alone."""
-        for module, given in self._given(batch, timed=True):
-            yield module(given.values, embed), given.mask, True
+    def _timed_conditions(self, batch: ChunkBatch, embed: ChunkEmbedding) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Yields tokens (B, V, F, D) and mask (B, V) of the timed conditions, and True, as they are audio only."""
+        for module, condition in self._values(batch, timed=True):
+            yield module(condition.values, embed), condition.mask, True
 
     def _turns(self, batch: ChunkBatch, embed: ChunkEmbedding, patch: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Tokens (B, U, S + F, D) of what is heard, their mask (B, U), and that they are not audio alone."""
+        """Yields tokens (B, U, S + F, D) and mask (B, U) of the turns, and False, as they are not audio only."""
         if not self.hears:
             return
         latents, mask = _require(batch.turn_latents, "turn_latents"), _require(batch.turn_mask, "turn_mask")
@@ -169,21 +168,20 @@ class ConditionEncoder(nn.Module):
         yield tokens, mask, False
 
 
-def _section_of_chunks(tokens: Tensor, visible: Tensor, positions: Tensor) -> _Section:
-    """Chunks (B, n, k, D) as a section: each is a block of k tokens."""
+def _chunk_section(tokens: Tensor, visible: Tensor, positions: Tensor) -> _Section:
+    """Returns the section of chunks (B, n, k, D), each of which is a block of k tokens."""
     count, per_chunk = tokens.shape[1:3]
     blocks = torch.arange(count).repeat_interleave(per_chunk)
     return _Section(tokens.flatten(1, 2), visible.repeat_interleave(per_chunk, dim=1), blocks, positions.flatten(1, 2))
 
 
-def _nothing(size: int, width: int, device: torch.device) -> _Section:
+def _empty_section(size: int, width: int, device: torch.device) -> _Section:
     empty = torch.zeros(size, 0, device=device)
-    tokens, places = (empty[..., None].expand(-1, -1, axes) for axes in (width, 3))
-    return _Section(tokens, empty.bool(), torch.zeros(0, dtype=torch.long), places)
+    tokens, positions = (empty[..., None].expand(-1, -1, size) for size in (width, 3))
+    return _Section(tokens, empty.bool(), torch.zeros(0, dtype=torch.long), positions)
 
 
 def _require(value: T | None, name: str) -> T:
     if value is None:
-        told = "the model has a condition that the batch lacks"
-        raise ValueError(f"{told}: ChunkBatch.{name} is missing; check condition=")
+        raise ValueError(f"the batch lacks a condition of the model: ChunkBatch.{name} is missing; check condition=")
     return value

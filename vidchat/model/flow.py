@@ -1,8 +1,8 @@
 """The flow head: a small per-token MLP that turns noise into one latent token.
 
-Two heads of one network: flow matching (the default; rectified flow, arXiv 2209.03003, logit-normal times as in
-arXiv 2403.03206, on a grid of 1,000) and DDPM (arXiv 2006.11239, as MAR's diffusion loss, arXiv 2406.11838). Both
-have two verbs, `loss` and `sample`.
+Two objectives for one network: flow matching (the default; rectified flow, arXiv 2209.03003, logit-normal times as in
+arXiv 2403.03206, on a grid of 1,000) and DDPM (arXiv 2006.11239, as in MAR's diffusion loss, arXiv 2406.11838).
+The head has two verbs, `loss` and `sample`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from vidchat.sinusoid import sinusoid
 
 Number = TypeVar("Number", float, Tensor)
 
-ROWS = 1024  # of a product at most, where steps are computed together
-LEVELS = 1000  # noise levels of training: DDPM's steps, and as many times of the flow, so fine that nothing is lost
+ROWS = 1024  # largest number of rows in a product that computes several steps at once
+LEVELS = 1000  # noise levels in training: DDPM's steps, and as many times of the flow
 
 
 @register("flow_head")
 @dataclass(frozen=True)
 class FlowShape:
-    """Sizes of the head.
+    """Sizes and objective of the flow head.
 
     Attributes:
-        width: Hidden values.
-        blocks: Residual MLP blocks.
-        draws: m, (time, noise) draws per training token: the head is cheap, the transformer is not.
-        noises: How many of the m draws share a time, and with it their modulations, two thirds of the head's
-            operations; divides `draws`.
-        objective: What it learns.
+        width: Hidden width.
+        blocks: Number of residual MLP blocks.
+        draws: m, number of (time, noise) draws per training token: the head is cheap, the transformer is not.
+        noises: Number of draws that share a time, and with it their modulations, two thirds of the head's operations;
+            divides `draws`.
+        objective: Training objective.
     """
 
     width: int
@@ -52,7 +52,7 @@ class FlowShape:
 
     @property
     def times(self) -> int:
-        """Different times per training token."""
+        """Number of different times per training token."""
         return self.draws // self.noises
 
 
@@ -73,7 +73,13 @@ class FlowBlock(nn.Module):
 
 
 class TokenDenoiser(nn.Module):
-    """Predicts a token's velocity (or noise) from the noisy token, the time and the condition. Zero at first."""
+    """Predicts a token's velocity (or noise) from the noisy token, the time and the condition. Its initial output is 0.
+
+    Args:
+        token_dim: D_v.
+        condition_width: W, width of the condition.
+        shape: Sizes of the head.
+    """
 
     def __init__(self, token_dim: int, condition_width: int, shape: FlowShape) -> None:
         super().__init__()
@@ -89,47 +95,53 @@ class TokenDenoiser(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """(N, D_v) from noisy tokens (N, D_v), times (N,) in [0, 1] and conditions (N, W)."""
+        """Returns predictions (N, D_v) for noisy tokens (N, D_v), times (N,) in [0, 1] and conditions (N, W)."""
         return self.predict(self.token(x), self.modulate(self.embed_times(time), self.condition(condition)))
 
     def embed_times(self, times: Tensor) -> Tensor:
-        """(n, width) from times (n,)."""
+        """Returns embeddings (n, width) of times (n,)."""
         return self.time(sinusoid(times * 1000, 256))
 
     def modulate(self, time: Tensor, condition: Tensor) -> list[Tensor]:
-        """What every block, and the output, is shifted and scaled by, from embedded times and conditions.
+        """Returns the modulations of every block (..., 3 * width) and of the output (..., 2 * width).
 
-        Two thirds of the head's operations, and none knows the token, so those of several steps can be one product.
+        They are two thirds of the head's operations and independent of the token, so those of several steps can be
+        computed in one product.
+
+        Args:
+            time: Embedded times (..., width).
+            condition: Embedded conditions (N, width).
         """
         context = nn.functional.silu(time + condition)
         return [*(cast(FlowBlock, block).modulation(context) for block in self.blocks), self.modulation(context)]
 
     def predict(self, x: Tensor, modulations: Sequence[Tensor]) -> Tensor:
-        """From embedded tokens (N, width) and what `modulate` gives."""
+        """Returns predictions (N, D_v) for embedded tokens (N, width) and the result of `modulate`."""
         for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             x = block(x, modulation)
         shift, scale = modulations[-1].chunk(2, dim=-1)
         return self.output(torch.addcmul(shift, self.norm(x), 1 + scale))
 
     def guided(self, x: Tensor, modulations: Sequence[Tensor], guidance: float) -> Tensor:
-        """The prediction for (N, D_v) tokens at one time, in fp32: f(free) + guidance * (f(conditioned) - f(free)).
+        """Returns guided predictions (N, D_v) in fp32.
 
-        Both halves see the same noisy token. At scale 1 there is no second half and nothing is mixed.
+        They are f(unconditional) + guidance * (f(conditional) - f(unconditional)). Both halves see the same noisy
+        token. At scale 1 there is no second half.
 
         Args:
-            x: (N, D_v).
-            modulations: Of N conditions, with guidance of 2N, conditioned ones first.
-            guidance: Scale; 1 is none.
+            x: Noisy tokens (N, D_v), all at one time.
+            modulations: Modulations for N conditions; with guidance for 2N, conditional ones first.
+            guidance: Scale of classifier-free guidance; 1 disables it.
         """
         token = self.token(x)
         if guidance == 1:
             return self.predict(token, modulations).float()
-        conditioned, free = self.predict(token.repeat(2, 1), modulations).float().chunk(2)
-        return free + guidance * (conditioned - free)
+        conditional, unconditional = self.predict(token.repeat(2, 1), modulations).float().chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
 
 
 class FlowHead(nn.Module):
-    """Draws a token's latent given the spatial transformer's output at its place.
+    """Draws latent tokens given the spatial transformer's outputs at their positions.
 
     Args:
         token_dim: D_v.
@@ -141,17 +153,17 @@ class FlowHead(nn.Module):
         super().__init__()
         self.token_dim, self.shape = token_dim, shape
         self.denoiser = TokenDenoiser(token_dim, condition_width, shape)
-        # The cosine schedule of arXiv 2102.09672; no table of it is shared between training and sampling.
+        # The cosine schedule of arXiv 2102.09672. Training and sampling build their own schedulers, which hold state.
         self._ddpm = {"num_train_timesteps": LEVELS, "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
 
     def loss(self, target: Tensor, condition: Tensor) -> Tensor:
-        """Loss of each token, (N,), in fp32: the mean square over D_v values and m draws of (s, e), e ~ N(0, I).
+        """Returns the loss of each token, (N,) in fp32: the mean square over D_v values and m draws of (s, e).
 
-        Flow: f(x_s, s, c) - (e - x) with x_s = (1 - s) x + s e and s logit-normal. DDPM: f(x_t, t, c) - e.
+        Flow: f(x_s, s, c) - (e - x) with x_s = (1 - s) x + s e, e ~ N(0, I) and s logit-normal. DDPM: f(x_t, t, c) - e.
 
         Args:
             target: (N, D_v) latent tokens.
-            condition: (N, W).
+            condition: (N, W) conditions.
         """
         times, device = self.shape.times, target.device
         target = target.float().repeat(times, 1)
@@ -161,20 +173,20 @@ class FlowHead(nn.Module):
             level = (torch.randn(len(target), device=device).sigmoid() * LEVELS).long().clamp(max=LEVELS - 1)
             grid = grid + 0.5 / LEVELS
             time = grid[level].unsqueeze(1)
-            mixed, wanted = (1 - time) * target + time * noise, noise - target
+            noisy, expected = (1 - time) * target + time * noise, noise - target
         else:
             level = torch.randint(LEVELS, (len(target),), device=device)
-            mixed, wanted = DDPMScheduler(**self._ddpm).add_noise(target, noise, level), noise
+            noisy, expected = DDPMScheduler(**self._ddpm).add_noise(target, noise, level), noise
         denoiser = self.denoiser
-        # Of conditions and times, each is embedded once, however often it was drawn.
+        # Every condition and every time is embedded once, however many draws share it.
         embedded = (
             nn.functional.embedding(level, denoiser.embed_times(grid))
             if len(level) > LEVELS
             else denoiser.embed_times(grid[level])
         )
         modulations = denoiser.modulate(embedded, denoiser.condition(condition).repeat(times, 1))
-        predicted = denoiser.predict(denoiser.token(mixed), modulations).float()
-        return (predicted - wanted).square().mean(dim=(0, 2)).view(times, -1).mean(0)
+        predicted = denoiser.predict(denoiser.token(noisy), modulations).float()
+        return (predicted - expected).square().mean(dim=(0, 2)).view(times, -1).mean(0)
 
     def sample(
         self,
@@ -185,15 +197,17 @@ class FlowHead(nn.Module):
         generator: torch.Generator | None = None,
         graphs: CapturedLoops | None = None,
     ) -> Tensor:
-        """Draw latent tokens (N, D_v) in fp32.
+        """Draws latent tokens (N, D_v) in fp32.
 
         Args:
-            condition: (N, W); with guidance (2N, W), conditioned ones first.
-            steps: Evaluations of the network: an even number of `integrate`'s, or respaced ancestral DDPM's.
-            guidance: Scale of classifier-free guidance; 1 is none.
-            temperature: Scale of the noise that it starts from.
+            condition: (N, W); with guidance (2N, W), conditional ones first.
+            steps: Number of evaluations of the network: even for flow matching (`integrate`); for DDPM, the number of
+                respaced ancestral steps.
+            guidance: Scale of classifier-free guidance; 1 disables it.
+            temperature: Scale of the initial noise.
             generator: Source of the noise.
-            graphs: With these, on CUDA, the whole loop is one launch (flow matching; DDPM draws noise on the way).
+            graphs: Captured loops; on CUDA the whole loop is then one launch (flow matching only, as DDPM draws noise
+                at every step).
         """
         count = len(condition) if guidance == 1 else len(condition) // 2
         x = torch.randn(count, self.token_dim, generator=generator, device=condition.device) * temperature
@@ -213,13 +227,19 @@ class FlowHead(nn.Module):
         return x
 
     def integrate(self, noise: Tensor, condition: Tensor, evaluations: int, guidance: float) -> Tensor:
-        """Midpoint steps from noise (N, D_v) at s = 1 to tokens at s = 0, each of two evaluations; see `flow_times`.
+        """Integrates noise (N, D_v) at s = 1 to tokens (N, D_v) at s = 0.
 
-        Second order: at as many evaluations, Euler's steps lose a sixth of a Gaussian's spread (benchmarks/flow.py).
-        Draws nothing and waits for nothing.
+        A midpoint step takes two evaluations. With as many evaluations, Euler steps lose a sixth of a Gaussian's
+        standard deviation (benchmarks/flow.py). The method makes no random draws and never waits for the device.
+
+        Args:
+            noise: (N, D_v).
+            condition: (N, W); with guidance (2N, W), conditional ones first.
+            evaluations: Number of evaluations of the network; their times are those of `flow_times`.
+            guidance: Scale of classifier-free guidance; 1 disables it.
 
         Raises:
-            ValueError: the number of evaluations is odd.
+            ValueError: The number of evaluations is odd.
         """
         x, ends = noise, flow_times(evaluations)
         starts = flow_time(torch.arange(len(ends) - 1, -1, -1, device=x.device) / (len(ends) - 1))
@@ -232,17 +252,17 @@ class FlowHead(nn.Module):
         return x
 
     def _each_step(self, times: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Modulations of conditions (N, W) at each of the times, those of a few steps computed at once."""
+        """Yields the modulations for conditions (N, W) at each time (n,); those of a few steps are computed at once."""
         condition = self.denoiser.condition(condition)
-        for some in self.denoiser.embed_times(times).split(steps_at_once(len(condition))):
-            yield from zip(*self.denoiser.modulate(some.unsqueeze(1), condition), strict=True)
+        for steps in self.denoiser.embed_times(times).split(steps_at_once(len(condition))):
+            yield from zip(*self.denoiser.modulate(steps.unsqueeze(1), condition), strict=True)
 
 
 def flow_times(evaluations: int) -> list[float]:
-    """Ends of the midpoint steps, from 1 to 0, that take this many evaluations.
+    """Returns the ends of the midpoint steps, from 1 to 0, for a number of evaluations.
 
     Raises:
-        ValueError: the number is odd or less than 2.
+        ValueError: The number is odd or less than 2.
     """
     if evaluations < 2 or evaluations % 2:
         raise ValueError(f"flow_steps={evaluations} is not possible: a midpoint step takes two; give an even number")
@@ -250,11 +270,14 @@ def flow_times(evaluations: int) -> list[float]:
     return [flow_time(step / steps) for step in range(steps, -1, -1)]
 
 
-def flow_time(place: Number) -> Number:
-    """The time s at an evenly spaced place in [0, 1]: denser near the data, where narrow distributions are decided."""
-    return place / (2 - place)
+def flow_time(u: Number) -> Number:
+    """Returns the time s for an evenly spaced u in [0, 1]: denser near the data, where narrow distributions form."""
+    return u / (2 - u)
 
 
 def steps_at_once(conditions: int) -> int:
-    """Steps whose modulations are one product: as many as keep it small. Few rows are slow; many gain nothing."""
+    """Returns the number of steps whose modulations are computed in one product of at most `ROWS` rows.
+
+    Products of few rows are slow, and larger ones gain nothing more.
+    """
     return max(1, ROWS // conditions)

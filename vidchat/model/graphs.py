@@ -1,7 +1,7 @@
-"""CUDA graphs: a loop of many small kernels as one launch.
+"""CUDA graphs: a loop of many small kernels becomes one launch.
 
-The flow head is called (sets x steps) times for each chunk on a few tokens each, and the depth transformer once for
-each of a chunk's codes: on a GPU nearly all of that time is spent launching kernels.
+For every chunk, the flow head is called (sets x steps) times on a few tokens, and the depth transformer once per code.
+On a GPU nearly all of that time is spent launching kernels.
 """
 
 from __future__ import annotations
@@ -19,32 +19,31 @@ Loop = Callable[..., Tensor]
 
 
 def bucket(count: int) -> int:
-    """The power of two that a number of tokens is padded to."""
+    """Returns the power of two that a number of tokens is padded to."""
     return 1 << (count - 1).bit_length()
 
 
 class CapturedLoops:
-    """Runs loops as CUDA graphs, captured once for each size of their tensors; without CUDA it runs them as they are.
+    """Runs loops as CUDA graphs, captured once per size of their tensors; without CUDA it calls them directly.
 
-    A loop must be a function of its tensors alone, without random draws and without waiting for the device, and no
-    shape in it may depend on data. Graphs read the weights where they lay at capture: see `follow`. Of one thread at a
-    time.
+    A loop must be a function of its tensors alone, without random draws or waits for the device, and its shapes must
+    not depend on data. Graphs read the weights at their addresses at capture: see `check_weights`. Not thread-safe.
     """
 
     def __init__(self) -> None:
-        self._refused: set[Loop] = set()  # by the device, once; generation then goes on without
+        self._refused: set[Loop] = set()  # loops whose capture has failed; they are called directly
         self._graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]] = {}
         self._weights: list[tuple[int, torch.dtype]] = []
 
-    def follow(self, model: nn.Module) -> None:
-        """Forget all graphs if the weights no longer lie where they lay when this was last called."""
+    def check_weights(self, model: nn.Module) -> None:
+        """Drops all graphs if the weights have moved in memory or changed their type since the last call."""
         weights = [(parameter.data_ptr(), parameter.dtype) for parameter in model.parameters()]
         if weights != self._weights:
             self._graphs.clear()
             self._weights = weights
 
     def run(self, loop: Loop, tensors: tuple[Tensor, ...], *settings: Hashable) -> Tensor:
-        """`loop(*tensors, *settings)`."""
+        """Returns `loop(*tensors, *settings)`."""
         if loop in self._refused or not _can_capture(tensors[0].device):
             return loop(*tensors, *settings)
         key = (loop, *((x.shape, x.dtype) for x in tensors), *settings)
@@ -57,21 +56,21 @@ class CapturedLoops:
                 self._refused.add(loop)
                 return loop(*tensors, *settings)
         graph, inputs, out = self._graphs[key]
-        for kept, new in zip(inputs, tensors, strict=True):
-            kept.copy_(new)
+        for buffer, tensor in zip(inputs, tensors, strict=True):
+            buffer.copy_(tensor)
         graph.replay()
         return out.clone()  # the next replay writes to the same memory
 
     def run_padded(self, loop: Loop, noise: Tensor, condition: Tensor, *settings: Hashable) -> Tensor:
-        """`run` for a loop that treats each token on its own, with tokens padded to the next power of two.
+        """Runs a loop that treats tokens independently, padded to the next power of two; returns tokens (n, D_v).
 
-        So a handful of graphs serves every set size.
+        A few graphs then serve all set sizes.
 
         Args:
-            loop: From noise (n, D_v) and conditions (n, W), or (2n, W) with guidance, to tokens (n, D_v).
+            loop: Function from noise (n, D_v) and conditions (n, W), or (2n, W) with guidance, to tokens (n, D_v).
             noise: (n, D_v).
-            condition: (n, W), or (2n, W) with guidance, conditioned ones first.
-            settings: Passed on.
+            condition: (n, W), or (2n, W) with guidance, conditional ones first.
+            settings: Further arguments of the loop.
         """
         count, size = len(noise), bucket(len(noise))
         halves = [pad(half, size) for half in condition.split(count)]
@@ -80,19 +79,19 @@ class CapturedLoops:
 
 
 def pad(x: Tensor, size: int) -> Tensor:
-    """(n, D) with zeros below up to (size, D)."""
+    """Pads (n, D) with rows of zeros to (size, D)."""
     return torch.nn.functional.pad(x, (0, 0, 0, size - len(x)))
 
 
 def _can_capture(device: torch.device) -> bool:
-    # Under autocast the weights are cast into memory that is given back while a graph would still read it.
+    # Under autocast the weights are cast into memory that is freed while a graph would still read it.
     return device.type == "cuda" and not torch.is_autocast_enabled("cuda")
 
 
 def _capture(
     loop: Loop, tensors: tuple[Tensor, ...], settings: tuple[Hashable, ...]
 ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]:
-    """The graph, its inputs and its output; a few plain runs come first, as libraries set themselves up in them."""
+    """Returns the graph, its inputs and its output; libraries initialise themselves in a few plain runs before."""
     inputs = tuple(x.clone() for x in tensors)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -101,7 +100,7 @@ def _capture(
             loop(*inputs, *settings)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on meanwhile: a training run's data loader pins memory in one while samples are drawn.
+    # Other threads may use CUDA during capture: a training run's data loader pins memory while samples are drawn.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"), torch.no_grad():
         out = loop(*inputs, *settings)
     return graph, inputs, out

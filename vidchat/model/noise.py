@@ -1,8 +1,8 @@
-"""What keeps a model from trusting its history too much.
+"""Two regularisers that keep the model from relying too much on its history.
 
 Noise injection, the paper's cure for drift: the visual tokens that the backbone reads as history (never the targets)
-are mixed with Gaussian noise at a level drawn per chunk, and the model is told the level. At generation the level is a
-setting. Code dropout does to audio what noise does to frames.
+are mixed with Gaussian noise at a level drawn per chunk, and the level is given to the model. At generation the level
+is a setting. Code dropout hides the codes of past chunks, as noise blurs their video.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class NoiseInjection(nn.Module):
         self.embed = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
 
     def draw_levels(self, batch: int, chunks: int, device: torch.device) -> Tensor:
-        """(B, T) levels for training."""
+        """Draws levels (B, T) for training."""
         return torch.rand(batch, chunks, device=device) * self.max_level
 
     def mix(self, latents: Tensor, levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """sqrt(1 - l^2) x + l e, of unit variance if `latents` are; level 0 returns the latents bit for bit.
+        """Returns sqrt(1 - l^2) x + l e, (B, T, C, h, w), of variance 1; level 0 returns the latents bit for bit.
 
         Args:
             latents: (B, T, C, h, w), normalised.
@@ -45,15 +45,17 @@ class NoiseInjection(nn.Module):
         return (1 - sigma**2).sqrt() * latents + sigma * noise
 
     def embed_levels(self, levels: Tensor) -> Tensor:
-        """(B, T, D) embeddings of the levels, exactly zero at level 0."""
+        """Returns embeddings (B, T, D) of levels (B, T), exactly zero at level 0."""
         return self.embed(sinusoid(levels * 1000, 64)) * levels.unsqueeze(-1)
 
 
 def draw_hidden_chunks(batch: int, chunks: int, dropout: float, device: torch.device) -> Tensor:
-    """(B, T) bool: chunks of the history whose codes are hidden in training; a share from U(0, dropout) of each answer.
+    """Draws the chunks of the history whose codes are hidden in training, (B, T) bool.
 
-    Words already said tell the next ones better than the condition does, so a model that always sees them learns to
-    go on, not to answer. Where they are hidden, only the condition tells (word dropout, arXiv 1511.06349).
+    The share of hidden chunks is drawn from U(0, dropout) for each answer.
+
+    Words already said predict the next ones better than the conditions do, so a model that always sees them learns to
+    continue rather than to answer. Where they are hidden, it must use the conditions (word dropout, arXiv 1511.06349).
     """
     share = torch.rand(batch, 1, device=device) * dropout
     return torch.rand(batch, chunks, device=device) < share

@@ -1,7 +1,7 @@
-"""RMSNorm (arXiv 1910.07467) with a backward pass of its own on CPUs.
+"""RMSNorm (arXiv 1910.07467) with a custom backward pass on CPUs.
 
-There PyTorch composes it of single operations whose backward takes ten times as long as a layer norm's, and a training
-step has four of them in every block.
+On CPUs, PyTorch composes it of single operations, whose backward pass takes ten times as long as that of a layer norm,
+and every block has four of them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.RMSNorm):
-    """`nn.RMSNorm` over the last axis, with its parameters and its results."""
+    """`nn.RMSNorm` over the last axis, with the same parameters and results."""
 
     def forward(self, x: Tensor) -> Tensor:
-        trains = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        needs_grad = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         if (
-            trains
+            needs_grad
             and not torch.compiler.is_compiling()
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype

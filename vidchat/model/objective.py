@@ -13,16 +13,16 @@ from vidchat.registry import register
 @register("objective")
 @dataclass(frozen=True)
 class Objective:
-    """How the losses are weighed, and on what; generation does not read it.
+    """Weights of the losses, and the chunks that they are computed on; generation does not use it.
 
     Attributes:
-        video: w_v.
-        audio: w_a.
-        first_codebook: How many times the first codebook counts in the cross-entropy, the others once: it says what is
-            said, they say how it sounds (moshi's fine-tuning counts its first 100 times).
-        spatial_chunks: Chunks of a batch, drawn at random, that the spatial transformer and the flow head train on in
-            one step; `None` is all. The backbone and the depth transformer always train on all.
-        code_dropout: Of an answer's own history, the largest share of chunks whose codes are hidden.
+        video: w_v, weight of the flow loss.
+        audio: w_a, weight of the cross-entropy.
+        first_codebook: Weight of the first codebook in the cross-entropy, relative to the others: it carries the words,
+            they carry the sound quality (moshi's fine-tuning uses 100).
+        spatial_chunks: Number of chunks of a batch, drawn at random, on which the spatial transformer and the flow head
+            train in one step; `None` means all. The backbone and the depth transformer always train on all.
+        code_dropout: Largest share of chunks of an answer's history whose codes are hidden from the backbone.
     """
 
     video: float = 1.0
@@ -32,21 +32,21 @@ class Objective:
     code_dropout: float = 0.0
 
     def draw_chunks(self, weight: Tensor) -> Tensor | None:
-        """Indices of the chunks whose frames are trained on; `None` is all.
+        """Draws the indices (m,) of the chunks whose video is trained on; `None` means all.
 
         Args:
             weight: (N,) 1 for a chunk, 0 for padding, which is drawn last.
         """
-        kept = self.spatial_chunks
-        if not kept or kept >= len(weight):
+        count = self.spatial_chunks
+        if not count or count >= len(weight):
             return None
-        return (torch.rand_like(weight) + weight).topk(kept).indices
+        return (torch.rand_like(weight) + weight).topk(count).indices
 
     def total(self, video: Tensor, entropy: Tensor | None) -> Tensor:
-        """What is minimised.
+        """Returns the loss to minimise, a scalar.
 
         Args:
-            video: The flow loss.
+            video: Flow loss, a scalar.
             entropy: (K,) cross-entropy of each codebook in nats; `None` for a model without audio.
         """
         loss = self.video * video

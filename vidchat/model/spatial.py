@@ -1,8 +1,8 @@
 """The spatial transformer: fills in the visual tokens of one chunk, set by set.
 
-What its two kinds share: N sets are drawn in a random order on a cosine schedule, as in MAR (arXiv 2406.11838) and NOVA
-(arXiv 2412.14169), each set knowing the chunk's context and the sets before it. `masked` is the one that these have,
-`set_causal` a faster one.
+The tokens are drawn in N sets, in a random order on a cosine schedule, as in MAR (arXiv 2406.11838) and NOVA (arXiv
+2412.14169); each set is given the chunk's context and the sets before it. This module holds what the two variants
+share: `masked`, the variant of MAR and NOVA, and `set_causal`, a faster one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vidchat.model.transformer import Shape, Transformer
 
 @lru_cache(maxsize=32)
 def spatial_positions(grid: tuple[int, int], ratio: int, steps: int, codec_frames: int, device: torch.device) -> Tensor:
-    """Positions (1, S_b + F + S, 3) inside one chunk: its context, then its visual tokens, on the fine grid.
+    """Returns positions (1, S_b + F + S, 3) inside one chunk: its context, then its visual tokens, on the fine grid.
 
-    The same for all chunks, hence kept; not to be written to.
+    They are the same for all chunks, hence cached; callers must not write to them.
 
     Args:
         grid: Rows and columns of the backbone's visual tokens.
-        ratio: r; a backbone token stands in the middle of its r x r children.
-        steps: 40 ms steps in a chunk.
+        ratio: r; a backbone token stands at the centre of the r x r visual tokens it covers.
+        steps: Number of 40 ms steps in a chunk.
         codec_frames: F.
-        device: Where to make them.
+        device: Device of the result.
     """
 
     def plane(rows: int, cols: int, scale: int, offset: float) -> Tensor:
@@ -48,9 +48,9 @@ def spatial_positions(grid: tuple[int, int], ratio: int, steps: int, codec_frame
 
 
 def set_sizes(tokens: int, sets: int) -> list[int]:
-    """Sizes of the sets in which S tokens are drawn, small ones first; empty ones are left out.
+    """Returns the sizes of the sets in which S tokens are drawn, small ones first and without empty ones.
 
-    By the cosine schedule: after i of N sets, S cos(pi i / 2N) tokens are masked.
+    On the cosine schedule, S cos(pi i / 2N) tokens are still masked after i of N sets.
     """
     masked = [round(tokens * math.cos(math.pi / 2 * i / sets)) for i in range(sets + 1)]
     masked[0], masked[-1] = tokens, 0
@@ -58,49 +58,49 @@ def set_sizes(tokens: int, sets: int) -> list[int]:
 
 
 def draw_order(count: int, tokens: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """(n, S): a random order of the tokens for each of n chunks."""
+    """Returns a random order of the tokens of each of n chunks, (n, S)."""
     return torch.rand(count, tokens, device=device, generator=generator).argsort(dim=-1)
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of x (n, S, D) at index (n, k)."""
+    """Returns the tokens (n, k, D) of x (n, S, D) at indices (n, k)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 class SpatialContext(NamedTuple):
-    """What is known of n chunks before any of their visual tokens is there.
+    """What is known of n chunks before any of their visual tokens is drawn.
 
     Attributes:
-        context: (n, N, W) the backbone's outputs with the chunk's codes, projected.
-        places: (n, S, W) what is known of each token's own place.
-        positions: (1, N + S, 3) of the context, then of the places.
+        prefix: (n, N, W) tokens that all visual tokens see: the backbone's outputs with the chunk's codes, projected.
+        local: (n, S, W) embedding of what is known at each visual token's own position.
+        positions: (1, N + S, 3) positions of the prefix, then of the visual tokens.
     """
 
-    context: Tensor
-    places: Tensor
+    prefix: Tensor
+    local: Tensor
     positions: Tensor
 
 
 class SpatialDecoder(Protocol):
-    """The visual tokens of n chunks while they are filled in."""
+    """Computes the conditions of the flow head, set by set, for n chunks that are being filled in."""
 
     def __call__(self, tokens: Tensor, filled: int, size: int) -> Tensor:
-        """Conditions (n, size, W) of the next `size` tokens in the order that was begun with.
+        """Returns conditions (n, size, W) for the next `size` tokens of the order given to `start_decoding`.
 
         Args:
-            tokens: (n, S, D_v); of these, the first `filled` in the order are there, and no others are read.
-            filled: The sizes of all sets before, together.
-            size: Of the next set.
+            tokens: (n, S, D_v) visual tokens; only the first `filled` of the order are read.
+            filled: Number of tokens in all earlier sets.
+            size: Number of tokens in the next set.
         """
 
 
 class SpatialTransformer(nn.Module, ABC):
-    """From a chunk's page and the tokens already there to the conditions of the flow head.
+    """Maps a chunk's context and its known visual tokens to conditions of the flow head.
 
-    Both kinds have the same parameters, under the same names.
+    Both variants have the same parameters, under the same names.
 
     Args:
-        shape: Of the stack; its layers are split in two halves.
+        shape: Sizes of the stack; its layers are split into two halves.
         condition_width: D of the backbone.
         token_dim: D_v of a visual token.
         ratio: Backbone patch over spatial patch, per side.
@@ -109,11 +109,11 @@ class SpatialTransformer(nn.Module, ABC):
     def __init__(self, shape: Shape, condition_width: int, token_dim: int, ratio: int) -> None:
         super().__init__()
         if shape.layers < 2:
-            raise ValueError("the spatial transformer has two halves, so it needs at least 2 layers")
+            raise ValueError("the spatial transformer has two halves, so model.spatial.layers must be at least 2")
         self.context = nn.Linear(condition_width, shape.width)
-        # What the backbone predicts for a place also enters at that place.
+        # The backbone's output at a position is also added to the visual tokens at that position.
         self.places = PatchUpsample(condition_width, shape.width, ratio)
-        # So do the reference and the last chunk, whose fine tokens are more than the backbone's coarse ones can carry.
+        # So are the reference and the last chunk, whose detail the backbone's coarse tokens cannot carry.
         self.seen = nn.Linear(2 * token_dim, shape.width)
         self.token = nn.Linear(token_dim, shape.width)
         self.mask_token = nn.Parameter(torch.randn(shape.width) * 0.02)
@@ -122,39 +122,39 @@ class SpatialTransformer(nn.Module, ABC):
 
     @abstractmethod
     def training_pass(
-        self, page: SpatialContext, tokens: Tensor, count_seed: int | None = None
+        self, context: SpatialContext, tokens: Tensor, count_seed: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One training pass, with an order and what is filled in by it drawn at random.
+        """Runs one training pass, with the order and the sets drawn at random.
 
         Args:
-            page: Of n chunks.
-            tokens: (n, S, D_v) the true ones.
-            count_seed: Seed of how many tokens are predicted, `None` for the global generator; what predicts every
-                token ignores it.
+            context: Context of n chunks.
+            tokens: (n, S, D_v) true visual tokens.
+            count_seed: Seed of the number of predicted tokens, `None` for the global generator; ignored by a variant
+                that predicts every token.
 
         Returns:
-            Conditions (n, m, W) of the tokens to be predicted, and their indices (n, m).
+            Conditions (n, m, W) of the predicted tokens, and their indices (n, m).
         """
 
     @abstractmethod
-    def start_decoding(self, page: SpatialContext, order: Tensor) -> SpatialDecoder:
-        """Begin to fill in n chunks.
+    def start_decoding(self, context: SpatialContext, order: Tensor) -> SpatialDecoder:
+        """Starts to fill in n chunks.
 
         Args:
-            page: Of n chunks.
-            order: (n, S) in which their tokens will be drawn.
+            context: Context of the n chunks.
+            order: (n, S) order in which their tokens will be drawn.
         """
 
-    def visible_tokens(self, page: SpatialContext, tokens: Tensor, order: Tensor) -> Tensor:
-        """(n, k, W) what enters for the true tokens at indices (n, k)."""
-        return self.token(gather_tokens(tokens, order)) + gather_tokens(page.places, order)
+    def visible_tokens(self, context: SpatialContext, tokens: Tensor, index: Tensor) -> Tensor:
+        """Returns the inputs (n, k, W) for the known tokens at indices (n, k)."""
+        return self.token(gather_tokens(tokens, index)) + gather_tokens(context.local, index)
 
-    def masked_tokens(self, page: SpatialContext, order: Tensor) -> Tensor:
-        """(n, k, W) what enters for the masked tokens at indices (n, k)."""
-        return self.mask_token + gather_tokens(page.places, order)
+    def masked_tokens(self, context: SpatialContext, index: Tensor) -> Tensor:
+        """Returns the inputs (n, k, W) for the masked tokens at indices (n, k)."""
+        return self.mask_token + gather_tokens(context.local, index)
 
-    def angles(self, page: SpatialContext, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary angles at indices (n, k) of the page's positions."""
-        # Both halves turn by the same angles, of which one table serves all chunks.
-        cos, sin = self.encoder.angles(page.positions)
+    def angles(self, context: SpatialContext, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the rotary angles, (n, 1, k, head_dim) each, at indices (n, k) of the context's positions."""
+        # Both halves use the same angles, and one table serves all chunks.
+        cos, sin = self.encoder.angles(context.positions)
         return cos[0, 0][index].unsqueeze(1), sin[0, 0][index].unsqueeze(1)

@@ -1,6 +1,6 @@
-"""The transformer all stacks are made of: Qwen3's block (RMSNorm, grouped-query attention with QK-norm, SwiGLU).
+"""The transformer of all stacks: Qwen3's block (RMSNorm, grouped-query attention with QK-norm, SwiGLU).
 
-Parameters carry the names of `transformers`' Qwen3, so its weights load as they are.
+Parameters have the names of Qwen3 in `transformers`, so its weights load unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vidchat.model.rotary import rotary_angles, rotate
 from vidchat.registry import register
 
 ALL = slice(None)
-Memory = tuple[Tensor, tuple[Tensor, Tensor]]  # tokens (B, N, D) that are read by others, with their rotary angles
+Memory = tuple[Tensor, tuple[Tensor, Tensor]]  # tokens (B, N, D) that queries attend to, with their rotary angles
 
 
 @register("transformer")
@@ -31,14 +31,14 @@ class Shape:
     Attributes:
         width: D, values per token.
         layers: Number of blocks.
-        heads: Query heads.
-        kv_heads: Key and value heads; divides `heads`.
-        head_dim: Values per head, a multiple of 8 so that the three rotary axes share them as meant.
-        mlp_width: Hidden values of the SwiGLU.
+        heads: Number of query heads.
+        kv_heads: Number of key and value heads; divides `heads`.
+        head_dim: Values per head, a multiple of 8 so that every rotary axis gets its share of the frequencies.
+        mlp_width: Hidden width of the SwiGLU.
         theta: Base of the rotary frequencies.
-        attention: How attention is computed; `auto` takes the fastest for the device.
-        recompute: Keep only the inputs of blocks for the backward pass, and compute the rest again: a third more work
-            for a small part of the memory.
+        attention: Attention backend; `auto` takes the fastest for the device.
+        recompute: Whether only the inputs of blocks are stored for the backward pass and the rest is recomputed: a
+            third more work for a small part of the memory.
     """
 
     width: int
@@ -83,12 +83,12 @@ class Attention(nn.Module):
         causal: bool,
         cache: Cache | None,
         layer: int,
-        wanted: slice,
+        outputs: slice,
         memory: Memory | None,
     ) -> Tensor:
-        own = angles[0][:, :, wanted], angles[1][:, :, wanted]
-        queries = self.q_proj(x[:, wanted])
-        queries = rotate(self.q_norm(self._split(queries, self.heads).to(self.q_norm.weight.dtype)), own)
+        query_angles = angles[0][:, :, outputs], angles[1][:, :, outputs]
+        queries = self.q_proj(x[:, outputs])
+        queries = rotate(self.q_norm(self._split(queries, self.heads).to(self.q_norm.weight.dtype)), query_angles)
         if memory is not None:
             x, angles = memory
         keys = rotate(self.k_norm(self._split(self.k_proj(x), self.kv_heads).to(self.k_norm.weight.dtype)), angles)
@@ -131,11 +131,11 @@ class Block(nn.Module):
         causal: bool = False,
         cache: Cache | None = None,
         layer: int = 0,
-        wanted: slice = ALL,
+        outputs: slice = ALL,
         memory: Memory | None = None,
     ) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer, wanted, memory)
-        x = x[:, wanted] + attended
+        attended = self.self_attn(self.input_layernorm(x), angles, mask, causal, cache, layer, outputs, memory)
+        x = x[:, outputs] + attended
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -143,7 +143,7 @@ class Transformer(nn.Module):
     """A stack of blocks with a final norm.
 
     Args:
-        shape: Its sizes.
+        shape: Sizes of the stack.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -154,7 +154,7 @@ class Transformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Unit-variance projections; those that write into the residual stream shrink with the depth (GPT-2)."""
+        """Gives projections unit variance; those into the residual stream shrink with depth (GPT-2)."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -162,7 +162,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=depth * parameter.shape[1] ** -0.5)
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary angles of tokens at (B, N, 3) positions."""
+        """Returns the rotary angles, (B, 1, N, head_dim) each, of tokens at positions (B, N, 3)."""
         return rotary_angles(positions, self.shape.head_dim, self.shape.theta)
 
     def forward(
@@ -172,24 +172,24 @@ class Transformer(nn.Module):
         mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
         cache: Cache | None = None,
-        wanted: slice = ALL,
+        outputs: slice = ALL,
     ) -> Tensor:
-        """Run all blocks.
+        """Runs all blocks.
 
         Args:
             x: (B, N, D).
             positions: (B, N, 3).
             mask: `BlockCausal`, or bool broadcastable to (B, heads, N, keys), True where a query may see a key; `None`
-                is everything.
-            causal: Token by token, instead of a mask.
-            cache: Where keys and values are kept between calls, if they are.
-            wanted: Tokens whose outputs are needed: the last block computes keys and values of all, but queries and
-                what follows of these alone. With `BlockCausal`, a tail.
+                hides nothing.
+            causal: Whether the mask is causal by token; excludes `mask`.
+            cache: Cache that keys and values are written to and read from.
+            outputs: Tokens whose outputs are needed; in the last block, only these have queries and an MLP. With
+                `BlockCausal` they must be the last tokens.
 
         Returns:
-            (B, N, D), or (B, wanted, D), normalised.
+            (B, N, D), or (B, n, D) for the n tokens of `outputs`, normalised.
         """
-        return self.run(x, self.angles(positions), mask, causal, cache, wanted)
+        return self.run(x, self.angles(positions), mask, causal, cache, outputs)
 
     def run(
         self,
@@ -198,13 +198,13 @@ class Transformer(nn.Module):
         mask: BlockCausal | Tensor | None = None,
         causal: bool = False,
         cache: Cache | None = None,
-        wanted: slice = ALL,
+        outputs: slice = ALL,
         memory: Memory | None = None,
     ) -> Tensor:
-        """`forward`, with the rotary angles of the positions already there.
+        """Runs all blocks, given the rotary angles of the positions, (B, 1, N, head_dim) each; see `forward`.
 
-        With a `memory`, the tokens do not read each other: in every layer keys and values are of the memory alone,
-        and a `cache` is then of these.
+        With a memory, the tokens x (B, N, D) do not see each other: in every layer, keys and values are those of the
+        memory alone, which the cache then holds.
         """
         x = x.to(self.norm.weight.dtype)  # under autocast the residual stream stays in full precision
         tokens = x.shape[1] if memory is None else memory[0].shape[1]
@@ -212,7 +212,7 @@ class Transformer(nn.Module):
             mask = cache.key_mask(tokens)
         last = len(self.layers) - 1
         for index, block in enumerate(self.layers):
-            inputs = x, angles, mask, causal, cache, index, wanted if index == last else ALL, memory
+            inputs = x, angles, mask, causal, cache, index, outputs if index == last else ALL, memory
             if self.shape.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # no dropout in a block
             else:

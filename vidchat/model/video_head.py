@@ -1,7 +1,7 @@
-"""The frame of a chunk, as the depth transformer is its audio: two verbs, `loss` and `sample`.
+"""The video of a chunk, with two verbs, `loss` and `sample`, as the depth transformer has them for its audio.
 
-The spatial transformer, knowing the backbone's outputs and the chunk's codes, fills in the visual tokens set by set;
-the flow head draws each token.
+The spatial transformer, given the backbone's outputs and the chunk's codes, fills in the visual tokens set by set; the
+flow head draws each token.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """What the frames of n chunks are drawn from.
+    """Inputs from which the video of n chunks is drawn.
 
     Attributes:
         hidden: (n, N, D) the backbone's outputs at the chunk before, visual ones first.
         reference: (n, C, h, w) latents of chunk 0.
-        last: (n, C, h, w) latents of the chunk before, as noisy as the backbone read them.
-        codes: (n, F, K) of the chunk itself; `None` without audio.
-        count_seed: In training, the seed of how many tokens of a chunk are predicted; `None` draws it with all else.
+        last: (n, C, h, w) latents of the chunk before, with the noise that the backbone read them with.
+        codes: (n, F, K) codes of the chunk itself; `None` without audio.
+        count_seed: In training, seed of the number of tokens predicted per chunk; `None` uses the global generator.
     """
 
     hidden: Tensor
@@ -45,108 +45,111 @@ class HeadInputs:
     codes: Tensor | None
     count_seed: int | None = None
 
-    def of(self, chunks: Tensor) -> HeadInputs:
-        """Some of them, by index."""
+    def select(self, chunks: Tensor) -> HeadInputs:
+        """Returns the inputs of some of the chunks, given their indices (m,)."""
         codes = None if self.codes is None else self.codes[chunks]
         return HeadInputs(self.hidden[chunks], self.reference[chunks], self.last[chunks], codes, self.count_seed)
 
 
 @dataclass(frozen=True)
 class VideoHead:
-    """Not a module: its parts are the responder's own, under the names that they have there.
+    """Joins the spatial transformer and the flow head.
+
+    It is not a module: its parts belong to the responder, which holds their parameters under their names.
 
     Attributes:
-        spatial: The spatial transformer; `None` lets the flow head read the backbone's output.
-        direct: What then leads from the backbone's places to visual tokens.
+        spatial: The spatial transformer; with `None`, the flow head reads the backbone's outputs.
+        direct: Upsampling of the backbone's outputs to visual tokens, used without a spatial transformer.
         flow: The flow head.
-        codes: Embeds the chunk's codes; `None` without audio.
-        patch: Side of a visual token in latents.
-        ratio: r, the backbone's visual patch over that, per side.
-        steps: 40 ms steps in a chunk.
+        embed_codes: Embedding of the chunk's codes; `None` without audio.
+        patch: Side of a visual token, in latents.
+        ratio: r, the backbone's visual patch over the spatial transformer's, per side.
+        steps: Number of 40 ms steps in a chunk.
     """
 
     spatial: SpatialTransformer | None
     direct: PatchUpsample | None
     flow: FlowHead
-    codes: CodeEmbedding | None
+    embed_codes: CodeEmbedding | None
     patch: int
     ratio: int
     steps: int
 
-    def loss(self, given: HeadInputs, targets: Tensor, grid: Grid, weight: Tensor) -> Tensor:
-        """Flow loss over the tokens that are predicted, the mean over chunks.
+    def loss(self, inputs: HeadInputs, targets: Tensor, grid: Grid, weight: Tensor) -> Tensor:
+        """Returns the flow loss over the predicted tokens, a scalar: the weighted mean over chunks.
 
         Args:
-            given: Of n chunks.
-            targets: (n, C, h, w) their latents.
+            inputs: Inputs of n chunks.
+            targets: (n, C, h, w) true latents of the chunks.
             grid: Rows and columns of the backbone's visual tokens.
-            weight: (n,) of each chunk, 0 for padding.
+            weight: (n,) weights of the chunks, 0 for padding.
         """
         tokens = patchify(targets, self.patch)
         count = len(tokens)
         if self.spatial is None:
-            condition, wanted = self._direct(given.hidden, grid), tokens
+            condition = self._upsample(inputs.hidden, grid)
         else:
-            condition, index = self.spatial.training_pass(self._spatial_context(given, grid), tokens, given.count_seed)
-            wanted = gather_tokens(tokens, index)
-        each = self.flow.loss(wanted.flatten(0, 1), condition.flatten(0, 1)).view(count, -1).mean(1)
-        return (each * weight).sum() / weight.sum().clamp(min=1)
+            context = self._spatial_context(inputs, grid)
+            condition, index = self.spatial.training_pass(context, tokens, inputs.count_seed)
+            tokens = gather_tokens(tokens, index)
+        losses = self.flow.loss(tokens.flatten(0, 1), condition.flatten(0, 1)).view(count, -1).mean(1)
+        return (losses * weight).sum() / weight.sum().clamp(min=1)
 
     def sample(
         self,
-        given: HeadInputs,
+        inputs: HeadInputs,
         grid: Grid,
         sampling: ChunkSampling,
         generator: torch.Generator | None = None,
         graphs: CapturedLoops | None = None,
     ) -> Tensor:
-        """Draw the latents (n, C, h, w) of n chunks.
+        """Draws the latents (n, C, h, w) of n chunks.
 
         Args:
-            given: Of n chunks; with guidance of 2n, conditioned ones first.
+            inputs: Inputs of n chunks; with guidance of 2n, conditional ones first.
             grid: Rows and columns of the backbone's visual tokens.
-            sampling: How.
+            sampling: Sampling settings.
             generator: Source of all randomness.
-            graphs: Of the flow head's loops, used on CUDA.
+            graphs: Captured loops of the flow head, used on CUDA.
         """
-        hidden, copies = given.hidden, 1 if sampling.guidance == 1 else 2
+        hidden, copies = inputs.hidden, 1 if sampling.guidance == 1 else 2
         count = len(hidden) // copies
         rows, cols = (side * self.ratio for side in grid)
         tokens = hidden.new_zeros(count, rows * cols, self.flow.token_dim, dtype=torch.float32)
         if self.spatial is None:
             order = torch.arange(rows * cols, device=hidden.device).expand(count, -1)
-            sizes, condition = [rows * cols], self._direct(hidden, grid)
+            sizes, condition = [rows * cols], self._upsample(hidden, grid)
         else:
             order = draw_order(count, rows * cols, hidden.device, generator)
             sizes = set_sizes(rows * cols, sampling.sets)
-            ask = self.spatial.start_decoding(self._spatial_context(given, grid), order.repeat(copies, 1))
+            decode = self.spatial.start_decoding(self._spatial_context(inputs, grid), order.repeat(copies, 1))
         filled = 0
         for size in sizes:
             if self.spatial is not None:
-                condition = ask(tokens.repeat(copies, 1, 1), filled, size)
+                condition = decode(tokens.repeat(copies, 1, 1), filled, size)
             drawn = self.flow.sample(
                 condition.flatten(0, 1), sampling.flow_steps, sampling.guidance, sampling.temperature, generator, graphs
             )
-            places = order[:, filled : filled + size, None].expand(-1, -1, tokens.shape[-1])
-            tokens.scatter_(1, places, drawn.view(count, size, -1))
+            index = order[:, filled : filled + size, None].expand(-1, -1, tokens.shape[-1])
+            tokens.scatter_(1, index, drawn.view(count, size, -1))
             filled += size
         return unpatchify(tokens, self.patch, rows, cols)
 
-    def _spatial_context(self, given: HeadInputs, grid: Grid) -> SpatialContext:
-        """What the spatial transformer starts from."""
+    def _spatial_context(self, inputs: HeadInputs, grid: Grid) -> SpatialContext:
+        """Inputs of the spatial transformer that are known before any visual token of the chunk."""
         assert self.spatial is not None
-        hidden = context = given.hidden
+        hidden = outputs = inputs.hidden
         visual = hidden[:, : grid[0] * grid[1]]
         codec_frames = hidden.shape[1] - visual.shape[1]
-        if given.codes is not None:
-            assert self.codes is not None
-            audio = hidden[:, visual.shape[1] :] + self.codes(given.codes)
-            context = torch.cat([visual, audio.to(visual.dtype)], dim=1)
+        if inputs.codes is not None:
+            assert self.embed_codes is not None
+            audio = hidden[:, visual.shape[1] :] + self.embed_codes(inputs.codes)
+            outputs = torch.cat([visual, audio.to(visual.dtype)], dim=1)
         positions = spatial_positions(grid, self.ratio, self.steps, codec_frames, hidden.device)
-        seen = patchify(torch.cat([given.reference, given.last], dim=1), self.patch)
-        places = self.spatial.places(visual, grid) + self.spatial.seen(seen)
-        return SpatialContext(self.spatial.context(context), places, positions)
+        seen = patchify(torch.cat([inputs.reference, inputs.last], dim=1), self.patch)
+        local = self.spatial.places(visual, grid) + self.spatial.seen(seen)
+        return SpatialContext(self.spatial.context(outputs), local, positions)
 
-    def _direct(self, hidden: Tensor, grid: Grid) -> Tensor:
+    def _upsample(self, hidden: Tensor, grid: Grid) -> Tensor:
         assert self.direct is not None
         return self.direct(hidden[:, : grid[0] * grid[1]], grid)
