@@ -112,8 +112,9 @@ class Responder(nn.Module):
         weight = batch.chunk_mask.flatten().float()
         reference = batch.latents[:, :1].expand_as(history).flatten(0, 1)
         inputs = HeadInputs(hidden, reference, history.flatten(0, 1), codes, count_seed)
-        video, entropy = self._video_loss(inputs, batch.latents[:, 1:].flatten(0, 1), weight), None
+        video = self._video_loss(inputs, batch.latents[:, 1:].flatten(0, 1), weight)
         losses = {"video": video.detach()}
+        entropy = None
         if self.depth is not None and codes is not None:
             entropy, accuracy = self.depth.loss(hidden[:, -self.codec_frames :], codes, weight)
             losses["audio"] = entropy.detach().mean()
