@@ -101,16 +101,16 @@ def test_the_video_of_a_chunk_is_given_its_codes(make_responder, make_batch):
     watched = watch(model)
     with torch.no_grad():
         model.loss(batch)
-        trained = watched.inputs.pop()[0].context.unflatten(0, (2, 5))
+        trained = watched.inputs.pop()[0].prefix.unflatten(0, (2, 5))
         state = model.prefill(batch, window=10)
         for t in range(5):
             model.depth.sample = lambda *_, t=t: batch.codes[:, t]
             model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
-            torch.testing.assert_close(watched.inputs.pop()[0].context, trained[:, t], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(watched.inputs.pop()[0].prefix, trained[:, t], atol=1e-5, rtol=1e-5)
             state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
         batch.codes[:, -1] = (batch.codes[:, -1] + 1) % 16  # read by no other chunk
         model.loss(batch)
-        other = watched.inputs.pop()[0].context.unflatten(0, (2, 5))
+        other = watched.inputs.pop()[0].prefix.unflatten(0, (2, 5))
     assert torch.equal(other[:, :4], trained[:, :4])
     assert torch.equal(other[:, 4, :4], trained[:, 4, :4]), "the backbone's visual outputs are without codes"
     assert (other[:, 4, 4:] - trained[:, 4, 4:]).abs().amax(-1).min() > 1e-3, "each audio token has its own"
