@@ -78,7 +78,7 @@ def test_the_question_conditions_without_its_first_picture(root: Path) -> None:
 
 
 def test_a_text_that_is_too_long_is_shortened_and_its_dialogue_named_once(root: Path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("vidchat.data.loading.batches.MAX_TEXT_IDS", 1)
+    monkeypatch.setattr("vidchat.data.loading.batches.MAX_TEXT", 1)
     data = module(root, text="answer")
     for _ in range(2):
         batch = next(iter(data.val_dataloader()))

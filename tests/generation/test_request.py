@@ -17,7 +17,7 @@ from PIL import Image
 
 from vidchat.cli import infer as infer_script
 from vidchat.cli.overrides import INFER_PATHS, literally
-from vidchat.conditions.text import MAX_TEXT_IDS
+from vidchat.conditions.text import MAX_TEXT
 from vidchat.data.media.read import MediaError, write_clip
 from vidchat.generation.answer import QuestionError
 from vidchat.generation.request import check_output
@@ -91,7 +91,7 @@ def respond(words: list[str], *more: str) -> None:
         ("device=gpu", "device=gpu is not known"),
         ("device=meta", "device=meta cannot be used"),
         ("precision=8", "precision=8"),
-        ("text=" + "x" * (MAX_TEXT_IDS + 1), f"{MAX_TEXT_IDS + 1} tokens long and a model reads at most {MAX_TEXT_IDS}"),
+        ("text=" + "x" * (MAX_TEXT + 1), f"{MAX_TEXT + 1} tokens long and a model reads at most {MAX_TEXT}"),
         ("text=", "this model is told what to say"),
         ("text=\udcff", "no characters"),
     ],
@@ -107,7 +107,7 @@ def test_numbers_devices_and_texts_that_make_no_sense(words: list[str], word: st
 
 def test_texts_that_look_like_something_else_are_said(words: list[str], tmp_path: Path) -> None:
     assert infer_script.question_of(composed(words, "scores={dover: 1.5}")).scores == {"dover": 1.5}
-    for text in ("3", "true", "null", "???", "it's ${x}, \\ok", "x" * MAX_TEXT_IDS):
+    for text in ("3", "true", "null", "???", "it's ${x}, \\ok", "x" * MAX_TEXT):
         respond(words, f"text={text}", "seconds=0.1", "settings.sampling.sets=1", "settings.sampling.flow_steps=2")
         assert (tmp_path / "out.mp4").stat().st_size > 0
 

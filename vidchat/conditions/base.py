@@ -37,7 +37,7 @@ class Example(Protocol):
         """The dialogue that contains the answer."""
 
     def text_ids(self, text: str | None) -> Tensor:
-        """Returns the ids (n,) int64 of a text, at most `MAX_TEXT_IDS` of them; n is 0 without a text."""
+        """Returns the ids (n,) int64 of a text, at most `MAX_TEXT` of them; n is 0 without a text."""
 
     def scores(self, names: Sequence[str]) -> Tensor:
         """Returns scores (n,) float of the answer, standardised over the training data, NaN if unknown.
@@ -62,7 +62,7 @@ class Request(Protocol):
     has_thinker: bool
 
     def text_ids(self, text: str) -> Tensor:
-        """Returns the ids (n,) int64 of a text; raises `QuestionError` if there are more than `MAX_TEXT_IDS`."""
+        """Returns the ids (n,) int64 of a text; raises `QuestionError` if there are more than `MAX_TEXT`."""
 
     def voice(self, path: Path | None) -> Tensor:
         """Returns codes (n, F, K) of a clip of a voice; n is 0 without a clip."""

@@ -22,7 +22,7 @@ from vidchat.conditions.base import (
 from vidchat.registry import register
 
 Turn = Literal["answer", "question"]
-MAX_TEXT_IDS = 1000  # longest text that a model reads: as bytes, a minute of English
+MAX_TEXT = 1000  # ids of the longest text that a model reads: as bytes, a minute of English
 
 
 @register("text")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vidchat.batch import INITIATOR, ChunkBatch, collate
 from vidchat.conditions.base import QuestionError
-from vidchat.conditions.text import MAX_TEXT_IDS
+from vidchat.conditions.text import MAX_TEXT
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import ClipWriter, Media, MediaError, read_image
 from vidchat.data.tokens.encoder import ClipEncoder
@@ -37,7 +37,7 @@ class Question:
         reference: A image of the responder, or a video whose first frame is taken.
         initiator: What the initiator says, for a model that listens (`dyadic`): a file, or a `Clip`, a span of one. Of
             more than 30 s, the last 30 are heard.
-        text: What the responder shall say, for a model that is told (`conditioned`); at most `MAX_TEXT_IDS` tokens.
+        text: What the responder shall say, for a model that is told (`conditioned`); at most `MAX_TEXT` tokens.
         voice: A clip of the responder's voice, for a model that takes one.
         scores: Quality scores to ask for, in standard deviations from the training data's mean, by name.
         conditions: What further conditions are given, by name, for a model that has conditions of other packages.
@@ -194,9 +194,9 @@ class _Request:
             ids = self.release.text_tokenizer.encode(text)
         except UnicodeError as error:
             raise QuestionError("the text holds bytes that are no characters; give it as UTF-8") from error
-        if len(ids) > MAX_TEXT_IDS:
+        if len(ids) > MAX_TEXT:
             raise QuestionError(
-                f"the text is {len(ids)} tokens long and a model reads at most {MAX_TEXT_IDS}, about a minute of speech; "
+                f"the text is {len(ids)} tokens long and a model reads at most {MAX_TEXT}, about a minute of speech; "
                 "shorten it, or let it be said in several answers"
             )
         return torch.tensor(ids, dtype=torch.long)

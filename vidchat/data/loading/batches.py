@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch, ConditionValues, collate, pad
-from vidchat.conditions.text import MAX_TEXT_IDS
+from vidchat.conditions.text import MAX_TEXT
 from vidchat.data.loading.endless import Draw
 from vidchat.data.loading.items import Item, Items, TurnKey
 from vidchat.data.loading.selection import Selection
@@ -151,13 +151,13 @@ class DialogueBatches:
     def text_ids(self, text: str | None, dialogue: Dialogue) -> Tensor:
         """Ids (n,) of a text of a dialogue; if there are too many, the first, and the dialogue is named once."""
         ids = self.text_tokenizer.encode(text) if text and self.text_tokenizer is not None else []
-        if len(ids) > MAX_TEXT_IDS and dialogue.id not in self._shortened:
+        if len(ids) > MAX_TEXT and dialogue.id not in self._shortened:
             self._shortened.add(dialogue.id)
             log.warning(
                 "dialogue %s: of its text of %d tokens the first %d are read (%d such so far in this process)",
-                dialogue.id, len(ids), MAX_TEXT_IDS, len(self._shortened),
+                dialogue.id, len(ids), MAX_TEXT, len(self._shortened),
             )  # fmt: skip
-        return torch.tensor(ids[:MAX_TEXT_IDS], dtype=torch.long)
+        return torch.tensor(ids[:MAX_TEXT], dtype=torch.long)
 
     def _add_turns(self, batch: ChunkBatch, loaded: list[Loaded]) -> None:
         latents, codes, roles = [], [], []
