@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vidchat.conditions.base import Conditioning
-from vidchat.conditions.read import read_conditions
+from vidchat.conditions.node import read_conditions
 from vidchat.dialogue import ChunkClock
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.responder import Responder
@@ -45,7 +45,7 @@ def build_responder(
 
     Raises:
         ClockError: the tokenizers' rates don't divide.
-        ConditionError, UnknownName, WrongArguments: see `vidchat.conditions.read` and `vidchat.registry`.
+        ConditionError, UnknownName, WrongArguments: see `vidchat.conditions.node` and `vidchat.registry`.
     """
     clock = clock_of(fps, video_vae, audio_codec)
     codes = CodeShape(clock.codec_frames_per_chunk, audio_codec.codebooks, audio_codec.vocabulary)

@@ -92,7 +92,7 @@ def respond(words: list[str], *more: str) -> None:
         ("device=meta", "device=meta cannot be used"),
         ("precision=8", "precision=8"),
         ("text=" + "x" * (MAX_TEXT + 1), f"{MAX_TEXT + 1} tokens long and a model reads at most {MAX_TEXT}"),
-        ("text=", "this model is told what to say"),
+        ("text=", "this model needs a text to speak"),
         ("text=\udcff", "no characters"),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.conditions.base import Conditioning
-from vidchat.conditions.read import read_conditions
+from vidchat.conditions.node import read_conditions
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.flow import FlowShape
 from vidchat.model.responder import Responder

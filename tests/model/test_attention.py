@@ -49,8 +49,8 @@ def test_flex_is_the_dense_mask(tokens, hidden):
     """Uncompiled and without gradients, as only that runs on a CPU."""
     mask = layout(tokens, hidden)
     inputs = [x.detach() for x in draw(3, tokens)]
-    kept = mask.visible[:, None, :, None]
-    ours, theirs = (attend(*inputs, mask, backend=backend) * kept for backend in ("flex", "dense"))
+    visible = mask.visible[:, None, :, None]
+    ours, theirs = (attend(*inputs, mask, backend=backend) * visible for backend in ("flex", "dense"))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -118,8 +118,8 @@ def test_flex_is_compiled_once_for_all_lengths(monkeypatch):
         mask = layout(tokens, hidden=True)
         heads, keys, values = (x.detach() for x in draw(3, tokens))
         ours, theirs = (attend(heads[:, :, -queries:], keys, values, mask, backend=name) for name in ("flex", "dense"))
-        kept = mask.visible[:, None, -queries:, None]
-        torch.testing.assert_close(ours * kept, theirs * kept, atol=1e-5, rtol=1e-5)
+        visible = mask.visible[:, None, -queries:, None]
+        torch.testing.assert_close(ours * visible, theirs * visible, atol=1e-5, rtol=1e-5)
     assert counter.frame_count == 1
 
 
@@ -169,8 +169,8 @@ def test_bf16_goes_through_spans():
         out = attend(*inputs, mask)
     out.float().square().sum().backward()
     theirs = attend(*(x.float() for x in inputs), mask, backend="dense")
-    kept = mask.visible[:, None, :, None]
-    torch.testing.assert_close(out.float() * kept, theirs * kept, atol=3e-2, rtol=3e-2)
+    visible = mask.visible[:, None, :, None]
+    torch.testing.assert_close(out.float() * visible, theirs * visible, atol=3e-2, rtol=3e-2)
 
 
 def test_an_unsupported_backend_is_refused():

@@ -47,7 +47,7 @@ class Text(Condition):
 
     def from_request(self, value: Any, request: Request) -> ConditionValues:
         if not value:
-            raise QuestionError('this model is told what to say: give text="..."')
+            raise QuestionError('this model needs a text to speak: give text="..."')
         return all_known(request.text_ids(value))
 
     def check(self, value: Any, request: Request) -> None:

@@ -17,7 +17,7 @@ from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch
 from vidchat.conditions.base import Conditioning
 from vidchat.model.cache import KeyValueCache
 from vidchat.model.chunks import ChunkEmbedding, PatchUpsample, TokenShapes, chunk_positions, patchify
-from vidchat.model.conditions import ConditionEncoder, ConditionTokens
+from vidchat.model.condition_encoder import ConditionEncoder, ConditionTokens
 from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.generation_state import ChunkSampling, GenerationState

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidchat.conditions.base import ConditionError
-from vidchat.conditions.read import read_conditions
+from vidchat.conditions.node import read_conditions
 from vidchat.data.folder import MANIFESTS
 from vidchat.registry import UnknownName, WrongArguments, packages_in
 from vidchat.release_format import FormatError, to_names

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from vidchat.conditions.base import Condition, Need
-from vidchat.conditions.read import read_conditions
+from vidchat.conditions.node import read_conditions
 from vidchat.data.tokens.encoder import Segment
 from vidchat.dialogue import Clip, Dialogue, Role, Turn
 from vidchat.registry import packages_in

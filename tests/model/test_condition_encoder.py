@@ -9,7 +9,7 @@ import torch
 
 from tests.model.conftest import conditioning
 from vidchat.batch import ChunkBatch
-from vidchat.model.conditions import ConditionTokens
+from vidchat.model.condition_encoder import ConditionTokens
 
 SECTIONS = {"text": 6, "scores": 2, "features": 3, "voice": 2 * 4, "turns": 3 * 8}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vidchat.conditions.base import ConditionError
-from vidchat.conditions.read import read_conditions
+from vidchat.conditions.node import read_conditions
 from vidchat.conditions.scores import Scores
 from vidchat.conditions.text import Text
 from vidchat.conditions.thinker import ThinkerFeatures
