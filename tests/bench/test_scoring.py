@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 import shutil
 from dataclasses import replace
@@ -170,6 +171,13 @@ def test_processes_do_not_change_the_numbers(pairs, system, tmp_path):
     more = score(pairs[:2], [system], colour, VIEW, tmp_path / "other", workers=2, resamples=10)
     more.write(tmp_path / "2.json")
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+def test_a_task_travels_to_a_process_without_its_backends(tmp_path):
+    task = pair_scorer.Task([], colour, VIEW, tmp_path)
+    assert task.specs == ["backend=colour; weights=abc"]
+    sent = pickle.loads(pickle.dumps(task))
+    assert not {"metrics", "specs"} & set(vars(sent)), "networks would be copied, and ONNX sessions refuse to be"
 
 
 def test_the_report_says_everything_and_the_page_is_safe_and_whole(pairs, system, tmp_path):

@@ -50,7 +50,7 @@ class Task:
         return [protocol_string(metric.spec()) for metric in self.metrics]
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("measures", "specs")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("metrics", "specs")}
 
 
 def score_pair(task: Task, pair: Pair) -> Scored:
