@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from vidchat.bench.clips import View, read_made, read_truth
+from vidchat.bench.clips import View, read_answer, read_truth
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.pairs import Pair
 from vidchat.bench.suite import Backends
@@ -64,7 +64,7 @@ def run(pairs: list[Pair], folder: Path, view: View, backends: Backends) -> dict
     for pair in pairs:
         seconds, truth = timed(lambda pair=pair: read_truth(pair, view))
         made = Clip(folder / f"made{pair.id}.mp4", "")
-        more, found = timed(lambda made=made, truth=truth: read_made(made, truth, view))
+        more, found = timed(lambda made=made, truth=truth: read_answer(made, truth, view))
         spent["decode truth and answer"] += seconds + more
         for measure in measures:
             beside = truth if measure.beside else None

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from vidchat.bench.clips import is_silent
-from vidchat.bench.faces import Centred, Detected
-from vidchat.bench.proxy.sync import REACH, MouthAndLoudness
+from vidchat.bench.faces import CentredFace, FaceDetector
+from vidchat.bench.proxy.sync import MAX_LAG, MouthAndLoudness
 from vidchat.data.media.read import Media, frame_size, read_clip
 from vidchat.dialogue import Clip
 
@@ -54,7 +54,9 @@ def print_counts(curves: np.ndarray) -> None:
     rng = np.random.default_rng(0)
     print(f"\n{'pieces of 3 s':28}" + "".join(f"{count:7d}" for count in COUNTS) + f"   (of {len(curves)})")
     peaks = {
-        count: np.array([curves[rng.integers(len(curves), size=count)].mean(0).argmax() - REACH for _ in range(DRAWS)])
+        count: np.array(
+            [curves[rng.integers(len(curves), size=count)].mean(0).argmax() - MAX_LAG for _ in range(DRAWS)]
+        )
         for count in COUNTS
     }
     for near in (1, 2):
@@ -69,7 +71,7 @@ def main() -> None:
     parser.add_argument("--name", default="*.mp4", help="which clips")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    measure = MouthAndLoudness(Detected(arguments.face) if arguments.face else Centred())
+    measure = MouthAndLoudness(FaceDetector(arguments.face) if arguments.face else CentredFace())
     print(f"{'Sync r, audio later by':28}" + "".join(f"{shift:7d}" for shift in SHIFTS) + "  Sync-C offset")
     rows, curves = [], []
     for path in sorted(arguments.folder.glob(arguments.name)):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.local_hub import LocalHub, local_hub
 from vidchat.bench.metric import Column
 from vidchat.bench.results import Number, Result, ResultError, SystemResult
-from vidchat.bench.table import figure
+from vidchat.bench.table import format_number
 from vidchat.cli import app
 from vidchat.hub import HubError
 from vidchat.model_card import CardDetails, CardError
@@ -130,7 +130,7 @@ def test_the_card_shows_the_figures_of_the_benchmark(release: Release, tmp_path:
     card = release.model_card("ann/demo", CardDetails(results=tmp_path / "results.json"))
     figures = card.partition("## Figures\n")[2].partition("\n## Limits\n")[0]
     assert "### video quality" in figures
-    assert f"| demo | {figure(number)} |" in figures
+    assert f"| demo | {format_number(number)} |" in figures
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(ResultError, match="holds no results"):
         release.model_card("ann/demo", CardDetails(results=tmp_path / "results.json"))

@@ -1,4 +1,4 @@
-"""Pairs on disk: little films of a bright mouth on a face, and sounds to which it moves."""
+"""A benchmark folder with short clips of a mouth that moves with the audio."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vidchat.data.media.read import write_clip
 FRAMES = 40
 
 
-def film(seed: int, frames: int = FRAMES, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
-    """A face of random colours with a mouth that opens with the audio: (n, 3, side, side) uint8, (n * 640,) float."""
+def talking_clip(seed: int, frames: int = FRAMES, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns a face of random colours whose mouth opens with the audio: (n, 3, side, side) uint8, (n * 640,) float."""
     rng = np.random.default_rng(seed)
     level = np.clip(np.convolve(rng.random(frames) > 0.55, np.ones(2) / 2, "same"), 0, 1)
     audio = np.repeat(level, 640) * np.sin(np.arange(frames * 640) * (0.05 + 0.01 * (seed % 7))) * 0.3
@@ -37,18 +37,18 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("bench")
     lines, candidates = [], []
-    for number in range(4):
-        frames, audio = film(number)
-        write_clip(folder / f"truth{number}.mp4", frames, audio, 25, 16000)
-        write_clip(folder / f"ask{number}.mp4", *film(50 + number, 12), 25, 16000)
-        Image.fromarray(frames[0].permute(1, 2, 0).numpy()).save(folder / f"face{number}.png")
+    for index in range(4):
+        frames, audio = talking_clip(index)
+        write_clip(folder / f"truth{index}.mp4", frames, audio, 25, 16000)
+        write_clip(folder / f"ask{index}.mp4", *talking_clip(50 + index, 12), 25, 16000)
+        Image.fromarray(frames[0].permute(1, 2, 0).numpy()).save(folder / f"face{index}.png")
         lines.append({
-            "id": f"p{number}", "reference": f"face{number}.png",
-            "initiator": {"clip": f"ask{number}.mp4", "speaker": "asker", "text": "well?"},
-            "truth": {"clip": f"truth{number}.mp4", "speaker": f"person {number}", "text": "yes </script> & so"},
+            "id": f"p{index}", "reference": f"face{index}.png",
+            "initiator": {"clip": f"ask{index}.mp4", "speaker": "asker", "text": "well?"},
+            "truth": {"clip": f"truth{index}.mp4", "speaker": f"person {index}", "text": "yes </script> & so"},
         })  # fmt: skip
-        replies = [{"text": text, "worth": worth} for text, worth in (("yes", 1.0), ("so", 0.6), ("no", 0.2))]
-        candidates.append({"id": f"p{number}", "candidates": replies})
+        replies = [{"text": text, "worth": score} for text, score in (("yes", 1.0), ("so", 0.6), ("no", 0.2))]
+        candidates.append({"id": f"p{index}", "candidates": replies})
     for name, entries in ((PAIRS, lines), (CANDIDATES, candidates)):
         (folder / name).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return folder

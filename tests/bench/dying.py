@@ -1,4 +1,4 @@
-"""Work for processes that die, in a module that imports nothing, so that they start at once."""
+"""Work for processes that die, in a module without imports, so that processes start fast."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 
 
 def start(*_: object) -> None:
-    """Nothing to prepare."""
+    """Prepares nothing."""
 
 
-def half(thing: int) -> float:
-    """Half of an even number; 3 takes its process with it, other odd ones fail."""
-    if thing == 3:
+def half(number: int) -> float:
+    """Returns half of an even number; 3 kills the process, other odd numbers raise."""
+    if number == 3:
         os._exit(11)
-    if thing % 2:
-        raise ValueError(f"{thing} is odd")
-    return thing / 2
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number / 2

@@ -1,4 +1,4 @@
-"""A score is never lost for one clip or one pair: the bad one is named, counted, and scored as missing."""
+"""One bad clip or pair never ends a run: it is named, counted, and scored as missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vidchat.bench.feature_cache import FeatureCache
 from vidchat.bench.make import write_bench
 from vidchat.bench.metric import BackendError, Column
 from vidchat.bench.pairs import read_pairs
-from vidchat.bench.processes import guarded, in_processes
+from vidchat.bench.processes import call_or_recover, in_processes
 from vidchat.bench.responsiveness import read_log
 from vidchat.bench.results import NOT_SCORED
 from vidchat.bench.scoring import ScoreError
@@ -44,10 +44,10 @@ class Picky(Colour):
     """Fails on a clip of one brightness."""
 
     columns = (Column("FID", "lower", "frechet"), Column("hue", "lower", worst=255.0))
-    hated: float | None = None
+    failing: float | None = None
 
     def read(self, media, truth=None):
-        if float(media.frames.double().mean()) == Picky.hated:
+        if float(media.frames.double().mean()) == Picky.failing:
             raise RuntimeError("a network stumbled")
         return super().read(media)
 
@@ -81,15 +81,15 @@ def test_a_reference_that_cannot_be_read_costs_its_pair_alone(asked, system, tmp
     assert number(result, "ours", "proxy-hue").count == 3
 
 
-def test_a_clip_that_a_measure_fails_on_is_scored_as_missing(asked, system, tmp_path, monkeypatch):
+def test_a_clip_that_a_metric_fails_on_is_scored_as_missing(asked, system, tmp_path, monkeypatch):
     gone = Folder("gone", tmp_path / "gone")
     shutil.copytree(system.folder, gone.folder)
     (gone.folder / "p0.mp4").unlink()
     (system.folder / "p0.mp4").unlink()
     shutil.copy(asked[0].initiator.path, system.folder / "p0.mp4")
     truth = read_truth(asked[0], VIEW)
-    found = system.read(asked[0], system.source(asked[0]), truth, VIEW)
-    monkeypatch.setattr(Picky, "hated", float(found.media.frames.double().mean()))
+    scored = system.read(asked[0], system.source(asked[0]), truth, VIEW)
+    monkeypatch.setattr(Picky, "failing", float(scored.media.frames.double().mean()))
     result = run(asked, [system, gone], tmp_path, lambda: [Picky()])
     ours = result.systems[3]
     assert ours.scores["p0"].statuses == ("unreadable",)
@@ -98,15 +98,15 @@ def test_a_clip_that_a_measure_fails_on_is_scored_as_missing(asked, system, tmp_
     assert number(result, "ours", "proxy-hue").count == 4
 
 
-def test_a_measure_that_fails_on_a_truth_costs_that_pair(asked, system, tmp_path, monkeypatch):
+def test_a_metric_that_fails_on_a_truth_costs_that_pair(asked, system, tmp_path, monkeypatch):
     truth = read_truth(asked[3], VIEW)
-    monkeypatch.setattr(Picky, "hated", float(truth.frames.double().mean()))
+    monkeypatch.setattr(Picky, "failing", float(truth.frames.double().mean()))
     result = run(asked, [system], tmp_path, lambda: [Picky()])
     assert "1 of 4 pairs are left out for all systems (p3: RuntimeError: a network stumbled)" in result.warnings
     assert number(result, "ours", "proxy-FID").count == 3
 
 
-def test_what_no_pair_is_to_blame_for_ends_the_run(asked, system, tmp_path, monkeypatch):
+def test_errors_that_affect_all_pairs_end_the_run(asked, system, tmp_path, monkeypatch):
     class Wrong(Colour):
         def read(self, media, truth=None):
             raise BackendError("give other weights")
@@ -127,11 +127,11 @@ def test_what_no_pair_is_to_blame_for_ends_the_run(asked, system, tmp_path, monk
         run(asked, [system], tmp_path)
 
 
-def test_a_process_that_dies_costs_what_it_was_at_and_no_more():
-    things = [0, 1, 2, 3, 4, 6]
-    results = list(in_processes(dying.half, things, 2, dying.start, ()))
-    assert [thing for thing, _ in results] == things
-    done = [guarded(result, lambda error: type(error).__name__) for _, result in results]
+def test_a_process_that_dies_costs_its_item_and_no_more():
+    items = [0, 1, 2, 3, 4, 6]
+    results = list(in_processes(dying.half, items, 2, dying.start, ()))
+    assert [item for item, _ in results] == items
+    done = [call_or_recover(result, lambda error: type(error).__name__) for _, result in results]
     assert done == [0.0, "ValueError", 1.0, "BrokenProcessPool", 2.0, 3.0]
 
 
@@ -165,17 +165,17 @@ def test_an_id_that_cannot_name_a_file_costs_its_pair(pairs, tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
 
 
-def test_what_one_file_system_refuses_costs_its_pair(pairs, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_costs_its_pair(pairs, tmp_path, monkeypatch):
     from vidchat.bench import make
 
-    place = make._placed
+    link_clip = make._link_clip
 
     def refused(clip, output, name):
         if name.startswith("bad"):
             raise OSError(errno.ENAMETOOLONG, "File name too long", name)
-        return place(clip, output, name)
+        return link_clip(clip, output, name)
 
-    monkeypatch.setattr(make, "_placed", refused)
+    monkeypatch.setattr(make, "_link_clip", refused)
     clip = pairs[0].truth.path
     turns = (Turn("initiator", Clip(clip, "ann")), Turn("responder", Clip(clip, "bob")))
     report = write_bench([Dialogue("bad", turns), Dialogue("good", turns)], tmp_path / "made", Report("pairs"))

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from vidchat.bench.candidates import Writer, read_replies, write_candidates
+from vidchat.bench.candidates import ReplyWriter, read_replies, write_candidates
 from vidchat.bench.pairs import CANDIDATES, read_pairs
 
 GOOD = 'Sure:\n1. yes, quite so\n2) "it may be"\n3. the weather\n4: pancakes\n'
@@ -25,7 +25,7 @@ def test_four_numbered_lines_are_read_and_nothing_else():
     assert read_replies("no list") is None
 
 
-def test_candidates_are_the_truth_and_four_worse_and_are_not_asked_for_twice(folder):
+def test_candidates_are_the_truth_and_four_worse_replies_and_are_generated_once(folder):
     asked = []
 
     def write(prompt, seed):
@@ -37,7 +37,7 @@ def test_candidates_are_the_truth_and_four_worse_and_are_not_asked_for_twice(fol
     assert [seed for _, seed in asked] == [0, 1, 0, 0, 0], "the first is asked again"
     assert '"well?"' in asked[0][0]
     replies = read_pairs(folder)[0].candidates
-    assert [(one.text, one.worth) for one in replies][:2] == [("yes </script> & so", 1.0), ("yes, quite so", 0.8)]
+    assert [(reply.text, reply.score) for reply in replies][:2] == [("yes </script> & so", 1.0), ("yes, quite so", 0.8)]
     write_candidates(folder, read_pairs(folder), write, "writer 1")
     assert len(asked) == 5
     write_candidates(folder, read_pairs(folder), write, "writer 2")
@@ -45,7 +45,7 @@ def test_candidates_are_the_truth_and_four_worse_and_are_not_asked_for_twice(fol
     assert json.loads((folder / CANDIDATES).read_text().split("\n")[0])["made_by"].startswith("writer 2, prompt ")
 
 
-def test_a_language_model_loads_and_what_it_cannot_write_is_listed(folder, tmp_path):
+def test_a_language_model_loads_and_its_failures_are_listed(folder, tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -60,9 +60,9 @@ def test_a_language_model_loads_and_what_it_cannot_write_is_listed(folder, tmp_p
         num_key_value_heads=1, head_dim=8, max_position_embeddings=512, eos_token_id=4, pad_token_id=0,
     )  # fmt: skip
     Qwen3ForCausalLM(config).save_pretrained(tmp_path / "model")
-    writer = Writer(str(tmp_path / "model"))
+    writer = ReplyWriter(str(tmp_path / "model"))
     assert writer("one two", 0) == writer("one two", 0)
-    report = write_candidates(folder, read_pairs(folder)[:1], writer, writer.told)
+    report = write_candidates(folder, read_pairs(folder)[:1], writer, writer.name)
     assert report.read == 0
-    assert "no four different answers" in report.skipped[0][1]
+    assert "wrote no four different answers" in report.skipped[0][1]
     assert (folder / CANDIDATES).read_text() == ""

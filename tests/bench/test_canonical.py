@@ -1,4 +1,4 @@
-"""The loading code of published weights, on small random models of the same architecture, and what comes out."""
+"""The loading code of published weights, and its outputs, on small random models of the same architecture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vidchat.bench.canonical.i3d import I3d
 from vidchat.bench.canonical.inception import Inception
 from vidchat.bench.canonical.mfcc import mfcc
 from vidchat.bench.canonical.syncnet import (
-    SHIFT,
+    MAX_LAG,
     Network,
     SyncNet,
     confidences,
@@ -30,7 +30,7 @@ from vidchat.bench.canonical.syncnet import (
 )  # fmt: skip
 from vidchat.bench.canonical.voice import INSIDE, WavLmEcapa
 from vidchat.bench.clips import View, black
-from vidchat.bench.faces import Centred, Faces, looked_at
+from vidchat.bench.faces import CentredFace, Faces, detection_frames
 from vidchat.bench.metric import BackendError
 from vidchat.bench.pairs import Candidate
 from vidchat.bench.suite import Backends
@@ -39,8 +39,8 @@ from vidchat.data.media.read import Media
 
 def media(frames=30, side=40):
     torch.manual_seed(1)
-    film = torch.randint(0, 256, (frames, 3, side, side), dtype=torch.uint8)
-    return Media(film, 0.1 * torch.randn(frames * 640), 25, 16000)
+    video = torch.randint(0, 256, (frames, 3, side, side), dtype=torch.uint8)
+    return Media(video, 0.1 * torch.randn(frames * 640), 25, 16000)
 
 
 class FakeInception(nn.Module):
@@ -107,7 +107,7 @@ def onnx_model(path, inputs, outputs, nodes, constants):
 
 @pytest.fixture
 def arcface(tmp_path):
-    """A detector that sees one face at fixed landmarks, and an embedding that is linear in the mean colour."""
+    """Returns an ArcFace whose detector finds one face at fixed landmarks, and embeds its mean colour linearly."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     constants, nodes = {"zero": np.zeros((), np.float32)}, [("ReduceMean", ["x"], ["mean"])]
@@ -138,7 +138,7 @@ def test_arcface_aligns_by_landmarks_and_embeds(arcface):
     clip = media(6, side=80)
     assert metric.detector.landmarks(clip.frames[0]) == pytest.approx(landmarks, abs=1e-3)
     features = metric.read(clip)
-    first = int(looked_at(6)[0])
+    first = int(detection_frames(6)[0])
     face = (aligned(clip.frames[first], landmarks) - 127.5) / 127.5
     assert features["faces"][0] == pytest.approx(face.mean((1, 2)).numpy() @ weights, abs=1e-4)
     assert features["found"].tolist() == [True, True]
@@ -212,9 +212,9 @@ def test_the_network_has_the_published_shapes_and_loads_a_state_dict(tmp_path):
     torch.save(net.state_dict(), tmp_path / "syncnet_v2.model")
     loaded = load_syncnet(tmp_path / "syncnet_v2.model")
     with torch.no_grad():
-        assert loaded.see(torch.zeros(1, 3, 5, 224, 224)).shape == (1, 1024)
+        assert loaded.embed_mouth(torch.zeros(1, 3, 5, 224, 224)).shape == (1, 1024)
         audio = torch.randn(2, 1, 13, 20)
-        assert torch.equal(loaded.hear(audio), net.hear(audio))
+        assert torch.equal(loaded.embed_audio(audio), net.embed_audio(audio))
     names = set(net.state_dict())
     assert {"netcnnlip.0.weight", "netcnnlip.19.running_var", "netcnnaud.18.bias", "netfclip.3.weight"} <= names
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.model")
@@ -224,33 +224,33 @@ def test_the_network_has_the_published_shapes_and_loads_a_state_dict(tmp_path):
 
 @pytest.mark.parametrize("late", [0, 3, -4])
 def test_the_offset_is_where_the_features_agree(late):
-    """Sounds `late` windows later than the mouths, as SyncNet counts them: its offset is then `-late`."""
+    """Audio embeddings are `late` windows later than those of mouths; SyncNet calls this an offset of `-late`."""
     features = torch.nn.functional.normalize(torch.randn(60, 16), dim=1)
     distances = lag_distances(features, features.roll(late, 0))
     values = confidences(distances.numpy())
-    assert int(distances.argmin()) - SHIFT == late
+    assert int(distances.argmin()) - MAX_LAG == late
     assert values["offset"] == abs(late)
     assert values["Sync-C"] > 0.8
     assert (values["Sync-C0"] > 0.8) == (late == 0)
 
 
 def test_lag_distances_equal_a_loop():
-    mouths, waveforms = torch.randn(8, 4), torch.randn(8, 4)
-    result = lag_distances(mouths, waveforms)
-    for lag in (0, SHIFT, SHIFT + 2, 2 * SHIFT):
+    mouths, sounds = torch.randn(8, 4), torch.randn(8, 4)
+    result = lag_distances(mouths, sounds)
+    for lag in (0, MAX_LAG, MAX_LAG + 2, 2 * MAX_LAG):
         expected = 0.0
         for i in range(8):
-            j = i + lag - SHIFT
-            other = waveforms[j] if 0 <= j < 8 else torch.zeros(4)
+            j = i + lag - MAX_LAG
+            other = sounds[j] if 0 <= j < 8 else torch.zeros(4)
             expected += float((mouths[i] - other + 1e-6).norm()) / 8
         assert float(result[lag]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_syncnet_reads_a_short_clip_whole_and_a_tiny_one_without_failing(tmp_path):
     torch.save(Network().state_dict(), tmp_path / "syncnet_v2.model")
-    metric = SyncNet(tmp_path / "syncnet_v2.model", Centred())
+    metric = SyncNet(tmp_path / "syncnet_v2.model", CentredFace())
     distances = metric.read(media(8))["distances"]
-    assert distances.shape == (2 * SHIFT + 1,)
+    assert distances.shape == (2 * MAX_LAG + 1,)
     assert np.isfinite(distances).all()
     assert np.isnan(confidences(metric.read(media(3))["distances"])["Sync-C"])
 
@@ -318,11 +318,11 @@ def clip_folder(tmp_path_factory):
 REPLIES = (Candidate("yes i love tea", 1.0), Candidate("what a day", 0.6), Candidate("no never", 0.2))
 
 
-def test_the_nearest_candidate_by_clip_and_silence_is_worth_nothing(clip_folder, pairs):
+def test_the_nearest_candidate_by_clip_and_silence_scores_0(clip_folder, pairs):
     pair = replace(pairs[0], candidates=REPLIES)
-    for said, worth in (("no never", 0.2), ("yes i love tea", 1.0), ("", 0.0)):
+    for said, score in (("no never", 0.2), ("yes i love tea", 1.0), ("", 0.0)):
         metric = NearestByClip(Says(said), str(clip_folder))
-        assert metric.compare(metric.read(media()), {}, {}, pair) == {"coherence": worth}
+        assert metric.compare(metric.read(media()), {}, {}, pair) == {"coherence": score}
     vectors = metric.embed(["no never", "yes " * 200])
     assert vectors.norm(dim=1).tolist() == pytest.approx([1, 1], rel=1e-5)
     assert np.isnan(metric.compare(metric.read(media()), {}, {}, replace(pair, candidates=()))["coherence"])
@@ -343,7 +343,7 @@ def test_the_nearest_candidate_by_sentence_does_not_depend_on_padding(tmp_path, 
     assert metric.compare(metric.read(media()), {}, {}, pair) == {"coherence, sentence": 0.2}
 
 
-def test_whisper_loads_hears_and_stays_silent_on_silence(tmp_path):
+def test_whisper_loads_transcribes_and_returns_nothing_for_silence(tmp_path):
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
     words = {chr(byte): number for number, byte in enumerate([*range(33, 127)])}
@@ -364,7 +364,7 @@ def test_whisper_loads_hears_and_stays_silent_on_silence(tmp_path):
     transcriber = Transcriber(str(tmp_path))
     clip = media()
     said = transcriber(clip)
-    assert said == Transcriber(str(tmp_path))(clip), "greedy, so it says the same"
+    assert said == Transcriber(str(tmp_path))(clip), "greedy, so it is deterministic"
     assert transcriber(replace(clip, waveform=torch.zeros(19200))) == ""
     with pytest.raises(BackendError, match="nowhere"):
         Transcriber(str(tmp_path / "nowhere"))
@@ -459,17 +459,17 @@ def test_expression_coefficients_come_from_the_users_own_function(monkeypatch):
 
     coefficients.protocol = "mean of nothing, weights 0"
     module.coefficients = coefficients
-    module.untold = lambda frames: frames
+    module.unnamed = lambda frames: frames
     monkeypatch.setitem(sys.modules, "my_faces", module)
     metric = ExpressionCoefficients("my_faces:coefficients")
     assert metric.read(media())["rows"].shape == (15, 64)
     assert metric.spec()["backend"] == "mean of nothing, weights 0"
-    for wrong in ("my_faces:none", "no_such_module:f", "nonsense", "my_faces:untold"):
+    for wrong in ("my_faces:none", "no_such_module:f", "nonsense", "my_faces:unnamed"):
         with pytest.raises(BackendError):
             ExpressionCoefficients(wrong)
 
 
-def test_without_weights_all_is_proxies_and_what_lacks_its_other_half_is_refused(tmp_path):
+def test_without_weights_all_metrics_are_proxies_and_half_a_backend_is_refused(tmp_path):
     metrics = Backends()()
     assert {m.dimension for m in metrics} == {
         "video quality", "identity", "dialogue coherence", "audio-visual sync", "emotion", "voice", "responsiveness",

@@ -1,4 +1,4 @@
-"""The commands as a person runs them."""
+"""The commands of `vidchat bench`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("score", "nowhere", "systems.a=.", "-o", "x"), "bench make"),
         (("score", "{bench}", "systems.a", "-o", "x"), "KEY=VALUE"),
@@ -88,9 +88,9 @@ def test_ablation_answers_scores_and_orders_rows(bench, system, tmp_path):
         (("candidates", "{bench}", "--rendered"), "not a rendered dyad"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(bench, words, told, tmp_path, monkeypatch):
+def test_mistakes_are_reported_in_a_sentence(bench, words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run(*(word.format(bench=bench) for word in words))
     assert result.exit_code != 0
-    assert told in " ".join(result.output.replace("│", " ").split()) + str(result.exception)
+    assert message in " ".join(result.output.replace("│", " ").split()) + str(result.exception)
     assert "Traceback" not in result.output

@@ -71,7 +71,7 @@ def test_built_in_systems_take_no_part():
 def test_only_pairs_that_both_have_count():
     first, second = HARD + 1, HARD.copy()
     second[3:] = math.nan
-    assert best(system("a", first), system("b", second)) is None, "three shared pairs tell nothing"
+    assert best(system("a", first), system("b", second)) is None, "three common pairs are too few"
 
 
 def distance(value, draws, count=30):
@@ -101,13 +101,13 @@ def test_bold_is_in_every_form_of_the_table_and_stated():
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda told: told["systems"][0]["numbers"][0].update(value=99.0),
-        lambda told: told["systems"][0]["scores"]["p0"]["values"].update(M=99.0),
-        lambda told: told.update(date="yesterday"),
-        lambda told: told["pairs"][0].update(id="other"),
-        lambda told: told.pop("hash"),
-        lambda told: told.update(hash="0" * 12),
-        lambda told: told.update(format=1),
+        lambda content: content["systems"][0]["numbers"][0].update(value=99.0),
+        lambda content: content["systems"][0]["scores"]["p0"]["values"].update(M=99.0),
+        lambda content: content.update(date="yesterday"),
+        lambda content: content["pairs"][0].update(id="other"),
+        lambda content: content.pop("hash"),
+        lambda content: content.update(hash="0" * 12),
+        lambda content: content.update(format=1),
     ],
 )
 def test_a_file_that_was_changed_is_refused(tmp_path, edit):
@@ -117,16 +117,16 @@ def test_a_file_that_was_changed_is_refused(tmp_path, edit):
     read = read_result(path)
     assert read.date == "today"
     assert read.systems[0].numbers == written.systems[0].numbers
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps(told))  # the layout of a file is nobody's number
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content))  # the layout of a file is nobody's number
     read_result(path)
-    edit(told)
-    path.write_text(json.dumps(told))
+    edit(content)
+    path.write_text(json.dumps(content))
     with pytest.raises(ResultError, match=r"score again|holds no results"):
         read_result(path)
 
 
-def test_what_the_report_advises_can_be_done():
+def test_the_advice_of_an_error_works():
     with pytest.raises(TableError, match=r"systems\.OTHERNAME=FOLDER"):
         make_table([result_of(system("a", HARD)), result_of(system("a", HARD + 1))])
     make_table([result_of(system("a", HARD)), result_of(system("b", HARD + 1))])

@@ -4,13 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from vidchat.bench.faces import CENTRE, STEP, Centred, Detected, crops, looked_at, part_of, shared_looks
-from vidchat.bench.proxy.identity import FaceLooks
+from vidchat.bench.faces import (
+    CENTRE,
+    STEP,
+    CentredFace,
+    FaceDetector,
+    crops,
+    detection_frames,
+    detection_runs,
+    region_boxes,
+)
+from vidchat.bench.proxy.identity import FaceAppearance
 from vidchat.data.media.read import Media
 
 
 def gradient(count, height, width):
-    """Frames whose red is the column and whose green is the row."""
+    """Returns frames whose red is the column and whose green is the row."""
     frame = torch.zeros(count, 3, height, width, dtype=torch.uint8)
     frame[:, 0] = torch.arange(width)
     frame[:, 1] = torch.arange(height)[:, None]
@@ -28,7 +37,7 @@ def test_a_crop_holds_the_boxs_content_to_a_fraction_of_a_pixel(box):
     assert part[39, 1, :, 1].numpy() == pytest.approx(y, abs=0.3)
 
 
-def test_boxes_may_move_and_may_leave_the_picture():
+def test_boxes_may_move_and_may_leave_the_frame():
     frames = gradient(3, 50, 50)
     boxes = np.array([[0.0, 0, 10, 10], [-30, -30, -10, -10], [45, 45, 80, 80]])
     part = crops(frames, boxes, (2, 2)) * 255
@@ -37,25 +46,23 @@ def test_boxes_may_move_and_may_leave_the_picture():
     assert float(part[2, 0, 0, 1]) == pytest.approx(49, abs=0.3)
 
 
-def test_the_guess_is_in_the_middle_and_parts_are_shares_of_it():
-    faces = Centred()(Media(gradient(2, 200, 100), torch.zeros(1280), 25, 16000))
+def test_the_fixed_box_is_in_the_middle_and_regions_are_shares_of_it():
+    faces = CentredFace()(Media(gradient(2, 200, 100), torch.zeros(1280), 25, 16000))
     assert faces.boxes[0] == pytest.approx(np.array(CENTRE) * [100, 200, 100, 200])
     assert faces.found.all()
-    assert part_of(np.array([[10.0, 20, 30, 60]]), (0.5, 0.25, 1, 1))[0] == pytest.approx([20, 30, 30, 60])
+    assert region_boxes(np.array([[10.0, 20, 30, 60]]), (0.5, 0.25, 1, 1))[0] == pytest.approx([20, 30, 30, 60])
 
 
-class Stub(Detected):
+class Stub(FaceDetector):
     """A detector without weights: a frame that is not black holds a face, in a box that its colour places."""
 
     def __init__(self):
         self._last = None
-        self.looks = 0
 
     def spec(self):
         return {"face": "stub"}
 
     def _best(self, frame):
-        self.looks += 1
         brightness = float(frame.float().mean())
         return np.array([10.0, 10, 30, 30]) + brightness / 50 if brightness else None
 
@@ -64,10 +71,10 @@ def clip_of(frames):
     return Media(frames, torch.zeros(640 * len(frames)), 25, 16000)
 
 
-@pytest.mark.parametrize("detector", [Stub, Centred])
+@pytest.mark.parametrize("detector", [Stub, CentredFace])
 def test_a_frozen_face_is_found_and_does_not_drift_whatever_the_number_of_frames(detector):
     frame = torch.randint(0, 256, (1, 3, 40, 40), dtype=torch.uint8)
-    metric = FaceLooks(detector())
+    metric = FaceAppearance(detector())
     reference = metric.read(clip_of(frame))
     for length in range(1, 201):
         frozen = metric.read(clip_of(frame.expand(length, -1, -1, -1)))
@@ -77,9 +84,9 @@ def test_a_frozen_face_is_found_and_does_not_drift_whatever_the_number_of_frames
         assert values["identity drift"] == 0, length
 
 
-def test_every_frame_has_the_answer_of_the_look_it_shares():
+def test_every_frame_has_the_result_of_the_detection_it_shares():
     for length in range(1, 201):
-        runs, at = shared_looks(length), looked_at(length)
+        runs, at = detection_runs(length), detection_frames(length)
         assert np.concatenate(runs).tolist() == list(range(length))
         assert max(map(len, runs)) <= STEP, length
         assert max(map(len, runs)) - min(map(len, runs)) <= 1, length

@@ -14,7 +14,7 @@ def media(frames):
 
 
 def by_definition(a, b):
-    """SSIM of two frames (3, H, W) uint8 in float64, by scipy's filters."""
+    """Computes SSIM of two frames (3, H, W) uint8 in float64, with scipy's filters."""
 
     def blur(x):
         for axis in (1, 2):
@@ -41,7 +41,7 @@ def test_ssim_equals_torchmetrics_and_its_definition(size, noise):
         assert float(value) == pytest.approx(by_definition(one, other), abs=2e-6)
 
 
-def test_ssim_of_flat_pictures_does_not_suffer_from_rounding():
+def test_ssim_of_flat_frames_does_not_suffer_from_rounding():
     """Their variances are differences of nearly equal numbers."""
     a = torch.full((1, 3, 64, 64), 201, dtype=torch.uint8)
     b = torch.full((1, 3, 64, 64), 190, dtype=torch.uint8)
@@ -63,7 +63,7 @@ def test_psnr_equals_its_definition_over_the_shorter_length():
     assert Fidelity().compare(features, features, {}, None)["PSNR"] == pytest.approx(features["psnr"].mean())
 
 
-def test_equal_pictures_score_best_and_a_share_of_pictures_is_spread_evenly():
+def test_equal_frames_score_best_and_a_share_of_frames_is_evenly_spaced():
     a = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8)
     features = Fidelity(frames=3).read(media(a), media(a))
     assert features["psnr"].tolist() == [100.0] * 3

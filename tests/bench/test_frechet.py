@@ -1,4 +1,4 @@
-"""Against float64 references that are written another way: by matrix roots, and by the definition of a covariance."""
+"""Compares with independent float64 references: matrix roots, and the definition of a covariance."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_memory_does_not_grow_with_the_number_of_features():
     sizes = []
     for _ in range(40):
         streamed.update(np.random.default_rng(0).normal(size=(50, 8)))
-        sizes.append(streamed.factor.size + sum(rows.size for rows in streamed._waiting))
+        sizes.append(streamed.factor.size + sum(rows.size for rows in streamed._pending))
     assert max(sizes) <= 8 * 8 + 4 * 8 * 8 + 50 * 8
 
 
@@ -82,7 +82,7 @@ def test_equal_sets_are_at_distance_0_in_any_order():
     assert frechet_distance(gaussian(features), gaussian(features[::-1], 3)) == pytest.approx(0, abs=1e-9)
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_features_without_a_covariance_are_refused():
     with pytest.raises(ValueError, match="two features"):
         Gaussian(3).update(np.zeros((1, 3))).root()
     with pytest.raises(ValueError, match="not finite"):

@@ -1,4 +1,4 @@
-"""Listening turns: what counts as one, that speech is not asked of them, and that a better listener scores better."""
+"""Listening turns: how they are recognised, which metrics apply, and that a better listener scores better."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from vidchat.bench.clips import View
-from vidchat.bench.faces import Centred
+from vidchat.bench.faces import CentredFace
 from vidchat.bench.listening import Listening, is_listening
 from vidchat.bench.make import write_bench
 from vidchat.bench.metric import bounded_values
@@ -30,7 +30,7 @@ SPEECH = ("proxy-Sync-C", "proxy-SIM-o", "loudness drift dB")
 
 
 def person(nods: float = 1.0, talks: float = 0.0, room: float = 0.003, seed: int = 0) -> Media:
-    """A textured face that nods, perhaps talks, in a room with some noise."""
+    """Returns a clip of a textured face that nods, and may talk, in a room with some noise."""
     rng = np.random.default_rng(seed)
     time = np.arange(FRAMES) / 25
     texture = F.interpolate(torch.from_numpy(rng.uniform(60, 200, (1, 3, 14, 14))), (SIDE, SIDE), mode="bicubic")
@@ -65,7 +65,7 @@ def test_a_quiet_truth_without_words_listens_and_the_branch_says_so_too(pairs):
 
 
 def test_a_better_listener_scores_better():
-    metric = Listening(Centred())
+    metric = Listening(CentredFace())
     truth = metric.read(person())
     answers = {
         "twin": person(seed=0, room=0.002),
@@ -111,7 +111,7 @@ def run(folder: Path, pairs, tmp_path: Path):
     return score(pairs, systems, Backends(), View((SIDE, SIDE)), tmp_path, resamples=0)
 
 
-def test_silence_is_no_fault_of_a_listener_and_speech_is_not_asked_of_one(folder, tmp_path):
+def test_silence_is_no_fault_of_a_listener_and_speech_metrics_do_not_apply(folder, tmp_path):
     pairs = read_pairs(folder / "bench")
     assert [pair.branch for pair in pairs] == ["listening", "dialogue"]
     result = run(folder, pairs, tmp_path)
@@ -132,7 +132,7 @@ def test_silence_is_no_fault_of_a_listener_and_speech_is_not_asked_of_one(folder
 def test_a_column_that_no_pair_can_have_is_a_dash_with_its_reason(folder, tmp_path):
     pairs = read_pairs(folder / "bench")
     for chosen, column, reason in (
-        (pairs[:1], "proxy-SIM-o", "only listens, so measures of speech do not apply"),
+        (pairs[:1], "proxy-SIM-o", "only listens, so metrics of speech do not apply"),
         (pairs[1:], "head motion", "no true answer listens"),
         (pairs[:1], "proxy-FVD", "needs more clips than this benchmark has pairs"),
     ):
@@ -146,7 +146,7 @@ def test_the_branch_stands_in_the_pairs_file(folder):
     assert [line["branch"] for line in lines if "id" in line] == ["listening", "dialogue"]
 
 
-def test_a_truth_that_is_too_short_for_a_measure_is_not_said_to_listen(folder, tmp_path):
+def test_a_truth_that_is_too_short_for_a_metric_does_not_count_as_listening(folder, tmp_path):
     pair = read_pairs(folder / "bench")[1]
     short = replace(pair, truth=replace(pair.truth, start=0.1, end=0.42, text="so"), answer_seconds=0.32)
     missing = make_table([run(folder, [short], tmp_path)]).missing()

@@ -1,4 +1,4 @@
-"""Truth >= any answer >= no answer, in every measure, on rendered, filmed-like and (where they are) filmed clips."""
+"""Truth >= any answer >= no answer, in every metric, on rendered, filmed-like and (where they are) filmed clips."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SIDE = 64
 LENGTHS = (36, 46, 60)  # frames; so different that each falls out of the other's length bounds
 INSENSITIVE = {"proxy-face found", "coverage"}  # without a detector every frame that is not blank has a face
 DELETED = ("round trip", "frozen, silent", "noise", "blocks", "white")  # of these also without the first clip
-EMPTY, LESS, SAME = "nothing", " less one", "truths in other places"
+EMPTY, LESS, PERMUTED = "nothing", " less one", "truths in other places"
 
 
 def rendered(number: int, frames: int) -> Media:
-    """A drawn speaker."""
+    """Returns a clip of a rendered speaker."""
     speaker, case = make_speaker(5, number), Case("tea", ("happy", "sad", "happy")[number])
     turn = perform(speaker, "responder", case.answer, case.expression, np.random.default_rng(number), 25, 16000)
     poses = (turn.poses * 3)[:frames]
@@ -42,7 +42,7 @@ def rendered(number: int, frames: int) -> Media:
 
 
 def filmed(number: int, count: int) -> Media:
-    """A textured face that sways and turns, under a light that changes, before a noisy camera, in a noisy room."""
+    """Returns a textured face that sways and turns under a changing light, by a noisy camera in a noisy room."""
     rng = np.random.default_rng(number)
     time = np.arange(count) / 25
     texture = F.interpolate(torch.from_numpy(rng.uniform(40, 215, (1, 3, 12, 12))), (SIDE, SIDE), mode="bicubic")
@@ -87,7 +87,7 @@ def write_bench(folder: Path, truths: list[Media]) -> None:
 
 
 def answers(truth: Media, other: Media, seed: int) -> dict[str, Media]:
-    """What systems may answer, from good to absurd."""
+    """Returns possible answers, from good to absurd."""
     rng = torch.Generator().manual_seed(seed)
     count, silence = len(truth.frames), torch.zeros_like(truth.waveform)
     noise = torch.randint(0, 256, truth.frames.shape, dtype=torch.uint8, generator=rng)
@@ -111,7 +111,7 @@ def answers(truth: Media, other: Media, seed: int) -> dict[str, Media]:
 
 
 def real(folder: Path, number: int, frames: int) -> Media:
-    """A filmed speaker."""
+    """Reads a clip of a filmed speaker."""
     path = sorted(folder.glob("grid_*.mp4"))[number]
     clip = Clip(path, "", start=0.5, end=0.5 + frames / 25)
     return read_clip(clip, fps=25, size=(SIDE, SIDE), sample_rate=16000)
@@ -119,7 +119,7 @@ def real(folder: Path, number: int, frames: int) -> Media:
 
 @pytest.fixture(scope="module", params=["rendered", "filmed-like", "real"])
 def result(request, tmp_path_factory):
-    """All systems' numbers: every kind of answer, each kind with one clip deleted, and an empty folder."""
+    """Scores every kind of answer, some kinds also with one clip deleted, and an empty folder."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)
     people = {"rendered": rendered, "filmed-like": filmed}
@@ -135,17 +135,17 @@ def result(request, tmp_path_factory):
         for path in sorted((folder / name).iterdir())[1:]:
             (folder / f"{name}{LESS}" / path.name).hardlink_to(path)
     for number in range(len(truths)):  # the truths themselves, each in another's place
-        target = folder / SAME / f"p{number}.mp4"
+        target = folder / PERMUTED / f"p{number}.mp4"
         target.parent.mkdir(exist_ok=True)
         target.hardlink_to(folder / f"truth{(number + 1) % len(truths)}.mp4")
     (folder / EMPTY).mkdir()
     systems = [Folder(path.name, path) for path in sorted(folder.iterdir()) if path.is_dir()]
-    view, kept = View((SIDE, SIDE)), tmp_path_factory.mktemp("features")
-    return score(read_pairs(folder), systems, Backends(), view, kept, resamples=0)
+    view, store = View((SIDE, SIDE)), tmp_path_factory.mktemp("features")
+    return score(read_pairs(folder), systems, Backends(), view, store, resamples=0)
 
 
 def table(result) -> dict[str, dict[str, float]]:
-    """By column: by system, how good it is, higher for better."""
+    """Returns values by column and system, with the sign that makes higher better."""
     goods: dict[str, dict[str, float]] = {}
     for system in result.systems:
         for number in system.numbers:
@@ -179,12 +179,12 @@ def test_the_same_set_of_clips_is_at_distance_0_whoever_they_answer(result):
     seen = 0
     for system in result.systems:
         for number in system.numbers:
-            if number.column.kind == "frechet" and system.name in (TRUTH, SHUFFLED, SAME):
+            if number.column.kind == "frechet" and system.name in (TRUTH, SHUFFLED, PERMUTED):
                 assert number.value == pytest.approx(0, abs=1e-6), (system.name, number.column.name)
                 seen += 1
     assert seen == 9
 
 
-def test_a_near_copy_is_better_than_noise_in_every_measure(result):
+def test_a_near_copy_is_better_than_noise_in_every_metric(result):
     for column, good in table(result).items():
         assert good["round trip"] > good["noise"] or column in INSENSITIVE, column

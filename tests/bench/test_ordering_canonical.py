@@ -1,4 +1,4 @@
-"""Truth >= any answer >= no answer in the canonical measures, with random weights; every column states its worst."""
+"""Truth >= any answer >= no answer in the canonical metrics, with random weights; every column states its worst."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vidchat.bench.canonical.inception import Inception
 from vidchat.bench.canonical.syncnet import SyncNet
 from vidchat.bench.canonical.utmos import Utmos
 from vidchat.bench.canonical.videomae import VideoMae
-from vidchat.bench.canonical.voice import SpeakerLikeness, XVector
-from vidchat.bench.faces import Centred
+from vidchat.bench.canonical.voice import SpeakerSimilarity, XVector
+from vidchat.bench.faces import CentredFace
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.listening import Listening
 from vidchat.bench.metric import Column, Metric, bounded_values
@@ -31,8 +31,8 @@ from vidchat.data.media.read import Media
 FRAMES, SIDE = 24, 48
 
 
-def film(seed: int) -> Media:
-    """Colours that change slowly, and an audio that swells."""
+def colour_clip(seed: int) -> Media:
+    """Returns a clip of slowly changing colours with swelling audio."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand((3, 3, 4, 4), generator=rng)
     frames = nn.functional.interpolate(coarse.transpose(0, 1)[None], (FRAMES, SIDE, SIDE), mode="trilinear")[0]
@@ -42,7 +42,7 @@ def film(seed: int) -> Media:
 
 
 def answers(truth: Media, other: Media) -> dict[str, Media]:
-    """Good and absurd ones."""
+    """Returns good and absurd answers."""
     noise = torch.randint(0, 256, truth.frames.shape, dtype=torch.uint8)
     still = truth.frames[:1].expand(FRAMES, -1, -1, -1)
     near = (truth.frames.float() + 2 * torch.randn(truth.frames.shape)).clamp(0, 255).byte()
@@ -58,8 +58,8 @@ def answers(truth: Media, other: Media) -> dict[str, Media]:
     }
 
 
-class RandomVoice(SpeakerLikeness):
-    """SIM-o's measure over a random embedding of the mean spectrum."""
+class RandomVoice(SpeakerSimilarity):
+    """The metric of SIM-o over a random embedding of the mean spectrum."""
 
     def __init__(self):
         super().__init__("cpu")
@@ -73,7 +73,7 @@ class RandomVoice(SpeakerLikeness):
 
 
 class Says:
-    """A transcriber that hears loudness."""
+    """A transcriber that writes letters by loudness."""
 
     def spec(self):
         return {}
@@ -94,7 +94,7 @@ class RandomText(NearestBySentence):
 
 
 def canonical(name: str, monkeypatch) -> Metric:
-    """A canonical measure with random weights of its form."""
+    """Builds a canonical metric with random weights."""
     if name == "inception":
         net = nn.Module()
         net.layers = nn.Sequential(nn.Conv2d(3, 6, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
@@ -110,10 +110,10 @@ def canonical(name: str, monkeypatch) -> Metric:
     if name == "syncnet":
         lips, ears = torch.randn(3 * 5 * 16, 8) / 500, torch.randn(13 * 20, 8) / 50
         metric = SyncNet.__new__(SyncNet)
-        metric.finder, metric.device = Centred(), "cpu"
+        metric.finder, metric.device = CentredFace(), "cpu"
         metric.net = types.SimpleNamespace(
-            see=lambda x: nn.functional.adaptive_avg_pool3d(x, (5, 4, 4)).flatten(1) @ lips,
-            hear=lambda x: x.flatten(1) @ ears,
+            embed_mouth=lambda x: nn.functional.adaptive_avg_pool3d(x, (5, 4, 4)).flatten(1) @ lips,
+            embed_audio=lambda x: x.flatten(1) @ ears,
         )
         return metric
     if name == "utmos":
@@ -138,7 +138,7 @@ def canonical(name: str, monkeypatch) -> Metric:
 
 @pytest.mark.parametrize("name", ["inception", "i3d", "syncnet", "utmos", "expression", "voice", "coherence"])
 def test_truth_is_the_ceiling_and_absence_the_floor_with_random_weights(name, monkeypatch):
-    metric, truths = canonical(name, monkeypatch), [film(seed) for seed in range(2)]
+    metric, truths = canonical(name, monkeypatch), [colour_clip(seed) for seed in range(2)]
     replies = (Candidate("a a b b a", 1.0), Candidate("a a a a a", 0.6), Candidate("b b b b b", 0.2))
     made: dict[str, list] = {}
     for truth, other in zip(truths, truths[::-1], strict=True):
@@ -176,7 +176,18 @@ def _value(metric, column: Column, kind, features, true, replies) -> float:
 
 def test_every_column_states_a_worst_value_that_no_answer_can_pass():
     metrics = [type(metric) for metric in Backends()()]
-    metrics += [ArcFace, Dnsmos, Utmos, SyncNet, SpeakerLikeness, XVector, NearestBySentence, Inception, I3d, VideoMae]
+    metrics += [
+        ArcFace,
+        Dnsmos,
+        Utmos,
+        SyncNet,
+        SpeakerSimilarity,
+        XVector,
+        NearestBySentence,
+        Inception,
+        I3d,
+        VideoMae,
+    ]
     assert Listening in metrics
     for metric in metrics:
         for column in metric.columns:
@@ -186,8 +197,8 @@ def test_every_column_states_a_worst_value_that_no_answer_can_pass():
 
 def test_a_value_lies_between_the_worst_and_the_truths():
     likeness, distance = Column("a", "higher", worst=-1.0), Column("b", "lower", worst=4.0)
-    assert [likeness.between(value, 0.8) for value in (0.9, 0.5, -3, float("nan"))] == [0.8, 0.5, -1, -1]
-    assert [distance.between(value, 0.2) for value in (0.1, 0.5, 9, float("nan"))] == [0.2, 0.5, 4, 4]
-    assert likeness.between(0.0, -2.0) == -1, "a truth cannot be worse than nothing"
-    assert np.isnan(likeness.between(0.5, float("nan"))), "what the truth cannot have is not asked of an answer"
-    assert Column("c", "lower").between(7.0, 0.2) == 7
+    assert [likeness.bounded(value, 0.8) for value in (0.9, 0.5, -3, float("nan"))] == [0.8, 0.5, -1, -1]
+    assert [distance.bounded(value, 0.2) for value in (0.1, 0.5, 9, float("nan"))] == [0.2, 0.5, 4, 4]
+    assert likeness.bounded(0.0, -2.0) == -1, "a truth cannot be worse than nothing"
+    assert np.isnan(likeness.bounded(0.5, float("nan"))), "what the truth cannot have is not asked of an answer"
+    assert Column("c", "lower").bounded(7.0, 0.2) == 7

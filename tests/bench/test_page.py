@@ -68,7 +68,7 @@ def test_the_first_click_shows_the_best_and_the_second_the_worst(better, first, 
 
 
 @pytest.mark.skipif(node is None, reason="needs node")
-def test_what_aria_sort_says():
+def test_aria_sort_states_the_direction():
     code = (
         script("sort.js")
         + """

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.bench.conftest import film
+from tests.bench.conftest import talking_clip
 from vidchat.bench.make import MakeError, make_from_folder, write_bench
 from vidchat.bench.pairs import PAIRS, PairsError, read_benchmark, read_pairs
 from vidchat.bench.sizes import commonest_size
@@ -19,7 +19,7 @@ def data(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("a", "b"):
-        write_clip(folder / f"{name}.mp4", *film(ord(name), 20), 25, 16000)
+        write_clip(folder / f"{name}.mp4", *talking_clip(ord(name), 20), 25, 16000)
     (folder / "broken.mp4").write_bytes(b"broken")
 
     def dialogue(name, split, speakers, clips=("a.mp4", "b.mp4")):
@@ -41,13 +41,13 @@ def data(tmp_path):
     return folder
 
 
-def test_pairs_are_of_unseen_speakers_and_the_others_are_told(data, tmp_path):
+def test_pairs_are_of_unseen_speakers_and_the_others_are_reported(data, tmp_path):
     report = make_from_folder(data, tmp_path / "bench")
     assert report.read == 1
-    told = dict(report.skipped)
-    assert "another split" in told["seen"]
-    assert "nobody asks" in told["alone"]
-    assert "cannot be decoded" in told["broken"]
+    skipped = dict(report.skipped)
+    assert "another split" in skipped["seen"]
+    assert "no turn of an initiator" in skipped["alone"]
+    assert "cannot be decoded" in skipped["broken"]
     (pair,) = read_pairs(tmp_path / "bench")
     assert (pair.id, pair.truth.text, pair.truth.speaker) == ("good", "responder of good", "dan")
     with pytest.raises(MakeError, match="already"):
@@ -58,7 +58,7 @@ def test_pairs_are_of_unseen_speakers_and_the_others_are_told(data, tmp_path):
         make_from_folder(data, tmp_path / "none", split="train")
 
 
-def test_the_reference_is_the_picture_before_the_truth(data, tmp_path):
+def test_the_reference_is_the_frame_before_the_truth(data, tmp_path):
     make_from_folder(data, tmp_path / "bench")
     (pair,) = read_pairs(tmp_path / "bench")
     options = {"fps": 25, "size": (48, 48), "sample_rate": 16000}
@@ -79,13 +79,15 @@ def test_a_manifest_can_name_only_its_own_files(bench, tmp_path):
 
 
 CLIP = "BK6_XIz6-ZE_1920x1080_full_video_{}_{}_00"
-ONE, TWO, FAR, SILENT = (CLIP.format(*where) for where in (("003", "A"), ("004", "B"), ("009", "A"), ("004", "A_None")))
+ONE, TWO, ABSENT_FACTOR, SILENT = (
+    CLIP.format(*where) for where in (("003", "A"), ("004", "B"), ("009", "A"), ("004", "A_None"))
+)
 
 
 @pytest.mark.parametrize(
     "entries",
     [
-        [ONE, TWO, FAR, SILENT],
+        [ONE, TWO, ABSENT_FACTOR, SILENT],
         [f"{TWO}.json", f"{ONE}.json"],
         {"BK6_XIz6-ZE": [f"{ONE}.mp4", f"{TWO}.mp4"], "-aaaaaaaaaa": []},
         [{"filename": ONE, "yt_id": "BK6_XIz6-ZE"}, {"filename": TWO}],
@@ -95,7 +97,7 @@ ONE, TWO, FAR, SILENT = (CLIP.format(*where) for where in (("003", "A"), ("004",
 )
 def test_every_form_of_a_testset_gives_the_pair(tmp_path, entries):
     for name in (ONE, TWO):
-        write_clip(tmp_path / "clips" / f"{name}.mp4", *film(1, 12), 25, 16000)
+        write_clip(tmp_path / "clips" / f"{name}.mp4", *talking_clip(1, 12), 25, 16000)
     (tmp_path / "testset.json").write_text(json.dumps(entries))
     dialogues, report = read_testset(tmp_path / "testset.json", tmp_path / "clips")
     assert report.read == 1
@@ -107,7 +109,7 @@ def test_every_form_of_a_testset_gives_the_pair(tmp_path, entries):
     assert read_pairs(tmp_path / "bench")[0].id == TWO
 
 
-def test_a_testset_of_nothing_known_says_what_a_name_looks_like(tmp_path):
+def test_a_testset_without_clip_names_is_refused_with_an_example(tmp_path):
     for content in (b"[" * 100_000, b"\xff\xfe", b"{"):
         (tmp_path / "testset.json").write_bytes(content)
         with pytest.raises(MakeError, match="cannot be read as JSON"):
@@ -129,6 +131,6 @@ def test_the_first_line_states_the_length_of_every_answer_and_the_size(data, tmp
 
 
 def test_of_several_sizes_the_commonest_is_stated(data, tmp_path):
-    write_clip(tmp_path / "large.mp4", *film(3, 12, side=96), 25, 16000)
+    write_clip(tmp_path / "large.mp4", *talking_clip(3, 12, side=96), 25, 16000)
     clips = [Clip(data / "a.mp4", ""), Clip(tmp_path / "large.mp4", ""), Clip(data / "b.mp4", "")]
     assert commonest_size(clips[1:]) == commonest_size(clips[:2]) == commonest_size(clips) == (48, 48)

@@ -1,4 +1,4 @@
-"""Each proxy against what is known exactly of rendered dyads: it must fall where something was made worse."""
+"""Tests each proxy on rendered dyads: a clip that was made worse must score worse."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vidchat.bench.faces import Centred, Detected
+from vidchat.bench.faces import CentredFace, FaceDetector
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.metric import bounded_values
 from vidchat.bench.pairs import Candidate, Pair
 from vidchat.bench.proxy.coherence import NearestSpoken
 from vidchat.bench.proxy.drift import LoudnessDrift, SharpnessDrift
-from vidchat.bench.proxy.expression import ExpressionLines
-from vidchat.bench.proxy.identity import FaceLooks
+from vidchat.bench.proxy.expression import EdgeDirections
+from vidchat.bench.proxy.identity import FaceAppearance
 from vidchat.bench.proxy.random_features import RandomFrames, RandomMotion
-from vidchat.bench.proxy.sync import REACH, MouthAndLoudness
+from vidchat.bench.proxy.sync import MAX_LAG, MouthAndLoudness
 from vidchat.bench.proxy.voice import PitchAndTimbre
 from vidchat.data.media.read import Media, frame_size, read_clip
 from vidchat.dialogue import Clip
@@ -34,7 +34,7 @@ TOPICS = ("tea", "music", "dogs")
 
 
 def act(number: int, topic: str, expression: str, seed: int = 0) -> tuple[Media, dict]:
-    """What a speaker says about a topic with a feeling, and the truth about it."""
+    """Returns a clip of a speaker who talks about a topic with an expression, and its ground truth."""
     speaker, case = make_speaker(5, number), Case(topic, expression)
     turn = perform(speaker, "responder", case.answer, expression, np.random.default_rng((seed, number)), 25, 16000)
     drawn = np.stack([draw_face(speaker.identity, pose, (96, 96)) for pose in turn.poses])
@@ -62,7 +62,7 @@ def still(media: Media) -> Media:
 
 
 def mean_of(metric, made, truths, column) -> float:
-    """Mean over the clips, each compared with its own truth."""
+    """Returns the mean over the clips, each compared with its own truth."""
     values = []
     for one, true in zip(made, truths, strict=True):
         features = [metric.read(clip) for clip in (one, true, still(true))]
@@ -96,7 +96,7 @@ def test_fid_and_fvd_grow_with_blur(happy):
         assert distances == sorted(distances), metric.spec()["backend"]
 
 
-def test_only_fvd_sees_that_the_order_of_pictures_is_wrong(happy):
+def test_only_fvd_sees_that_the_order_of_frames_is_wrong(happy):
     clips = media_of(happy)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     chosen = [
@@ -109,8 +109,8 @@ def test_only_fvd_sees_that_the_order_of_pictures_is_wrong(happy):
 
 def test_random_features_are_the_same_on_every_machine():
     assert RandomFrames().spec()["weights"] == RandomFrames().spec()["weights"]
-    film = Media((torch.arange(16 * 3 * 64 * 64) % 251).byte().view(16, 3, 64, 64), torch.zeros(10240), 25, 16000)
-    rows = RandomFrames().read(film)["rows"]
+    video = Media((torch.arange(16 * 3 * 64 * 64) % 251).byte().view(16, 3, 64, 64), torch.zeros(10240), 25, 16000)
+    rows = RandomFrames().read(video)["rows"]
     assert rows.shape == (8, 136)
     assert float(rows.sum()) == pytest.approx(GOLDEN, rel=1e-4)
 
@@ -119,7 +119,7 @@ GOLDEN = 224.7150
 
 
 def test_identity_falls_when_faces_are_swapped_and_not_when_they_speak(happy, happy_again):
-    metric, truths = FaceLooks(Centred()), media_of(happy)
+    metric, truths = FaceAppearance(CentredFace()), media_of(happy)
     own = mean_of(metric, media_of(happy_again), truths, "ArcFace")
     swapped = mean_of(metric, truths[1:] + truths[:1], truths, "ArcFace")
     assert own > 0.9
@@ -130,7 +130,7 @@ def test_identity_falls_when_faces_are_swapped_and_not_when_they_speak(happy, ha
 
 
 def test_a_face_that_becomes_another_drifts(happy):
-    metric, clips = FaceLooks(Centred()), media_of(happy)
+    metric, clips = FaceAppearance(CentredFace()), media_of(happy)
     turning = []
     for one, two in zip(clips, clips[1:] + clips[:1], strict=True):
         length = min(len(one.frames), len(two.frames))
@@ -144,8 +144,8 @@ def late(media: Media, frames: int) -> Media:
     return replace(media, waveform=F.pad(media.waveform, (640 * frames, 0))[: len(media.waveform)])
 
 
-def test_sync_falls_as_the_sound_is_shifted_and_the_offset_follows(happy, happy_again, sad):
-    metric, clips = MouthAndLoudness(Centred()), media_of(happy + happy_again + sad)
+def test_sync_falls_as_the_audio_is_shifted_and_the_offset_follows(happy, happy_again, sad):
+    metric, clips = MouthAndLoudness(CentredFace()), media_of(happy + happy_again + sad)
     follows = [mean_of(metric, [late(clip, k) for clip in clips], clips, "Sync r") for k in (0, 2, 4, 6, 9)]
     assert follows == sorted(follows, reverse=True)
     assert follows[0] > follows[-1] + 0.3
@@ -157,7 +157,7 @@ def test_sync_falls_as_the_sound_is_shifted_and_the_offset_follows(happy, happy_
 
 
 def test_a_still_mouth_or_silence_is_not_in_sync(happy):
-    metric, clips = MouthAndLoudness(Centred()), media_of(happy)
+    metric, clips = MouthAndLoudness(CentredFace()), media_of(happy)
     frozen = [replace(clip, frames=clip.frames[:1].expand(len(clip.frames), -1, -1, -1)) for clip in clips]
     silent = [replace(clip, waveform=torch.zeros_like(clip.waveform)) for clip in clips]
     for bad in (frozen, silent):
@@ -166,7 +166,7 @@ def test_a_still_mouth_or_silence_is_not_in_sync(happy):
 
 
 def test_emotion_tells_another_feeling_from_the_same_one(happy, happy_again, sad):
-    metric, truths = ExpressionLines(Centred()), media_of(happy)
+    metric, truths = EdgeDirections(CentredFace()), media_of(happy)
     assert distance(metric, media_of(sad), truths) > 2 * distance(metric, media_of(happy_again), truths)
     same = mean_of(metric, media_of(happy_again), truths, "expression")
     assert mean_of(metric, media_of(sad), truths, "expression") > 1.3 * same
@@ -182,14 +182,14 @@ def test_another_voice_is_heard_and_the_same_one_with_other_words_forgiven(happy
     assert mean_of(metric, silent, truths, "SIM-o") == 0
 
 
-def test_the_right_answer_is_worth_most_and_silence_nothing(happy, sad, tmp_path):
+def test_the_right_answer_scores_highest_and_silence_0(happy, sad, tmp_path):
     metric, nowhere = NearestSpoken(), Path("x.mp4")
-    worth = {"right": [], "wrong feeling": [], "wrong topic": [], "silent": []}
+    scores = {"right": [], "wrong feeling": [], "wrong topic": [], "silent": []}
     for number, (media, truth) in enumerate(happy[:3]):
         pair = Pair(f"p{number}", Clip(nowhere, "a", "do you like it"), Clip(nowhere, "b", truth=truth), nowhere)
-        told = rendered_candidates(pair, tmp_path)["candidates"]
-        candidates = tuple(Candidate(c["text"], c["worth"], tuple(tmp_path / s for s in c["sounds"])) for c in told)
-        assert [candidate.worth for candidate in candidates] == [1.0, 0.8, 0.6, 0.4, 0.2]
+        replies = rendered_candidates(pair, tmp_path)["candidates"]
+        candidates = tuple(Candidate(c["text"], c["worth"], tuple(tmp_path / s for s in c["sounds"])) for c in replies)
+        assert [candidate.score for candidate in candidates] == [1.0, 0.8, 0.6, 0.4, 0.2]
         pair = replace(pair, candidates=candidates)
         following = ("tea", "music", "snow", "dancing", "pancakes", "dogs")
         topic = following[(following.index(truth["topic"]) + 1) % 6]
@@ -200,8 +200,8 @@ def test_the_right_answer_is_worth_most_and_silence_nothing(happy, sad, tmp_path
             "silent": replace(media, waveform=torch.zeros_like(media.waveform)),
         }
         for name, clip in said.items():
-            worth[name].append(metric.compare(metric.read(clip), {}, {}, pair)["coherence"])
-    means = {name: float(np.mean(values)) for name, values in worth.items()}
+            scores[name].append(metric.compare(metric.read(clip), {}, {}, pair)["coherence"])
+    means = {name: float(np.mean(values)) for name, values in scores.items()}
     assert means == pytest.approx({"right": 1.0, "wrong feeling": 0.8, "wrong topic": 0.6, "silent": 0.0})
 
 
@@ -221,14 +221,14 @@ def test_drift_sees_a_clip_that_blurs_and_one_that_grows_quiet(happy):
 def test_filmed_people_are_in_sync_near_zero_and_less_when_shifted(real_clips):
     detector = real_clips.parents[1] / "weights" / "ultralight_face_rfb320.onnx"
     pytest.importorskip("onnxruntime")
-    metric, paths = MouthAndLoudness(Detected(detector)), sorted(real_clips.glob("grid_*.mp4"))
+    metric, paths = MouthAndLoudness(FaceDetector(detector)), sorted(real_clips.glob("grid_*.mp4"))
     curves = []
     for path in paths:
         media = read_clip(Clip(path, ""), fps=25, size=frame_size(path), sample_rate=16000)
         curves.append(metric.read(media)["correlation"])
     mean = np.mean(curves, axis=0)
-    assert abs(int(np.argmax(mean)) - REACH) <= 1
-    assert mean[REACH] > 0.5
-    later, sooner = mean[REACH:], mean[REACH::-1]
+    assert abs(int(np.argmax(mean)) - MAX_LAG) <= 1
+    assert mean[MAX_LAG] > 0.5
+    later, sooner = mean[MAX_LAG:], mean[MAX_LAG::-1]
     assert later[0] > later[4] > later[8] > later[12]
     assert sooner[0] > sooner[4] > sooner[8]

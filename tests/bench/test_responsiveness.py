@@ -13,14 +13,14 @@ def log(tmp_path, content):
     return read_log(path)
 
 
-def test_totals_alone_are_taken_as_told(tmp_path):
+def test_totals_alone_are_taken_as_stated(tmp_path):
     assert log(tmp_path, {"first_chunk_s": 0.2, "real_time_factor": 0.5}) == (
         {"first chunk s": 0.2, "real-time factor": 0.5},
         "",
     )
 
 
-def test_chunks_are_reckoned_with(tmp_path):
+def test_columns_are_computed_from_chunks(tmp_path):
     chunks = [{"ready_s": 0.2, "media_s": 0.16}, {"ready_s": 0.3, "media_s": 0.16}, {"ready_s": 0.62, "media_s": 0.16}]
     values, note = log(tmp_path, {"chunks": chunks})
     assert values == pytest.approx({"first chunk s": 0.2, "real-time factor": 0.62 / 0.48, "slowest chunk": 2.0})

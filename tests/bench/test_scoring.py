@@ -1,4 +1,4 @@
-"""A whole run on little films: four pairs, a system with faults, the built-in ceilings and floors, the cache."""
+"""A complete run on short clips: four pairs, a system with faults, the built-in systems, and the cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from vidchat.bench import pair_scorer
 from vidchat.bench.clips import View
-from vidchat.bench.metric import FAR, Column, Metric
+from vidchat.bench.metric import ABSENT_FACTOR, Column, Metric
 from vidchat.bench.page import write_page
 from vidchat.bench.results import read_result
 from vidchat.bench.scoring import score
@@ -26,7 +26,7 @@ VIEW = View((48, 48))
 
 
 class Colour(Metric):
-    """The mean colour as features, its distance from the truth's as a value; counts what it reads."""
+    """The mean colour as features, and its distance from the truth's as value; counts its calls of `read`."""
 
     dimension = "video quality"
     columns = (Column("FID", "lower", "frechet"), Column("hue", "lower", worst=255.0))
@@ -80,7 +80,7 @@ def number(result, system, column):
     return next(n for n in numbers if n.column.name == column)
 
 
-def test_everybody_is_scored_and_nobody_is_dropped(pairs, system, tmp_path):
+def test_all_pairs_of_all_systems_are_scored(pairs, system, tmp_path):
     result = run(pairs, [system], tmp_path)
     assert [s.name for s in result.systems] == ["truth", "shuffled truth", "frozen reference", "ours"]
     ours = result.systems[-1]
@@ -98,7 +98,7 @@ def test_everybody_is_scored_and_nobody_is_dropped(pairs, system, tmp_path):
     assert number(result, "ours", "first chunk s").count == 1
 
 
-def test_clips_by_wrong_names_and_broken_logs_of_good_clips_are_told(pairs, system, tmp_path):
+def test_clips_with_wrong_names_and_broken_logs_of_good_clips_are_reported(pairs, system, tmp_path):
     shutil.copy(pairs[2].truth.path, system.folder / "p2_answer.mp4")
     shutil.copy(pairs[2].truth.path, system.folder / "p2.MP4")
     (system.folder / "p1.json").write_text('{"chunks": [{"ready_s": 1, "media_s": 0}]}')
@@ -122,7 +122,7 @@ def test_a_set_distance_is_that_of_all_features_at_once(pairs, system, tmp_path)
     size = {"fps": 25, "size": VIEW.size, "sample_rate": 16000}
     true = np.concatenate([Colour().read(read_clip(pair.truth, **size))["rows"] for pair in pairs])
     made = true.copy()
-    made[10:] *= FAR  # five frames of each clip; the third and fourth clips are absent
+    made[10:] *= ABSENT_FACTOR  # five frames of each clip; the third and fourth clips are absent
     expected = frechet_distance(Gaussian(3).update(true), Gaussian(3).update(made))
     assert number(result, "ours", "proxy-FID").value == pytest.approx(expected, rel=1e-9)
 
@@ -136,7 +136,7 @@ def test_a_second_run_decodes_nothing_and_gives_the_same_file(pairs, system, tmp
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
 
 
-def test_a_changed_clip_or_measure_is_read_again(pairs, system, tmp_path):
+def test_a_changed_clip_or_metric_is_read_again(pairs, system, tmp_path):
     first = run(pairs, [system], tmp_path)
     shutil.copy(pairs[2].truth.path, system.folder / "p2.mp4")
     assert run(pairs, [system], tmp_path).systems[-1].counts() == {"good": 3, "unreadable": 1}
@@ -173,14 +173,14 @@ def test_processes_do_not_change_the_numbers(pairs, system, tmp_path):
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
 
 
-def test_a_task_travels_to_a_process_without_its_backends(tmp_path):
+def test_a_task_is_pickled_without_its_backends(tmp_path):
     task = pair_scorer.Task([], colour, VIEW, tmp_path)
     assert task.specs == ["backend=colour; weights=abc"]
     sent = pickle.loads(pickle.dumps(task))
     assert not {"metrics", "specs"} & set(vars(sent)), "networks would be copied, and ONNX sessions refuse to be"
 
 
-def test_the_report_says_everything_and_the_page_is_safe_and_whole(pairs, system, tmp_path):
+def test_the_report_is_complete_and_the_page_is_safe_and_self_contained(pairs, system, tmp_path):
     run(pairs, [system], tmp_path).write(tmp_path / "scores.json")
     result = read_result(tmp_path / "scores.json")
     text, rows = markdown([result]), latex([result])
@@ -206,7 +206,7 @@ def test_the_report_says_everything_and_the_page_is_safe_and_whole(pairs, system
     assert not re.search(r"(?i)https?://|<link|@import|src=['\"]?http", page), "no outside part"
 
 
-def test_few_features_are_warned_of(pairs, tmp_path):
+def test_few_features_raise_a_warning(pairs, tmp_path):
     class Wide(Colour):
         columns = (Column("FID", "lower", "frechet"),)
 
@@ -230,17 +230,17 @@ def test_a_number_of_one_pair_is_not_the_best_of_all(pairs, system, tmp_path):
     table = make_table([run(pairs, [system, Folder("theirs", other)], tmp_path)])
     first = next(column for column in table.columns if column.column.name == "first chunk s")
     assert table.cell("ours", first).value == 0.25
-    assert table.best(first) is None, "one told of one pair, the other of two"
+    assert table.best(first) is None, "one has a value of one pair, the other of two"
 
 
 def test_a_value_that_no_pair_has_stands_in_the_table_with_the_reason(pairs, tmp_path):
-    class Unmeasured(Colour):
+    class Undefined(Colour):
         needs = "people who are blue"
 
         def compare(self, *_):
             return {"hue": math.nan}
 
-    result = run(pairs, [], tmp_path, lambda: [Unmeasured()])
+    result = run(pairs, [], tmp_path, lambda: [Undefined()])
     result.write(tmp_path / "scores.json")
     result = read_result(tmp_path / "scores.json")
     assert number(result, "truth", "proxy-hue").count == 0
@@ -253,7 +253,7 @@ def test_a_value_that_no_pair_has_stands_in_the_table_with_the_reason(pairs, tmp
     assert "<b>proxy-hue</b>: not measured: people who are blue" in page
 
 
-def test_what_needs_candidates_is_not_even_read_without_them(pairs, tmp_path):
+def test_a_metric_that_needs_candidates_reads_nothing_without_them(pairs, tmp_path):
     class Heard(Colour):
         needs_candidates = True
 
@@ -270,7 +270,7 @@ def test_what_needs_candidates_is_not_even_read_without_them(pairs, tmp_path):
     assert "`vidchat bench candidates` makes them" in number(result, "truth", "proxy-coherence").reason
 
 
-def test_one_name_in_two_runs_is_two_choices_on_the_page(pairs, system, tmp_path):
+def test_one_name_in_two_runs_is_two_systems_on_the_page(pairs, system, tmp_path):
     class Shade(Colour):
         def spec(self):
             return {"backend": "shade"}

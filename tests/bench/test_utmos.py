@@ -1,4 +1,4 @@
-"""UTMOS' loading code, on a small random model with the names of the published file."""
+"""The loading code of UTMOS, on a small random model with the names of the published file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vidchat.bench.suite import Backends
 
 @pytest.fixture
 def published(tmp_path):
-    """A small random wav2vec 2.0, what stands on it, and the file of both by their published names."""
+    """Returns a small random wav2vec 2.0, the head, and a file of both with the published names."""
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     torch.manual_seed(5)
@@ -57,9 +57,9 @@ def test_published_names_give_the_published_score(published):
     path, config, wav2vec2, head, state = published
     clip = media(30)
     with torch.no_grad():
-        heard = wav2vec2(clip.waveform[None]).last_hidden_state[0]
-        about = [state[name].expand(len(heard), 8) for name in ("domain_emb", "judge_emb")]
-        scores = head["projection"](head["blstm"](torch.cat([heard, *about], dim=1))[0])
+        states = wav2vec2(clip.waveform[None]).last_hidden_state[0]
+        context = [state[name].expand(len(states), 8) for name in ("domain_emb", "judge_emb")]
+        scores = head["projection"](head["blstm"](torch.cat([states, *context], dim=1))[0])
     metric = Utmos(path, config=config)
     values = metric.compare(metric.read(clip), {}, {}, None)
     assert values == {"UTMOS": pytest.approx(float(3 + 2 * scores.mean()), rel=1e-5)}

@@ -35,9 +35,9 @@ def published():
     return {name: 0.15 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
-def forward_features(state, film):
+def forward_features(state, video):
     """(1, 3, 16, 224, 224) in [0, 1] to (1, WIDTH), as the papers have it."""
-    x = F.conv3d(film, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=(2, 14, 14))
+    x = F.conv3d(video, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=(2, 14, 14))
     x = x.flatten(2).transpose(1, 2)
     i = np.arange(WIDTH)
     angle = np.arange(x.shape[1])[:, None] / 10000 ** (2 * (i // 2) / WIDTH)
@@ -61,9 +61,9 @@ def test_published_names_give_the_published_features(tmp_path, inside):
     torch.save({inside: state, "epoch": 3} if inside else state, tmp_path / "vit_g.pth")
     clip = media(40, side=60)
     at = torch.linspace(0, 39, 16).round().long()
-    film = F.interpolate(clip.frames[at].transpose(0, 1).float() / 255, (224, 224), mode="bilinear")[None]
+    video = F.interpolate(clip.frames[at].transpose(0, 1).float() / 255, (224, 224), mode="bilinear")[None]
     metric = VideoMae(tmp_path / "vit_g.pth")
-    assert metric.read(clip)["rows"] == pytest.approx(forward_features(state, film).numpy(), rel=1e-4, abs=1e-5)
+    assert metric.read(clip)["rows"] == pytest.approx(forward_features(state, video).numpy(), rel=1e-4, abs=1e-5)
 
 
 def test_it_is_an_extra_column_and_another_file_is_refused(tmp_path):
@@ -74,9 +74,13 @@ def test_it_is_an_extra_column_and_another_file_is_refused(tmp_path):
     assert "CD-FVD" not in [column.name for metric in Backends()() for column in metric.columns]
     broken = {name: value for name, value in state.items() if name != "blocks.1.mlp.fc2.bias"}
     narrow = {"patch_embed.proj.weight": torch.zeros(384, 3, 2, 14, 14)}  # ViT-small, whose heads are narrower
-    for wrong, told in ((broken, "layer.1.output.dense.bias"), (narrow, "384"), ({"x": torch.zeros(1)}, "patch_embed")):
+    for wrong, message in (
+        (broken, "layer.1.output.dense.bias"),
+        (narrow, "384"),
+        ({"x": torch.zeros(1)}, "patch_embed"),
+    ):
         torch.save(wrong, tmp_path / "wrong.pth")
-        with pytest.raises(BackendError, match=told):
+        with pytest.raises(BackendError, match=message):
             VideoMae(tmp_path / "wrong.pth")
     (tmp_path / "wrong.pth").write_bytes(b"no weights")
     with pytest.raises(BackendError, match="cannot be read"):

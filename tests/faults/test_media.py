@@ -14,7 +14,7 @@ from PIL import Image
 from tests.faults.law import Case, judge
 from tests.faults.mutations import damaged
 from tests.faults.specimens import SUFFIXES, film, make_specimens
-from vidchat.bench.clips import View, black, read_made
+from vidchat.bench.clips import View, black, read_answer
 from vidchat.data.media import read
 from vidchat.data.media.read import MediaError
 from vidchat.data.tokens.encoder import ClipEncoder, Segment
@@ -59,7 +59,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 def _made(path: Path) -> object:
     """A bench's clip: by its rule, none is an error."""
-    return read_made(Clip(path, "ann"), black(10, VIEW), VIEW)
+    return read_answer(Clip(path, "ann"), black(10, VIEW), VIEW)
 
 
 def damaged_files(folder: Path, suffix: str, count: int) -> Iterator[Case]:

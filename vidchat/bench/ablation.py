@@ -1,4 +1,4 @@
-"""The rows of the paper's Table 2 with trained systems of one's own, beside the published numbers."""
+"""The rows of the paper's Table 2 for one's own trained systems, next to the published numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from vidchat.bench.clips import SUFFIXES
 from vidchat.bench.metric import PROXY
 from vidchat.bench.results import Number, PairScore, Result
-from vidchat.bench.table import figure
+from vidchat.bench.table import format_number
 
 SWITCHES = ("audio", "spatial", "noise")
 COLUMNS = ("FID", "FVD", "PSNR", "SSIM", "ArcFace", "Sync-C", "emotion FID")
@@ -27,21 +27,21 @@ PUBLISHED: Mapping[tuple[str, tuple[str, ...]], tuple[float | None, ...]] = {
     ("dyadic", ("audio", "spatial")): (35.67, 31.28, None, None, 0.749, None, None),
     ("dyadic", SWITCHES): (32.35, 28.82, 17.55, 0.66, 0.772, 2.698, 3.22),
 }
-"""SpeakerVid-5M (arXiv 2507.09862), Table 2: protocol and switches to the columns."""
+"""Table 2 of SpeakerVid-5M (arXiv 2507.09862): values of `COLUMNS` by protocol and switches."""
 FORM = "PROTOCOL:SWITCHES=FOLDER, such as rows.dyadic:audio,spatial=runs/a or rows.dyadic:none=runs/b"
 
 
 class AblationError(ValueError):
-    """A row that cannot be read or made, and what to do about it, in one sentence."""
+    """Error about a row that cannot be read or generated; its message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True, order=True)
-class Place:
-    """A row of the table.
+class RowKey:
+    """Protocol and switches that identify a row of the table.
 
     Attributes:
         protocol: `conditioned` or `dyadic`.
-        switches: Which of `SWITCHES` are on, in that order.
+        switches: Those of `SWITCHES` that are on, in that order.
     """
 
     protocol: str
@@ -58,42 +58,42 @@ class Row:
     """Numbers of one trained system.
 
     Attributes:
-        place: Row of the table.
+        key: Protocol and switches of the row.
         pairs: Number of pairs.
         numbers: Numbers by column.
         scores: Score of each pair, by its id.
     """
 
-    place: Place
+    key: RowKey
     pairs: int
     numbers: Mapping[str, Number]
     scores: Mapping[str, PairScore]
 
 
-def read_place(text: str) -> tuple[Place, Path]:
-    """Returns a row and its folder, as named on the command line.
+def parse_row(text: str) -> tuple[RowKey, Path]:
+    """Parses a row and its folder, as they are given on the command line.
 
     Raises:
         AblationError: The text does not have the form, or there is no such folder.
     """
-    found = re.fullmatch(r"(conditioned|dyadic):([a-z,]+)=(.+)", text)
-    if found is None:
+    match = re.fullmatch(r"(conditioned|dyadic):([a-z,]+)=(.+)", text)
+    if match is None:
         raise AblationError(f"'{text}' is not of the form {FORM}")
-    protocol, words, path = found.groups()
-    given = [] if words == "none" else words.split(",")
-    if unknown := set(given) - set(SWITCHES):
+    protocol, words, path = match.groups()
+    chosen = [] if words == "none" else words.split(",")
+    if unknown := set(chosen) - set(SWITCHES):
         raise AblationError(
             f"'{text}': there is no switch {sorted(unknown)[0]}; there are {', '.join(SWITCHES)}, or none"
         )
     if not Path(path).is_dir():
         raise AblationError(f"'{text}': there is no folder {path}")
-    return Place(protocol, tuple(switch for switch in SWITCHES if switch in given)), Path(path)
+    return RowKey(protocol, tuple(switch for switch in SWITCHES if switch in chosen)), Path(path)
 
 
 def generate(template: str, release: Path, pairs: Path, output: Path) -> str:
     """Runs the command that answers the pairs with one system.
 
-    A command that fails over some pairs has answered the others: what it wrote is scored, the rest as missing.
+    If the command fails after it has written some clips, these are scored, and the other clips count as missing.
 
     Args:
         template: Command line in which {release}, {pairs} and {output} stand for folders.
@@ -102,17 +102,17 @@ def generate(template: str, release: Path, pairs: Path, output: Path) -> str:
         output: Folder in which the command writes ID.mp4 for each pair.
 
     Returns:
-        What to tell the user, if it failed; else nothing.
+        A message to the user if the command failed, else an empty string.
 
     Raises:
         AblationError: The command cannot be run, or failed and wrote no clip.
     """
-    places = {"release": str(release), "pairs": str(pairs), "output": str(output)}
+    folders = {"release": str(release), "pairs": str(pairs), "output": str(output)}
     try:
-        words = [word.format(**places) for word in shlex.split(template)]
+        words = [word.format(**folders) for word in shlex.split(template)]
         subprocess.run(words, check=True)
     except (KeyError, IndexError, ValueError) as error:
-        raise AblationError(f"generate knows {{release}}, {{pairs}} and {{output}}, and not {error}") from error
+        raise AblationError(f"generate replaces {{release}}, {{pairs}} and {{output}}, but not {error}") from error
     except OSError as error:
         raise AblationError(f"generate: {error}") from error
     except subprocess.CalledProcessError as error:
@@ -124,57 +124,57 @@ def generate(template: str, release: Path, pairs: Path, output: Path) -> str:
     return ""
 
 
-def rows_of(result: Result) -> list[Row]:
-    """The rows among a result's systems: those that are named as rows are."""
-    names = {Place(result.protocol, on).name: Place(result.protocol, on) for on in _subsets()}
+def result_rows(result: Result) -> list[Row]:
+    """Returns the rows of a result: its systems whose names are combinations of switches."""
+    names = {RowKey(result.protocol, on).name: RowKey(result.protocol, on) for on in _switch_subsets()}
     return [
-        Row(names[system.name], len(result.pairs), _by_measure(system.numbers), system.scores)
+        Row(names[system.name], len(result.pairs), _by_metric(system.numbers), system.scores)
         for system in result.systems
         if system.name in names
     ]
 
 
-def _by_measure(numbers: Sequence[Number]) -> dict[str, Number]:
-    """Numbers by the column of the table that they stand in; a proxy's stands in its measure's, and is marked there."""
+def _by_metric(numbers: Sequence[Number]) -> dict[str, Number]:
+    """Returns the numbers by metric; a proxy is put under the metric that it stands in for, and marked in the table."""
     return {number.column.name.removeprefix(PROXY): number for number in numbers if number.count}
 
 
-def _subsets() -> list[tuple[str, ...]]:
+def _switch_subsets() -> list[tuple[str, ...]]:
     return [on for size in range(len(SWITCHES) + 1) for on in itertools.combinations(SWITCHES, size)]
 
 
 def ablation_table(rows: Sequence[Row]) -> str:
-    """Markdown: each published row, under it ours of the same protocol and switches, and how they differ."""
+    """Returns the table as Markdown: each published row, our row of the same key below it, and how they differ."""
     lines = [
         "# Ablations, beside SpeakerVid-5M's Table 2",
         "",
         f"| | {' | '.join(SWITCHES)} | {' | '.join(COLUMNS)} |",
         f"| --- |{' :---: |' * len(SWITCHES)}{' ---: |' * len(COLUMNS)}",
     ]
-    known = [Place(*key) for key in PUBLISHED]
-    for place in dict.fromkeys([*known, *(row.place for row in rows)]):
-        marks = " | ".join("yes" if switch in place.switches else "-" for switch in SWITCHES)
-        if place in known:
-            cells = ["" if value is None else f"{value:g}" for value in published(place)]
-            lines.append(f"| {place.protocol}, published | {marks} | {' | '.join(cells)} |")
+    known = [RowKey(*key) for key in PUBLISHED]
+    for key in dict.fromkeys([*known, *(row.key for row in rows)]):
+        marks = " | ".join("yes" if switch in key.switches else "-" for switch in SWITCHES)
+        if key in known:
+            cells = ["" if value is None else f"{value:g}" for value in published(key)]
+            lines.append(f"| {key.protocol}, published | {marks} | {' | '.join(cells)} |")
         for row in rows:
-            if row.place == place:
+            if row.key == key:
                 cells = [_cell(row.numbers.get(column)) for column in COLUMNS]
-                lines.append(f"| {place.protocol}, **here** | {marks} | {' | '.join(cells)} |")
+                lines.append(f"| {key.protocol}, **here** | {marks} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_differences(rows), ""])
 
 
-def published(place: Place) -> tuple[float | None, ...]:
-    """The paper's numbers of a row, by `COLUMNS`."""
-    return PUBLISHED.get((place.protocol, place.switches), (None,) * len(COLUMNS))
+def published(key: RowKey) -> tuple[float | None, ...]:
+    """Returns the paper's values of a row in the order of `COLUMNS`; `None` for values that it does not report."""
+    return PUBLISHED.get((key.protocol, key.switches), (None,) * len(COLUMNS))
 
 
 def _cell(number: Number | None) -> str:
-    return "" if number is None else figure(number) + (" *proxy*" if number.proxy else "")
+    return "" if number is None else format_number(number) + (" *proxy*" if number.proxy else "")
 
 
 def _differences(rows: Sequence[Row]) -> list[str]:
-    """What stands between the two kinds of rows."""
+    """Returns the section that says why published rows and ours cannot be compared directly."""
     lines = [
         "## How the rows differ from the published ones",
         "",
@@ -190,15 +190,15 @@ def _differences(rows: Sequence[Row]) -> list[str]:
                 strings.setdefault(column, set()).add(_without_protocol(number.protocol))
     for pairs in sorted({row.pairs for row in rows} - {PUBLISHED_PAIRS}):
         lines.append(f"- {pairs} pairs, published {PUBLISHED_PAIRS}.")
-    for column, told in strings.items():
-        if len(told) > 1:
+    for column, protocols in strings.items():
+        if len(protocols) > 1:
             lines.append(f"- **{column}: the rows above were scored by different protocols and cannot be compared:**")
-        lines += [f"- {column}: `{one}`" for one in sorted(told)]
+        lines += [f"- {column}: `{protocol}`" for protocol in sorted(protocols)]
     return lines
 
 
 def _without_protocol(string: str) -> str:
-    """The string without `protocol=`, which is the row's own column."""
+    """Removes `protocol=` from a protocol string, since it is part of the row's key."""
     return "; ".join(part for part in string.split("; ") if not part.startswith("protocol="))
 
 
@@ -206,10 +206,10 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Returns the rows as plain data."""
     return [
         {
-            "protocol": row.place.protocol,
-            "switches": list(row.place.switches),
+            "protocol": row.key.protocol,
+            "switches": list(row.key.switches),
             "pairs": row.pairs,
-            "published": dict(zip(COLUMNS, published(row.place), strict=True)),
+            "published": dict(zip(COLUMNS, published(row.key), strict=True)),
             "numbers": {
                 column: {"value": n.value, "low": n.low, "high": n.high, "proxy": n.proxy, "protocol": n.protocol}
                 for column in COLUMNS

@@ -1,4 +1,4 @@
-"""Is one system better than another by one column? A paired bootstrap over the pairs that both answered."""
+"""Tests whether one system is better than another in one column, by a paired bootstrap over their common pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidchat.bench.intervals import LEVEL, RESAMPLES, resamples
 from vidchat.bench.metric import Better
 from vidchat.bench.results import Number
 
-ENOUGH_PAIRS = 6  # of fewer, even a sign test can tell nothing at 95 %
+ENOUGH_PAIRS = 6  # with fewer pairs, not even a sign test is significant at 95 %
 ENOUGH_DRAWS = 20
 STATED = (
     "Bold: better than every other system by a paired bootstrap over the pairs that both answered "
@@ -20,8 +20,8 @@ STATED = (
 )
 
 
-def worth(value: float | NDArray[np.float64], better: Better) -> NDArray[np.float64]:
-    """Values turned so that more is better."""
+def oriented(value: float | NDArray[np.float64], better: Better) -> NDArray[np.float64]:
+    """Returns the values with the sign that makes higher better."""
     values = np.asarray(value, dtype=np.float64)
     return values if better == "higher" else -values
 
@@ -29,13 +29,13 @@ def worth(value: float | NDArray[np.float64], better: Better) -> NDArray[np.floa
 def surely_better(
     mine: Number, theirs: Number, my_values: Mapping[str, float], their_values: Mapping[str, float]
 ) -> bool:
-    """Whether the 95 % interval of the difference leaves out 0.
+    """Returns whether the 95 % interval of the difference lies above 0.
 
     Args:
-        mine: Number of one column.
+        mine: Number of a system in one column.
         theirs: Number of another system in the same column.
-        my_values: Values of the pairs by id, where the column is a mean; unused for a distance between sets.
-        their_values: Values of the other system.
+        my_values: Values of the first system's pairs by id; unused for a distance between sets.
+        their_values: Values of the other system's pairs.
     """
     if mine.column.kind == "frechet":
         return _nearer(mine, theirs)
@@ -45,17 +45,21 @@ def surely_better(
     values = np.array([[values[name] for name in shared] for values in (my_values, their_values)])
     mean_mine, mean_theirs = values[:, np.stack(list(resamples(len(shared), RESAMPLES)))].mean(2)
     better = mine.column.better
-    return bool(_low(worth(mean_mine, better) - worth(mean_theirs, better)) > 0)
+    return bool(_lower_end(oriented(mean_mine, better) - oriented(mean_theirs, better)) > 0)
 
 
 def _nearer(mine: Number, theirs: Number) -> bool:
-    """Resampled distances are too large, all alike: their differences are taken about the difference of all pairs."""
+    """Compares two distances between sets on the same resamples.
+
+    Resampled distances are biased upwards, and all alike, so the spread of their differences is laid around the
+    difference of the distances over all pairs.
+    """
     drawn = min(len(mine.draws), len(theirs.draws))
     if drawn < ENOUGH_DRAWS or min(mine.count, theirs.count) < ENOUGH_PAIRS:
         return False
     gains = np.array(theirs.draws[:drawn]) - np.array(mine.draws[:drawn])
-    return bool(_low(gains - gains.mean()) + theirs.value - mine.value > 0)
+    return bool(_lower_end(gains - gains.mean()) + theirs.value - mine.value > 0)
 
 
-def _low(values: NDArray[np.float64]) -> float:
+def _lower_end(values: NDArray[np.float64]) -> float:
     return float(np.quantile(values, (1 - LEVEL) / 2))

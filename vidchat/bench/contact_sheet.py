@@ -1,4 +1,4 @@
-"""Rows of frames: what the systems' answers to a few pairs look like, under the truth."""
+"""Draws a sheet of frames: the systems' answers to a few pairs, below the truth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.bench.pairs import Pair
-from vidchat.bench.sizes import sizes_of
+from vidchat.bench.sizes import truth_sizes
 from vidchat.data.atomic_path import whole
 from vidchat.data.media.read import MediaError, read_clip
 from vidchat.dialogue import Clip
@@ -21,16 +21,16 @@ FPS = 25
 def draw_sheet(
     pairs: Sequence[Pair], systems: Mapping[str, Path], output: Path, count: int = 3, moments: int = 6
 ) -> None:
-    """Draws a PNG: a line for the truth and for each system, and in it so many moments of so many pairs' answers.
+    """Draws a PNG with a line for the truth and for each system, which shows frames of the first pairs' answers.
 
     Args:
-        pairs: The pairs, the first of which are shown; where no true answer can be opened, nothing is drawn.
-        systems: Folders of clips ID.mp4, by name; what cannot be read stays grey.
-        output: The PNG.
-        count: Number of pairs shown.
-        moments: Number of frames of each answer, evenly from its first to its last.
+        pairs: Pairs, the first of which are shown; if no true answer can be opened, nothing is drawn.
+        systems: Folders of clips ID.mp4, by name; clips that cannot be read are drawn grey.
+        output: Path of the PNG.
+        count: Number of pairs.
+        moments: Number of frames of each answer, evenly spaced from its first to its last.
     """
-    sizes = sizes_of(pairs)
+    sizes = truth_sizes(pairs)
     if not sizes:
         return
     shown, size = pairs[:count], max(sizes, key=lambda size: len(sizes[size]))
@@ -45,7 +45,7 @@ def draw_sheet(
 
 
 def _moments(clip: Clip, size: tuple[int, int], moments: int) -> NDArray[np.uint8]:
-    """(H, moments * W, 3) of a clip, grey if it cannot be read."""
+    """Returns frames of a clip side by side, (H, moments * W, 3); grey if the clip cannot be read."""
     try:
         return strip(read_clip(clip, fps=FPS, size=size, sample_rate=16000, audio=False).frames, moments)
     except (MediaError, OSError):

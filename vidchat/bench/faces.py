@@ -1,4 +1,4 @@
-"""Where the face is: a guess (the middle, where people who talk to a camera are), or a small detector."""
+"""Finds faces: by a fixed box in the middle of the frame, or by a small detector."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from vidchat.data.media.read import Media
 Floats = NDArray[np.float64]
 
 CENTRE = (0.22, 0.10, 0.78, 0.85)
-"""Left, top, right, bottom of the guessed face, as shares of the frame."""
+"""Left, top, right, bottom of the fixed face box, as shares of the frame."""
 MOUTH = (0.20, 0.58, 0.80, 0.93)
-"""Of the mouth, as shares of the face."""
-STEP = 5  # frames that share one look, at most; between looks, boxes are interpolated
-SURE = 0.7  # of a detection
+"""Left, top, right, bottom of the mouth, as shares of the face box."""
+STEP = 5  # largest number of frames that share one detection; boxes in between are interpolated
+MIN_CONFIDENCE = 0.7  # below this, a detection does not count
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,26 @@ class Faces:
     """The face in every frame of a clip.
 
     Attributes:
-        boxes: (N, 4) left, top, right, bottom in pixels.
-        found: (N,) whether the look that the frame shares found a face; all true for the guess.
+        boxes: Left, top, right, bottom in pixels, (N, 4).
+        found: Whether the detection that the frame shares found a face, (N,); all true for the fixed box.
     """
 
     boxes: Floats
     found: NDArray[np.bool_]
 
 
-def shared_looks(length: int) -> list[NDArray[np.int64]]:
-    """Splits a clip into runs of at most `STEP` frames, as equal as can be; one look serves each run.
+def detection_runs(length: int) -> list[NDArray[np.int64]]:
+    """Splits the frame indices of a clip into runs of at most `STEP`, of nearly equal length, that share one detection.
 
-    Runs and not every fifth frame: every frame belongs to exactly one look, whatever the clip's length, so that shares
-    of frames with a face do not depend on how many frames a clip has.
+    Every frame belongs to exactly one detection, so the share of frames with a face does not depend on the length of
+    the clip, as it would if every fifth frame were taken.
     """
     return np.array_split(np.arange(length), -(-length // STEP))
 
 
-def looked_at(length: int) -> NDArray[np.int64]:
-    """The middle frame of each run of `shared_looks`: where faces are looked for and compared."""
-    return np.array([run[len(run) // 2] for run in shared_looks(length)])
+def detection_frames(length: int) -> NDArray[np.int64]:
+    """Returns the indices of the frames in which faces are detected and compared: the middle of each run."""
+    return np.array([run[len(run) // 2] for run in detection_runs(length)])
 
 
 class FaceFinder(Protocol):
@@ -61,12 +61,12 @@ class FaceFinder(Protocol):
     def __call__(self, media: Media) -> Faces: ...
 
     def spec(self) -> Mapping[str, object]:
-        """What a number depends on."""
+        """Returns everything that the boxes depend on, as parts of a protocol string."""
         ...
 
 
-class Centred:
-    """Finds a face in the middle of every frame: for portraits that are framed alike."""
+class CentredFace:
+    """Takes a fixed box in the middle of every frame as the face, for portraits that are framed alike."""
 
     def __call__(self, media: Media) -> Faces:
         height, width = media.frames.shape[-2:]
@@ -77,14 +77,14 @@ class Centred:
         return {"face": "centre " + ",".join(f"{share:g}" for share in CENTRE)}
 
 
-class Detected:
+class FaceDetector:
     """The Ultra-Light RFB-320 face detector (Linzaer, MIT) through onnxruntime, on one of every five frames.
 
-    The most certain face counts. Where none is found the nearest frame's box holds, and the frame counts as one
-    without a face; where none is found in the whole clip, the guess holds.
+    The face with the highest confidence counts. A frame in which none is found takes the box of the nearest frame, and
+    counts as one without a face; a clip in which none is found takes the fixed box.
 
     Args:
-        path: `version-RFB-320.onnx`.
+        path: File `version-RFB-320.onnx`.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -93,7 +93,7 @@ class Detected:
         self._last: tuple[Media, Faces] | None = None
 
     def __call__(self, media: Media) -> Faces:
-        if self._last is None or self._last[0] is not media:  # measures that follow each other ask for the same clip
+        if self._last is None or self._last[0] is not media:  # several metrics ask for the same clip
             self._last = (media, self._find(media))
         return self._last[1]
 
@@ -102,15 +102,15 @@ class Detected:
 
     def _find(self, media: Media) -> Faces:
         length = len(media.frames)
-        at = looked_at(length)
-        seen = [self._best(media.frames[i]) for i in at]
-        sure = [box for box in seen if box is not None]
-        if not sure:
-            return Faces(Centred()(media).boxes, np.zeros(length, bool))
-        where = np.array([i for i, box in zip(at, seen, strict=True) if box is not None])
-        steady = median_filter(np.stack(sure), size=(min(5, len(sure)), 1), mode="nearest")
-        boxes = np.stack([np.interp(np.arange(length), where, side) for side in steady.T], axis=1)
-        runs = zip(shared_looks(length), seen, strict=True)
+        indices = detection_frames(length)
+        detections = [self._best(media.frames[i]) for i in indices]
+        detected = [box for box in detections if box is not None]
+        if not detected:
+            return Faces(CentredFace()(media).boxes, np.zeros(length, bool))
+        times = np.array([i for i, box in zip(indices, detections, strict=True) if box is not None])
+        smooth = median_filter(np.stack(detected), size=(min(5, len(detected)), 1), mode="nearest")
+        boxes = np.stack([np.interp(np.arange(length), times, side) for side in smooth.T], axis=1)
+        runs = zip(detection_runs(length), detections, strict=True)
         found = np.concatenate([np.full(len(run), box is not None) for run, box in runs])
         return Faces(boxes, found)
 
@@ -119,55 +119,58 @@ class Detected:
         small = F.interpolate(frame[None].float(), (240, 320), mode="bilinear", antialias=True)
         scores, boxes = self._session.run(None, {self._session.get_inputs()[0].name: ((small - 127) / 128).numpy()})
         best = int(scores[0, :, 1].argmax())
-        if scores[0, best, 1] < SURE:
+        if scores[0, best, 1] < MIN_CONFIDENCE:
             return None
         return boxes[0, best].astype(np.float64) * np.array([width, height, width, height])
 
 
 def onnx_session(path: Path) -> Any:
-    """An onnxruntime session on one CPU thread, or an error that says how to install it."""
+    """Opens an ONNX file with onnxruntime on one CPU thread; raises `BackendError`."""
     try:
         import onnxruntime
     except ImportError:
         raise BackendError("onnxruntime is not installed; pip install 'vidchat[bench]'") from None
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # warnings about how a published file was exported
+    options.log_severity_level = 3  # hides warnings about how a published file was exported
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of kinds that onnxruntime alone knows
+    except Exception as error:  # onnxruntime has exception classes of its own
         why = str(error).splitlines()[0][:200]
-        raise BackendError(f"{path}: is no ONNX file that can be run ({why}); download it again") from error
+        raise BackendError(f"{path}: is not an ONNX file that can be run ({why}); download it again") from error
 
 
-def part_of(boxes: Floats, part: tuple[float, float, float, float]) -> Floats:
-    """Boxes (N, 4) of a part of the faces, given as shares (left, top, right, bottom) of the face."""
+def region_boxes(boxes: Floats, region: tuple[float, float, float, float]) -> Floats:
+    """Returns boxes (N, 4) of a region of the faces, given as shares (left, top, right, bottom) of the face boxes."""
     left, top, right, bottom = boxes.T
     width, height = right - left, bottom - top
-    shares = (left + part[0] * width, top + part[1] * height, left + part[2] * width, top + part[3] * height)
+    shares = (left + region[0] * width, top + region[1] * height, left + region[2] * width, top + region[3] * height)
     return np.stack(shares, axis=1)
 
 
 def crops(frames: Tensor, boxes: Floats, size: tuple[int, int]) -> Tensor:
-    """(N, 3, h, w) in [0, 1]: the boxes' contents to sub-pixel places, averaged down, edges repeated outside.
+    """Crops one box from each frame at sub-pixel positions, and averages it down; outside the frame, edges repeat.
 
     Args:
-        frames: (N, 3, H, W) uint8.
-        boxes: (N, 4) in pixels.
-        size: (h, w).
+        frames: Frames, (N, 3, H, W) uint8.
+        boxes: Boxes in pixels, (N, 4).
+        size: Size (h, w) of the crops.
+
+    Returns:
+        (N, 3, h, w) in [0, 1].
     """
     height, width = _extent(boxes)
-    finer = [max(1, min(4, round(whole / part))) for whole, part in zip((height, width), size, strict=True)]
+    finer = [max(1, min(4, round(extent / side))) for extent, side in zip((height, width), size, strict=True)]
     fine = (size[0] * finer[0], size[1] * finer[1])
     parts = [
-        _sample(some, where, fine)
-        for some, where in zip(frames.split(32), torch.from_numpy(boxes).float().split(32), strict=True)
+        _sample(chunk, chunk_boxes, fine)
+        for chunk, chunk_boxes in zip(frames.split(32), torch.from_numpy(boxes).float().split(32), strict=True)
     ]
     return F.adaptive_avg_pool2d(torch.cat(parts), size)
 
 
 def _sample(frames: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 3, h, w): the boxes' contents, bilinear. Only what lies around them is turned to floats, which is slow."""
+    """Samples the boxes bilinearly, (N, 3, h, w). Only the region around them is converted to floats, which is slow."""
     height, width = frames.shape[-2:]
     x0, y0 = (max(0, int(boxes[:, side].min()) - 2) for side in (0, 1))
     x0, y0 = min(x0, width - 1), min(y0, height - 1)
@@ -183,5 +186,5 @@ def _sample(frames: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _extent(boxes: Floats) -> tuple[float, float]:
-    """Median height and width."""
+    """Returns the median height and width of the boxes."""
     return float(np.median(boxes[:, 3] - boxes[:, 1])), float(np.median(boxes[:, 2] - boxes[:, 0]))

@@ -1,4 +1,4 @@
-"""Features on disk, each under a fingerprint of everything that it depends on."""
+"""Caches features on disk, each under a fingerprint of everything that it depends on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vidchat.data.atomic_path import whole
 
 
 def fingerprint(*parts: str) -> str:
-    """SHA-256 of some strings, as hex digits."""
+    """Returns the SHA-256 of some strings as hex digits."""
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 
 class FeatureCache:
-    """A folder of features by key; damaged files count as absent, files appear whole."""
+    """A folder of features by key; damaged files count as absent, and files are written atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -27,7 +27,7 @@ class FeatureCache:
         return self.folder / key[:2] / f"{key[2:32]}.npz"
 
     def load(self, key: str) -> Features | None:
-        """The features, or `None` if there are none yet."""
+        """Returns the features, or `None` if there are none yet."""
         try:
             with np.load(self._path(key), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
@@ -35,7 +35,7 @@ class FeatureCache:
             return None
 
     def save(self, key: str, features: Features) -> None:
-        """Keeps the features."""
+        """Writes the features."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as partial, open(partial, "wb") as file:

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap over pairs. Equal input gives equal intervals."""
+"""Confidence intervals by a bootstrap over pairs, with a fixed seed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 SEED = 0
-RESAMPLES = 1000  # of means, which cost nothing
-FRECHET_RESAMPLES = 100  # of Fréchet distances, each of which passes over all features
+RESAMPLES = 1000  # for means, which are cheap
+FRECHET_RESAMPLES = 100  # for Fréchet distances, each of which passes over all features
 
 
 def resamples(pairs: int, times: int) -> Iterator[NDArray[np.int64]]:
-    """(pairs,) indices drawn with replacement, `times` times, the same ones in every run."""
+    """Yields indices (pairs,) drawn with replacement, `times` times, the same ones in every run."""
     rng = np.random.default_rng((SEED, pairs))
     for _ in range(times):
         yield rng.integers(pairs, size=pairs)
 
 
 def mean_interval(values: NDArray[np.float64], times: int = RESAMPLES) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean of (n,) values."""
+    """Returns the 95 % percentile interval of the mean of values (n,)."""
     if len(values) < 2:
         return float(values.mean()), float(values.mean())
     means = np.array([values[chosen].mean() for chosen in resamples(len(values), times)])
@@ -30,16 +30,16 @@ def mean_interval(values: NDArray[np.float64], times: int = RESAMPLES) -> tuple[
 
 
 def spread_interval(value: float, drawn: Sequence[float], pairs: int) -> tuple[float, float]:
-    """The 95 % interval of a distance between sets, around the value.
+    """Returns the 95 % interval of a distance between sets, around its value.
 
-    A resample holds some pairs twice, so its covariance is too small and its distance too large: the interval is the
-    resamples' spread about their own mean, laid around the value. It tells how much the number would change with
-    other pairs, as many; not how far a distance of so few is above that of infinitely many.
+    A resample holds some pairs twice, so its covariance is too small and its distance too large. Therefore the interval
+    is the spread of the resamples about their own mean, laid around the value. It tells how much the value would change
+    with as many other pairs, not how far it lies above the distance of infinitely many pairs.
 
     Args:
-        value: The distance of all pairs.
-        drawn: Its values on resampled pairs.
-        pairs: How many there are.
+        value: Distance over all pairs.
+        drawn: Distances over resampled pairs.
+        pairs: Number of pairs.
     """
     if pairs < 3 or len(drawn) < 2:
         return value, value

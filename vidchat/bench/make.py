@@ -1,4 +1,4 @@
-"""Test pairs into a folder of their own, with every file that they need: what a system is given, and what is true."""
+"""Makes a benchmark folder: pairs of a question and a true answer, with all their files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from rich.progress import track
 
 from vidchat.bench.pairs import PAIRS, check_id, header, longest_answer, shortened, write_lines
-from vidchat.bench.processes import as_note, is_general
+from vidchat.bench.processes import error_note, is_fatal
 from vidchat.bench.sizes import commonest_size
 from vidchat.data.atomic_path import whole
 from vidchat.data.folder import read_folder
@@ -25,7 +25,7 @@ FPS = 25
 
 
 class MakeError(ValueError):
-    """Pairs that cannot be made, and what to do about it, in one sentence."""
+    """Error about pairs that cannot be made; its message is one sentence that says what to do."""
 
 
 def make_from_folder(
@@ -36,15 +36,15 @@ def make_from_folder(
     seconds: float | None = None,
     size: tuple[int, int] | None = None,
 ) -> Report:
-    """Makes pairs of a folder data set's split, of speakers who are in no other split.
+    """Makes pairs from a split of a folder data set, of speakers who are in no other split.
 
     Args:
-        data: A folder with `dialogues.jsonl`.
-        output: Where the pairs go; must not hold any.
-        split: Which dialogues.
-        limit: At most so many pairs.
-        seconds: The length of every answer; else that of the longest true one.
-        size: (height, width) at which clips are scored; else the true answers' commonest.
+        data: Folder with `dialogues.jsonl`.
+        output: Folder of the benchmark; must not hold pairs yet.
+        split: Split from which the dialogues are taken.
+        limit: Largest number of pairs; `None` for all.
+        seconds: Length of every answer; by default, that of the longest true answer.
+        size: Size (height, width) at which clips are scored; by default, the commonest of the true answers.
 
     Raises:
         MakeError: No pair is left, or the output holds pairs already.
@@ -53,25 +53,27 @@ def make_from_folder(
     dialogues, read = read_folder(data)
     chosen = [dialogue for dialogue in dialogues if dialogue.split == split]
     if not chosen:
-        there = ", ".join(f"{count} {name}" for name, count in Counter(one.split for one in dialogues).items())
+        counts = ", ".join(
+            f"{count} {name}" for name, count in Counter(dialogue.split for dialogue in dialogues).items()
+        )
         raise MakeError(
-            f'{data}: no dialogue has the split \'{split}\' (there are: {there}); write "split": "{split}" into '
+            f'{data}: no dialogue has the split \'{split}\' (there are: {counts}); write "split": "{split}" into '
             f"dialogues of speakers who are in no other split, or choose another by split=NAME"
         )
     seen = {turn.clip.speaker for dialogue in dialogues if dialogue.split != split for turn in dialogue.turns}
     report = Report("pairs", skipped=list(read.skipped))
-    fit = []
+    usable = []
     for dialogue in chosen:
         known = sorted({turn.clip.speaker for turn in dialogue.turns} & seen)
         if dialogue.question is None:
-            report.skipped.append((dialogue.id, "nobody asks in it, so there is nothing to answer"))
+            report.skipped.append((dialogue.id, "it has no turn of an initiator, so there is nothing to answer"))
         elif known:
             report.skipped.append(
                 (dialogue.id, f"speaker {known[0]} is in another split too, so a model may know them")
             )
         else:
-            fit.append(dialogue)
-    return write_bench(fit[:limit], output, report, seconds, size)
+            usable.append(dialogue)
+    return write_bench(usable[:limit], output, report, seconds, size)
 
 
 def write_bench(
@@ -83,15 +85,15 @@ def write_bench(
 ) -> Report:
     """Writes dialogues as pairs: `clips/`, `references/` and `pairs.jsonl`, whose first line states the rules.
 
-    The reference is the first frame of the true answer; what is scored begins with the second. Clips are hard links
-    where the file system allows, else copies.
+    The reference is the first frame of the true answer; scoring begins with the second. Clips are hard links where the
+    file system allows it, else copies.
 
     Args:
-        dialogues: What is asked and answered.
-        output: Where the pairs go; must not hold any.
-        report: Where dialogues that cannot be pairs are named.
-        seconds: The length of every answer; else that of the longest true one.
-        size: (height, width) at which clips are scored; else the true answers' commonest.
+        dialogues: Dialogues of an initiator and a responder.
+        output: Folder of the benchmark; must not hold pairs yet.
+        report: Report to which dialogues that cannot be pairs are added.
+        seconds: Length of every answer; by default, that of the longest true answer.
+        size: Size (height, width) at which clips are scored; by default, the commonest of the true answers.
 
     Raises:
         MakeError: No pair is left, or the output holds pairs already.
@@ -110,14 +112,14 @@ def write_bench(
             entries[dialogue.id] = _entry(dialogue, output)
             truths.append(dialogue.answer)
         except Exception as error:
-            if is_general(error):
+            if is_fatal(error):
                 raise
-            report.skipped.append((shortened(dialogue.id).strip("'"), as_note(error)))
+            report.skipped.append((shortened(dialogue.id).strip("'"), error_note(error)))
     if not entries:
-        left = [f"{where}: {why}" for where, why in report.skipped[:3]]
-        why = f"; of {len(report.skipped)} that were left out, the first: {'; '.join(left)}" if left else ""
+        first = [f"{where}: {why}" for where, why in report.skipped[:3]]
+        why = f"; of {len(report.skipped)} that were left out, the first: {'; '.join(first)}" if first else ""
         raise MakeError(f"no pair could be made{why}")
-    length = seconds or longest_answer([_later(truth) for truth in truths])
+    length = seconds or longest_answer([_from_second_frame(truth) for truth in truths])
     write_lines(output / PAIRS, [header(length, size or commonest_size(truths)), *entries.values()])
     report.read = len(entries)
     return report
@@ -125,37 +127,39 @@ def write_bench(
 
 def _entry(dialogue: Dialogue, output: Path) -> Mapping[str, Any]:
     name, question, answer = check_id(dialogue.id), dialogue.question, dialogue.answer
-    assert question is not None, "dialogues without a question are left out before"
-    frame_size(question.path)  # what cannot be opened now can be answered by nobody
+    assert question is not None, "dialogues without a question were left out before"
+    frame_size(question.path)  # raises if the clip cannot be opened
     _write_reference(answer, output / "references" / f"{name}.png")
     return {
         "id": name,
-        "initiator": _placed(question, output, f"{name}_initiator"),
-        "truth": _placed(_later(answer), output, f"{name}_truth"),
+        "initiator": _link_clip(question, output, f"{name}_initiator"),
+        "truth": _link_clip(_from_second_frame(answer), output, f"{name}_truth"),
         "reference": f"references/{name}.png",
         "branch": dialogue.branch,
     }
 
 
-def _later(answer: Clip) -> Clip:
-    """The true answer from its second frame on."""
+def _from_second_frame(answer: Clip) -> Clip:
+    """Returns the true answer from its second frame on."""
     return Clip(answer.path, answer.speaker, answer.text, answer.start + 1 / FPS, answer.end, truth=answer.truth)
 
 
 def _write_reference(answer: Clip, path: Path) -> None:
-    one = Clip(answer.path, answer.speaker, start=answer.start, end=answer.end)
-    media = read_clip(one, fps=FPS, size=frame_size(answer.path), sample_rate=16000, audio=False, max_seconds=1 / FPS)
+    first_frame = Clip(answer.path, answer.speaker, start=answer.start, end=answer.end)
+    media = read_clip(
+        first_frame, fps=FPS, size=frame_size(answer.path), sample_rate=16000, audio=False, max_seconds=1 / FPS
+    )
     with whole(path) as partial:
         Image.fromarray(media.frames[0].permute(1, 2, 0).numpy()).save(partial, format="PNG")
 
 
-def _placed(clip: Clip, output: Path, name: str) -> dict[str, Any]:
+def _link_clip(clip: Clip, output: Path, name: str) -> dict[str, Any]:
     target = output / "clips" / f"{name}{clip.path.suffix.lower()}"
     target.unlink(missing_ok=True)
     try:
         os.link(clip.path.resolve(), target)
     except OSError:
         shutil.copyfile(clip.path, target)
-    known = {"text": clip.text, "start": round(clip.start, 6), "end": clip.end, "truth": dict(clip.truth)}
-    told = {key: value for key, value in known.items() if value}
-    return {"clip": f"clips/{target.name}", "speaker": clip.speaker, **told}
+    entry = {"text": clip.text, "start": round(clip.start, 6), "end": clip.end, "truth": dict(clip.truth)}
+    stated = {key: value for key, value in entry.items() if value}
+    return {"clip": f"clips/{target.name}", "speaker": clip.speaker, **stated}

@@ -1,4 +1,4 @@
-"""Which of the paper's comparisons between rows of its Table 2 come out for systems of one's own."""
+"""Checks which orderings of the rows in the paper's Table 2 hold for one's own systems."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidchat.bench.ablation import COLUMNS, PUBLISHED, SWITCHES, Place, Row, published
+from vidchat.bench.ablation import COLUMNS, PUBLISHED, SWITCHES, Row, RowKey, published
 from vidchat.bench.intervals import mean_interval
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """Whether a row is better than another by a column, in the paper and here.
+    """Comparison of two rows by one column, in the paper and here.
 
     Attributes:
         before: Row with fewer switches on.
@@ -24,46 +24,47 @@ class Ordering:
         here: Result of the second row here; `equal` where the two cannot be told apart.
     """
 
-    before: Place
-    after: Place
+    before: RowKey
+    after: RowKey
     column: str
     published: str
     here: str
 
     @property
     def outcome(self) -> str:
-        """`yes`, `no`, or `not told apart`."""
+        """Returns `yes`, `no`, or `not told apart`."""
         if self.published == self.here:
             return "yes"
         return "not told apart" if self.here == "equal" else "no"
 
 
 def orderings(rows: Sequence[Row]) -> list[Ordering]:
-    """Every comparison that the paper's table makes and these rows can repeat.
+    """Returns every comparison for which both the paper and these rows have numbers.
 
-    Compared are rows next to each other within a protocol, and the two protocols with all switches on.
+    Adjacent rows of one protocol are compared, and the two protocols with all switches on.
     """
-    own = {row.place: row for row in rows}
-    places = [Place(*key) for key in PUBLISHED]
-    steps = [(a, b) for a, b in itertools.pairwise(places) if a.protocol == b.protocol]
-    steps.append((Place("conditioned", SWITCHES), Place("dyadic", SWITCHES)))
-    found = []
+    own = {row.key: row for row in rows}
+    keys = [RowKey(*key) for key in PUBLISHED]
+    steps = [(a, b) for a, b in itertools.pairwise(keys) if a.protocol == b.protocol]
+    steps.append((RowKey("conditioned", SWITCHES), RowKey("dyadic", SWITCHES)))
+    comparisons = []
     for before, after in steps:
         if before not in own or after not in own:
             continue
         for column, old, new in zip(COLUMNS, published(before), published(after), strict=True):
             if old is not None and new is not None and (gap := _gap(own[before], own[after], column)) is not None:
                 sign = -1 if own[before].numbers[column].column.better == "lower" else 1
-                told = _verdict(sign * (new - old))
-                found.append(Ordering(before, after, column, told, _verdict(*sorted(sign * end for end in gap))))
-    return found
+                in_paper = _verdict(sign * (new - old))
+                here = _verdict(*sorted(sign * end for end in gap))
+                comparisons.append(Ordering(before, after, column, in_paper, here))
+    return comparisons
 
 
 def _gap(before: Row, after: Row, column: str) -> tuple[float, float] | None:
-    """The 95 % interval of how much higher the second row is; `None` where one of them has no such number.
+    """Returns the 95 % interval of the second row's value minus the first's; `None` if one of them has no value.
 
-    Of means over pairs by bootstrap over the pairs' differences, since both answered the same ones. Of distances
-    between sets from the two intervals alone, which is cautious.
+    The interval of a mean comes from a bootstrap over the differences of pairs, since both rows answered the same
+    pairs. The interval of a distance between sets comes from the intervals of the two rows, which is conservative.
     """
     if column not in before.numbers or column not in after.numbers:
         return None
@@ -83,8 +84,8 @@ def _verdict(low: float, high: float | None = None) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "equal"
 
 
-def orderings_text(found: Sequence[Ordering]) -> str:
-    """Markdown: each comparison, and how many come out."""
+def orderings_text(comparisons: Sequence[Ordering]) -> str:
+    """Returns all comparisons as Markdown, with the number of each outcome."""
     lines = [
         "## Which of the paper's orderings come out",
         "",
@@ -94,9 +95,9 @@ def orderings_text(found: Sequence[Ordering]) -> str:
         "| rows | column | published | here | comes out |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for one in found:
-        rows = f"{one.before.protocol} {one.before.name} → {one.after.protocol} {one.after.name}"
-        lines.append(f"| {rows} | {one.column} | {one.published} | {one.here} | {one.outcome} |")
-    outcomes = [one.outcome for one in found]
+    for item in comparisons:
+        rows = f"{item.before.protocol} {item.before.name} → {item.after.protocol} {item.after.name}"
+        lines.append(f"| {rows} | {item.column} | {item.published} | {item.here} | {item.outcome} |")
+    outcomes = [item.outcome for item in comparisons]
     counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in ("yes", "not told apart", "no"))
-    return "\n".join([*lines, "", f"Of {len(found)}: {counts}.", ""])
+    return "\n".join([*lines, "", f"Of {len(comparisons)}: {counts}.", ""])

@@ -1,4 +1,4 @@
-"""The report as one page that works from the file system: table, plots, every pair's scores, players side by side."""
+"""Writes the report as one page that works from the file system: tables, plots, scores of all pairs, and players."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from vidchat.bench.comparison import STATED
 from vidchat.bench.results import Number, Result
 from vidchat.bench.rules import GIVEN
 from vidchat.bench.systems import BUILT_IN
-from vidchat.bench.table import ARROWS, PROXIES, Table, counted, figure, make_table
+from vidchat.bench.table import ARROWS, PROXIES, Table, format_number, make_table, status_counts
 from vidchat.reports.page import data_url, render
 from vidchat.runtime.atomic import write_text
 
 Values = dict[str, Any]
 MEANING = {
-    "video quality": "Do the frames look like the true answers', as a set (FID, FVD) and one by one (PSNR, SSIM)?",
+    "video quality": "Are the frames like those of the true answers, as a set (FID, FVD) and one by one (PSNR, SSIM)?",
     "identity": "Is it the face of the reference, to the end?",
-    "dialogue coherence": "Of five ranked replies, worth 0.2 to 1.0, which one is what was said nearest to?",
+    "dialogue coherence": "Which of five ranked replies, scored from 0.2 to 1.0, is nearest to what was said?",
     "audio-visual sync": "Do the lips follow the audio?",
     "emotion": "Are the expressions those of the true answers?",
     "voice": "Is it the voice of the responder?",
-    "listening": "Where the responder only listens: as quiet, and as still or lively, as the true listener?",
+    "listening": "Where the responder only listens, is it as quiet and as lively as the true listener?",
     "responsiveness": "How soon does the answer come, how fast, and does it hold its quality to the end?",
 }
 
@@ -35,9 +35,9 @@ def write_page(results: Sequence[Result], path: Path, embed: int) -> Path:
 
     Args:
         results: One or more runs.
-        path: The HTML file.
-        embed: Number of pairs whose clips are put into the page, so that it can be sent alone; the others are named by
-            their place relative to the page.
+        path: Path of the HTML file.
+        embed: Number of pairs whose clips are embedded in the page, so that it can be sent alone; the other clips are
+            linked by their path relative to the page.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     table = make_table(results)
@@ -60,7 +60,7 @@ def write_page(results: Sequence[Result], path: Path, embed: int) -> Path:
 
 
 def _dimension(table: Table, name: str) -> Values:
-    """A section of the page: its columns, a row for each system, and a plot of each column that compares systems."""
+    """Returns a section of the page: columns, a row for each system, and plots of the columns with several systems."""
     columns = [column for column in table.columns if column.dimension == name]
     plots = (_plot(table, column) for column in columns)
     return {
@@ -81,7 +81,7 @@ def _head(table: Table, column: Number) -> Values:
     return {
         "head": table.head(column),
         "arrow": ARROWS[column.column.better],
-        "place": f"number-{table.columns.index(column)}",  # the anchor at which its protocol string stands
+        "place": f"number-{table.columns.index(column)}",  # anchor of its protocol string
         "kind": "proxy" if column.proxy else "canonical",
         "protocol": column.protocol,
     }
@@ -91,12 +91,12 @@ def _cell(table: Table, system: str, column: Number) -> Values:
     number = table.cell(system, column)
     if number is None:
         return {"value": "", "interval": "", "best": False, "reason": ""}
-    value, _, interval = figure(number).partition(" ")
+    value, _, interval = format_number(number).partition(" ")
     return {"value": value, "interval": interval, "best": table.best(column) == system, "reason": number.reason}
 
 
 def _remarks(table: Table, heads: Sequence[str]) -> list[tuple[str, str]]:
-    """Why columns are empty, and what those that are not cannot tell: the columns' names, then the text."""
+    """Returns why columns are empty and how the others are limited: pairs of column names and text."""
     missing, doubts = table.missing(), table.doubts()
     remarks = [(head, f"not measured: {missing[head]}") for head in heads if head in missing]
     remarks += [(head, f"doubtful on filmed people: {doubts[head]}") for head in heads if head in doubts]
@@ -107,12 +107,12 @@ def _remarks(table: Table, heads: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _plot(table: Table, column: Number) -> Values:
-    """A dot and its interval for every system that has a number in the column."""
+    """Returns the values and intervals of all systems that have a number in a column."""
     cells = [(name, table.cell(name, column)) for name in table.systems]
     shown = [(name, number) for name, number in cells if number is not None and number.count]
     ends = [value for _, number in shown for value in (number.low, number.value, number.high)]
     points = [
-        {"name": name, "builtin": name in BUILT_IN, "figure": figure(number),
+        {"name": name, "builtin": name in BUILT_IN, "figure": format_number(number),
          "value": number.value, "low": number.low, "high": number.high}
         for name, number in shown
     ]  # fmt: skip
@@ -126,11 +126,11 @@ def _plot(table: Table, column: Number) -> Values:
 
 
 def _clips(results: Sequence[Result]) -> list[Values]:
-    """How many clips of each system were good, and what was wrong with the others."""
+    """Returns the number of clips of each system by status, and the faults of the bad ones."""
     return [
         {
             "name": system.name,
-            "counted": counted(system),
+            "counted": status_counts(system),
             "bad": [(pair, ", ".join(score.statuses), score.note) for pair, score in system.bad().items()],
         }
         for result in results
@@ -140,26 +140,26 @@ def _clips(results: Sequence[Result]) -> list[Values]:
 
 
 def _data(results: Sequence[Result], table: Table, folder: Path, embed: int) -> Values:
-    """Returns what the page's script shows."""
+    """Returns the data that the page's script shows."""
     pairs: dict[str, dict[str, Any]] = {}
     for run, result in enumerate(results, 1):
         for pair in result.pairs:
             name = _name(pair, pairs, run)
             if name not in pairs:
                 pairs[name] = {**_question(pair, folder, len(pairs) < embed), "id": name, "systems": {}}
-            inside = list(pairs).index(name) < embed
+            embedded = list(pairs).index(name) < embed
             for system in result.systems:
                 score = system.scores[str(pair["id"])]
-                shown = {
-                    "clip": _source(score.clip, folder, inside) if score.clip else None,
+                entry = {
+                    "clip": _source(score.clip, folder, embedded) if score.clip else None,
                     "values": {key: None if math.isnan(value) else value for key, value in score.values.items()},
                     "statuses": list(score.statuses),
                     "note": score.note,
                 }
-                # One name in two runs, with other protocols: their scores must not mix.
-                before = pairs[name]["systems"].setdefault(system.name, shown)
-                if before["values"] != shown["values"]:
-                    pairs[name]["systems"][f"{system.name} (run {run}, {result.protocol})"] = shown
+                # Two runs with different protocols may share a name; their scores must not mix.
+                earlier = pairs[name]["systems"].setdefault(system.name, entry)
+                if earlier["values"] != entry["values"]:
+                    pairs[name]["systems"][f"{system.name} (run {run}, {result.protocol})"] = entry
     columns = [
         {"name": c.column.name, "better": c.column.better, "digits": c.column.digits}
         for c in {c.column.name: c for c in table.columns if c.column.kind == "mean"}.values()
@@ -169,7 +169,7 @@ def _data(results: Sequence[Result], table: Table, folder: Path, embed: int) -> 
 
 
 def _name(pair: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]], run: int) -> str:
-    """The pair's id; another run's pair of the same id, but with other clips or words, is told apart."""
+    """Returns the id of a pair, marked with the run if an earlier run has another pair of this id."""
     name = str(pair["id"])
     return name if name not in before or before[name]["hash"] == pair["hash"] else f"{name} (run {run})"
 
@@ -183,13 +183,13 @@ def _question(pair: Mapping[str, Any], folder: Path, embed: bool) -> dict[str, A
 
 
 def _source(clip: Mapping[str, Any], folder: Path, embed: bool) -> dict[str, Any]:
-    """Where a player finds a file: in the page, or beside it."""
+    """Returns the source of a player: a data URL, or a path relative to the page."""
     path = Path(str(clip["path"]))
-    place = "/".join(_quoted(part) for part in Path(os.path.relpath(path, folder)).parts)
+    url = "/".join(_quoted(part) for part in Path(os.path.relpath(path, folder)).parts)
     if embed and path.is_file() and os.access(path, os.R_OK):
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        place = data_url(path.read_bytes(), kind)
-    return {"src": place, "start": clip.get("start") or 0, "end": clip.get("end")}
+        url = data_url(path.read_bytes(), kind)
+    return {"src": url, "start": clip.get("start") or 0, "end": clip.get("end")}
 
 
 def _quoted(part: str) -> str:

@@ -1,7 +1,7 @@
-"""The benchmark's pairs: a folder with `pairs.jsonl`, perhaps `candidates.jsonl`, and the files they name.
+"""Reads a benchmark folder: `pairs.jsonl`, perhaps `candidates.jsonl`, and the files that they name.
 
-The first line of `pairs.jsonl` is the benchmark's own (`header`): the rules in words, how long answers are, and the
-size at which they are scored. Every other line is a pair.
+The first line of `pairs.jsonl` is the header of the benchmark: the rules in words, the length of answers, and the size
+at which they are scored. Every other line is a pair.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from vidchat.dialogue import Clip
 from vidchat.runtime.atomic import write_text
 
 PAIRS, CANDIDATES, BENCHMARK = "pairs.jsonl", "candidates.jsonl", "benchmark"
-PLAIN = re.compile(r"[\w\-][\w\-. ]*")  # ids name files, so nothing else may stand in them
-LONGEST_ID = 200  # bytes: a file's name has 255, and a suffix follows
-BAD_ENTRY = (ValueError, KeyError, TypeError, AttributeError, OverflowError)  # all that a line of JSON can raise
+PLAIN = re.compile(r"[\w\-][\w\-. ]*")  # characters of an id, which names files
+LONGEST_ID = 200  # bytes: a file name has at most 255, and a suffix follows
+BAD_ENTRY = (ValueError, KeyError, TypeError, AttributeError, OverflowError)  # all errors that a line of JSON can raise
 
 
 class PairsError(ValueError):
-    """A benchmark folder that cannot be read, and what to do about it, in one sentence."""
+    """Error about a benchmark folder that cannot be read; its message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One reply that could be given.
+    """A candidate reply to a question.
 
     Attributes:
-        text: Its words.
-        worth: What a reply nearest to this one scores, 0.2 ... 1.0.
-        sounds: Files in which it is spoken, if any; for measures without a recogniser.
+        text: Words of the reply.
+        score: Score of an answer that is nearest to this reply, 0.2 ... 1.0.
+        recordings: Audio files of the reply, for metrics without a speech recogniser; may be empty.
     """
 
     text: str
-    worth: float
-    waveforms: tuple[Path, ...] = ()
+    score: float
+    recordings: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Pair:
         id: Name of the pair, and of the file of the generated clip.
         initiator: Clip to be answered.
         truth: True answer; scoring begins at its `start`, one frame after the reference.
-        reference: Frame of the responder.
-        candidates: Replies of different worth, best first; empty if none were made.
-        answer_seconds: Length of an answer, the same for every pair; `None` is the length of the truth.
-        branch: Branch of the dialogue that the pair was made of; in `listening` the true answer says nothing.
+        reference: Image of the responder.
+        candidates: Candidate replies, best first; empty if none were made.
+        answer_seconds: Length of an answer, the same for every pair; `None` for the length of the truth.
+        branch: Branch of the dialogue; in `listening` the true answer says nothing.
     """
 
     id: str
@@ -74,9 +74,9 @@ class Benchmark:
     """A benchmark folder.
 
     Attributes:
-        pairs: At least one, in the file's order.
-        answer_seconds: The length that every system is asked for, the same for every pair.
-        size: (height, width) at which clips are scored, or `None` where the file does not state it.
+        pairs: Pairs, at least one, in the order of the file.
+        answer_seconds: Length of an answer, the same for every pair.
+        size: Size (height, width) at which clips are scored, or `None` if the file does not state it.
     """
 
     pairs: tuple[Pair, ...]
@@ -87,22 +87,22 @@ class Benchmark:
 def read_benchmark(folder: Path) -> Benchmark:
     """Reads a benchmark folder as `vidchat bench make` writes it.
 
-    A file that a pair names need not be there: who scores or answers names the pair and goes on. Where the file has no
-    line of the benchmark's own, answers are as long as the longest true answer.
+    The files that a pair names need not exist: scoring and answering report the pair and go on. Without a header,
+    answers are as long as the longest true answer.
 
     Raises:
-        PairsError: There is no such folder, or a line of it is bad.
+        PairsError: There is no such folder, or a line is invalid.
     """
     folder = Path(folder)
     if not (folder / PAIRS).is_file():
         raise PairsError(f"{folder}: has no {PAIRS}; make one by `vidchat bench make`")
     candidates = _read_candidates(folder)
-    stated: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {}
     pairs: dict[str, Pair] = {}
-    for number, (where, entry) in enumerate(_lines(folder / PAIRS)):
+    for index, (where, entry) in enumerate(_lines(folder / PAIRS)):
         try:
-            if number == 0 and isinstance(entry, dict) and BENCHMARK in entry:
-                stated = _stated(entry[BENCHMARK])
+            if index == 0 and isinstance(entry, dict) and BENCHMARK in entry:
+                settings = _parse_header(entry[BENCHMARK])
                 continue
             pair = _pair(folder, entry, candidates)
         except BAD_ENTRY as error:
@@ -113,33 +113,33 @@ def read_benchmark(folder: Path) -> Benchmark:
         pairs[pair.id] = pair
     if not pairs:
         raise PairsError(f"{folder / PAIRS}: holds no pair")
-    seconds = stated.get("answer_seconds") or longest_answer([pair.truth for pair in pairs.values()])
-    every = tuple(replace(pair, answer_seconds=seconds) for pair in pairs.values())
-    return Benchmark(every, seconds, stated.get("size"))
+    seconds = settings.get("answer_seconds") or longest_answer([pair.truth for pair in pairs.values()])
+    complete = tuple(replace(pair, answer_seconds=seconds) for pair in pairs.values())
+    return Benchmark(complete, seconds, settings.get("size"))
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """The pairs of `read_benchmark`."""
+    """Reads the pairs of a benchmark folder."""
     return list(read_benchmark(folder).pairs)
 
 
 def header(answer_seconds: float, size: tuple[int, int]) -> Mapping[str, Any]:
-    """The benchmark's own line: what every system must know, and the rules in words."""
+    """Returns the first line of `pairs.jsonl`: length and size of answers, and the rules in words."""
     rules = {"given": GIVEN, "counted": COUNTED, "bad_clips": BAD}
     return {BENCHMARK: {"answer_seconds": answer_seconds, "width": size[1], "height": size[0], **rules}}
 
 
 def longest_answer(truths: Iterable[Clip]) -> float:
-    """The length of the longest true answer, in seconds rounded up to hundredths.
+    """Returns the length of the longest true answer, in seconds rounded up to hundredths.
 
     Raises:
-        PairsError: None of them can be opened.
+        PairsError: No true answer can be opened.
     """
     lengths, why = [], ""
     for clip in truths:
         try:
             lengths.append((length_of(clip.path) if clip.end is None else clip.end) - clip.start)
-        except (MediaError, OSError) as error:  # whoever scores it names it
+        except (MediaError, OSError) as error:  # scoring reports it
             why = why or f"; the first: {' '.join(str(error).split())}"
     if not lengths or max(lengths) <= 0:
         raise PairsError(f"no true answer can be opened, so there is nothing to compare with{why}")
@@ -147,17 +147,17 @@ def longest_answer(truths: Iterable[Clip]) -> float:
 
 
 def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON lines; the file appears whole."""
+    """Writes JSON lines atomically."""
     write_text(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
 
 def pairs_hash(pairs: Sequence[Pair]) -> str:
-    """Tells one set of pairs from another: every file's content, spans, texts, speakers, the length, in order."""
+    """Returns a hash of all pairs, in order."""
     return text_hash(map(pair_hash, pairs))
 
 
 def pair_hash(pair: Pair) -> str:
-    """Tells one pair from another, wherever its files lie; of its candidates `candidates_hash` does."""
+    """Returns a hash of a pair: contents of its files, spans, texts, speakers, and length; without its candidates."""
     clips = [_content(clip) for clip in (pair.initiator, pair.truth)]
     return text_hash([pair.id, *clips, content_hash(pair.reference), repr((pair.answer_seconds, pair.branch))])
 
@@ -167,7 +167,7 @@ def _content(clip: Clip) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """A file's hash, or `missing`."""
+    """Returns the hash of a file, or `missing`."""
     try:
         return file_hash(path)
     except OSError:
@@ -175,19 +175,19 @@ def content_hash(path: Path) -> str:
 
 
 def candidates_hash(pairs: Sequence[Pair]) -> str:
-    """Tells one set of candidate replies from another, by worths, words and sounds."""
+    """Returns a hash of all candidate replies: scores, words and recordings."""
     return text_hash(
-        repr((pair.id, one.worth, one.text, [content_hash(audio) for audio in one.waveforms]))
+        repr((pair.id, reply.score, reply.text, [content_hash(path) for path in reply.recordings]))
         for pair in pairs
-        for one in pair.candidates
+        for reply in pair.candidates
     )
 
 
 def check_id(name: object) -> str:
-    """The id, if it can name a file in any folder.
+    """Returns the id if it can name a file.
 
     Raises:
-        ValueError: It is no string, too long, or holds what a file's name may not.
+        ValueError: It is not a string, is too long, or holds characters that a file name may not hold.
     """
     if not isinstance(name, str) or not PLAIN.fullmatch(name):
         raise ValueError(f"the id {shortened(name)} cannot name a file; use letters, digits, '-', '_', '.'")
@@ -197,13 +197,13 @@ def check_id(name: object) -> str:
 
 
 def shortened(name: object) -> str:
-    """The start of whatever stands for an id, for a sentence."""
+    """Returns the start of an invalid id, for an error message."""
     text = repr(name)
     return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 
 
-def _stated(line: Any) -> Mapping[str, Any]:
-    """`answer_seconds` and `size` of the benchmark's own line."""
+def _parse_header(line: Any) -> Mapping[str, Any]:
+    """Parses `answer_seconds` and `size` of the header."""
     seconds, sides = line.get("answer_seconds"), [line.get("height"), line.get("width")]
     if seconds is not None and not (type(seconds) in (int, float) and 0 < seconds < math.inf):
         raise ValueError(f"'answer_seconds' must be a number of seconds above 0, not {seconds!r}")
@@ -226,14 +226,14 @@ def _pair(folder: Path, entry: Any, candidates: Mapping[str, tuple[Candidate, ..
     )
 
 
-def _clip(folder: Path, entry: Any, nobody: str) -> Clip:
-    """A clip of an entry; a speaker who is not known is a person of their own."""
+def _clip(folder: Path, entry: Any, default_speaker: str) -> Clip:
+    """Parses a clip; an unknown speaker gets a name that no other clip has."""
     text, speaker = entry.get("text"), entry["speaker"]
     if not isinstance(text, str | None):
         raise ValueError(f"'text' must be a string, not {text!r}")
     return Clip(
         path=inside(folder, entry["clip"], media=False),
-        speaker=nobody if speaker is None else str(speaker),
+        speaker=default_speaker if speaker is None else str(speaker),
         text=text,
         start=_seconds(entry.get("start", 0.0)),
         end=None if entry.get("end") is None else _seconds(entry["end"]),
@@ -251,32 +251,34 @@ def _seconds(value: Any) -> float:
 def _read_candidates(folder: Path) -> dict[str, tuple[Candidate, ...]]:
     if not (folder / CANDIDATES).is_file():
         return {}
-    found = {}
+    candidates = {}
     for where, entry in _lines(folder / CANDIDATES):
         try:
-            found[str(entry["id"])] = tuple(
+            candidates[str(entry["id"])] = tuple(
                 Candidate(
-                    str(one["text"]), float(one["worth"]), tuple(inside(folder, name) for name in one.get("sounds", ()))
+                    str(reply["text"]),
+                    float(reply["worth"]),
+                    tuple(inside(folder, name) for name in reply.get("sounds", ())),
                 )
-                for one in entry["candidates"]
+                for reply in entry["candidates"]
             )
         except BAD_ENTRY as error:
             raise PairsError(
                 f"{where}: {error!r} in the candidates; make them anew by `vidchat bench candidates`"
             ) from None
-    return found
+    return candidates
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a byte order mark
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError as error:
         raise PairsError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 entry = json.loads(line)
-                json.dumps(entry, ensure_ascii=False).encode()  # half a character could not be written or printed
+                json.dumps(entry, ensure_ascii=False).encode()  # a lone surrogate could not be written or printed
             except (ValueError, RecursionError) as error:
                 raise PairsError(f"{path} line {number}: is not JSON ({error})") from None
             yield f"{path} line {number}", entry

@@ -1,4 +1,4 @@
-"""Work on several processes, of which one may die without the others' work being lost."""
+"""Runs work on several processes; if one dies, only its item is lost."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import TypeVar
 from vidchat.bench.metric import BackendError
 from vidchat.runtime.errors import user_message
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+Item = TypeVar("Item")
+Output = TypeVar("Output")
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def is_general(error: Exception) -> bool:
-    """Whether an error is of the weights or of the disk, so that the next pair would meet it, too."""
-    return isinstance(error, BackendError) or (isinstance(error, OSError) and error.errno in NO_ROOM)
+def is_fatal(error: Exception) -> bool:
+    """Returns whether an error comes from the weights or the disk, so that it would affect every pair."""
+    return isinstance(error, BackendError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)
 
 
-def as_note(error: Exception, *paths: Path) -> str:
-    """An error in a report, which is sent to others: a sentence as it is, what is none with its kind.
+def error_note(error: Exception, *paths: Path) -> str:
+    """Describes an error for a report: by its message if that is a sentence, else with the name of its class.
 
     Args:
-        error: What went wrong.
-        paths: Files that it may name; only their names stay.
+        error: Error to describe.
+        paths: Files that the message may name; their folders are left out, since reports are sent to others.
     """
     note = _sentence(error)
     for path in paths:
@@ -43,46 +43,48 @@ def _sentence(error: Exception) -> str:
     return user_message(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def guarded(work: Callable[[], Made], failed: Callable[[Exception], Made]) -> Made:
-    """What `work` gives, or `failed` of the error; one that `is_general` is raised."""
+def call_or_recover(work: Callable[[], Output], failed: Callable[[Exception], Output]) -> Output:
+    """Returns the result of `work`, or of `failed` for an error that is not fatal."""
     try:
         return work()
     except Exception as error:
-        if is_general(error):
+        if is_fatal(error):
             raise
         return failed(error)
 
 
 def in_processes(
-    work: Callable[[Given], Made], things: Sequence[Given], workers: int, start: Callable[..., None], given: tuple
-) -> Iterator[tuple[Given, Callable[[], Made]]]:
-    """Works on all things, in order; where a process dies, what was at work is done again, each in its own process.
+    work: Callable[[Item], Output], items: Sequence[Item], workers: int, start: Callable[..., None], arguments: tuple
+) -> Iterator[tuple[Item, Callable[[], Output]]]:
+    """Applies a function to all items, in order, on several processes.
+
+    If a process dies, the items that were in progress are repeated, each in a process of its own.
 
     Args:
-        work: Importable.
-        things: What it is done to.
-        workers: Processes.
-        start: Called in each process first; importable.
-        given: Its arguments.
+        work: Importable function of an item.
+        items: Items.
+        workers: Number of processes.
+        start: Importable function that each process calls first.
+        arguments: Arguments of `start`.
 
     Yields:
-        Each thing, and what returns its result or raises its error, `BrokenProcessPool` if its process died.
+        Each item, and a function that returns its result or raises its error: `BrokenProcessPool` if its process died.
     """
-    # Spawned, not forked: a fork of a process that has used PyAV or torch's threads can hang.
+    # Processes are spawned, since a fork of a process that has used PyAV or torch's threads can hang.
     pool_of = partial(
-        ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn"), initializer=start, initargs=given
+        ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn"), initializer=start, initargs=arguments
     )
-    while things:
+    while items:
         done = 0
         with pool_of(workers) as pool:
-            for thing, future in zip(things, [pool.submit(work, thing) for thing in things], strict=True):
+            for item, future in zip(items, [pool.submit(work, item) for item in items], strict=True):
                 if isinstance(future.exception(), BrokenProcessPool):
                     break
-                yield thing, future.result
+                yield item, future.result
                 done += 1
-        suspects, things = things[done : done + workers], things[done + workers :]
-        for thing in suspects:
+        suspects, items = items[done : done + workers], items[done + workers :]
+        for item in suspects:
             with pool_of(1) as pool:
-                future = pool.submit(work, thing)
+                future = pool.submit(work, item)
                 future.exception()  # waits
-            yield thing, future.result
+            yield item, future.result

@@ -1,4 +1,4 @@
-"""How soon and how fast a system answers, as its generator's log says. The format is in docs/reference/bench.md."""
+"""Latency and speed of a system, from its generator's log. docs/reference/bench.md has the format."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ COLUMNS = (Column("first chunk s", "lower"), Column("real-time factor", "lower")
 
 
 def log_path(clip: Path) -> Path:
-    """The log of a generated clip: the same name with `.json`."""
+    """Returns the path of a generated clip's log: the same name with `.json`."""
     return clip.with_suffix(".json")
 
 
 def read_log(path: Path) -> tuple[dict[str, float], str]:
-    """The columns from a clip's log, as far as it tells them, and a note if it is damaged or contradicts itself.
+    """Reads the columns that a clip's log states, and returns a note if it is damaged or contradicts itself.
 
-    With per-chunk times, everything is reckoned from them: the first chunk's `ready_s`, the last's over the media's
-    length, and the longest wait for a chunk over the chunk's own length (above 1 a live stream would have stopped).
+    If the log has times of chunks, all columns are computed from them: the first chunk's `ready_s`, the last chunk's
+    over the length of the media, and the longest wait for a chunk over its length (above 1, a live stream would have
+    stopped).
     """
     if not path.is_file():
         return {}, ""
@@ -30,30 +31,32 @@ def read_log(path: Path) -> tuple[dict[str, float], str]:
         log = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(log, dict):
             raise ValueError("it must be an object")
-        told = {name: _positive(log[key]) for name, key in _TOLD.items() if key in log}
+        totals = {name: _positive(log[key]) for name, key in _LOG_KEYS.items() if key in log}
         if "chunks" not in log:
-            return told, ""
-        reckoned = _from_chunks([(_positive(c["ready_s"]), _positive(c["media_s"])) for c in log["chunks"]])
+            return totals, ""
+        computed = _from_chunks([(_positive(c["ready_s"]), _positive(c["media_s"])) for c in log["chunks"]])
     except (json.JSONDecodeError, RecursionError) as error:
         return {}, f"its log cannot be read (it is not JSON: {error})"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         what = f"a chunk lacks {error}" if isinstance(error, KeyError) else error
         return {}, f"its log cannot be read ({what})"
-    wrong = [name for name, value in told.items() if not math.isclose(value, reckoned[name], rel_tol=0.1, abs_tol=0.01)]
-    return reckoned, f"its log says another {wrong[0]} than its chunks' times" if wrong else ""
+    wrong = [
+        name for name, value in totals.items() if not math.isclose(value, computed[name], rel_tol=0.1, abs_tol=0.01)
+    ]
+    return computed, f"its log states another {wrong[0]} than its chunks' times" if wrong else ""
 
 
-def made_by(path: Path, key: str) -> str | None:
-    """What a clip's log says of how it was made: its `protocol`, or the hash of the `pair` that it answers."""
+def log_value(path: Path, key: str) -> str | None:
+    """Reads one string of a clip's log: its `protocol`, or the hash of the `pair` that it answers."""
     try:
         log = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        return None  # `read_log` says what is wrong with it
+        return None  # `read_log` reports what is wrong
     value = log.get(key) if isinstance(log, dict) else None
     return value if isinstance(value, str) else None
 
 
-_TOLD = {"first chunk s": "first_chunk_s", "real-time factor": "real_time_factor"}
+_LOG_KEYS = {"first chunk s": "first_chunk_s", "real-time factor": "real_time_factor"}
 
 
 def _from_chunks(chunks: list[tuple[float, float]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What scoring gives, as dataclasses and as JSON."""
+"""The results of scoring, as dataclasses and as JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vidchat.bench.protocol import text_hash
 from vidchat.runtime.atomic import write_text
 
 FORMAT = 2
-NOT_SCORED = ("not scored",)  # the status of a pair that could be scored for no system
+NOT_SCORED = ("not scored",)  # statuses of a pair that could not be scored for any system
 
 
 class ResultError(ValueError):
-    """A file that does not hold results, in one sentence."""
+    """Error about a file that does not hold valid results; its message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Number:
 
     Attributes:
         column: Column of the table.
-        dimension: One of the seven dimensions.
-        proxy: Whether it stands in for the canonical measure.
+        dimension: Dimension of the benchmark.
+        proxy: Whether it stands in for the canonical metric.
         protocol: Everything that the number depends on, as text.
         value: Value of the cell.
         low: Lower end of the 95 % interval.
@@ -75,19 +75,19 @@ class PairScore:
 
 @dataclass(frozen=True)
 class SystemResult:
-    """One line of the table, and what is behind it."""
+    """One line of the table, and the scores behind it."""
 
     name: str
     numbers: Sequence[Number]
     scores: Mapping[str, PairScore]
 
     def counts(self) -> dict[str, int]:
-        """How many clips had which status."""
-        every = [status for score in self.scores.values() for status in score.statuses]
-        return {status: every.count(status) for status in dict.fromkeys(every)}
+        """Returns the number of clips by status."""
+        statuses = [status for score in self.scores.values() for status in score.statuses]
+        return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
 
     def bad(self) -> dict[str, PairScore]:
-        """The pairs whose clips or logs were not good."""
+        """Returns the scores of the pairs whose clips or logs were not good."""
         return {name: score for name, score in self.scores.items() if score.statuses != ("good",) or score.note}
 
 
@@ -112,23 +112,23 @@ class Result:
     date: str = ""
 
     def write(self, path: Path) -> None:
-        """Writes JSON with a hash of itself; a value that is no number becomes null."""
+        """Writes JSON with a hash of its content; values that are not finite become null."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        told = _plain({"format": FORMAT, **asdict(self)})
-        write_text(path, json.dumps({"hash": _content_hash(told), **told}, indent=1) + "\n")
+        content = _without_nan({"format": FORMAT, **asdict(self)})
+        write_text(path, json.dumps({"hash": _content_hash(content), **content}, indent=1) + "\n")
 
 
 def read_result(path: Path) -> Result:
     """Reads what `Result.write` wrote.
 
     Raises:
-        ResultError: The file holds something else, or was changed since.
+        ResultError: The file holds something else, or was changed after it was written.
     """
     try:
-        told = json.loads(Path(path).read_text(encoding="utf-8"))
-        if told["format"] != FORMAT:
-            raise ResultError(f"{path}: has format {told['format']}, this version reads {FORMAT}; score again")
-        if told.pop("hash") != _content_hash(told):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ResultError(f"{path}: has format {content['format']}, this version reads {FORMAT}; score again")
+        if content.pop("hash") != _content_hash(content):
             raise ResultError(f"{path}: was changed after it was written (its hash differs); score again")
         systems = [
             SystemResult(
@@ -136,13 +136,15 @@ def read_result(path: Path) -> Result:
                 [_number(number) for number in system["numbers"]],
                 {name: _score(score) for name, score in system["scores"].items()},
             )
-            for system in told["systems"]
+            for system in content["systems"]
         ]
-        return Result(told["protocol"], told["pairs"], told["rule"], systems, told["warnings"], told["date"])
+        return Result(
+            content["protocol"], content["pairs"], content["rule"], systems, content["warnings"], content["date"]
+        )
     except (OSError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
         if isinstance(error, ResultError):
             raise
-        why = f"{type(error).__name__}: {error}"[:200]  # of a UnicodeDecodeError, `repr` is the whole file
+        why = f"{type(error).__name__}: {error}"[:200]  # the text of a UnicodeDecodeError may be the whole file
         raise ResultError(f"{path}: holds no results of `vidchat bench score` ({why})") from None
 
 
@@ -150,19 +152,19 @@ def _content_hash(content: Mapping[str, Any]) -> str:
     return text_hash([json.dumps(content, sort_keys=True)])
 
 
-def _number(told: Mapping[str, Any]) -> Number:
-    missing = {name: math.nan for name in ("value", "low", "high") if told[name] is None}
-    return Number(**{**told, **missing, "column": Column(**told["column"]), "draws": tuple(told["draws"])})
+def _number(entry: Mapping[str, Any]) -> Number:
+    missing = {name: math.nan for name in ("value", "low", "high") if entry[name] is None}
+    return Number(**{**entry, **missing, "column": Column(**entry["column"]), "draws": tuple(entry["draws"])})
 
 
-def _score(told: Mapping[str, Any]) -> PairScore:
-    values = {name: math.nan if value is None else value for name, value in told["values"].items()}
-    return PairScore(values, tuple(told["statuses"]), told["note"], told["seconds"], told["clip"])
+def _score(entry: Mapping[str, Any]) -> PairScore:
+    values = {name: math.nan if value is None else value for name, value in entry["values"].items()}
+    return PairScore(values, tuple(entry["statuses"]), entry["note"], entry["seconds"], entry["clip"])
 
 
-def _plain(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

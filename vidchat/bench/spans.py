@@ -1,4 +1,4 @@
-"""Which of the true answers' lengths counts of which answer, where only the set of all answers counts."""
+"""Assigns the true answers' lengths to a system's answers for distances between sets."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from vidchat.dialogue import Clip
 
 
 def assign_spans(lengths: Sequence[int], spans: Sequence[int]) -> list[int]:
-    """Deals spans out to answers so that least is lacking in all; where nothing is gained, each keeps its own.
+    """Assigns spans to answers so that the fewest frames are missing in total, with as few exchanges as possible.
 
-    So the same clips in another order lack nothing, and are the same set; answers that are all long enough, or all
-    too short, keep their own spans.
+    So the same clips in another order miss nothing, and are the same set. Answers that are all long enough, or all too
+    short, keep their own spans.
 
     Args:
-        lengths: Frames of each answer.
-        spans: Frames of each answer's own truth; as many.
+        lengths: Number of frames of each answer.
+        spans: Number of frames of each answer's own truth, as many.
 
     Returns:
         A permutation of `spans`.
     """
     count = len(spans)
-    lack = np.maximum(0, np.array(spans)[None] - np.array(lengths)[:, None])
-    if not lack.diagonal().any():
+    missing = np.maximum(0, np.array(spans)[None] - np.array(lengths)[:, None])
+    if not missing.diagonal().any():
         return list(spans)
     moved = 1 - np.eye(count, dtype=np.int64)
-    _, chosen = linear_sum_assignment(lack * (count + 1) + moved)  # all moves together weigh less than one frame
-    return [spans[place] for place in chosen]
+    _, chosen = linear_sum_assignment(missing * (count + 1) + moved)  # all exchanges weigh less than one frame
+    return [spans[index] for index in chosen]
 
 
-def frames_of(clip: Clip, fps: int, longest: float | None) -> int:
-    """How many frames of a clip can count, by its header; 0 if it cannot be opened.
+def count_frames(clip: Clip, fps: int, longest: float | None) -> int:
+    """Returns the number of frames of a clip that count, by its header; 0 if it cannot be opened.
 
     Args:
-        clip: The clip.
-        fps: Frames per second at which it is scored.
-        longest: Seconds beyond which nothing counts.
+        clip: Clip.
+        fps: Frame rate at which it is scored.
+        longest: Length in seconds beyond which nothing counts; `None` for no limit.
     """
     try:
         end = length_of(clip.path) if clip.end is None else clip.end

@@ -1,6 +1,6 @@
-"""Which of some sentences an audio is nearest to: dynamic time warping over cepstra.
+"""Finds the spoken sentence nearest to a waveform, by dynamic time warping over cepstra.
 
-A measure for a closed set of answers, not a recogniser: it needs no weights, and the true answer shows its ceiling.
+It suits a closed set of answers and needs no weights; it is not a speech recogniser.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ WINDOW, HOP, MELS, CEPSTRA = 512, 256, 40, 13
 
 
 def cepstra(waveform: NDArray[np.float32], sample_rate: int) -> Floats:
-    """(frames, 2 * CEPSTRA) normalised mel cepstra and their differences, of the spoken part of an audio.
+    """Computes normalised mel cepstra and their differences over the spoken part of a waveform.
 
-    Frames 40 dB below the loudest at both ends are left out; what is left is scaled to zero mean and unit variance,
-    so that the level, the channel and much of the voice do not count.
+    Frames at both ends that are 40 dB below the loudest are left out. The others are scaled to zero mean and unit
+    variance, which removes the level, the channel and much of the voice.
+
+    Args:
+        waveform: Samples, (n,).
+        sample_rate: Sample rate of the waveform.
+
+    Returns:
+        (frames, 2 * CEPSTRA).
     """
     _, _, spectrum = stft(waveform, sample_rate, nperseg=WINDOW, noverlap=WINDOW - HOP, padded=True)
     power = np.abs(spectrum.T) ** 2
@@ -37,28 +44,28 @@ def cepstra(waveform: NDArray[np.float32], sample_rate: int) -> Floats:
 
 
 def warped_distance(a: Floats, b: Floats) -> float:
-    """Mean distance of two sequences (n, D) and (m, D) along their best alignment."""
+    """Returns the mean distance of two sequences (n, D) and (m, D) along their best alignment."""
     cost = np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0))
     rows, cols = cost.shape
     best = np.full((rows + 1, cols + 1), np.inf)
     best[0, 0] = 0
-    for diagonal in range(2, rows + cols + 1):  # all cells of one diagonal at once
+    for diagonal in range(2, rows + cols + 1):  # all cells of a diagonal at once
         i = np.arange(max(1, diagonal - cols), min(rows, diagonal - 1) + 1)
         j = diagonal - i
-        # A diagonal step counts both frames it passes, so the path's weight is always n + m.
+        # A diagonal step counts twice, so the weights of every path sum to n + m.
         straight = best[i - 1, j - 1] + 2 * cost[i - 1, j - 1]
         best[i, j] = np.minimum(straight, np.minimum(best[i - 1, j], best[i, j - 1]) + cost[i - 1, j - 1])
     return float(best[rows, cols] / (rows + cols))
 
 
 def nearest_sentence(waveform: NDArray[np.float32], spoken: Mapping[str, Sequence[Floats]], sample_rate: int) -> str:
-    """Returns the sentence one of whose utterances is nearest; for silence, the first.
+    """Returns the sentence with the nearest utterance; for silence, the first sentence.
 
     Args:
         waveform: Samples of the answer, (n,).
-        spoken: `cepstra` of each sentence, spoken by several voices, so that the voice of an answer does not matter.
+        spoken: Results of `cepstra` for several utterances of each sentence, by different voices.
         sample_rate: Sample rate of the waveform.
     """
-    heard = cepstra(waveform, sample_rate)
-    distances = {text: min(warped_distance(heard, one) for one in several) for text, several in spoken.items()}
+    answer = cepstra(waveform, sample_rate)
+    distances = {text: min(warped_distance(answer, other) for other in others) for text, others in spoken.items()}
     return min(distances, key=lambda text: distances[text])

@@ -1,4 +1,4 @@
-"""Which measures are taken: for each dimension the canonical one if its weights are given, else its proxy."""
+"""Selects the metrics: for each dimension the canonical one if its weights are given, else its proxy."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidchat.bench.faces import Centred, Detected, FaceFinder
+from vidchat.bench.faces import CentredFace, FaceDetector, FaceFinder
 from vidchat.bench.fidelity import Fidelity
 from vidchat.bench.metric import BackendError, Metric
 
 
 @dataclass(frozen=True)
 class Backends:
-    """Published weights of the measures; a measure without its weights is replaced by a proxy.
+    """Published weights of the metrics; a metric without its weights is replaced by a proxy.
 
     Attributes:
         inception: Weights for FID, inception-2015-12-05.pt (TorchScript).
@@ -54,11 +54,11 @@ class Backends:
     device: str = "cpu"
 
     def __call__(self) -> Sequence[Metric]:
-        """Makes the measures, in the order of the table."""
+        """Builds the metrics, in the order of the table."""
         from vidchat.bench.listening import Listening
         from vidchat.bench.proxy.drift import LoudnessDrift, SharpnessDrift
 
-        finder: FaceFinder = Detected(self.face) if self.face else Centred()
+        finder: FaceFinder = FaceDetector(self.face) if self.face else CentredFace()
         return [
             *self._quality(),
             self._identity(finder),
@@ -86,11 +86,11 @@ class Backends:
 
     def _identity(self, finder: FaceFinder) -> Metric:
         from vidchat.bench.canonical.arcface import ArcFace
-        from vidchat.bench.proxy.identity import FaceLooks
+        from vidchat.bench.proxy.identity import FaceAppearance
 
         if (self.arcface is None) != (self.scrfd is None):
             raise BackendError("arcface and scrfd need each other: faces are aligned by landmarks")
-        return ArcFace(self.arcface, self.scrfd) if self.arcface and self.scrfd else FaceLooks(finder)
+        return ArcFace(self.arcface, self.scrfd) if self.arcface and self.scrfd else FaceAppearance(finder)
 
     def _coherence(self) -> list[Metric]:
         from vidchat.bench.canonical.coherence import NearestByClip, NearestBySentence, Transcriber
@@ -114,9 +114,9 @@ class Backends:
 
     def _emotion(self, finder: FaceFinder) -> Metric:
         from vidchat.bench.canonical.expression import ExpressionCoefficients
-        from vidchat.bench.proxy.expression import ExpressionLines
+        from vidchat.bench.proxy.expression import EdgeDirections
 
-        return ExpressionCoefficients(self.expression) if self.expression else ExpressionLines(finder)
+        return ExpressionCoefficients(self.expression) if self.expression else EdgeDirections(finder)
 
     def _voice(self) -> list[Metric]:
         from vidchat.bench.canonical.dnsmos import Dnsmos

@@ -1,4 +1,4 @@
-"""Values of pairs to numbers of systems, with intervals."""
+"""Combines the values of pairs to the numbers of systems, with intervals."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 from vidchat.bench.feature_cache import FeatureCache
 from vidchat.bench.frechet import Gaussian, frechet_distance
 from vidchat.bench.intervals import mean_interval, resamples, spread_interval
-from vidchat.bench.metric import NO_TURNS, Column, Metric, titled
+from vidchat.bench.metric import NO_TURNS, Column, Metric, column_title
 from vidchat.bench.pairs import Pair, candidates_hash
 from vidchat.bench.responsiveness import COLUMNS as LOGGED
 from vidchat.bench.results import Number, PairScore, SystemResult
 from vidchat.bench.systems import BUILT_IN, TRUTH
 
 Scored = dict[str, tuple[PairScore, dict[int, str]]]
-"""By system: the pair's score, and by measure the key of its features."""
+"""Results of one pair by system: its score, and the cache keys of its features by index of the metric."""
 COVERAGE = Column("coverage", "higher")
 NO_LOG = "no answer has a log beside it (ID.json, see docs/reference/bench.md)"
-SAME = 1e-9
-HELD = 1 << 28  # bytes of features that are held in memory; more is read from the disk again
+ZERO_DISTANCE = 1e-9
+MAX_CACHED = 1 << 28  # bytes of features that stay in memory; others are read from disk again
 
 
 @dataclass
 class Summary:
-    """Makes the table's lines.
+    """Computes the lines of the table.
 
     Attributes:
-        measures: Measures whose columns the table has.
-        specs: Specifications of the measures, as strings.
+        metrics: Metrics whose columns the table has.
+        specs: Specifications of the metrics, as strings.
         pairs: Pairs of the benchmark.
         scored: Results of every pair.
         store: Store of the features.
-        prefix: Part that all protocol strings of this run share.
+        prefix: Part of the protocol string that all columns of this run share.
         resamples: Number of resamples for the intervals of Fréchet distances.
-        warnings: Warnings for readers of the numbers, gathered on the way.
+        warnings: Warnings for readers of the numbers, collected on the way.
     """
 
     metrics: Sequence[Metric]
@@ -47,11 +47,11 @@ class Summary:
     prefix: str
     resamples: int
     warnings: list[str] = field(default_factory=list)
-    _held: dict[str, np.ndarray] = field(default_factory=dict)
+    _cached: dict[str, np.ndarray] = field(default_factory=dict)
     _draws: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
-    def of(self, name: str) -> SystemResult:
-        """A system's line; a number that it cannot have stands in it with the reason."""
+    def system_result(self, name: str) -> SystemResult:
+        """Returns a system's line; a column without a value states the reason."""
         scores = [scored[name][0] for scored in self.scored]
         numbers = []
         for index, metric in enumerate(self.metrics):
@@ -59,12 +59,14 @@ class Summary:
             if metric.needs_candidates:
                 spec = f"{spec}; candidates={candidates_hash(self.pairs)}"
             for column in metric.columns:
-                kept = replace(column, name=titled(column.name, metric.proxy))
-                found = self._mean(kept, scores) if column.kind == "mean" else self._distance(name, index, kept)
-                string = f"metric={kept.name}; {spec}; {self.prefix}"
-                number = Number(kept, metric.dimension, metric.proxy, string, *found, len(self.pairs))
+                titled = replace(column, name=column_title(column.name, metric.proxy))
+                statistics = (
+                    self._mean(titled, scores) if column.kind == "mean" else self._distance(name, index, titled)
+                )
+                string = f"metric={titled.name}; {spec}; {self.prefix}"
+                number = Number(titled, metric.dimension, metric.proxy, string, *statistics, len(self.pairs))
                 number = replace(number, doubt=metric.doubt if metric.proxy else "")
-                numbers.append(number if number.count else replace(number, reason=self._reason(metric, kept, scores)))
+                numbers.append(number if number.count else replace(number, reason=self._reason(metric, titled, scores)))
         for column in (COVERAGE, *(LOGGED if name not in BUILT_IN else ())):
             backend = "the span that counts" if column is COVERAGE else "the generator's log"
             string = f"metric={column.name}; backend={backend}; {self.prefix}"
@@ -74,7 +76,7 @@ class Summary:
         return SystemResult(name, drawn, dict(zip((pair.id for pair in self.pairs), scores, strict=True)))
 
     def _reason(self, metric: Metric, column: Column, scores: Sequence[PairScore]) -> str:
-        """Why there is no number of a column."""
+        """Returns why a column has no value."""
         if metric.needs_candidates and not any(len(pair.candidates) > 1 for pair in self.pairs):
             return "no pair has candidate replies; `vidchat bench candidates` makes them"
         if column.kind == "frechet" and not metric.needs:
@@ -90,20 +92,19 @@ class Summary:
 
     def _distance(self, name: str, index: int, column: Column) -> tuple[float, float, float, int]:
         keys = [(scored[TRUTH][1], scored[name][1]) for scored in self.scored]
-        known = [{TRUTH: true[index], name: made[index]} for true, made in keys if index in true and index in made]
-        rows = {who: [pair[who] for pair in known] for who in (TRUTH, name)}
+        known = [{TRUTH: true[index], name: own[index]} for true, own in keys if index in true and index in own]
+        rows = {system: [pair[system] for pair in known] for system in (TRUTH, name)}
 
         def distance(chosen: Sequence[int]) -> float:
-            true, made = (self._gaussian(rows[who], chosen) for who in (TRUTH, name))
-            return frechet_distance(true, made)
+            return frechet_distance(*(self._gaussian(rows[system], chosen) for system in (TRUTH, name)))
 
         everything = range(len(known))
-        if not known or min(self._gaussian(rows[who], everything).count for who in (TRUTH, name)) < 2:
+        if not known or min(self._gaussian(rows[system], everything).count for system in (TRUTH, name)) < 2:
             return *3 * (np.nan,), 0
         gaussian = self._gaussian(rows[name], everything)
         self._warn(column, gaussian.count, len(gaussian.mean))
         value = distance(everything)
-        if value < SAME:  # the same set, in whatever order: other pairs would give 0 again
+        if value < ZERO_DISTANCE:  # equal sets: resamples would give 0 too
             self._draws[name, column.name] = [value] * self.resamples
             return value, value, value, len(known)
         drawn = [distance(chosen.tolist()) for chosen in resamples(len(known), self.resamples)]
@@ -120,14 +121,14 @@ class Summary:
         return gaussian
 
     def _rows(self, key: str) -> np.ndarray:
-        if key not in self._held:
+        if key not in self._cached:
             features = self.store.load(key)
             if features is None:
                 raise ValueError(f"{self.store.folder}: features vanished while they were scored; run it again")
-            if sum(rows.nbytes for rows in self._held.values()) + features["rows"].nbytes > HELD:
+            if sum(rows.nbytes for rows in self._cached.values()) + features["rows"].nbytes > MAX_CACHED:
                 return features["rows"]
-            self._held[key] = features["rows"]
-        return self._held[key]
+            self._cached[key] = features["rows"]
+        return self._cached[key]
 
     def _warn(self, column: Column, count: int, dimensions: int) -> None:
         warning = (

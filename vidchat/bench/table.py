@@ -1,4 +1,4 @@
-"""Numbers of many systems in one table, as Markdown, LaTeX and plain text. A column is one protocol string."""
+"""Tables of the numbers of several systems, as Markdown and LaTeX; a column has one protocol string."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vidchat.bench.comparison import STATED, surely_better, worth
+from vidchat.bench.comparison import STATED, oriented, surely_better
 from vidchat.bench.results import Number, Result, SystemResult
 from vidchat.bench.systems import BUILT_IN
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 PROXIES = (
-    "A column proxy-X stands in for the canonical measure X, whose weights were not given: its values compare only "
+    "A column proxy-X stands in for the canonical metric X, whose weights were not given: its values compare only "
     "with each other, never with published values of X."
 )
 DIMENSIONS = (
@@ -24,18 +24,18 @@ DIMENSIONS = (
 
 
 class TableError(ValueError):
-    """Results that cannot stand in one table, in one sentence."""
+    """Error about results that do not fit into one table; its message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Systems down, protocol strings across.
+    """A table with a row for each system and a column for each protocol string.
 
     Attributes:
-        columns: One number of each column, for its head; columns of one name differ in their protocol.
-        systems: Names, in order.
-        cells: (system, protocol string) to number.
-        values: (system, protocol string) to the values of pairs by id, of means.
+        columns: One number of each column, for its head; columns of the same name differ in their protocol.
+        systems: Names of the systems, in order.
+        cells: Numbers by (system, protocol string).
+        values: Values of the pairs by id, by (system, protocol string), for columns that are means.
     """
 
     columns: Sequence[Number]
@@ -44,16 +44,20 @@ class Table:
     values: Mapping[tuple[str, str], Mapping[str, float]]
 
     def head(self, column: Number) -> str:
-        """The column's name, with a number if another protocol has a column of that name."""
-        alike = [other.protocol for other in self.columns if other.column.name == column.column.name]
-        return column.column.name if len(alike) == 1 else f"{column.column.name} ({alike.index(column.protocol) + 1})"
+        """Returns the name of a column, numbered if another protocol has a column of that name."""
+        protocols = [other.protocol for other in self.columns if other.column.name == column.column.name]
+        return (
+            column.column.name
+            if len(protocols) == 1
+            else f"{column.column.name} ({protocols.index(column.protocol) + 1})"
+        )
 
     def cell(self, system: str, column: Number) -> Number | None:
-        """The number, also one that could not be had; `None` where the system was not scored by this protocol."""
+        """Returns a number, which may have no value, or `None` if the system was not scored by this protocol."""
         return self.cells.get((system, column.protocol))
 
     def best(self, column: Number) -> str | None:
-        """The system that is surely better than every other, and has the number for the most pairs, if there is one."""
+        """Returns the system that is significantly better than every other and has values of the most pairs, if any."""
         return self._bests[column.protocol]
 
     @cached_property
@@ -66,17 +70,17 @@ class Table:
             return None
         most = max(cell.count for cell in rivals.values())
         full = {name: cell for name, cell in rivals.items() if cell.count == most}
-        first = max(full, key=lambda name: float(worth(full[name].value, column.column.better)))
+        first = max(full, key=lambda name: float(oriented(full[name].value, column.column.better)))
         others = [name for name in rivals if name != first]
         return first if all(self._beats(first, other, column) for other in others) else None
 
     def missing(self) -> dict[str, str]:
-        """Why the columns in which no system has a number have none, by head."""
+        """Returns the reasons for the columns in which no system has a value, by head."""
         numbers = {self.head(c): [n for s in self.systems if (n := self.cell(s, c)) is not None] for c in self.columns}
         return {head: cells[0].reason for head, cells in numbers.items() if not any(cell.count for cell in cells)}
 
     def doubts(self) -> dict[str, str]:
-        """What columns cannot tell of filmed people, by head."""
+        """Returns the limitations of columns on filmed people, by head."""
         return {self.head(column): column.doubt for column in self.columns if column.doubt}
 
     def _rival(self, name: str, column: Number) -> Number | None:
@@ -91,10 +95,10 @@ class Table:
 
 
 def make_table(results: Sequence[Result]) -> Table:
-    """One table of several runs.
+    """Combines several runs to one table.
 
     Raises:
-        TableError: A system has two different numbers under one protocol string.
+        TableError: A system has two different numbers with the same protocol string.
     """
     cells: dict[tuple[str, str], Number] = {}
     values: dict[tuple[str, str], Mapping[str, float]] = {}
@@ -102,39 +106,39 @@ def make_table(results: Sequence[Result]) -> Table:
     systems = [system for result in results for system in result.systems]
     for system in systems:
         for number in system.numbers:
-            place = (system.name, number.protocol)
-            if place in cells and not _alike(cells[place], number):
-                raise TableError(_two_numbers(system.name, cells[place], number))
-            cells[place] = number
+            key = (system.name, number.protocol)
+            if key in cells and not _close(cells[key], number):
+                raise TableError(_conflict_message(system.name, cells[key], number))
+            cells[key] = number
             heads.setdefault(number.protocol, number)
             name = number.column.name
             if number.column.kind == "mean":
-                values[place] = {pair: s.values[name] for pair, s in system.scores.items() if name in s.values}
+                values[key] = {pair: s.values[name] for pair, s in system.scores.items() if name in s.values}
     have = {cell.column.name for cell in cells.values() if cell.count}
     full = {cell.protocol for cell in cells.values() if cell.count}
-    order = {name: place for place, name in enumerate(DIMENSIONS)}
+    order = {name: index for index, name in enumerate(DIMENSIONS)}
     shown = [number for number in heads.values() if number.protocol in full or number.column.name not in have]
     columns = sorted(shown, key=lambda number: order.get(number.dimension, len(order)))
     return Table(columns, list(dict.fromkeys(system.name for system in systems)), cells, values)
 
 
-def _alike(a: Number, b: Number) -> bool:
-    """Equal as far as two machines' arithmetic is."""
+def _close(a: Number, b: Number) -> bool:
+    """Returns whether two numbers are equal up to the rounding of different machines."""
     return a.count == b.count and (not a.count or math.isclose(a.value, b.value, rel_tol=1e-5, abs_tol=1e-8))
 
 
-def _two_numbers(name: str, a: Number, b: Number) -> str:
+def _conflict_message(name: str, a: Number, b: Number) -> str:
     what = f"'{name}' has {a.value:g} and {b.value:g} for one protocol ({a.protocol[:80]}...)"
     if name in BUILT_IN:
         return f"{what}, so the machines that scored them compute differently; score all systems on one of them"
     return (
         f"{what}: its clips or logs changed between the runs; score one of its folders again under another name, by "
-        f"systems.OTHERNAME=FOLDER (the other systems' features are kept, so it is fast)"
+        f"systems.OTHERNAME=FOLDER (the other systems' features are cached, so it is fast)"
     )
 
 
-def figure(number: Number, interval: bool = True) -> str:
-    """The value as it is printed, with its interval, and how many pairs it is of if not of all; a dash for none."""
+def format_number(number: Number, interval: bool = True) -> str:
+    """Formats a value with its interval, and the number of its pairs if these are not all; a dash for no value."""
     if not number.count:
         return "–"
     digits = number.column.digits
@@ -147,7 +151,7 @@ def figure(number: Number, interval: bool = True) -> str:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The table, one block a dimension, with protocols, bad clips and warnings below it."""
+    """Returns the table as Markdown: a section for each dimension, then bad clips, rules, warnings and protocols."""
     table = make_table(results)
     lines = ["# VidChatBench", ""]
     for dimension in dict.fromkeys(column.dimension for column in table.columns):
@@ -171,7 +175,7 @@ def _marked(table: Table, system: str, column: Number) -> str:
     cell = table.cell(system, column)
     if cell is None:
         return ""
-    return f"**{figure(cell)}**" if table.best(column) == system else figure(cell)
+    return f"**{format_number(cell)}**" if table.best(column) == system else format_number(cell)
 
 
 def _listed(title: str, entries: Mapping[str, str]) -> list[str]:
@@ -190,7 +194,7 @@ def _clips(results: Sequence[Result]) -> list[str]:
     lines = []
     for result in results:
         for system in result.systems:
-            lines.append(f"- **{system.name}** ({result.protocol}): {counted(system)}")
+            lines.append(f"- **{system.name}** ({result.protocol}): {status_counts(system)}")
             if system.name in BUILT_IN:
                 continue
             lines += [
@@ -199,13 +203,13 @@ def _clips(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def counted(system: SystemResult) -> str:
-    """`24 good, 3 missing`."""
+def status_counts(system: SystemResult) -> str:
+    """Returns the number of clips by status as text, such as `24 good, 3 missing`."""
     return ", ".join(f"{count} {status}" for status, count in system.counts().items())
 
 
 def latex(results: Sequence[Result]) -> str:
-    """Rows for a paper's table, a comment above them that says what the columns are."""
+    """Returns rows for a table in LaTeX, below a comment that states the protocols of the columns."""
     table = make_table(results)
     heads = [f"{_escaped(table.head(c))} {LATEX_ARROWS[c.column.better]}" for c in table.columns]
     lines = [f"% {STATED}", *(f"% {table.head(c)}: {c.protocol}" for c in table.columns)]
@@ -221,7 +225,7 @@ def _latex_cell(table: Table, system: str, column: Number) -> str:
     cell = table.cell(system, column)
     if cell is None or not cell.count:
         return "--"
-    value = figure(cell, interval=False)
+    value = format_number(cell, interval=False)
     return f"$\\mathbf{{{value}}}$" if table.best(column) == system else f"${value}$"
 
 

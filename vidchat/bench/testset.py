@@ -1,4 +1,4 @@
-"""SpeakerVid-5M's `testset.json` to dialogues. How it stores pairs is not published, so several forms are read."""
+"""Reads SpeakerVid-5M's `testset.json` as dialogues. Its format is not published, so several forms are accepted."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ SUFFIXES = (".mp4", ".mkv", ".webm")
 
 
 def read_testset(testset: Path, clips: Path) -> tuple[list[Dialogue], Report]:
-    """Pairs of clips as dialogues.
+    """Reads pairs of clips as dialogues.
 
-    An entry that names two clips (a list of two, or an object with two clip names among its values) is a pair, the
-    first the initiator's. Single names are paired as the paper pairs them: two voices of one video, in one scene or in
-    two that follow each other, the earlier the initiator's.
+    An entry that names two clips (a list of two, or an object with two clip names among its values) is a pair, and the
+    first clip is the initiator's. Single names are paired as in the paper: two voices of one video, in the same scene
+    or in two consecutive ones; the earlier clip is the initiator's.
 
     Args:
-        testset: The JSON file.
-        clips: The folder with the cut clips, anywhere below it.
+        testset: JSON file.
+        clips: Folder that holds the cut clips at any depth.
 
     Raises:
-        MakeError: The file is not JSON, or nothing in it is a name of a clip.
+        MakeError: The file is not JSON, or holds no name of a clip.
     """
     try:
         entries = json.loads(Path(testset).read_text(encoding="utf-8-sig"))
@@ -45,26 +45,26 @@ def read_testset(testset: Path, clips: Path) -> tuple[list[Dialogue], Report]:
     pairs += _neighbours([group[0] for group in groups if len(group) == 1])
     files = {path.stem: path for suffix in SUFFIXES for path in sorted(Path(clips).rglob(f"*{suffix}"))}
     report, dialogues = Report("pairs"), []
-    for asked, answered in pairs:
-        lacking = [name for name in (asked, answered) if name not in files]
-        if lacking:
-            report.skipped.append((f"{asked} -> {answered}", f"no file {lacking[0]}.mp4 below {clips}"))
+    for question, answer in pairs:
+        missing = [name for name in (question, answer) if name not in files]
+        if missing:
+            report.skipped.append((f"{question} -> {answer}", f"no file {missing[0]}.mp4 below {clips}"))
             continue
         turns = (
-            Turn("initiator", Clip(files[asked], speaker=parse_clip(asked).speaker)),
-            Turn("responder", Clip(files[answered], speaker=parse_clip(answered).speaker)),
+            Turn("initiator", Clip(files[question], speaker=parse_clip(question).speaker)),
+            Turn("responder", Clip(files[answer], speaker=parse_clip(answer).speaker)),
         )
-        dialogues.append(Dialogue(answered, turns, split="test"))
+        dialogues.append(Dialogue(answer, turns, split="test"))
     report.read = len(dialogues)
     return dialogues, report
 
 
 def _groups(entries: Any) -> Iterator[list[str]]:
-    """The names that each entry holds, without suffix: two of a pair, one of a clip."""
+    """Yields the clip names of each entry, without suffix: two for a pair, one for a single clip."""
     if isinstance(entries, dict):
-        named = [name for name in map(_name, entries.values()) if name]
-        if named:
-            yield named[:2]
+        names = [name for name in map(_name, entries.values()) if name]
+        if names:
+            yield names[:2]
         else:
             for value in entries.values():
                 yield from _groups(value)

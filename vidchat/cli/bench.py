@@ -17,7 +17,7 @@ from vidchat.runtime.errors import user_errors
 from vidchat.runtime.sizes import format_size
 
 app = typer.Typer(
-    help="VidChatBench: scores folders of generated clips, of any system, by seven dimensions.", no_args_is_help=True
+    help="VidChatBench: scores folders of generated clips, of any system, by eight dimensions.", no_args_is_help=True
 )
 
 
@@ -61,8 +61,8 @@ class CandidateSettings:
 
 @app.callback()
 def main() -> None:
-    """VidChatBench: scores folders of generated clips, of any system, by seven dimensions."""
-    logging.getLogger("libav").setLevel(logging.CRITICAL)  # what it says of broken clips stands in the report
+    """VidChatBench: scores folders of generated clips, of any system, by eight dimensions."""
+    logging.getLogger("libav").setLevel(logging.CRITICAL)  # the report names broken clips
 
 
 @app.command(cls=command_with(lambda: (MakeSettings,)))
@@ -79,7 +79,7 @@ def make(
         if data.is_dir() and chosen.clips is not None:
             raise ValueError("clips=FOLDER belongs to a testset.json; the clips of a data folder are its own")
         if not data.is_dir() and not data.is_file():
-            raise ValueError(f"{data}: there is no such data folder, and no such testset.json")
+            raise ValueError(f"{data}: there is no such data folder or testset.json")
         if data.is_file() and (chosen.clips is None or not chosen.clips.is_dir()):
             raise ValueError(f"{data}: give the folder of its clips by clips=FOLDER (clips={chosen.clips} is none)")
         from vidchat.bench.make import make_from_folder, write_bench
@@ -106,7 +106,7 @@ def candidates(
     ] = False,
     settings: Settings = None,
 ) -> None:
-    """Gives every pair five candidate replies of different worth, for the coherence measure."""
+    """Gives every pair five candidate replies of different quality, for the coherence metric."""
     with user_errors():
         chosen = read_settings(CandidateSettings, settings)
         need_pairs(pairs)
@@ -114,17 +114,17 @@ def candidates(
             raise ValueError("give either model=NAME or --rendered")
         from vidchat.bench.pairs import CANDIDATES, read_pairs, write_lines
 
-        asked = read_pairs(pairs)
+        questions = read_pairs(pairs)
         if chosen.model is None:
             from vidchat.playground.rendered_candidates import rendered_candidates
 
-            write_lines(pairs / CANDIDATES, [rendered_candidates(pair, pairs) for pair in asked])
-            console.print(f"{len(asked)} pairs with candidates")
+            write_lines(pairs / CANDIDATES, [rendered_candidates(pair, pairs) for pair in questions])
+            console.print(f"{len(questions)} pairs with candidates")
             return
-        from vidchat.bench.candidates import Writer, write_candidates
+        from vidchat.bench.candidates import ReplyWriter, write_candidates
 
-        writer = Writer(chosen.model, chosen.device)
-        console.print(write_candidates(pairs, asked, writer, writer.told), markup=False)
+        writer = ReplyWriter(chosen.model, chosen.device)
+        console.print(write_candidates(pairs, questions, writer, writer.name), markup=False)
 
 
 bench_score.register(app)

@@ -26,7 +26,7 @@ from vidchat.runtime.atomic import write_text
 from vidchat.runtime.errors import user_errors
 
 if TYPE_CHECKING:
-    from vidchat.bench.ablation import Place, Row
+    from vidchat.bench.ablation import Row, RowKey
     from vidchat.bench.suite import Backends
 
 
@@ -36,7 +36,7 @@ class AblationSettings(Scoring):
 
     Attributes:
         rows: Folder of a trained system, or of its clips, by the row's name PROTOCOL:SWITCHES; PROTOCOL is conditioned
-            or dyadic, SWITCHES are some of audio,spatial,noise, or none.
+            or dyadic, SWITCHES are those of audio,spatial,noise that are on, or none.
         generate: Command that answers the pairs with one system, in which {release}, {pairs} and {output} are replaced;
             null takes the rows' folders as clips.
     """
@@ -62,48 +62,48 @@ def ablation(pairs: Pairs, output: Output, settings: Settings = None) -> None:
     """
     with user_errors():
         need_pairs(pairs)
-        from vidchat.bench.ablation import read_place
+        from vidchat.bench.ablation import parse_row
         from vidchat.bench.suite import Backends
 
         chosen, backends = read_two(AblationSettings, Backends, settings)
-        places = dict(sorted(read_place(f"{name}={folder}") for name, folder in chosen.rows.items()))
-        if len(places) < len(chosen.rows):
+        folders = dict(sorted(parse_row(f"{name}={folder}") for name, folder in chosen.rows.items()))
+        if len(folders) < len(chosen.rows):
             raise ValueError("two rows have the same protocol and switches; give each row once")
-        clips = _answers(pairs, output, places, chosen.generate)
+        clips = _answers(pairs, output, folders, chosen.generate)
         rows = []
-        for protocol in dict.fromkeys(place.protocol for place in clips):
+        for protocol in dict.fromkeys(key.protocol for key in clips):
             rows += _score_rows(pairs, output, protocol, clips, chosen, backends)
         _write_table(rows, pairs, output, clips)
 
 
-def _answers(pairs: Path, output: Path, places: Mapping[Place, Path], command: str | None) -> dict[Place, Path]:
-    """The folders of all rows' clips, which a command writes first if there is one."""
+def _answers(pairs: Path, output: Path, folders: Mapping[RowKey, Path], command: str | None) -> dict[RowKey, Path]:
+    """Returns the folders of all rows' clips, which a command writes first if one is given."""
     from vidchat.bench.ablation import generate
 
     if command is None:
-        return dict(places)
-    clips = {place: output / place.protocol / place.name for place in places}
-    for place, release in places.items():
-        console.rule(f"{place.protocol}: {place.name}")
-        console.print(generate(command, release, pairs, clips[place]), markup=False)
+        return dict(folders)
+    clips = {key: output / key.protocol / key.name for key in folders}
+    for key, release in folders.items():
+        console.rule(f"{key.protocol}: {key.name}")
+        console.print(generate(command, release, pairs, clips[key]), markup=False)
     return clips
 
 
 def _score_rows(
-    pairs: Path, output: Path, protocol: str, clips: Mapping[Place, Path], chosen: Scoring, backends: Backends
+    pairs: Path, output: Path, protocol: str, clips: Mapping[RowKey, Path], chosen: Scoring, backends: Backends
 ) -> list[Row]:
-    from vidchat.bench.ablation import rows_of
+    from vidchat.bench.ablation import result_rows
     from vidchat.bench.results import read_result
 
-    systems = {place.name: path for place, path in clips.items() if place.protocol == protocol}
-    common = {one.name: getattr(chosen, one.name) for one in fields(Scoring)}
+    systems = {key.name: path for key, path in clips.items() if key.protocol == protocol}
+    common = {setting.name: getattr(chosen, setting.name) for setting in fields(Scoring)}
     common["cache"] = chosen.cache or output / "features"
     results = output / f"{protocol}_scores"
     run_score(pairs, results, ScoreSettings(**common, systems=systems, protocol=protocol), backends)  # type: ignore[arg-type]
-    return rows_of(read_result(results / "scores.json"))
+    return result_rows(read_result(results / "scores.json"))
 
 
-def _write_table(rows: list[Row], pairs: Path, output: Path, clips: Mapping[Place, Path]) -> None:
+def _write_table(rows: list[Row], pairs: Path, output: Path, clips: Mapping[RowKey, Path]) -> None:
     from vidchat.bench.ablation import ablation_table, as_json
     from vidchat.bench.contact_sheet import draw_sheet
     from vidchat.bench.orderings import orderings, orderings_text
@@ -112,7 +112,7 @@ def _write_table(rows: list[Row], pairs: Path, output: Path, clips: Mapping[Plac
     table = ablation_table(rows) + "\n" + orderings_text(orderings(rows))
     write_text(output / "ablation.md", table)
     write_text(output / "ablation.json", json.dumps(as_json(rows), indent=1) + "\n")
-    named = {f"{place.protocol}: {place.name}": path for place, path in clips.items()}
+    named = {f"{key.protocol}: {key.name}": path for key, path in clips.items()}
     draw_sheet(read_pairs(pairs), named, output / "ablation.png")
     print(table)
     console.print(f"also {output / 'ablation.md'}, ablation.json, ablation.png", highlight=False)

@@ -1,4 +1,4 @@
-"""`vidchat bench score | report`: measures of clips, and their tables."""
+"""`vidchat bench score | report`: metrics of clips, and their tables."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="The folder to writ
 
 @dataclass(frozen=True)
 class Scoring:
-    """Settings that all scoring has.
+    """Settings that `score` and `ablation` share.
 
     Attributes:
         size: Size at which clips are scored, HEIGHTxWIDTH; null takes the one that the pairs state.
-        workers: Number of processes, which share the pairs; the numbers do not depend on it.
-        resamples: Number of resamples for the intervals of Fréchet distances; under 20, no difference is told apart.
-        cache: Folder of features; null is OUTPUT/features.
+        workers: Number of processes; the numbers do not depend on it.
+        resamples: Number of resamples for the intervals of Fréchet distances; below 20, systems are not compared.
+        cache: Folder of the feature cache; null takes OUTPUT/features.
         embed: Number of pairs whose clips are embedded in the page.
     """
 
@@ -78,7 +78,7 @@ def register(group: typer.Typer) -> None:
 
 
 def scoring_command(kind: type[Scoring]) -> type[typer.core.TyperCommand]:
-    """Returns the class of a command whose settings are `kind` and the weights of the measures."""
+    """Returns the class of a command whose settings are `kind` and the weights of the metrics."""
 
     def kinds() -> Sequence[type]:
         from vidchat.bench.suite import Backends
@@ -91,8 +91,8 @@ def scoring_command(kind: type[Scoring]) -> type[typer.core.TyperCommand]:
 def score(pairs: Pairs, output: Output, settings: Settings = None) -> None:
     """Scores systems beside the truth, a shuffled truth and a frozen frame; writes JSON and the report.
 
-    Without weights it runs offline by proxies, which are marked in every table; published weights take a proxy's
-    place, or add a column. docs/reference/bench.md says what each measures, and by which rule bad clips are scored.
+    Without weights it runs offline with proxies, which are marked in every table; published weights replace a proxy or
+    add a column. docs/reference/bench.md says what each metric measures, and by which rule bad clips are scored.
 
     vidchat bench score BENCH -o RESULTS systems.ours=ANSWERS systems.theirs=OTHERS workers=2
     """
@@ -131,11 +131,11 @@ def run_score(pairs: Path, output: Path, chosen: ScoreSettings, backends: Backen
 def report(
     scores: Annotated[
         list[str],
-        typer.Argument(metavar="SCORES... KEY=VALUE", help="Files scores.json, whose systems go into one table."),
+        typer.Argument(metavar="SCORES... KEY=VALUE", help="Files scores.json, whose systems are put into one table."),
     ],
     output: Output,
 ) -> None:
-    """Writes report.md, report.tex and index.html from scores."""
+    """Writes report.md, report.tex and index.html from files of scores."""
     with user_errors():
         words = [word for word in scores if "=" in word and not Path(word).exists()]
         paths = [Path(word) for word in scores if word not in words]
@@ -169,6 +169,6 @@ def need_folders(key: str, folders: Mapping[str, Path]) -> None:
 
 
 def need_pairs(folder: Path) -> None:
-    """Raises `ValueError` at once where `read_benchmark` would after slow imports."""
+    """Raises `ValueError` if the folder has no pairs, before the slow imports."""
     if not (folder / "pairs.jsonl").is_file():
         raise ValueError(f"{folder}: has no pairs.jsonl; make one by `vidchat bench make`")

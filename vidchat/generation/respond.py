@@ -14,7 +14,7 @@ import torch
 from rich.progress import track
 
 from vidchat.bench.pairs import Pair, pair_hash
-from vidchat.bench.responsiveness import made_by
+from vidchat.bench.responsiveness import log_value
 from vidchat.generation.answer import (
     PairsError,
     Question,
@@ -152,7 +152,7 @@ def respond_to_pairs(
     timings, failed = [], []
     for pair in track(pairs, "answering pairs"):
         clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
-        if clip.is_file() and written.is_file() and made_by(written, "pair") in (None, pair_hash(pair)):
+        if clip.is_file() and written.is_file() and log_value(written, "pair") in (None, pair_hash(pair)):
             continue
         try:
             timing = _respond_to_pair(release, pair, clip, settings, device)

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from vidchat.bench.ablation import PUBLISHED, read_place
+from vidchat.bench.ablation import PUBLISHED, parse_row
 from vidchat.playground.demo import table2
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -21,7 +21,7 @@ def test_a_row_is_what_its_name_says(name, tmp_path):
         HydraConfig.instance().set_config(config)
         plain = OmegaConf.to_container(config, resolve=False)
         assert config.output_dir == f"outputs/table2/{name}"
-    place, _ = read_place(f"{table2.place_of(plain)}={tmp_path}")
+    place, _ = parse_row(f"{table2.place_of(plain)}={tmp_path}")
     assert name == f"{place.protocol}_{'_'.join(place.switches) or 'none'}"
     assert plain["stage"]["audio"] == ("audio" in place.switches)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.canonical.scrfd import Scrfd
-from vidchat.bench.faces import STEP, looked_at, onnx_session
+from vidchat.bench.faces import STEP, detection_frames, onnx_session
 from vidchat.bench.metric import Features, Metric, need_file
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
@@ -20,18 +20,18 @@ from vidchat.bench.proxy.identity import IDENTITY, compare_faces
 from vidchat.data.media.read import Media
 
 SIDE = 112
-# Where ArcFace wants the eyes, the nose and the corners of the mouth in its 112 x 112 frame.
+# Positions of the eyes, the nose and the corners of the mouth in ArcFace's 112 x 112 input.
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 
 
 class ArcFace(Metric):
-    """Cosine of each face to the reference's, mean over all frames, one without a face counting 0.
+    """Cosine similarity of each face to the reference's; mean over frames, where a frame without a face counts 0.
 
     Args:
-        path: The recognition model, such as `w600k_r50.onnx` or `glintr100.onnx`.
-        detector: The SCRFD model that finds landmarks.
+        path: Recognition model, such as `w600k_r50.onnx` or `glintr100.onnx`.
+        detector: SCRFD model that finds landmarks.
     """
 
     dimension = "identity"
@@ -55,34 +55,38 @@ class ArcFace(Metric):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         found, faces = [], []
-        for frame in media.frames[looked_at(len(media.frames))]:
+        for frame in media.frames[detection_frames(len(media.frames))]:
             landmarks = self.detector.landmarks(frame)
             found.append(landmarks is not None)
             faces.append(torch.zeros(3, SIDE, SIDE) if landmarks is None else aligned(frame, landmarks))
-        given = ((torch.stack(faces) - 127.5) / 127.5).numpy()
+        inputs = ((torch.stack(faces) - 127.5) / 127.5).numpy()
         name = self.session.get_inputs()[0].name
-        embeddings = np.concatenate([self.session.run(None, {name: face[None]})[0] for face in given])
+        embeddings = np.concatenate([self.session.run(None, {name: face[None]})[0] for face in inputs])
         return {"faces": embeddings.astype(np.float32), "found": np.array(found)}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return compare_faces(made, true, reference)
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return compare_faces(generated, truth, reference)
 
 
 def aligned(frame: Tensor, landmarks: NDArray[np.float64]) -> Tensor:
-    """(3, 112, 112) in [0, 255]: a frame (3, H, W) turned, scaled and moved so that its landmarks lie right."""
+    """Rotates, scales and shifts a frame (3, H, W) so that its landmarks (5, 2) fit the template.
+
+    Returns:
+        (3, 112, 112) in [0, 255].
+    """
     to_image = similarity(TEMPLATE, landmarks)
     y, x = np.mgrid[0:SIDE, 0:SIDE]
-    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ to_image.T
+    positions = np.stack([x, y, np.ones_like(x)], axis=-1) @ to_image.T
     height, width = frame.shape[-2:]
-    grid = torch.from_numpy((places + 0.5) / np.array([width, height]) * 2 - 1).float()
+    grid = torch.from_numpy((positions + 0.5) / np.array([width, height]) * 2 - 1).float()
     return F.grid_sample(frame[None].float(), grid[None], padding_mode="zeros", align_corners=False)[0]
 
 
 def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, 3) rotation, scale and shift that bring points (n, 2) nearest to others (Umeyama 1991)."""
-    centre, aim = source.mean(0), target.mean(0)
-    u, stretch, vt = np.linalg.svd((target - aim).T @ (source - centre) / len(source))
+    """Fits rotation, scale and shift, (2, 3), that map points (n, 2) to others (n, 2) (Umeyama 1991)."""
+    centre, target_centre = source.mean(0), target.mean(0)
+    u, stretch, vt = np.linalg.svd((target - target_centre).T @ (source - centre) / len(source))
     mirror = np.array([1.0, np.sign(np.linalg.det(u @ vt))])
-    turn = u @ np.diag(mirror) @ vt
+    rotation = u @ np.diag(mirror) @ vt
     scale = (stretch * mirror).sum() / ((source - centre) ** 2).sum(1).mean()
-    return np.column_stack([scale * turn, aim - scale * turn @ centre])
+    return np.column_stack([scale * rotation, target_centre - scale * rotation @ centre])

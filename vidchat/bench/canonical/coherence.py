@@ -1,4 +1,4 @@
-"""Dialogue coherence as the paper has it: what is heard, and which candidate's text is nearest to it."""
+"""Dialogue coherence as in the paper: transcribes an answer, and finds the candidate with the nearest text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions, weights_hash
 from vidchat.data.media.read import Media
 
-LONGEST = 224  # tokens that Whisper may say of one clip
+MAX_TOKENS = 224  # of one transcript
 
 
 class Transcriber:
@@ -24,16 +24,16 @@ class Transcriber:
 
     Args:
         name: Folder, or name on the Hub, such as `openai/whisper-large-v3`.
-        device: Where it runs.
+        device: Device of the model.
         language: Language of the speech.
     """
 
     def __init__(self, name: str, device: str = "cpu", language: str = "en") -> None:
         from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-        self.model: Any = loaded(name, WhisperForConditionalGeneration).to(device).eval()
-        self.hear: Any = loaded(name, WhisperFeatureExtractor)
-        self.tokens: Any = loaded(name, WhisperTokenizer)
+        self.model: Any = load_pretrained(name, WhisperForConditionalGeneration).to(device).eval()
+        self.feature_extractor: Any = load_pretrained(name, WhisperFeatureExtractor)
+        self.tokenizer: Any = load_pretrained(name, WhisperTokenizer)
         self.device, self.language, self.name = device, language, name
         self._last: tuple[Media, str] | None = None
 
@@ -42,29 +42,29 @@ class Transcriber:
 
     @torch.no_grad()
     def __call__(self, media: Media) -> str:
-        """What is said; nothing if the clip is silent."""
-        if self._last is None or self._last[0] is not media:  # both text measures ask for the same clip
+        """Returns the transcript of a clip; empty if the clip is silent."""
+        if self._last is None or self._last[0] is not media:  # both text metrics ask for the same clip
             self._last = (media, "" if is_silent(media.waveform) else self._transcribe(media))
         return self._last[1]
 
     def _transcribe(self, media: Media) -> str:
-        heard = self.hear(media.waveform.numpy(), sampling_rate=media.sample_rate, return_tensors="pt")
+        features = self.feature_extractor(media.waveform.numpy(), sampling_rate=media.sample_rate, return_tensors="pt")
         options = {"language": self.language, "task": "transcribe"} if self._is_multilingual() else {}
-        said = self.model.generate(
-            heard.input_features.to(self.device), do_sample=False, num_beams=1, max_new_tokens=LONGEST, **options
+        output = self.model.generate(
+            features.input_features.to(self.device), do_sample=False, num_beams=1, max_new_tokens=MAX_TOKENS, **options
         )
-        return str(self.tokens.batch_decode(said, skip_special_tokens=True)[0]).strip()
+        return str(self.tokenizer.batch_decode(output, skip_special_tokens=True)[0]).strip()
 
     def _is_multilingual(self) -> bool:
         return bool(getattr(self.model.generation_config, "is_multilingual", False))
 
 
 class NearestText(Metric):
-    """What the candidate is worth whose text is nearest to what was heard; a clip in which nothing is heard gets 0.
+    """Score of the candidate whose text is nearest to the transcript; an empty transcript scores 0.
 
     Args:
-        transcriber: What hears; measures may share one.
-        device: Where the text encoder runs.
+        transcriber: Transcriber, which metrics may share.
+        device: Device of the text encoder.
     """
 
     dimension = "dialogue coherence"
@@ -80,25 +80,25 @@ class NearestText(Metric):
 
     @abstractmethod
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """(n, D) of length 1."""
+        """Returns unit vectors, (n, D)."""
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        said, column = str(made["text"]), self.columns[0].name
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        transcript, column = str(generated["text"]), self.columns[0].name
         if len(pair.candidates) < 2:
             return {column: float("nan")}
-        if not said:
+        if not transcript:
             return {column: 0.0}
-        vectors = self.embed([said, *(candidate.text for candidate in pair.candidates)])
-        return {column: pair.candidates[int((vectors[1:] @ vectors[0]).argmax())].worth}
+        vectors = self.embed([transcript, *(candidate.text for candidate in pair.candidates)])
+        return {column: pair.candidates[int((vectors[1:] @ vectors[0]).argmax())].score}
 
 
 class NearestByClip(NearestText):
-    """Nearest by CLIP's text encoder, which reads no more than 77 tokens of each text.
+    """Nearest text by CLIP's text encoder, which reads at most 77 tokens of each text.
 
     Args:
-        transcriber: What hears.
+        transcriber: Transcriber of the answers.
         name: Folder, or name on the Hub, such as `openai/clip-vit-large-patch14`.
-        device: Where it runs.
+        device: Device of the text encoder.
     """
 
     columns = (Column("coherence", "higher", worst=0.0),)
@@ -107,8 +107,8 @@ class NearestByClip(NearestText):
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
         super().__init__(transcriber, device)
-        self.model: Any = loaded(name, CLIPTextModelWithProjection).to(device).eval()
-        self.tokens: Any = loaded(name, CLIPTokenizer)
+        self.model: Any = load_pretrained(name, CLIPTextModelWithProjection).to(device).eval()
+        self.tokenizer: Any = load_pretrained(name, CLIPTokenizer)
         self.name = name
 
     def spec(self) -> Mapping[str, object]:
@@ -121,19 +121,19 @@ class NearestByClip(NearestText):
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        longest = self.model.config.max_position_embeddings
-        given = self.tokens(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        vectors = self.model(**given.to(self.device)).text_embeds
+        max_length = self.model.config.max_position_embeddings
+        inputs = self.tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        vectors = self.model(**inputs.to(self.device)).text_embeds
         return torch.nn.functional.normalize(vectors, dim=-1).cpu()
 
 
 class NearestBySentence(NearestText):
-    """Nearest by a sentence encoder: mean of its last states, whole texts.
+    """Nearest text by a sentence encoder: the mean of its last hidden states over the whole text.
 
     Args:
-        transcriber: What hears.
+        transcriber: Transcriber of the answers.
         name: Folder, or name on the Hub, such as `sentence-transformers/all-mpnet-base-v2`.
-        device: Where it runs.
+        device: Device of the text encoder.
     """
 
     columns = (Column("coherence, sentence", "higher", worst=0.0),)
@@ -142,8 +142,8 @@ class NearestBySentence(NearestText):
         from transformers import AutoModel, AutoTokenizer
 
         super().__init__(transcriber, device)
-        self.model: Any = loaded(name, AutoModel).to(device).eval()
-        self.tokens: Any = loaded(name, AutoTokenizer)
+        self.model: Any = load_pretrained(name, AutoModel).to(device).eval()
+        self.tokenizer: Any = load_pretrained(name, AutoTokenizer)
         self.name = name
 
     def spec(self) -> Mapping[str, object]:
@@ -156,16 +156,16 @@ class NearestBySentence(NearestText):
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        longest = self.model.config.max_position_embeddings - 2
-        given = self.tokens(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        given = given.to(self.device)
-        mask = given["attention_mask"][..., None]
-        mean = (self.model(**given).last_hidden_state * mask).sum(1) / mask.sum(1)
+        max_length = self.model.config.max_position_embeddings - 2
+        inputs = self.tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        inputs = inputs.to(self.device)
+        mask = inputs["attention_mask"][..., None]
+        mean = (self.model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
         return torch.nn.functional.normalize(mean, dim=-1).cpu()
 
 
-def loaded(name: str, kind: Any) -> Any:
-    """A thing of transformers from a folder or the Hub; raises `BackendError`."""
+def load_pretrained(name: str, kind: Any) -> Any:
+    """Loads a model or a processor of transformers from a folder or the Hub; raises `BackendError`."""
     try:
         return kind.from_pretrained(name)
     except (OSError, ValueError) as error:

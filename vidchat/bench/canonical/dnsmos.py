@@ -15,7 +15,7 @@ from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
 RATE, LENGTH = 16000, int(9.01 * 16000)
-# From the network's raw scores to those of listeners, highest power first, as published with it.
+# Published polynomials from the network's raw scores to listeners' scores, highest power first.
 FITS = {
     "DNSMOS SIG": (-0.08397278, 1.22083953, 0.0052439),
     "DNSMOS BAK": (-0.13166888, 1.60915514, -0.39604546),
@@ -24,10 +24,10 @@ FITS = {
 
 
 class Dnsmos(Metric):
-    """Mean over windows of 9.01 s, one a second; a shorter clip is repeated until it fills one. Silence scores 1.
+    """Mean score over windows of 9.01 s, one per second; a shorter clip is repeated to fill one. Silence scores 1.
 
     Args:
-        path: `sig_bak_ovr.onnx`.
+        path: File `sig_bak_ovr.onnx`.
     """
 
     dimension = "voice"
@@ -48,7 +48,7 @@ class Dnsmos(Metric):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         if media.sample_rate != RATE:
-            raise ValueError(f"DNSMOS hears {RATE} samples a second, not {media.sample_rate}")
+            raise ValueError(f"DNSMOS needs a sample rate of {RATE}, not {media.sample_rate}")
         if is_silent(media.waveform):
             return {"scores": np.ones(len(FITS))}
         audio = media.waveform.numpy()
@@ -62,5 +62,5 @@ class Dnsmos(Metric):
         )
         return {"scores": np.array([np.polyval(fit, raw[:, i]).mean() for i, fit in enumerate(FITS.values())])}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return {name: float(score) for name, score in zip(FITS, made["scores"], strict=True)}
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return {name: float(score) for name, score in zip(FITS, generated["scores"], strict=True)}

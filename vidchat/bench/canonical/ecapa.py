@@ -1,4 +1,4 @@
-"""ECAPA-TDNN (Desplanques et al. 2020) on the states of a self-supervised model, with UniSpeech's names."""
+"""ECAPA-TDNN (Desplanques et al. 2020) on the hidden states of a self-supervised model, with UniSpeech's names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ WIDTH, LAST, SCALE, BOTTLENECK, EMBEDDING = 512, 1536, 8, 128, 256
 
 
 class Ecapa(nn.Module):
-    """States of all layers, weighted, to one embedding.
+    """Speaker embedding from a weighted sum of the hidden states of all layers.
 
     Args:
-        layers: Number of states that are mixed.
-        channels: Number of channels of a state.
+        layers: Number of layers.
+        channels: Number of channels of a hidden state.
     """
 
     def __init__(self, layers: int, channels: int) -> None:
@@ -30,14 +30,13 @@ class Ecapa(nn.Module):
         self.linear = nn.Linear(2 * LAST, EMBEDDING)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(B, layers, frames, channels) to (B, 256)."""
+        """Maps hidden states (B, layers, frames, channels) to embeddings (B, 256)."""
         weights = self.feature_weight.softmax(0)
         mixed = torch.einsum("l,bltc->bct", weights, states) + 1e-6
-        one = self.layer1(self.instance_norm(mixed))
-        two = self.layer2(one)
-        three = self.layer3(two)
-        four = self.layer4(three)
-        joined = self.conv(torch.cat([two, three, four], dim=1)).relu()
+        x2 = self.layer2(self.layer1(self.instance_norm(mixed)))
+        x3 = self.layer3(x2)
+        x4 = self.layer4(x3)
+        joined = self.conv(torch.cat([x2, x3, x4], dim=1)).relu()
         return self.linear(self.bn(self.pooling(joined)))
 
 
@@ -52,7 +51,7 @@ class _Conv(nn.Module):
 
 
 class _Res2(nn.Module):
-    """Eighths of the channels one after another, each with the result of the one before; the last eighth as it is."""
+    """Res2 block: each eighth of the channels is convolved after adding the previous result; the last is unchanged."""
 
     def __init__(self, dilation: int) -> None:
         super().__init__()
@@ -63,10 +62,10 @@ class _Res2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = list(x.chunk(SCALE, dim=1))
-        carried = torch.zeros_like(parts[0])
+        previous = torch.zeros_like(parts[0])
         for index, (conv, norm) in enumerate(zip(self.convs, self.bns, strict=True)):
-            carried = norm(conv(carried + parts[index]).relu())
-            parts[index] = carried
+            previous = norm(conv(previous + parts[index]).relu())
+            parts[index] = previous
         return torch.cat(parts, dim=1)
 
 
@@ -93,7 +92,7 @@ class _Block(nn.Module):
 
 
 class _Pooling(nn.Module):
-    """Mean and deviation over time, weighted by attention, channel by channel."""
+    """Attentive statistics pooling: mean and standard deviation over time, with weights for each channel."""
 
     def __init__(self) -> None:
         super().__init__()

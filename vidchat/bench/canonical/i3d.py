@@ -8,22 +8,22 @@ from pathlib import Path
 import torch
 
 from vidchat.bench.canonical.published_weights import read_script
-from vidchat.bench.metric import Column, Features, Metric, evenly, need_file
+from vidchat.bench.metric import Column, Features, Metric, even_indices, need_file
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
-FEWEST = 10  # frames that its pools can take
+MIN_FRAMES = 10  # fewer would be pooled to nothing
 
 
 class I3d(Metric):
-    """Fréchet distance over the features of `i3d_torchscript.pt`, one window a clip, rescaled and resized inside.
+    """Fréchet distance over the features of `i3d_torchscript.pt`, which rescales and resizes; one window per clip.
 
-    TorchScript is a program: take it only from where you trust it.
+    TorchScript files are programs: use them only from a source that you trust.
 
     Args:
-        path: The file.
-        frames: Frames taken of each clip, evenly; 10 or more.
-        device: Where it runs.
+        path: TorchScript file.
+        frames: Number of frames of each clip, evenly spaced; 10 or more.
+        device: Device of the network.
     """
 
     dimension = "video quality"
@@ -32,8 +32,8 @@ class I3d(Metric):
 
     def __init__(self, path: Path | str, frames: int = 16, device: str = "cpu") -> None:
         self.path = need_file(path, "the TorchScript I3D of StyleGAN-V, i3d_torchscript.pt")
-        if frames < FEWEST:
-            raise ValueError(f"I3D needs {FEWEST} frames or more, not {frames}")
+        if frames < MIN_FRAMES:
+            raise ValueError(f"I3D needs {MIN_FRAMES} frames or more, not {frames}")
         self.frames, self.device = frames, device
         self.net = read_script(self.path, device)
 
@@ -47,6 +47,6 @@ class I3d(Metric):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        chosen = media.frames[torch.from_numpy(evenly(len(media.frames), self.frames))]
-        film = chosen.transpose(0, 1)[None].float().to(self.device)  # (1, 3, frames, H, W) in [0, 255]
-        return {"rows": self.net(film, rescale=True, resize=True, return_features=True).float().cpu().numpy()}
+        chosen = media.frames[torch.from_numpy(even_indices(len(media.frames), self.frames))]
+        video = chosen.transpose(0, 1)[None].float().to(self.device)  # (1, 3, frames, H, W) in [0, 255]
+        return {"rows": self.net(video, rescale=True, resize=True, return_features=True).float().cpu().numpy()}

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vidchat.bench.canonical.published_weights import read_script
-from vidchat.bench.metric import BackendError, Column, Features, Metric, evenly, need_file
+from vidchat.bench.metric import BackendError, Column, Features, Metric, even_indices, need_file
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
@@ -21,12 +21,12 @@ SIDE = 299
 class Inception(Metric):
     """Fréchet distance over the pool features of the TorchScript file `inception-2015-12-05.pt` (NVIDIA, StyleGAN).
 
-    TorchScript is a program: take it only from where you trust it.
+    TorchScript files are programs: use them only from a source that you trust.
 
     Args:
-        path: The file.
-        frames: Frames taken of each clip, evenly.
-        device: Where it runs.
+        path: TorchScript file.
+        frames: Number of frames of each clip, evenly spaced.
+        device: Device of the network.
     """
 
     dimension = "video quality"
@@ -51,13 +51,13 @@ class Inception(Metric):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        chosen = media.frames[torch.from_numpy(evenly(len(media.frames), self.frames))]
+        chosen = media.frames[torch.from_numpy(even_indices(len(media.frames), self.frames))]
         frames = torch.stack([_clean_resize(frame) for frame in chosen]).to(self.device)
         return {"rows": self.net.layers((frames - 128) / 128).flatten(1).float().cpu().numpy()}
 
 
 def _clean_resize(frame: Tensor) -> Tensor:
-    """(3, H, W) uint8 to (3, SIDE, SIDE) float in about [0, 255]."""
+    """Resizes a frame (3, H, W) uint8 to (3, SIDE, SIDE) float in about [0, 255]."""
     channels = [
         np.asarray(Image.fromarray(channel.astype(np.float32), mode="F").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         for channel in frame.numpy()

@@ -1,4 +1,4 @@
-"""Published checkpoints: read as tensors only, and their parameters by transformers' names."""
+"""Reads published checkpoints as tensors only, and renames their parameters as in transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vidchat.bench.metric import BackendError
 
 Rules = Iterable[tuple[str, str]]
 
-# What fairseq's wav2vec 2.0, and WavLM after it, call parts of their encoders, and what transformers calls them.
+# Parameter names of fairseq's wav2vec 2.0 and WavLM, as patterns, and the names in transformers.
 FAIRSEQ = (
     (r"feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
     (r"feature_extractor\.conv_layers\.(\d+)\.2\.(?:1\.)?", r"feature_extractor.conv_layers.\1.layer_norm."),
@@ -32,10 +32,14 @@ FAIRSEQ = (
 
 
 def read_weights(path: Path, *inside: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, by name; of the first entry of `inside` that it has, else of the file itself.
+    """Reads the tensors of a checkpoint by name.
+
+    Args:
+        path: Checkpoint.
+        inside: Names of entries that may hold the state dict; the first that exists is read, else the file itself.
 
     Raises:
-        BackendError: It is no such file, or holds anything but tensors and plain data.
+        BackendError: The file is not a checkpoint, or holds anything but tensors and plain data.
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -46,7 +50,7 @@ def read_weights(path: Path, *inside: str) -> dict[str, Tensor]:
 
 
 def read_script(path: Path, device: str) -> torch.jit.ScriptModule:
-    """A TorchScript network, for evaluation; raises `BackendError` if the file holds none."""
+    """Loads a TorchScript network for evaluation; raises `BackendError` if the file holds none."""
     try:
         return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
@@ -55,7 +59,7 @@ def read_script(path: Path, device: str) -> torch.jit.ScriptModule:
 
 
 def renamed(name: str, rules: Rules) -> str:
-    """A parameter's name after all rules (pattern, replacement), one after the other."""
+    """Applies all rules (pattern, replacement) to a parameter's name, one after the other."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,7 +1,7 @@
-"""SyncNet (Chung and Zisserman 2016): distance of mouths and sounds over lags, with the weights `syncnet_v2.model`.
+"""SyncNet (Chung and Zisserman 2016): distances of mouths and audio over lags, with the weights `syncnet_v2.model`.
 
-Sync-C is the median distance over lags less the smallest, Sync-D the smallest, as LSE-C and LSE-D. Both are blind to
-an offset within the lags, so two more numbers are given: `offset`, and `Sync-C0`, the confidence at lag 0.
+Sync-C is the median distance over lags minus the smallest, Sync-D the smallest, as LSE-C and LSE-D. Both ignore an
+offset within the lags, so there are two more columns: `offset`, and `Sync-C0`, the confidence at lag 0.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
-SPAN, SHIFT, BATCH = 5, 15, 20  # frames that it looks at together, lags either way, windows at once
-FARTHEST = 100.0  # some five times any distance that was published
+SPAN, MAX_LAG, BATCH = 5, 15, 20  # frames in a window, largest lag, windows in a batch
+MAX_DISTANCE = 100.0  # some five times any published distance
 SIDE, MARGIN, GREY, SMOOTHING = 224, 0.40, 110, 13  # of the crop around the face
 
 
 class SyncNet(Metric):
     """SyncNet over the whole clip as one track, however short, at 25 frames and 16,000 samples a second.
 
-    The original finds faces by S3FD and drops tracks shorter than 100 frames; here the given finder's box is followed
-    through the whole clip, which the protocol string says.
+    The original finds faces by S3FD and drops tracks shorter than 100 frames. Here the box of the given face finder is
+    followed through the whole clip, as the protocol string states.
 
     Args:
-        path: `syncnet_v2.model`, a state dict.
-        finder: Where the face is.
-        device: Where it runs.
+        path: File `syncnet_v2.model`, a state dict.
+        finder: Face finder.
+        device: Device of the network.
     """
 
     dimension = "audio-visual sync"
     columns = (
         Column("Sync-C", "higher", worst=0.0),
-        Column("Sync-D", "lower", worst=FARTHEST),
-        Column("Sync-C0", "higher", worst=-FARTHEST),
-        Column("offset", "lower", digits=1, worst=SHIFT + 1.0),
+        Column("Sync-D", "lower", worst=MAX_DISTANCE),
+        Column("Sync-C0", "higher", worst=-MAX_DISTANCE),
+        Column("offset", "lower", digits=1, worst=MAX_LAG + 1.0),
     )
     proxy = False
     turns = "speaking"
@@ -57,7 +57,7 @@ class SyncNet(Metric):
 
     def spec(self) -> Mapping[str, object]:
         return {
-            "backend": f"SyncNet, lags +-{SHIFT}, one track of the whole clip",
+            "backend": f"SyncNet, lags +-{MAX_LAG}, one track of the whole clip",
             "weights": file_hash(self.path),
             **self.finder.spec(),
             "crop": f"median {SMOOTHING}, scale {MARGIN}, bilinear to {SIDE}",
@@ -68,38 +68,38 @@ class SyncNet(Metric):
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
         if (media.fps, media.sample_rate) != (25, 16000):
-            raise ValueError("SyncNet takes 25 frames and 16000 samples a second")
+            raise ValueError("SyncNet needs 25 frames and 16000 samples per second")
         track = face_track(media.frames, self.finder(media))
         return {"distances": self.distances(track, media.waveform).numpy()}
 
     @torch.no_grad()
     def distances(self, track: Tensor, waveform: Tensor) -> Tensor:
-        """(2 SHIFT + 1,) mean distance at each lag; empty for a clip too short to look at.
+        """Returns the mean distance at each lag, (2 MAX_LAG + 1,); empty for a clip shorter than a window.
 
         Args:
-            track: (N, 3, 224, 224) uint8 R, G, B.
-            waveform: (n,) in [-1, 1].
+            track: Face crops in R, G, B, (N, 3, 224, 224) uint8.
+            waveform: Samples in [-1, 1], (n,).
         """
         windows = min(len(track), len(waveform) // 640) - SPAN
         if windows < 1:
             return torch.zeros(0)
         frames = track.flip(1)  # B, G, R
         cepstra = torch.from_numpy(mfcc(np.round(waveform.double().numpy() * 32767)).T).float()
-        mouths, waveforms = [], []
+        mouths, sounds = [], []
         for first in range(0, windows, BATCH):
             chosen = range(first, min(windows, first + BATCH))
-            seen = torch.stack([frames[i : i + SPAN].transpose(0, 1).float() for i in chosen])
-            heard = torch.stack([cepstra[None, :, 4 * i : 4 * i + 4 * SPAN] for i in chosen])
-            mouths.append(self.net.see(seen.to(self.device)).cpu())
-            waveforms.append(self.net.hear(heard.to(self.device)).cpu())
-        return lag_distances(torch.cat(mouths), torch.cat(waveforms))
+            mouth_windows = torch.stack([frames[i : i + SPAN].transpose(0, 1).float() for i in chosen])
+            sound_windows = torch.stack([cepstra[None, :, 4 * i : 4 * i + 4 * SPAN] for i in chosen])
+            mouths.append(self.net.embed_mouth(mouth_windows.to(self.device)).cpu())
+            sounds.append(self.net.embed_audio(sound_windows.to(self.device)).cpu())
+        return lag_distances(torch.cat(mouths), torch.cat(sounds))
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return confidences(made["distances"])
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return confidences(generated["distances"])
 
 
 def confidences(distances: np.ndarray) -> dict[str, float]:
-    """The columns from the mean distances at lags; `nan` for a clip too short, or a flat curve, which peaks nowhere."""
+    """Computes the columns from the distances at lags (2 MAX_LAG + 1,); `nan` for an empty or flat curve."""
     if not len(distances) or np.ptp(distances) <= 1e-6:
         return dict.fromkeys(("Sync-C", "Sync-D", "Sync-C0", "offset"), float("nan"))
     best = int(distances.argmin())
@@ -107,30 +107,38 @@ def confidences(distances: np.ndarray) -> dict[str, float]:
     return {
         "Sync-C": middle - float(distances[best]),
         "Sync-D": float(distances[best]),
-        "Sync-C0": middle - float(distances[SHIFT]),
-        "offset": float(abs(SHIFT - best)),
+        "Sync-C0": middle - float(distances[MAX_LAG]),
+        "offset": float(abs(MAX_LAG - best)),
     }
 
 
-def lag_distances(mouths: Tensor, waveforms: Tensor) -> Tensor:
-    """(2 SHIFT + 1,) mean over windows of the distance of features (n, D) to those of sounds SHIFT before to after.
+def lag_distances(mouths: Tensor, sounds: Tensor) -> Tensor:
+    """Returns the mean distance of mouths and sounds at each lag, (2 MAX_LAG + 1,).
 
-    Beyond the ends sounds are zero, as in the published evaluation.
+    Beyond the ends, embeddings of sounds are zero, as in the published evaluation.
+
+    Args:
+        mouths: Embeddings of the mouth in each window, (n, D).
+        sounds: Embeddings of the audio in each window, (n, D).
     """
-    padded = F.pad(waveforms, (0, 0, SHIFT, SHIFT))
-    lags = [F.pairwise_distance(mouths, padded[lag : lag + len(mouths)]) for lag in range(2 * SHIFT + 1)]
+    padded = F.pad(sounds, (0, 0, MAX_LAG, MAX_LAG))
+    lags = [F.pairwise_distance(mouths, padded[lag : lag + len(mouths)]) for lag in range(2 * MAX_LAG + 1)]
     return torch.stack(lags).mean(1)
 
 
 def face_track(frames: Tensor, faces: Faces) -> Tensor:
-    """(N, 3, 224, 224) uint8: the face followed, with a margin, below its middle more than above."""
+    """Crops the face from each frame (N, 3, H, W), with more margin below its centre than above.
+
+    Returns:
+        (N, 3, 224, 224) uint8.
+    """
     left, top, right, bottom = faces.boxes.T
     width = min(SMOOTHING, len(left) - 1 + len(left) % 2)
     half, y, x = (
         medfilt(track, kernel_size=width)
         for track in (np.maximum(bottom - top, right - left) / 2, (top + bottom) / 2, (left + right) / 2)
     )
-    return torch.stack([_crop(frame, *place) for frame, *place in zip(frames, half, y, x, strict=True)])
+    return torch.stack([_crop(frame, *box) for frame, *box in zip(frames, half, y, x, strict=True)])
 
 
 def _crop(frame: Tensor, half: float, y: float, x: float) -> Tensor:
@@ -143,7 +151,7 @@ def _crop(frame: Tensor, half: float, y: float, x: float) -> Tensor:
 
 
 class Network(nn.Module):
-    """The two streams, with the published file's names."""
+    """The networks for mouths and audio, with the names of the published file."""
 
     def __init__(self, width: int = 1024) -> None:
         super().__init__()
@@ -167,20 +175,20 @@ class Network(nn.Module):
             *_layer(nn.Conv3d(256, 512, (1, 6, 6))),
         )  # fmt: skip
 
-    def see(self, frames: Tensor) -> Tensor:
-        """(B, 3, 5, 224, 224) in [0, 255] to (B, width)."""
+    def embed_mouth(self, frames: Tensor) -> Tensor:
+        """Maps frames (B, 3, 5, 224, 224) in [0, 255] to embeddings (B, width)."""
         return self.netfclip(self.netcnnlip(frames).flatten(1))
 
-    def hear(self, cepstra: Tensor) -> Tensor:
-        """(B, 1, 13, 20) to (B, width)."""
+    def embed_audio(self, cepstra: Tensor) -> Tensor:
+        """Maps mel cepstra (B, 1, 13, 20) to embeddings (B, width)."""
         return self.netfcaud(self.netcnnaud(cepstra).flatten(1))
 
 
 def load_syncnet(path: Path) -> Network:
-    """The network with published weights, ready to use.
+    """Loads the network with published weights, for evaluation.
 
     Raises:
-        BackendError: The file is no state dict of it.
+        BackendError: The file is not a state dict of it.
     """
     net = Network()
     try:

@@ -17,12 +17,12 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
-RATE, SHORTEST = 16000, 400  # samples that wav2vec 2.0 hears at least
-INSIDE = "wav2vec2."  # where the file keeps wav2vec 2.0
+RATE, SHORTEST = 16000, 400  # sample rate; fewest samples for wav2vec 2.0
+PREFIX = "wav2vec2."  # of the names of wav2vec 2.0's parameters
 
 
 class Utmos(Metric):
-    """Mean over a clip of the score of every 20 ms, each clip alone, as padding shifts it. Silence scores 1.
+    """Mean score over a clip, one per 20 ms; silence scores 1. Clips are not batched, since padding changes scores.
 
     Args:
         path: File `utmos22_strong_step7459_v1.pt`, the published checkpoint as SpeechMOS repacked it.
@@ -50,17 +50,17 @@ class Utmos(Metric):
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
         if media.sample_rate != RATE:
-            raise ValueError(f"UTMOS hears {RATE} samples a second, not {media.sample_rate}")
+            raise ValueError(f"UTMOS needs a sample rate of {RATE}, not {media.sample_rate}")
         if is_silent(media.waveform) or len(media.waveform) < SHORTEST:
             return {"score": np.ones(1)}
         return {"score": self.net(media.waveform[None].to(self.device)).cpu().numpy()}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return {"UTMOS": float(made["score"][0])}
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return {"UTMOS": float(generated["score"][0])}
 
 
 class Network(nn.Module):
-    """wav2vec 2.0, and on its states, beside who judges and what kind of data it is, an LSTM and a score.
+    """wav2vec 2.0, then an LSTM and a linear head on its states and the embeddings of judge and domain.
 
     Args:
         state: Published tensors, whose shapes give the widths.
@@ -74,29 +74,29 @@ class Network(nn.Module):
         self.wav2vec2: Any = Wav2Vec2Model(config)
         self.domain_emb = nn.Parameter(torch.zeros_like(state["domain_emb"]))
         self.judge_emb = nn.Parameter(torch.zeros_like(state["judge_emb"]))
-        given, hidden = state["blstm.weight_ih_l0"].shape[1], state["blstm.weight_hh_l0"].shape[1]
-        self.blstm = nn.LSTM(given, hidden, batch_first=True, bidirectional=True)
+        inputs, hidden = state["blstm.weight_ih_l0"].shape[1], state["blstm.weight_hh_l0"].shape[1]
+        self.blstm = nn.LSTM(inputs, hidden, batch_first=True, bidirectional=True)
         middle = len(state["projection.0.weight"])
         self.projection = nn.Sequential(nn.Linear(2 * hidden, middle), nn.ReLU(), nn.Linear(middle, 1))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """(B, n) in [-1, 1] at 16 kHz to (B,)."""
+        """Maps waveforms (B, n) in [-1, 1] at 16 kHz to scores (B,)."""
         states = self.wav2vec2(waveform).last_hidden_state
-        about = torch.cat([self.domain_emb, self.judge_emb], dim=1)[:, None].expand(*states.shape[:2], -1)
-        scores = self.projection(self.blstm(torch.cat([states, about], dim=2))[0])
+        context = torch.cat([self.domain_emb, self.judge_emb], dim=1)[:, None].expand(*states.shape[:2], -1)
+        scores = self.projection(self.blstm(torch.cat([states, context], dim=2))[0])
         return scores.mean((1, 2)) * 2 + 3
 
 
 def load_utmos(path: Path, config: Any = None) -> Network:
-    """The network with published weights.
+    """Loads the network with published weights.
 
     Raises:
-        BackendError: The file holds none.
+        BackendError: The file holds no UTMOS.
     """
     from transformers import Wav2Vec2Config
 
     state = {
-        INSIDE + renamed(name.removeprefix(INSIDE), FAIRSEQ) if name.startswith(INSIDE) else name: value
+        PREFIX + renamed(name.removeprefix(PREFIX), FAIRSEQ) if name.startswith(PREFIX) else name: value
         for name, value in read_weights(path).items()
     }
     try:

@@ -1,4 +1,4 @@
-"""CD-FVD: FVD's distance over features of VideoMAE-v2, which weigh motion more than I3D's do (Ge et al. 2024)."""
+"""CD-FVD: the distance of FVD over features of VideoMAE-v2, which are more sensitive to motion (Ge et al. 2024)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidchat.bench.canonical.published_weights import read_weights, renamed
-from vidchat.bench.metric import BackendError, Column, Features, Metric, evenly, need_file
+from vidchat.bench.metric import BackendError, Column, Features, Metric, even_indices, need_file
 from vidchat.bench.protocol import file_hash, versions
 from vidchat.data.media.read import Media
 
 EXPECTED = "vit_g_hybrid_pt_1200e_ssv2_ft.pth"
-SIDE, FRAMES, HEAD = 224, 16, 88  # what ViT-g was trained on, and the width of one of its attention heads
-EPSILON = 1e-6  # of its norms
-# What the published checkpoint calls a part, and what transformers' VideoMAEModel calls it.
+SIDE, FRAMES, HEAD = 224, 16, 88  # training size and length of ViT-g, and the width of its attention heads
+EPSILON = 1e-6  # of the layer norms
+# Parameter names of the published checkpoint, as patterns, and of transformers' VideoMAEModel.
 RENAMED = (
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
     (r"^blocks\.", "encoder.layer."),
@@ -30,18 +30,18 @@ RENAMED = (
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
 )  # fmt: skip
-TOGETHER = ".attn.qkv.weight"  # queries, keys and values in one matrix
+JOINT_QKV = ".attn.qkv.weight"  # queries, keys and values in one matrix
 
 
 class VideoMae(Metric):
-    """Fréchet distance over `vit_g_hybrid_pt_1200e_ssv2_ft.pth`, as the package cd-fvd feeds it, one window a clip.
+    """Fréchet distance over features of `vit_g_hybrid_pt_1200e_ssv2_ft.pth`, preprocessed as by the package cd-fvd.
 
-    The features are the mean of the last tokens, normalised: 1408 numbers. The model has a billion parameters, 4 GB of
-    memory in every process, and wants a GPU.
+    The features are the mean of the last tokens, normalised: 1408 values for one window per clip. The model has a
+    billion parameters, which take 4 GB of memory in every process; use a GPU.
 
     Args:
-        path: The checkpoint.
-        device: Where it runs.
+        path: Checkpoint.
+        device: Device of the network.
     """
 
     dimension = "video quality"
@@ -65,14 +65,14 @@ class VideoMae(Metric):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        chosen = media.frames[torch.from_numpy(evenly(len(media.frames), FRAMES))]
-        film = F.interpolate(chosen.float() / 255, (SIDE, SIDE), mode="bilinear", align_corners=False)
-        tokens = self.model(film[None].to(self.device)).last_hidden_state
+        chosen = media.frames[torch.from_numpy(even_indices(len(media.frames), FRAMES))]
+        video = F.interpolate(chosen.float() / 255, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        tokens = self.model(video[None].to(self.device)).last_hidden_state
         return {"rows": self.norm(tokens.mean(1)).cpu().numpy()}
 
 
 def load_videomae(path: Path) -> tuple[Any, nn.LayerNorm]:
-    """The encoder and the norm behind it, of whatever width and depth the file has.
+    """Loads the encoder and the norm after it; width and depth are taken from the file.
 
     Raises:
         BackendError: The file holds no such model.
@@ -97,7 +97,7 @@ def _config(state: Mapping[str, Tensor]) -> Any:
 
     width, _, tubelet, patch, _ = state["patch_embed.proj.weight"].shape
     if width % HEAD:
-        raise ValueError(f"its width {width} is no multiple of {HEAD}, a head of ViT-g")
+        raise ValueError(f"its width {width} is not a multiple of {HEAD}, the width of a head of ViT-g")
     return VideoMAEConfig(
         image_size=SIDE,
         num_frames=FRAMES,
@@ -105,23 +105,23 @@ def _config(state: Mapping[str, Tensor]) -> Any:
         tubelet_size=tubelet,
         hidden_size=width,
         num_attention_heads=width // HEAD,
-        num_hidden_layers=len([name for name in state if name.endswith(TOGETHER)]),
+        num_hidden_layers=len([name for name in state if name.endswith(JOINT_QKV)]),
         intermediate_size=len(state["blocks.0.mlp.fc1.weight"]),
         layer_norm_eps=EPSILON,
-        use_mean_pooling=True,  # so that the encoder has no norm of its own behind it
+        use_mean_pooling=True,  # so that the encoder has no norm at its end
     )
 
 
 def _by_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors; the classifier of actions is left out."""
-    found = {}
+    """Renames the encoder's tensors; the action classifier is left out."""
+    tensors = {}
     for name, value in state.items():
         if name.startswith("head."):
             continue
-        if name.endswith(TOGETHER):
-            place = renamed(name.removesuffix(TOGETHER), RENAMED) + ".attention.attention."
+        if name.endswith(JOINT_QKV):
+            prefix = renamed(name.removesuffix(JOINT_QKV), RENAMED) + ".attention.attention."
             for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                found[f"{place}{part}.weight"] = rows
+                tensors[f"{prefix}{part}.weight"] = rows
         else:
-            found[renamed(name, RENAMED)] = value
-    return found
+            tensors[renamed(name, RENAMED)] = value
+    return tensors

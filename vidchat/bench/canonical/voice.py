@@ -19,19 +19,19 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import file_hash, versions, weights_hash
 from vidchat.data.media.read import Media
 
-# WavLM's parts that wav2vec 2.0 has not.
+# Parameters of WavLM that wav2vec 2.0 does not have.
 RENAMED = (
     (r"self_attn\.grep_linear\.", "attention.gru_rel_pos_linear."),
     (r"self_attn\.grep_a$", "attention.gru_rel_pos_const"),
     (r"self_attn\.relative_attention_bias\.", "attention.rel_attn_embed."),
     *FAIRSEQ,
 )
-SHORTEST = 8000  # samples; in less, x-vectors have no frame to look at
-INSIDE = "feature_extract.model."  # where the checkpoint keeps WavLM
+SHORTEST = 8000  # samples; shorter clips leave x-vectors no frame
+INSIDE = "feature_extract.model."  # prefix of the names of WavLM's parameters
 
 
-class SpeakerLikeness(Metric):
-    """Cosine of the speaker embeddings of the generated and the true answer."""
+class SpeakerSimilarity(Metric):
+    """Cosine similarity of the speaker embeddings of the generated and the true answer."""
 
     dimension = "voice"
     turns = "speaking"
@@ -42,7 +42,7 @@ class SpeakerLikeness(Metric):
         self.device = device
 
     def embed(self, waveform: Tensor) -> Tensor:
-        """(n,) at 16 kHz to (D,)."""
+        """Maps a waveform (n,) at 16 kHz to an embedding (D,)."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -51,18 +51,18 @@ class SpeakerLikeness(Metric):
             return {"voice": np.zeros(0, np.float32)}
         return {"voice": self.embed(media.waveform.to(self.device)).float().cpu().numpy()}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        if not (len(made["voice"]) and len(true["voice"])):
-            return {"SIM-o": float("nan")}  # what is silent, or over at once, has no voice that could be compared
-        return {"SIM-o": float(cosine(made["voice"], true["voice"]))}
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        if not (len(generated["voice"]) and len(truth["voice"])):
+            return {"SIM-o": float("nan")}  # a silent or very short clip has no voice to compare
+        return {"SIM-o": float(cosine(generated["voice"], truth["voice"]))}
 
 
-class WavLmEcapa(SpeakerLikeness):
+class WavLmEcapa(SpeakerSimilarity):
     """SIM-o as speech papers report it: `wavlm_large_finetune.pth` of UniSpeech's speaker verification.
 
     Args:
-        path: The checkpoint.
-        device: Where it runs.
+        path: Checkpoint.
+        device: Device of the network.
         config: Configuration of the WavLM inside; WavLM-large by default.
     """
 
@@ -103,12 +103,12 @@ class WavLmEcapa(SpeakerLikeness):
         return self.head(torch.stack(states, dim=1))[0]
 
 
-class XVector(SpeakerLikeness):
-    """A speaker model of transformers, such as `microsoft/wavlm-base-plus-sv`: another scale than SIM-o's.
+class XVector(SpeakerSimilarity):
+    """A speaker model of transformers, such as `microsoft/wavlm-base-plus-sv`: on another scale than SIM-o.
 
     Args:
-        name: A folder, or a name on the Hub.
-        device: Where it runs.
+        name: Folder, or name on the Hub.
+        device: Device of the network.
     """
 
     columns = (Column("SIM, x-vector", "higher", worst=-1.0),)
@@ -116,12 +116,12 @@ class XVector(SpeakerLikeness):
     def __init__(self, name: str, device: str = "cpu") -> None:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-        from vidchat.bench.canonical.coherence import loaded
+        from vidchat.bench.canonical.coherence import load_pretrained
 
         super().__init__(device)
         self.name = name
-        self.model: Any = loaded(name, AutoModelForAudioXVector).to(device).eval()
-        self.hear: Any = loaded(name, AutoFeatureExtractor)
+        self.model: Any = load_pretrained(name, AutoModelForAudioXVector).to(device).eval()
+        self.feature_extractor: Any = load_pretrained(name, AutoFeatureExtractor)
 
     def spec(self) -> Mapping[str, object]:
         return {
@@ -131,11 +131,13 @@ class XVector(SpeakerLikeness):
         }
 
     def embed(self, waveform: Tensor) -> Tensor:
-        given = self.hear(waveform.cpu().numpy(), sampling_rate=16000, return_tensors="pt").to(self.device)
-        return self.model(**given).embeddings[0]
+        inputs = self.feature_extractor(waveform.cpu().numpy(), sampling_rate=16000, return_tensors="pt").to(
+            self.device
+        )
+        return self.model(**inputs).embeddings[0]
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return {"SIM, x-vector": super().compare(made, true, reference, pair)["SIM-o"]}
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return {"SIM, x-vector": super().compare(generated, truth, reference, pair)["SIM-o"]}
 
 
 LARGE = {

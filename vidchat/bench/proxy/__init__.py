@@ -1,1 +1,1 @@
-"""Measures that need no weights. Each stands in for a canonical one, and says what it really measures."""
+"""Metrics that need no weights; each stands in for a canonical metric, and states what it really measures."""

@@ -1,4 +1,4 @@
-"""A stand-in for recognition and CLIP: which candidate reply, as spoken, the audio is nearest to."""
+"""Proxy of dialogue coherence: finds the candidate reply whose recording is nearest to the answer's audio."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ RATE = 16000
 
 
 class NearestSpoken(Metric):
-    """What the spoken candidate is worth that is nearest by dynamic time warping over cepstra; silence is worth 0.
+    """Score of the nearest candidate by dynamic time warping over cepstra of its recordings; silence scores 0.
 
-    It needs the candidates as audio, so it serves closed sets such as the rendered dyads. It compares sounds, not
-    meanings: a free reply lands on any candidate.
+    It needs recordings of the candidates, so it suits closed sets such as the rendered dyads. It compares sounds, not
+    meanings: for a free reply the nearest candidate is arbitrary.
     """
 
     dimension = "dialogue coherence"
-    doubt = "It compares sounds with those of the candidates, not meanings: a free reply lands on any of them."
+    doubt = "It compares sounds with those of the candidates, not meanings: for a free reply the nearest is arbitrary."
     columns = (Column("coherence", "higher", worst=0.0),)
     needs_candidates = True
     turns = "speaking"
@@ -44,18 +44,19 @@ class NearestSpoken(Metric):
             return {"cepstra": np.zeros((0, 1), np.float32)}
         return {"cepstra": cepstra(media.waveform.numpy(), media.sample_rate)}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        spoken = [candidate for candidate in pair.candidates if candidate.waveforms]
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        spoken = [candidate for candidate in pair.candidates if candidate.recordings]
         if len(spoken) < 2:
             return {"coherence": float("nan")}
-        if not len(made["cepstra"]):
+        if not len(generated["cepstra"]):
             return {"coherence": 0.0}
-        distances = [min(warped_distance(made["cepstra"], _heard(p)) for p in one.waveforms) for one in spoken]
-        return {"coherence": spoken[int(np.argmin(distances))].worth}
+        answer = generated["cepstra"]
+        distances = [min(warped_distance(answer, _read_cepstra(path)) for path in c.recordings) for c in spoken]
+        return {"coherence": spoken[int(np.argmin(distances))].score}
 
 
 @lru_cache(maxsize=64)
-def _heard(path: Path) -> Floats:
+def _read_cepstra(path: Path) -> Floats:
     rate, samples = wavfile.read(path)
     mono = to_float(samples if samples.ndim == 1 else samples[:, 0])
     return cepstra(resample(mono, rate, RATE), RATE)

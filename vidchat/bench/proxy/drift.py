@@ -1,4 +1,4 @@
-"""What becomes of a clip from its beginning to its end: sharpness and loudness. (Identity's is with identity.)"""
+"""Drift of sharpness and loudness from the beginning of a clip to its end (drift of identity: identity.py)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
 from vidchat.data.media.read import Media
 
-QUIETEST = -60.0  # dB; quieter counts as this
-SHARE = 4  # a window is a quarter of the clip
-BLANK = 0.05  # mean absolute Laplacian below which a frame shows nothing
+QUIETEST = -60.0  # dB; lower levels count as this
+SHARE = 4  # the clip is divided into quarters
+BLANK = 0.05  # mean absolute Laplacian below which a frame counts as blank
 
 
 class SharpnessDrift(Metric):
-    """How far the change of sharpness from first quarter to last is from the truth's own, in percent.
+    """Difference from the truth in the change of sharpness from the first quarter to the last, in percent.
 
-    Sharpness is the mean absolute Laplacian of the grey frame; its change is reckoned in shares of the larger of the
-    two quarters, so it lies within 100 % either way.
+    Sharpness is the mean absolute Laplacian of the grey frame. Its change is relative to the larger of the two
+    quarters, so it lies between -100 % and 100 %.
     """
 
     dimension = "responsiveness"
@@ -38,17 +38,17 @@ class SharpnessDrift(Metric):
         sharp = []
         for frame in media.frames:
             grey = frame.float().mean(0)
-            around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-            sharp.append(float((4 * grey[1:-1, 1:-1] - around).abs().mean()))
+            neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+            sharp.append(float((4 * grey[1:-1, 1:-1] - neighbours).abs().mean()))
         quarter = max(1, len(sharp) // SHARE)
         return {"sharp": np.array([np.mean(sharp[:quarter]), np.mean(sharp[-quarter:])])}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return {"sharpness drift %": abs(_growth(made["sharp"]) - _growth(true["sharp"]))}
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return {"sharpness drift %": abs(_growth(generated["sharp"]) - _growth(truth["sharp"]))}
 
 
 class LoudnessDrift(Metric):
-    """How far the change of loudness from first half to last is from the truth's own, in dB."""
+    """Difference from the truth in the change of loudness from the first half to the last, in dB."""
 
     dimension = "responsiveness"
     columns = (Column("loudness drift dB", "lower", digits=1, worst=-2 * QUIETEST),)
@@ -62,21 +62,21 @@ class LoudnessDrift(Metric):
         halves = np.array_split(media.waveform.numpy(), 2)
         return {"loud": np.array([_loudness(half) for half in halves])}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        rises = [features["loud"][1] - features["loud"][0] for features in (made, true)]
-        silent = any(features["loud"].max() <= QUIETEST for features in (made, true))
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        rises = [features["loud"][1] - features["loud"][0] for features in (generated, truth)]
+        silent = any(features["loud"].max() <= QUIETEST for features in (generated, truth))
         return {"loudness drift dB": float("nan") if silent else float(abs(rises[0] - rises[1]))}
 
 
 def _growth(sharp: NDArray[np.float64]) -> float:
-    """Percent of the larger of two sharpnesses; `nan` where nothing was ever to be seen."""
+    """Returns the change of two sharpnesses (2,) in percent of the larger; `nan` if both are blank."""
     first, last = map(float, sharp)
     return 100 * (last - first) / max(first, last) if max(first, last) > BLANK else float("nan")
 
 
 def _loudness(samples: np.ndarray) -> float:
-    """RMS in dB of full scale over the 40 ms pieces that are not silent."""
-    pieces = samples[: len(samples) // 640 * 640].reshape(-1, 640)
-    power = (pieces.astype(np.float64) ** 2).mean(1)
+    """Returns the RMS of samples (n,) in dB of full scale, over the windows of 40 ms that are not silent."""
+    windows = samples[: len(samples) // 640 * 640].reshape(-1, 640)
+    power = (windows.astype(np.float64) ** 2).mean(1)
     spoken = power[power > 10 ** (QUIETEST / 10)]
     return max(QUIETEST, float(10 * np.log10(spoken.mean()))) if len(spoken) else QUIETEST

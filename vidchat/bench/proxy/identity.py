@@ -1,4 +1,4 @@
-"""A stand-in for ArcFace: how much the face region looks like the reference's, in colour and coarse shape."""
+"""Proxy of ArcFace: similarity of the face region to the reference's, in colour and coarse shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from vidchat.bench.faces import STEP, FaceFinder, crops, looked_at
+from vidchat.bench.faces import STEP, FaceFinder, crops, detection_frames
 from vidchat.bench.metric import Column, Features, Metric, cosine
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
@@ -16,29 +16,28 @@ from vidchat.data.media.read import Media
 Floats = NDArray[np.float64]
 
 SIDE = 12  # the face is averaged down to SIDE x SIDE, so that motion of the lips hardly counts
-
-
 IDENTITY = (
     Column("ArcFace", "higher", worst=-1.0),
     Column("face found", "higher", worst=0.0),
-    Column("identity drift", "lower", worst=4.0),  # the change of a cosine is at most 2, the truth's too
+    Column("identity drift", "lower", worst=4.0),  # the changes of two cosines, each at most 2
 )
 
 
-class FaceLooks(Metric):
-    """Cosine between each face, as a coarse colour frame less middle grey, and the reference's; mean over frames.
+class FaceAppearance(Metric):
+    """Cosine similarity of each face, a coarse colour image minus middle grey, to the reference's; mean over frames.
 
-    It tells drawn people apart, and filmed ones in different clothes and light. It is fooled by light and by pose, as
-    ArcFace is not. A frame without a face scores 0.
+    It tells rendered people apart, and filmed people in different clothes and light. Unlike ArcFace it depends on light
+    and pose. A frame without a face scores 0.
 
     Args:
-        finder: Where the face is.
+        finder: Face finder.
     """
 
     dimension = "identity"
     columns = IDENTITY
-    doubt = "Clothes, light and pose weigh as much as the face: it tells two filmed people apart, not two like faces."
-
+    doubt = (
+        "Clothes, light and pose weigh as much as the face: it tells two filmed people apart, not two similar faces."
+    )
     needs_reference = True
 
     def __init__(self, finder: FaceFinder) -> None:
@@ -54,41 +53,41 @@ class FaceLooks(Metric):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         faces = self.finder(media)
-        at = looked_at(len(media.frames))
-        face = crops(media.frames[at], faces.boxes[at], (SIDE, SIDE)).flatten(1).numpy()
+        indices = detection_frames(len(media.frames))
+        face = crops(media.frames[indices], faces.boxes[indices], (SIDE, SIDE)).flatten(1).numpy()
         contrast = np.linalg.norm(face - face.mean(1, keepdims=True), axis=1) / np.sqrt(face.shape[1])
-        found = faces.found[at] & (contrast > 0.02)  # a blank frame holds no face
+        found = faces.found[indices] & (contrast > 0.02)  # a blank frame has no face
         return {"faces": (face - 0.5).astype(np.float32), "found": found}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return compare_faces(made, true, reference)
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return compare_faces(generated, truth, reference)
 
 
-def compare_faces(made: Features, true: Features, reference: Features) -> dict[str, float]:
-    """Cosine to the reference, share of frames with a face, and drift.
+def compare_faces(generated: Features, truth: Features, reference: Features) -> dict[str, float]:
+    """Computes the cosine similarity to the reference, the share of frames with a face, and the drift.
 
-    Drift is how far the change of the cosine from first to last quarter is from the truth's own: people turn. `nan`
-    where one of the two clips has no face that could drift.
+    Drift is the difference from the truth in the change of the cosine from the first quarter to the last, since real
+    people turn too; `nan` if one of the two clips has no face.
 
     Args:
-        made: Features of the generated clip, `faces` (n, D) and `found` (n,), in order of time.
-        true: Features of the true answer.
+        generated: Features of the generated clip: `faces` (n, D) and `found` (n,), in order of time.
+        truth: Features of the true answer.
         reference: Features of the reference, one frame.
     """
-    alike = _likeness(made, reference)
-    drift = abs(_change(alike) - _change(_likeness(true, reference)))
+    similarity = _similarity(generated, reference)
+    drift = abs(_change(similarity) - _change(_similarity(truth, reference)))
     return {
-        "ArcFace": float(alike.mean()),
-        "face found": float(made["found"].mean()),
-        "identity drift": drift if made["found"].any() and true["found"].any() else float("nan"),
+        "ArcFace": float(similarity.mean()),
+        "face found": float(generated["found"].mean()),
+        "identity drift": drift if generated["found"].any() and truth["found"].any() else float("nan"),
     }
 
 
-def _likeness(clip: Features, reference: Features) -> Floats:
-    """(n,) cosine to the reference; 0 where no face was found."""
+def _similarity(clip: Features, reference: Features) -> Floats:
+    """Returns the cosine similarity to the reference, (n,); 0 where no face was found."""
     return np.where(clip["found"].astype(bool), cosine(clip["faces"], reference["faces"][0]), 0.0)
 
 
-def _change(alike: Floats) -> float:
-    quarter = max(1, len(alike) // 4)
-    return float(alike[-quarter:].mean() - alike[:quarter].mean())
+def _change(similarity: Floats) -> float:
+    quarter = max(1, len(similarity) // 4)
+    return float(similarity[-quarter:].mean() - similarity[:quarter].mean())

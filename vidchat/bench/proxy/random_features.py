@@ -1,7 +1,7 @@
-"""Stand-ins for FID and FVD: Fréchet distances over features of fixed random convolutions.
+"""Proxies of FID and FVD: Fréchet distances over features of fixed random convolutions.
 
-Random convolutions tell textures, colours, layouts and (in three dimensions) motions apart, though not as people do: a
-distance of 0 means equal, a larger one means more different, and no value can be compared with an FID or FVD.
+Random convolutions distinguish textures, colours, layouts and (in three dimensions) motions, though not as people do. A
+distance of 0 means equal, a larger one more different; no value can be compared with an FID or FVD.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidchat.bench.metric import Column, Features, Metric, evenly
+from vidchat.bench.metric import Column, Features, Metric, even_indices
 from vidchat.bench.protocol import versions, weights_hash
 from vidchat.data.media.read import Media
 
 SEED = 20250712
 WIDTHS = (24, 48, 64)
-SIDE = 64  # frames are averaged down to this
+SIDE = 64  # frames are averaged down to this size
 
 
 class RandomFeatures(Metric):
-    """What both stand-ins share: features in [0, 1), so that a missing clip's can be beyond those of any clip."""
+    """Base class of both proxies, whose features lie in [0, 1)."""
 
     dimension = "video quality"
     doubt = "It sees textures, colours, layout and motion, not whether it is a person: trust large differences only."
 
-    def absent(self, true: Features) -> Features:
-        """-1 in every dimension, where a clip has 0 or more: farther from any truth than any clip can be."""
-        return {"rows": -np.ones_like(true["rows"])}
+    def absent(self, truth: Features) -> Features:
+        """Returns -1 in every dimension: farther from any truth than the features of a clip, which are at least 0."""
+        return {"rows": -np.ones_like(truth["rows"])}
 
 
 class RandomFrames(RandomFeatures):
-    """FID's stand-in: pooled activations of a random convolution net of single frames.
+    """Proxy of FID: pooled activations of a random convolutional network on single frames.
 
     Args:
-        frames: Frames taken of each clip, evenly.
+        frames: Number of frames of each clip, evenly spaced.
     """
 
     columns = (Column("FID", "lower", "frechet"),)
@@ -52,15 +52,15 @@ class RandomFrames(RandomFeatures):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        frames = _small(media, self.frames)
+        frames = _read_small(media, self.frames)
         return {"rows": _pooled(self.net, frames).numpy()}
 
 
 class RandomMotion(RandomFeatures):
-    """FVD's stand-in: pooled activations of a random three-dimensional convolution net of frames and their changes.
+    """Proxy of FVD: pooled activations of a random three-dimensional convolutional network on frames and their changes.
 
     Args:
-        frames: Frames taken of each clip, evenly.
+        frames: Number of frames of each clip, evenly spaced.
     """
 
     columns = (Column("FVD", "lower", "frechet"),)
@@ -74,22 +74,22 @@ class RandomMotion(RandomFeatures):
 
     @torch.no_grad()
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        frames = _small(media, self.frames)
+        frames = _read_small(media, self.frames)
         change = frames.diff(dim=0, prepend=frames[:1])
-        film = torch.cat([frames, 4 * change], dim=1).transpose(0, 1)[None]
-        return {"rows": _pooled(self.net, film).numpy()}
+        video = torch.cat([frames, 4 * change], dim=1).transpose(0, 1)[None]
+        return {"rows": _pooled(self.net, video).numpy()}
 
 
-def _small(media: Media, frames: int) -> Tensor:
-    """(frames, 3, SIDE, SIDE) in [-1, 1]."""
-    chosen = media.frames[torch.from_numpy(evenly(len(media.frames), frames))]
+def _read_small(media: Media, frames: int) -> Tensor:
+    """Returns frames of a clip, evenly spaced and averaged down, (frames, 3, SIDE, SIDE) in [-1, 1]."""
+    chosen = media.frames[torch.from_numpy(even_indices(len(media.frames), frames))]
     return F.interpolate(chosen.float() / 127.5 - 1, (SIDE, SIDE), mode="area")
 
 
-def _spec(what: str, net: nn.Module, frames: int) -> Mapping[str, object]:
-    """The protocol of both stand-ins; they differ in what they look at."""
+def _spec(inputs: str, net: nn.Module, frames: int) -> Mapping[str, object]:
+    """Returns the specification of both proxies."""
     return {
-        "backend": f"random convolutions {what}, pooled, m / (1 + m)",
+        "backend": f"random convolutions {inputs}, pooled, m / (1 + m)",
         "weights": weights_hash(net),
         "frames": f"{frames} evenly",
         "input": f"{SIDE}x{SIDE}, area",
@@ -100,7 +100,7 @@ def _spec(what: str, net: nn.Module, frames: int) -> Mapping[str, object]:
 def _random_net(
     kind: type[nn.Conv2d] | type[nn.Conv3d], channels: int, stride: int | tuple[int, int, int]
 ) -> nn.ModuleList:
-    """Convolutions whose weights come from a fixed seed by numpy, whose numbers do not change between versions."""
+    """Builds convolutions with weights drawn by numpy, whose random numbers do not change between versions."""
     rng = np.random.default_rng(SEED)
     net = nn.ModuleList()
     for before, after in pairwise((channels, *WIDTHS)):
@@ -113,7 +113,7 @@ def _random_net(
 
 
 def _pooled(net: nn.ModuleList, x: Tensor) -> Tensor:
-    """(n, sum of WIDTHS) in [0, 1): the mean m of every channel of every layer, as m / (1 + m)."""
+    """Returns features (n, sum of WIDTHS) in [0, 1): the mean m of every channel of every layer, as m / (1 + m)."""
     means = []
     for layer in net:
         x = layer(x).relu()

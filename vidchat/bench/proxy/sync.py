@@ -1,4 +1,4 @@
-"""A stand-in for SyncNet: does the mouth move when the voice is loud, and best at the time at which it is played?"""
+"""Proxy of SyncNet: correlates mouth motion with loudness, over lags."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidchat.bench.clips import is_silent
-from vidchat.bench.faces import MOUTH, FaceFinder, crops, part_of
+from vidchat.bench.faces import MOUTH, FaceFinder, crops, region_boxes
 from vidchat.bench.metric import Column, Features, Metric
 from vidchat.bench.pairs import Pair
 from vidchat.bench.protocol import versions
@@ -21,40 +21,40 @@ from vidchat.data.media.read import Media
 
 Floats = NDArray[np.float64]
 
-REACH = 15  # frames by which the audio is shifted either way, as SyncNet's `vshift`
-SIZE = (32, 48)  # of the mouth's crop
-PHRASE = 12.0  # frames; what changes more slowly is whether somebody speaks, not what
-QUIET = 1e-3  # loudness below which quieter makes no difference
+MAX_LAG = 15  # frames, as SyncNet's `vshift`
+SIZE = (32, 48)  # of the mouth crop
+PHRASE = 12.0  # frames; slower changes tell whether somebody speaks, not what
+QUIET = 1e-3  # added to the root mean square, so that lower levels make no difference
 
 
 class MouthAndLoudness(Metric):
-    """Rank correlation of the mouth region's motion and the loudness, at lags of -15 ... 15 frames.
+    """Rank correlation of the motion of the mouth region and the loudness, at lags of -15 ... 15 frames.
 
-    It is the mean of two: of both as they are, which tells speaking from silence, and of both without what changes more
-    slowly than half a second, which tells syllables.
+    It is the mean of two correlations: of both signals as they are, which separates speech from silence, and of both
+    without changes slower than half a second, which separates syllables.
 
-    `Sync r` is the correlation as played: it falls as the audio is shifted away. `Sync-C` is the best correlation
-    less the median one, wherever the best is; `Sync-D` is one less the best; `offset` is how far
-    from 0 that is, in frames. The last three are formed as SyncNet's are, which does not punish an offset either.
-    Ranks, and the mouth held still against the head's sway, make it work on filmed faces to within a few frames; of
-    one short clip it is a weak witness, of many a fair one. It cannot hear which audio is spoken.
+    `Sync r` is the correlation at lag 0, which falls as the audio is shifted. `Sync-C` is the largest correlation minus
+    the median; `Sync-D` is one minus the largest; `offset` is the distance of the largest from lag 0, in frames. The
+    last three are defined as SyncNet's, which does not punish an offset either. Ranks, and the compensation of head
+    motion, make it work on filmed faces to within a few frames: one short clip tells little, many clips tell more. It
+    does not recognise which sounds are spoken.
 
     Args:
-        finder: Where the face is.
+        finder: Face finder.
     """
 
     dimension = "audio-visual sync"
     turns = "speaking"
     doubt = (
-        "It sees that a mouth moves when it is loud, not which audio it makes. Of filmed people the mean over many "
-        "clips tells whether audio and mouth go together, and at which offset to about a frame; one clip's values, its "
-        "offset above all, tell next to nothing."
+        "It sees that a mouth moves when it is loud, not which sounds it makes. For filmed people the mean over many "
+        "clips tells whether audio and mouth go together, and the offset to about a frame; the values of one clip, "
+        "above all its offset, tell next to nothing."
     )
     columns = (
         Column("Sync-C", "higher", worst=0.0),
         Column("Sync-D", "lower", worst=2.0),
         Column("Sync r", "higher", worst=-1.0),
-        Column("offset", "lower", digits=1, worst=REACH + 1.0),
+        Column("offset", "lower", digits=1, worst=MAX_LAG + 1.0),
     )
 
     def __init__(self, finder: FaceFinder) -> None:
@@ -62,7 +62,8 @@ class MouthAndLoudness(Metric):
 
     def spec(self) -> Mapping[str, object]:
         return {
-            "backend": f"rank correlation of mouth motion and loudness, whole and without what is slow, lags +-{REACH}",
+            "backend": "rank correlation of mouth motion and loudness, whole and without what is slow, "
+            f"lags +-{MAX_LAG}",
             **self.finder.spec(),
             "frames": "all",
             "libraries": versions("torch"),
@@ -70,34 +71,34 @@ class MouthAndLoudness(Metric):
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
         faces = self.finder(media)
-        mouth = crops(media.frames, part_of(faces.boxes, MOUTH), SIZE).mean(1)
+        mouth = crops(media.frames, region_boxes(faces.boxes, MOUTH), SIZE).mean(1)
         if is_silent(media.waveform):
-            return {"correlation": np.zeros(2 * REACH + 1)}
-        moved, loud = motion(mouth), loudness(media.waveform, len(mouth))
-        curves = [correlations(moved, loud), correlations(_syllables(moved), _syllables(loud))]
+            return {"correlation": np.zeros(2 * MAX_LAG + 1)}
+        mouth_motion, level = motion(mouth), loudness(media.waveform, len(mouth))
+        curves = [correlations(mouth_motion, level), correlations(_syllables(mouth_motion), _syllables(level))]
         return {"correlation": np.mean(curves, axis=0)}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        return peak(made["correlation"])
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        return peak(generated["correlation"])
 
 
 def peak(correlation: Floats) -> dict[str, float]:
-    """The columns from the correlations at lags -REACH ... REACH; `nan` for a flat curve, which peaks nowhere."""
+    """Computes the columns from the correlations at all lags, (2 MAX_LAG + 1,); `nan` for a flat curve."""
     if np.ptp(correlation) < 1e-9:
         return dict.fromkeys(("Sync-C", "Sync-D", "Sync r", "offset"), float("nan"))
     best = float(correlation.max())
     return {
         "Sync-C": best - float(np.median(correlation)),
         "Sync-D": 1 - best,
-        "Sync r": float(correlation[REACH]),
-        "offset": float(abs(np.argmax(correlation) - REACH)),
+        "Sync r": float(correlation[MAX_LAG]),
+        "offset": float(abs(np.argmax(correlation) - MAX_LAG)),
     }
 
 
 def motion(mouth: Tensor) -> Floats:
-    """(N,) how much a grey mouth (N, h, w) changes around each frame, its sway and the light left out."""
-    lit = mouth / mouth.mean((1, 2), keepdim=True).clamp(min=1e-3)
-    still = _hold_still(lit)
+    """Returns the change of a grey mouth region (N, h, w) around each frame, (N,), without head motion and light."""
+    normalised = mouth / mouth.mean((1, 2), keepdim=True).clamp(min=1e-3)
+    still = _stabilise(normalised)
     change = still.diff(dim=0).abs().mean((1, 2))
     if not len(change):
         return np.zeros(len(mouth))
@@ -107,12 +108,15 @@ def motion(mouth: Tensor) -> Floats:
 
 
 def _syllables(track: Floats) -> Floats:
-    """(N,) what changes faster than a phrase and slower than from frame to frame."""
+    """Band-passes a track (N,): removes changes slower than a phrase and those between single frames."""
     return gaussian_filter1d(track, 1.0) - gaussian_filter1d(gaussian_filter1d(track, 1.0), PHRASE)
 
 
 def sway(region: Tensor) -> Tensor:
-    """(N, 2) pixels down and right by which grey frames (N, h, w) lie off the median one (one Gauss-Newton step)."""
+    """Estimates the shifts (N, 2), pixels down and right, of grey frames (N, h, w) from their median frame.
+
+    One Gauss-Newton step is taken.
+    """
     middle = region.median(0).values
     down, right = torch.gradient(middle)
     design = torch.stack([down, right, torch.ones_like(middle), middle], dim=-1).flatten(0, 1).double()
@@ -121,8 +125,8 @@ def sway(region: Tensor) -> Tensor:
     return steps[:2].T.clamp(-6, 6)
 
 
-def _hold_still(mouth: Tensor) -> Tensor:
-    """Every frame moved by a fraction of a pixel, or a few, to lie best on the median one."""
+def _stabilise(mouth: Tensor) -> Tensor:
+    """Shifts every frame of a grey region (N, h, w) by a few pixels to match the median frame."""
     height, width = mouth.shape[1:]
     shift = torch.zeros(len(mouth), 2, 3)
     shift[:, 0, 0] = shift[:, 1, 1] = 1
@@ -133,10 +137,10 @@ def _hold_still(mouth: Tensor) -> Tensor:
 
 
 def loudness(waveform: Tensor, frames: int) -> Floats:
-    """(N,) log of the root mean square of the audio around each frame.
+    """Returns the log of the root mean square of the waveform (n,) around each frame, (frames,).
 
-    The window lies around the instant at which the frame was taken, half a frame to either side, as the motion around
-    a frame does (from the one before to the one after). The audio *while the frame is shown* is half a frame later.
+    The window is centred on the instant at which the frame was taken, as is the motion around a frame, which compares
+    the frames before and after. The audio *while the frame is shown* is half a frame later.
     """
     instants = np.arange(frames + 1) - 0.5
     edges = np.round(instants * len(waveform) / max(1, frames)).astype(int).clip(0, len(waveform))
@@ -144,16 +148,19 @@ def loudness(waveform: Tensor, frames: int) -> Floats:
     return np.log(np.sqrt(np.diff(energy) / np.maximum(np.diff(edges), 1)) + QUIET)
 
 
-def correlations(movement: Floats, loud: Floats, reach: int = REACH) -> Floats:
-    """(2 reach + 1,) rank correlation of what overlaps when the audio is taken -reach ... reach frames later.
+def correlations(movement: Floats, level: Floats, max_lag: int = MAX_LAG) -> Floats:
+    """Returns the rank correlation at each lag, (2 max_lag + 1,); 0 at lags for which the overlap is too short.
 
-    Clips too short for a lag have 0 there.
+    Args:
+        movement: Motion around each frame, (N,).
+        level: Loudness around each frame, (N,).
+        max_lag: Largest lag in frames; at a positive lag the audio is later than the motion.
     """
-    length = min(len(movement), len(loud))
-    movement, loud = rankdata(movement[:length]), rankdata(loud[:length])
-    curve = np.zeros(2 * reach + 1)
-    for lag in range(-reach, reach + 1):
-        a, b = movement[max(0, -lag) : length - max(0, lag)], loud[max(0, lag) : length - max(0, -lag)]
-        if len(a) > reach and a.std() > 1e-9 and b.std() > 1e-9:
-            curve[lag + reach] = np.corrcoef(a, b)[0, 1]
+    length = min(len(movement), len(level))
+    movement, level = rankdata(movement[:length]), rankdata(level[:length])
+    curve = np.zeros(2 * max_lag + 1)
+    for lag in range(-max_lag, max_lag + 1):
+        a, b = movement[max(0, -lag) : length - max(0, lag)], level[max(0, lag) : length - max(0, -lag)]
+        if len(a) > max_lag and a.std() > 1e-9 and b.std() > 1e-9:
+            curve[lag + max_lag] = np.corrcoef(a, b)[0, 1]
     return curve

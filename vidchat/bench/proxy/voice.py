@@ -1,4 +1,4 @@
-"""A stand-in for SIM-o: how alike two voices are in pitch and in their mean spectrum."""
+"""Proxy of SIM-o: similarity of two voices in pitch and mean spectrum."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from vidchat.data.media.read import Media
 Floats = NDArray[np.float64]
 
 WINDOW, HOP, MELS, CEPSTRA = 640, 160, 32, 14
-LOWEST, HIGHEST = 60.0, 400.0  # hertz, of the pitch
-SEMITONES, SPECTRUM = 8.0, 2.0  # differences that bring the likeness down to 1/e: between those of one voice and of two
+LOWEST, HIGHEST = 60.0, 400.0  # range of the pitch in hertz
+SEMITONES, SPECTRUM = 8.0, 2.0  # differences at which the similarity is 1/e: between those of one voice and of two
 
 
 class PitchAndTimbre(Metric):
-    """exp(-(pitch difference / 8 semitones) - (difference of mean cepstra / 2)) to the truth.
+    """Similarity to the truth: exp(-(pitch difference / 8 semitones) - (difference of mean cepstra / 2)).
 
-    It tells registers and timbres apart; a microphone, a room or a codec counts as a voice too, which SIM-o forgives.
+    It tells registers and timbres apart. Unlike SIM-o it also responds to the microphone, the room and the codec.
     """
 
     dimension = "voice"
-    doubt = "A microphone or a room counts as a voice; two people of one pitch and timbre are one."
+    doubt = (
+        "It responds to microphone and room as to a voice, and cannot tell two people of like pitch and timbre apart."
+    )
     turns = "speaking"
     columns = (Column("SIM-o", "higher", worst=0.0),)
 
@@ -45,22 +47,22 @@ class PitchAndTimbre(Metric):
             return {"voice": np.zeros(0)}
         return {"voice": _voice(media.waveform.double().numpy(), media.sample_rate)}
 
-    def compare(self, made: Features, true: Features, reference: Features, pair: Pair) -> dict[str, float]:
-        a, b = made["voice"], true["voice"]
+    def compare(self, generated: Features, truth: Features, reference: Features, pair: Pair) -> dict[str, float]:
+        a, b = generated["voice"], truth["voice"]
         if not (len(a) and len(b)):
-            return {"SIM-o": float("nan")}  # what is silent has no voice that could be compared
+            return {"SIM-o": float("nan")}  # a silent clip has no voice to compare
         pitch = abs(a[0] - b[0]) / SEMITONES
         spectrum = float(np.sqrt(np.mean((a[1:] - b[1:]) ** 2))) / SPECTRUM
         return {"SIM-o": float(np.exp(-pitch - spectrum))}
 
 
 def _voice(waveform: Floats, sample_rate: int) -> Floats:
-    """(CEPSTRA,): median pitch in semitones, and mean cepstra, of the frames with a pitch; empty if there are none."""
+    """Returns median pitch in semitones and mean cepstra of the voiced frames, (CEPSTRA,); empty if there are none."""
     _, _, spectrum = stft(waveform, sample_rate, nperseg=WINDOW, noverlap=WINDOW - HOP)
     power = np.abs(spectrum.T) ** 2
-    pitch, sure = _pitch(power, sample_rate)
+    pitch, confidence = _pitch(power, sample_rate)
     loud = power.sum(1) > 0.01 * power.sum(1).max()
-    voiced = (sure > 0.4) & loud
+    voiced = (confidence > 0.4) & loud
     if voiced.sum() < 3:
         return np.zeros(0)
     bank = mel_filter_bank(WINDOW // 2 + 1, MELS, 80.0, 0.475 * sample_rate, sample_rate)
@@ -70,10 +72,13 @@ def _voice(waveform: Floats, sample_rate: int) -> Floats:
 
 
 def _pitch(power: Floats, sample_rate: int) -> tuple[Floats, Floats]:
-    """Pitch in hertz and how sure it is (0..1) of frames (n, bins): the first strong peak of the autocorrelation."""
+    """Returns the pitch in hertz, (n,), and its confidence in [0, 1], (n,), of power spectra (n, bins).
+
+    The pitch is the first strong peak of the autocorrelation.
+    """
     correlation = np.fft.irfft(power)[:, : WINDOW // 2]
-    own = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(WINDOW), 2 * WINDOW)) ** 2)[: WINDOW // 2]
-    correlation = correlation / (correlation[:, :1] + 1e-12) / (own / own[0])
+    window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(WINDOW), 2 * WINDOW)) ** 2)[: WINDOW // 2]
+    correlation = correlation / (correlation[:, :1] + 1e-12) / (window / window[0])
     shortest, longest = int(sample_rate / HIGHEST), min(int(sample_rate / LOWEST), WINDOW // 2 - 1)
     lags = correlation[:, shortest:longest]
     best = lags.max(1)
