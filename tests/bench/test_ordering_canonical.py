@@ -22,7 +22,7 @@ from vidchat.bench.canonical.videomae import VideoMae
 from vidchat.bench.canonical.voice import SpeakerSimilarity, XVector
 from vidchat.bench.faces import CentredFace
 from vidchat.bench.frechet import Gaussian, frechet_distance
-from vidchat.bench.listening import Listening
+from vidchat.bench.listening_metric import Listening
 from vidchat.bench.metric import Column, Metric, bounded_values
 from vidchat.bench.pairs import Candidate
 from vidchat.bench.suite import Backends

@@ -7,8 +7,8 @@ import pytest
 from tests.bench.conftest import talking_clip
 from vidchat.bench.make import MakeError, make_from_folder, write_bench
 from vidchat.bench.pairs import PAIRS, PairsError, read_benchmark, read_pairs
-from vidchat.bench.sizes import commonest_size
 from vidchat.bench.testset import read_testset
+from vidchat.bench.truth_sizes import commonest_size
 from vidchat.data.media.read import read_clip, read_image, write_clip
 from vidchat.dialogue import Clip
 

@@ -26,8 +26,8 @@ from vidchat.bench.pairs import (
     write_lines,
 )
 from vidchat.bench.protocol import file_hash
-from vidchat.bench.sizes import only_size
 from vidchat.bench.systems import SHUFFLED, built_in, shuffled
+from vidchat.bench.truth_sizes import only_size
 from vidchat.data.media.read import write_clip
 from vidchat.dialogue import Clip
 

@@ -15,7 +15,7 @@ import pytest
 from vidchat.bench import pair_scorer
 from vidchat.bench.clips import View
 from vidchat.bench.metric import ABSENT_FACTOR, Column, Metric
-from vidchat.bench.page import write_page
+from vidchat.bench.report_page import write_page
 from vidchat.bench.results import read_result
 from vidchat.bench.scoring import score
 from vidchat.bench.systems import Folder

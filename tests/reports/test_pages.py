@@ -13,7 +13,7 @@ from jinja2 import UndefinedError
 from tests.bench.test_comparison import HARD, result_of, system
 from tests.data.folders import make_folder
 from tests.reports.checked import checked
-from vidchat.bench.page import write_page as write_bench
+from vidchat.bench.report_page import write_page as write_bench
 from vidchat.bench.results import PairScore
 from vidchat.data.show import Choice, show
 from vidchat.playground.demo.measure import Scores

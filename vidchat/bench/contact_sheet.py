@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidchat.bench.pairs import Pair
-from vidchat.bench.sizes import truth_sizes
+from vidchat.bench.truth_sizes import truth_sizes
 from vidchat.data.atomic_path import whole
 from vidchat.data.media.read import MediaError, read_clip
 from vidchat.dialogue import Clip

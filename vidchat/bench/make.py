@@ -14,7 +14,7 @@ from rich.progress import track
 
 from vidchat.bench.pairs import PAIRS, check_id, header, longest_answer, shortened, write_lines
 from vidchat.bench.processes import error_note, is_fatal
-from vidchat.bench.sizes import commonest_size
+from vidchat.bench.truth_sizes import commonest_size
 from vidchat.data.atomic_path import whole
 from vidchat.data.folder import read_folder
 from vidchat.data.media.read import frame_size, read_clip

@@ -11,7 +11,7 @@ import numpy as np
 
 from vidchat.bench.clips import ABSENT, RULE, SHORT, ScoredClip, View, read_reference, read_truth, unscored
 from vidchat.bench.feature_cache import FeatureCache, fingerprint
-from vidchat.bench.listening import is_listening
+from vidchat.bench.listening_metric import is_listening
 from vidchat.bench.metric import Features, Metric, bounded_values, column_title
 from vidchat.bench.pairs import Pair
 from vidchat.bench.processes import error_note, is_fatal
@@ -42,6 +42,7 @@ class Task:
 
     @cached_property
     def metrics(self) -> Sequence[Metric]:
+        """Builds the metrics at the first call."""
         return self.build()
 
     @cached_property
@@ -50,6 +51,7 @@ class Task:
         return [protocol_string(metric.spec()) for metric in self.metrics]
 
     def __getstate__(self) -> dict[str, object]:
+        """Leaves out the metrics, whose backends cannot be pickled."""
         return {name: value for name, value in self.__dict__.items() if name not in ("metrics", "specs")}
 
 
@@ -75,6 +77,7 @@ class PairScorer:
 
     @cached_property
     def truth(self) -> Media:
+        """Reads the scored span of the true answer at the first call."""
         return read_truth(self.pair, self.task.view)
 
     @cached_property
@@ -88,6 +91,7 @@ class PairScorer:
 
     @cached_property
     def reference(self) -> list[Features]:
+        """Returns the features of the reference by metric; empty for metrics that do not need them."""
         media = read_reference(self.pair, self.task.view)
         key = f"reference {file_hash(self.pair.reference)} {self.task.view}"
         return [
@@ -109,9 +113,9 @@ class PairScorer:
             if system.name == TRUTH or is_fatal(error):
                 raise
             note = error_note(error, *([source.clip.path] if source.clip else []))
-        nothing = Source(None, f"not scored {note}")
+        missing = Source(None, f"not scored {note}")
         empty = lambda: unscored("unreadable", note, len(self.truth.frames), self.task.view)  # noqa: E731
-        return self._score_clip(system, nothing, empty)
+        return self._score_clip(system, missing, empty)
 
     def _score_clip(
         self, system: System, source: Source, read: Callable[[], ScoredClip]
@@ -160,10 +164,7 @@ class PairScorer:
     def _compared(self, features: Sequence[Features]) -> list[dict[str, float]]:
         """Returns the values of each metric for some features, compared with the truth's."""
         rows = zip(self.task.metrics, features, self.truth_features, self.reference, strict=True)
-        return [
-            m.compare(generated, truth_features, ref, self.pair) if self._applies(m) else {}
-            for m, generated, truth_features, ref in rows
-        ]
+        return [m.compare(own, truth, ref, self.pair) if self._applies(m) else {} for m, own, truth, ref in rows]
 
     def _applies(self, metric: Metric) -> bool:
         """Returns whether the metric can score this pair."""

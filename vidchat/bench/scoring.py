@@ -18,9 +18,9 @@ from vidchat.bench.pairs import Pair, pair_hash, pairs_hash
 from vidchat.bench.processes import call_or_recover, error_note, in_processes
 from vidchat.bench.protocol import text_hash
 from vidchat.bench.results import NOT_SCORED, PairScore, Result, SystemResult
-from vidchat.bench.sizes import truth_sizes
 from vidchat.bench.summary import Scored, Summary
 from vidchat.bench.systems import BUILT_IN, TRUTH, Folder, System, built_in
+from vidchat.bench.truth_sizes import truth_sizes
 from vidchat.runtime.sizes import format_size
 
 

@@ -55,7 +55,7 @@ class Backends:
 
     def __call__(self) -> Sequence[Metric]:
         """Builds the metrics, in the order of the table."""
-        from vidchat.bench.listening import Listening
+        from vidchat.bench.listening_metric import Listening
         from vidchat.bench.proxy.drift import LoudnessDrift, SharpnessDrift
 
         finder: FaceFinder = FaceDetector(self.face) if self.face else CentredFace()

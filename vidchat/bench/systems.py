@@ -22,8 +22,8 @@ from vidchat.bench.clips import (
 from vidchat.bench.pairs import Pair, pair_hash
 from vidchat.bench.protocol import file_hash
 from vidchat.bench.responsiveness import log_path, log_value
-from vidchat.bench.sizes import truth_sizes
 from vidchat.bench.spans import assign_spans, count_frames
+from vidchat.bench.truth_sizes import truth_sizes
 from vidchat.data.media.read import Media, read_image
 from vidchat.dialogue import Clip
 

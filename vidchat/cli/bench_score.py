@@ -109,8 +109,8 @@ def run_score(pairs: Path, output: Path, chosen: ScoreSettings, backends: Backen
     from vidchat.bench.clips import View
     from vidchat.bench.pairs import read_benchmark
     from vidchat.bench.scoring import score as score_systems
-    from vidchat.bench.sizes import only_size
     from vidchat.bench.systems import Folder
+    from vidchat.bench.truth_sizes import only_size
 
     benchmark = read_benchmark(pairs)
     result = score_systems(
@@ -147,7 +147,7 @@ def report(
 
 
 def _write_report(scores: list[Path], output: Path, embed: int) -> None:
-    from vidchat.bench.page import write_page
+    from vidchat.bench.report_page import write_page
     from vidchat.bench.results import read_result
     from vidchat.bench.table import latex, markdown
 

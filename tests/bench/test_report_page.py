@@ -13,7 +13,7 @@ import pytest
 
 from tests.bench.test_comparison import HARD, result_of, system
 from tests.reports.checked import checked
-from vidchat.bench.page import write_page
+from vidchat.bench.report_page import write_page
 
 node = shutil.which("node")
 

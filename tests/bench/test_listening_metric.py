@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vidchat.bench.clips import View
 from vidchat.bench.faces import CentredFace
-from vidchat.bench.listening import Listening, is_listening
+from vidchat.bench.listening_metric import Listening, is_listening
 from vidchat.bench.make import write_bench
 from vidchat.bench.metric import bounded_values
 from vidchat.bench.pairs import PAIRS, read_pairs
