@@ -58,7 +58,9 @@ def detection_frames(length: int) -> NDArray[np.int64]:
 class FaceFinder(Protocol):
     """Finds the face in every frame of a clip."""
 
-    def __call__(self, media: Media) -> Faces: ...
+    def __call__(self, media: Media) -> Faces:
+        """Returns the face boxes of a clip."""
+        ...
 
     def spec(self) -> Mapping[str, object]:
         """Returns everything that the boxes depend on, as parts of a protocol string."""

@@ -51,11 +51,17 @@ class System(Protocol):
     """Anything that has clips for pairs."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Returns the name in the table."""
+        ...
 
-    def source(self, pair: Pair) -> Source: ...
+    def source(self, pair: Pair) -> Source:
+        """Returns the origin of the clip for a pair."""
+        ...
 
-    def read(self, pair: Pair, source: Source, truth: Media, view: View) -> ScoredClip: ...
+    def read(self, pair: Pair, source: Source, truth: Media, view: View) -> ScoredClip:
+        """Decodes the clip for a pair, cut to the length of the truth."""
+        ...
 
 
 @dataclass(frozen=True)
