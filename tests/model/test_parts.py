@@ -114,10 +114,10 @@ class _KnownVelocity(torch.nn.Module):
 
     condition = torch.nn.Identity()
 
-    def __init__(self, *parts: tuple[float, float, float]) -> None:
+    def __init__(self, *mixture: tuple[float, float, float]) -> None:
         """Takes the share, the mean and the standard deviation of each Gaussian."""
         super().__init__()
-        self.share, self.mean, self.std = torch.tensor(parts).T
+        self.share, self.mean, self.std = torch.tensor(mixture).T
 
     def spread(self) -> float:
         mean = (self.share * self.mean).sum()
@@ -132,26 +132,26 @@ class _KnownVelocity(torch.nn.Module):
     def guided(self, x, modulations, guidance):
         s = modulations[0].unsqueeze(-1)
         off, variance = x.unsqueeze(-1) - (1 - s) * self.mean, ((1 - s) * self.std) ** 2 + s**2
-        parts = (self.share.log() - variance.log() / 2 - off**2 / (2 * variance)).softmax(-1)
+        weights = (self.share.log() - variance.log() / 2 - off**2 / (2 * variance)).softmax(-1)
         velocity = (s - (1 - s) * self.std**2) / variance * off - self.mean
-        return (parts * velocity).sum(-1)
+        return (weights * velocity).sum(-1)
 
 
 ONE, NARROW, WIDE = [(1.0, 1.5, 0.5)], [(1.0, -1.0, 0.2)], [(1.0, 0.0, 1.0)]
 TWO, THREE = [(0.3, -1.0, 0.15), (0.7, 1.0, 0.3)], [(0.2, -1.5, 0.05), (0.3, 0.0, 0.1), (0.5, 1.2, 0.2)]
 
 
-@pytest.mark.parametrize("parts", [ONE, NARROW, WIDE, TWO, THREE], ids=["one", "narrow", "wide", "two", "three"])
+@pytest.mark.parametrize("mixture", [ONE, NARROW, WIDE, TWO, THREE], ids=["one", "narrow", "wide", "two", "three"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_eight_evaluations_of_a_perfect_head_recover_the_distribution(parts, temperature):
+def test_eight_evaluations_of_a_perfect_head_recover_the_distribution(mixture, temperature):
     """Mean and standard deviation are recovered; for one Gaussian, temperature scales the standard deviation."""
     head = FlowHead(2, 8, FlowShape(width=16, blocks=1))
-    head.denoiser = _KnownVelocity(*parts)
+    head.denoiser = _KnownVelocity(*mixture)
     drawn, exact = (
         head.sample(torch.zeros(4000, 8), steps, 1.0, temperature, torch.Generator().manual_seed(0))
         for steps in (8, 100)
     )
-    if len(parts) == 1 or temperature == 1:
+    if len(mixture) == 1 or temperature == 1:
         assert exact.std().item() == pytest.approx(temperature * head.denoiser.spread(), rel=0.03)
     assert drawn.std().item() == pytest.approx(exact.std().item(), rel=0.025)
     assert drawn.mean().item() == pytest.approx(exact.mean().item(), abs=0.03)

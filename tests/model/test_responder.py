@@ -41,8 +41,8 @@ def test_a_chunk_sees_all_of_itself(make_responder, make_batch):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("audio", [False, True])
 def test_cached_reading_equals_uncached(make_responder, make_batch, padded, audio):
-    parts = {} if audio else {"codes": None, "depth": None}
-    model, batch = make_responder(**parts).eval(), make_batch(padded=padded)
+    changes = {} if audio else {"codes": None, "depth": None}
+    model, batch = make_responder(**changes).eval(), make_batch(padded=padded)
     with torch.no_grad():
         uncached = model.run_backbone(batch)
         state = model.prefill(batch, window=10)
@@ -221,8 +221,8 @@ def test_training_on_some_chunks_estimates_the_loss_on_all(make_responder, make_
 @pytest.mark.parametrize("change", [{}, {"spatial": None}, {"set_causal": True}], ids=str)
 @pytest.mark.parametrize("audio", [True, False])
 def test_every_ablation_trains_and_generates(make_responder, make_batch, change, audio):
-    parts = {} if audio else {"codes": None, "depth": None}
-    model = make_responder(**parts, **change)
+    changes = {} if audio else {"codes": None, "depth": None}
+    model = make_responder(**changes, **change)
     batch = make_batch()
     model.loss(batch)["loss"].backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}

@@ -236,8 +236,8 @@ def test_training_on_some_chunks_draws_real_chunks_at_random(make_responder, mak
 
 
 def test_codes_of_the_history_are_hidden_in_training_alone(make_responder, make_batch):
-    parts = {"conditions": conditioning(), "objective": Objective(code_dropout=1.0)}
-    model, batch = make_responder(**parts), make_batch()
+    changes = {"conditions": conditioning(), "objective": Objective(code_dropout=1.0)}
+    model, batch = make_responder(**changes), make_batch()
     embed, hidden = model.embed.embed_codes, []
     model.embed.embed_codes = lambda codes, roles, which=None: hidden.append(which) or embed(codes, roles, which)
     for _ in range(20):
