@@ -120,7 +120,7 @@ def test_a_tokenizer_starts_from_weights_of_the_seed(folder: Path, tmp_path: Pat
     vae = "{_target_: vidchat.tokenizers.stacked.StackedVAE, channels: 2, patch: 8, widths: [4], "
     words = [
         "stage=tokenizer_video", "data=folder", f"data.root={folder}", "data.size=[32,32]", "data.batch_size=1",
-        "stage.steps=1", "logger=none", "callbacks={}", "stage.pictures=5", "stage.module.start_batches=0",
+        "stage.steps=1", "logger=none", "callbacks={}", "stage.frames=5", "stage.module.start_batches=0",
         "+stage.module.statistics_batches=1", f"video_vae={vae} encoder_blocks: [1], decoder_blocks: [1]}}",
         "trainer.limit_val_batches=0",
     ]  # fmt: skip

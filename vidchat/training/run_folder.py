@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 _LOCK, _FINISHED = ".lock", "finished.json"
 # What train.py writes into a run's folder, beside the export; only this is set aside.
 _WRITTEN = (
-    "checkpoints", "metrics.csv", "train.log", "tensorboard", "wandb", "samples", "pictures", "sounds", _FINISHED,
+    "checkpoints", "metrics.csv", "train.log", "tensorboard", "wandb", "samples", "frames", "sounds",
+    "pictures", _FINISHED,  # runs of earlier versions wrote "pictures"
 )  # fmt: skip
 
 
