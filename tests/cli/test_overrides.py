@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vidchat.cli import infer as infer_script
 from vidchat.cli import train as train_script
 from vidchat.cli.data_encode import _config as encode_config
-from vidchat.cli.overrides import CONFIGS, INFER_PATHS, TRAIN_PATHS, _sentence, literally, override, read_size
+from vidchat.cli.overrides import CONFIGS, INFER_PATHS, TRAIN_PATHS, explain_error, literally, override, read_size
 
 ROOT = Path(__file__).parents[2]
 TYPED = [
@@ -113,8 +113,8 @@ def test_what_hydra_refuses_is_one_sentence_and_nothing_else() -> None:
 def test_its_messages_fit_into_a_line(words: list[str], told: str) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
         composed(*words)
-    assert _sentence(caught.value, words[0]).startswith(told)
-    assert "\n" not in _sentence(caught.value, words[0])
+    assert explain_error(caught.value, words[0]).startswith(told)
+    assert "\n" not in explain_error(caught.value, words[0])
 
 
 def test_a_group_that_is_given_no_name_is_one_sentence() -> None:

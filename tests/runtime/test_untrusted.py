@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from tests.test_release import config, made  # noqa: F401
+from tests.release.test_release import config, made  # noqa: F401
 from vidchat.release import Release, ReleaseError, load_release
 from vidchat.runtime.untrusted import UntrustedError, no_larger_than, read_yaml
 from vidchat.tokenizers.stacked import StackedVAE

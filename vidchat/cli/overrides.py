@@ -79,7 +79,7 @@ def run(
         with hydra_errors():
             main()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {_sentence(error, config)}")
+        sys.exit(f"error: {explain_error(error, config)}")
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
@@ -163,7 +163,7 @@ def _keys(config: str) -> list[str]:
     return [key for key in found if not key.startswith(("defaults", "hydra."))]
 
 
-def _sentence(error: Exception, config: str) -> str:
+def explain_error(error: Exception, config: str) -> str:
     """Hydra's message, which may have many lines, in one; with what there is to choose from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept: list[str] = []

@@ -30,9 +30,8 @@ from vidchat.cli.overrides import TRAIN_PATHS, read_size, restore_words, run, sw
 from vidchat.data.folder import MANIFESTS
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.responder import Responder
-from vidchat.registry import packages_in
+from vidchat.registry import packages_in, to_names
 from vidchat.release import TOKENIZERS
-from vidchat.release_format import to_names
 from vidchat.runtime.errors import user_errors
 from vidchat.runtime.threads import choose_threads
 from vidchat.shipped import CONFIGS

@@ -13,8 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vidchat.conditions.base import ConditionError
 from vidchat.conditions.node import read_conditions
 from vidchat.data.folder import MANIFESTS
-from vidchat.registry import UnknownName, WrongArguments, packages_in
-from vidchat.release_format import FormatError, to_names
+from vidchat.registry import FormatError, UnknownName, WrongArguments, packages_in, to_names
 from vidchat.runtime.nested import differing_leaves
 from vidchat.shipped import find
 from vidchat.training.config_values import wrong_values

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
+from vidchat.registry import to_names
 from vidchat.release import TOKENIZERS, read_config, read_weights
-from vidchat.release_format import names_of_weights, to_names
+from vidchat.release.format import rename_weights
 from vidchat.runtime.finite import not_finite
 from vidchat.shipped import find
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
@@ -93,7 +94,7 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
     checkpoint = read_checkpoint(source)
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    weights = names_of_weights(weights | checkpoint["ema"]["average"])
+    weights = rename_weights(weights | checkpoint["ema"]["average"])
     return weights, checkpoint["config"], checkpoint.get("fingerprints", {})
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vidchat.batch import ChunkBatch
 from vidchat.model.responder import Responder
 from vidchat.release import TOKENIZERS, export_release
-from vidchat.release_format import names_of_weights
+from vidchat.release.format import rename_weights
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
@@ -80,8 +80,8 @@ class ResponderModule(TrainingModule):
         checkpoint["fingerprints"] = self.fingerprints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = names_of_weights(checkpoint["state_dict"], "network.")
-        checkpoint["ema"]["average"] = names_of_weights(checkpoint["ema"]["average"])
+        checkpoint["state_dict"] = rename_weights(checkpoint["state_dict"], "network.")
+        checkpoint["ema"]["average"] = rename_weights(checkpoint["ema"]["average"])
         super().on_load_checkpoint(checkpoint)
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ from vidchat.bench.metric import Column
 from vidchat.bench.results import Number, Result, ResultError, SystemResult
 from vidchat.bench.table import format_number
 from vidchat.cli import app
-from vidchat.hub import HubError
-from vidchat.model_card import CardDetails, CardError
 from vidchat.release import Release, ReleaseError, load_release
+from vidchat.release.model_card import CardDetails, CardError
+from vidchat.runtime.hub import HubError
 
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "demo"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "demo"
 FILES = [
     "audio_codec/config.json", "audio_codec/model.safetensors", "config.yaml", "model.safetensors",
     "video_vae/config.json", "video_vae/model.safetensors",
