@@ -143,7 +143,7 @@ def look_up(name: str, trust: Iterable[str] = ()) -> Callable[..., Any]:
     """
     package = name.rpartition("/")[0]
     if not _NAME.fullmatch(name):
-        raise UnknownName(f"{name!r} cannot be the name of a class in a release")
+        raise UnknownName(f"{name!r} cannot be a name in a release")
     for module in _modules_of(package, trust):
         if name in _builders:
             break
