@@ -145,7 +145,7 @@ def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "expected"),
     [
         (["data.root=???"], r"data\.root must be given"),
         (["data.root=null"], r"data\.root must be given"),
@@ -171,13 +171,13 @@ def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
         (["stage.branch=multi_turn"], "no dialogue of the split 'train'"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(folder: Path, tmp_path: Path, overrides: list[str], told: str) -> None:
+def test_mistakes_are_told_in_a_sentence(folder: Path, tmp_path: Path, overrides: list[str], expected: str) -> None:
     words = [word.format(folder=folder) for word in overrides]
     with pytest.raises(Exception) as caught:
         train_script.train(config(folder, tmp_path / "out", "sft_dyadic", *words))
     message = user_message(caught.value)
     assert message is not None, caught.value
-    assert told.replace("\\", "") in message
+    assert expected.replace("\\", "") in message
     assert "\n" not in message
 
 

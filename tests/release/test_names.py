@@ -282,6 +282,6 @@ def test_a_part_that_no_release_could_name_is_refused_before_training(lab: Path,
     _, config = a_run(tmp_path)
     assert _nameless(config) == []
     nameless = config | {"video_vae": {"_target_": "vidchat.tokenizers.chunkwise.ChunkwiseVAE"}}
-    assert ["video_vae: " in told and "register" in told for told in _nameless(nameless)] == [True]
+    assert ["video_vae: " in message and "register" in message for message in _nameless(nameless)] == [True]
     lost = config | {"audio_codec": {"_target_": "no_such_lab.Codec"}}
-    assert ["audio_codec: " in told and "cannot be imported" in told for told in _nameless(lost)] == [True]
+    assert ["audio_codec: " in message and "cannot be imported" in message for message in _nameless(lost)] == [True]

@@ -124,9 +124,9 @@ def test_loads_what_was_exported_without_the_run_that_made_it(made: tuple[Path, 
 
 
 def test_tells_nothing_of_the_machine_it_was_made_on(made: tuple[Path, Release], tmp_path: Path) -> None:
-    told = (made[0] / "config.yaml").read_text()
-    assert "somebody" not in told
-    assert str(tmp_path) not in told
+    text = (made[0] / "config.yaml").read_text()
+    assert "somebody" not in text
+    assert str(tmp_path) not in text
 
 
 def test_half_precision_is_half_the_size_and_loads_as_single(made: tuple[Path, Release], tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ OUTSIDE = (
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (shutil.rmtree, "does not exist; give a release folder or a Hub name"),
         (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
@@ -202,11 +202,11 @@ OUTSIDE = (
         (partial(_format, stated=None), "does not state its format"),
     ],
 )
-def test_says_in_a_sentence_what_is_wrong(made: tuple[Path, Release], spoil: Any, told: str) -> None:
+def test_says_in_a_sentence_what_is_wrong(made: tuple[Path, Release], spoil: Any, message: str) -> None:
     spoil(made[0])
     with pytest.raises(ReleaseError) as caught:
         load_release(made[0])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
