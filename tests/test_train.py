@@ -150,7 +150,7 @@ def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
         (["data.root=???"], r"data\.root must be given"),
         (["data.root=null"], r"data\.root must be given"),
         (["video_vae.directory=null"], r"video_vae\.directory must be given"),
-        (["data.root='\\${{oc.env:HOME}}'"], r"data\.root holds '\$\{', which a config cannot carry"),
+        (["data.root='\\${{oc.env:HOME}}'"], r"data\.root holds '\$\{', which a config cannot hold"),
         (["data.root=nowhere"], "data.root=nowhere is no folder"),
         (["init_from=nowhere"], "init_from=nowhere does not exist"),
         (["stage.steps=0"], "stage.steps must be a whole number above 0"),

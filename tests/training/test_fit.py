@@ -76,7 +76,7 @@ def test_every_tokenizer_of_the_docs_goes_with_the_base_model(video: str, audio:
     for size in ([480, 768], [768, 480]):
         grid = latent_grid(size, vae, model.patch, model.ratio)
         with torch.no_grad():
-            hidden = model.train().read(meta_batch(model, *grid))
+            hidden = model.train().run_backbone(meta_batch(model, *grid))
         assert hidden.shape == (1, 2, 360 + model.codec_frames, 1024), "a backbone's token is 32 x 32 pixels with each"
         assert hidden.is_meta
 
