@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidchat import registry
-from vidchat.registry import UnknownName, build, look_up, name_of, register
+from vidchat.registry import UnknownName, WrongArguments, build, look_up, name_of, register
 from vidchat.tokenizers.stacked import StackedVAE
 
 FOREIGN = """
@@ -55,6 +55,12 @@ def test_a_node_is_built_with_its_parts():
     assert build({"a": [part, 1], "b": None})["a"][0].temperature == 0.5
 
 
+@pytest.mark.parametrize("value", [3, "x", [1], {}])
+def test_a_value_where_a_section_belongs_is_named(value):
+    with pytest.raises(WrongArguments, match="codes of chunk_sampling must hold keys of its own"):
+        build({"type": "chunk_sampling", "codes": value})
+
+
 def test_a_saved_tokenizer_is_built_by_loading_it(tmp_path: Path):
     StackedVAE(4, 8, [8], [1], [1]).save(tmp_path)
     assert isinstance(build({"type": "stacked_vae", "directory": str(tmp_path)}), StackedVAE)
@@ -79,7 +85,7 @@ def test_a_trusted_package_registers_its_names(package):
     assert ran.exists()
     assert (part.size, part.inner.size) == (1, 2)
     assert name_of(type(part)) == f"{name}/part"
-    with pytest.raises(UnknownName, match="is it the version that made this"):
+    with pytest.raises(UnknownName, match="is this the version that made the release"):
         look_up(f"{name}/other", trust=[name])
 
 
@@ -96,7 +102,7 @@ def test_a_trusted_package_that_is_not_here_is_named(names):
 
 
 def test_a_name_is_given_once_and_by_its_own_package(names):
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match="cannot be a name"):
         register("Bad Name")
     mine = type("Mine", (), {"__module__": "mylab.vae"})
     with pytest.raises(ValueError, match="mylab/mine"):

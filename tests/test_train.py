@@ -120,7 +120,7 @@ def test_a_tokenizer_starts_from_weights_of_the_seed(folder: Path, tmp_path: Pat
     vae = "{_target_: vidchat.tokenizers.stacked.StackedVAE, channels: 2, patch: 8, widths: [4], "
     words = [
         "stage=tokenizer_video", "data=folder", f"data.root={folder}", "data.size=[32,32]", "data.batch_size=1",
-        "stage.steps=1", "logger=none", "callbacks={}", "stage.pictures=5", "stage.module.start_batches=0",
+        "stage.steps=1", "logger=none", "callbacks={}", "stage.frames=5", "stage.module.start_batches=0",
         "+stage.module.statistics_batches=1", f"video_vae={vae} encoder_blocks: [1], decoder_blocks: [1]}}",
         "trainer.limit_val_batches=0",
     ]  # fmt: skip
@@ -145,12 +145,12 @@ def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "expected"),
     [
         (["data.root=???"], r"data\.root must be given"),
         (["data.root=null"], r"data\.root must be given"),
         (["video_vae.directory=null"], r"video_vae\.directory must be given"),
-        (["data.root='\\${{oc.env:HOME}}'"], r"data\.root holds '\$\{', which a config cannot carry"),
+        (["data.root='\\${{oc.env:HOME}}'"], r"data\.root holds '\$\{', which a config cannot hold"),
         (["data.root=nowhere"], "data.root=nowhere is no folder"),
         (["init_from=nowhere"], "init_from=nowhere does not exist"),
         (["stage.steps=0"], "stage.steps must be a whole number above 0"),
@@ -171,13 +171,13 @@ def test_half_precision_runs_on_a_cpu(folder: Path, tmp_path: Path) -> None:
         (["stage.branch=multi_turn"], "no dialogue of the split 'train'"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(folder: Path, tmp_path: Path, overrides: list[str], told: str) -> None:
+def test_mistakes_are_told_in_a_sentence(folder: Path, tmp_path: Path, overrides: list[str], expected: str) -> None:
     words = [word.format(folder=folder) for word in overrides]
     with pytest.raises(Exception) as caught:
         train_script.train(config(folder, tmp_path / "out", "sft_dyadic", *words))
     message = user_message(caught.value)
     assert message is not None, caught.value
-    assert told.replace("\\", "") in message
+    assert expected.replace("\\", "") in message
     assert "\n" not in message
 
 

@@ -1,4 +1,4 @@
-"""From a config and the tokenizers it names to an untrained responder: what a new run and a release both start from."""
+"""Builds an untrained responder from a config and its tokenizers, for a new run and for a release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vidchat.tokenizers.weights import TokenizerError
 
 
 def clock_of(fps: int, video_vae: VideoTokenizer, audio_codec: AudioCodec) -> ChunkClock:
-    """The clock of a pair of tokenizers; raises `ClockError` if their rates don't divide."""
+    """Returns the clock of a pair of tokenizers; raises `ClockError` if their rates don't divide."""
     return ChunkClock(fps, video_vae.temporal_stride, audio_codec.sample_rate, audio_codec.hop)
 
 
@@ -32,16 +32,16 @@ def build_responder(
     text_tokenizer: TextTokenizer,
     trust: Iterable[str] = (),
 ) -> Responder:
-    """An untrained responder: its sizes from the config, its shapes from the tokenizers it will speak to.
+    """Returns an untrained responder, with its sizes from the config and the shapes of its tokens from the tokenizers.
 
     Args:
-        model: Config of the model, of names; without `depth` it has no audio.
-        condition: Config of the conditions, of names.
+        model: Config of the model, in names; without `depth` it has no audio.
+        condition: Config of the conditions, in names.
         fps: Frames per second.
-        video_vae: Its video tokenizer.
-        audio_codec: Its audio codec.
-        text_tokenizer: Its text tokenizer.
-        trust: Packages beside this one whose parts it may have.
+        video_vae: Video tokenizer.
+        audio_codec: Audio codec.
+        text_tokenizer: Text tokenizer.
+        trust: Packages beside this one whose classes the config may name.
 
     Raises:
         ClockError: the tokenizers' rates don't divide.
@@ -67,9 +67,9 @@ def build_responder(
 
 
 def check_thinker(thinker: Thinker | None, condition: Mapping[str, Any]) -> None:
-    """Whether a thinker gives what a condition takes; raises `TokenizerError`."""
-    taken = condition.get("features") or 0
-    width = taken.get("width") if isinstance(taken, Mapping) else taken
+    """Raises `TokenizerError` if a thinker's features do not have the width that the condition expects."""
+    features = condition.get("features") or 0
+    width = features.get("width") if isinstance(features, Mapping) else features
     if thinker is not None and thinker.width != width:
         raise TokenizerError(
             f"the thinker {thinker.name} gives features of {thinker.width} values and condition.features is "

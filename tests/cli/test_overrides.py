@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vidchat.cli import infer as infer_script
 from vidchat.cli import train as train_script
 from vidchat.cli.data_encode import _config as encode_config
-from vidchat.cli.overrides import CONFIGS, INFER_PATHS, TRAIN_PATHS, _sentence, literally, override, read_size
+from vidchat.cli.overrides import CONFIGS, INFER_PATHS, TRAIN_PATHS, explain_error, literally, override, read_size
 
 ROOT = Path(__file__).parents[2]
 TYPED = [
@@ -98,7 +98,7 @@ def test_what_hydra_refuses_is_one_sentence_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["infer", "txt=3"], "there is no key 'txt'; did you mean 'text'? --help names every key"),
         (["train", "stage=pretrain_av", "stage.stps=3"], "there is no key 'stage.stps'; did you mean 'stage.steps'?"),
@@ -110,11 +110,11 @@ def test_what_hydra_refuses_is_one_sentence_and_nothing_else() -> None:
         (["infer", "seconds=a(1)"], "Error parsing override 'seconds=a(1)' HydraException while evaluating"),
     ],
 )
-def test_its_messages_fit_into_a_line(words: list[str], told: str) -> None:
+def test_its_messages_fit_into_a_line(words: list[str], message: str) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
         composed(*words)
-    assert _sentence(caught.value, words[0]).startswith(told)
-    assert "\n" not in _sentence(caught.value, words[0])
+    assert explain_error(caught.value, words[0]).startswith(message)
+    assert "\n" not in explain_error(caught.value, words[0])
 
 
 def test_a_group_that_is_given_no_name_is_one_sentence() -> None:
@@ -144,11 +144,11 @@ def test_help_says_what_a_script_does_and_every_key(script, key: str, monkeypatc
     name = script.__name__.rpartition(".")[2]
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help", "text=a, b"])
     script.main()
-    told = capsys.readouterr().out
-    assert told.startswith("One ")
-    assert key in told
-    assert "hydra:" not in told
-    assert ("stage=pretrain_av|pretrain_visual" in told) == (name == "train")
+    output = capsys.readouterr().out
+    assert output.startswith("One ")
+    assert key in output
+    assert "hydra:" not in output
+    assert ("stage=pretrain_av|pretrain_visual" in output) == (name == "train")
 
 
 def test_a_size_is_height_x_width_or_a_list() -> None:

@@ -7,8 +7,8 @@ import torch
 from omegaconf import OmegaConf
 
 from vidchat.build import build_responder
+from vidchat.registry import to_names
 from vidchat.release import Release, export_release, load_release
-from vidchat.release_format import to_names
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer

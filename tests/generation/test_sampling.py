@@ -26,7 +26,7 @@ from vidchat.release import load_release, read_config
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
-from vidchat.training.same_run import deciding_differences
+from vidchat.training.same_run import determining_differences
 
 ROOT = Path(__file__).parents[2]
 OWN = {
@@ -111,8 +111,8 @@ def test_the_shipped_model_is_drawn_from_as_configs_model_has_it() -> None:
 
 def test_another_sampling_is_no_other_model_to_a_checkpoint() -> None:
     """It has no part in training, so a run goes on with another, and with checkpoints from before it was there."""
-    assert not deciding_differences({"model": {}}, {"model": {"sampling": OWN}})
-    assert deciding_differences({"model": {"patch": 1}}, {"model": {"patch": 2}})
+    assert not determining_differences({"model": {}}, {"model": {"sampling": OWN}})
+    assert determining_differences({"model": {"patch": 1}}, {"model": {"patch": 2}})
 
 
 @pytest.mark.parametrize(

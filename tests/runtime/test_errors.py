@@ -1,4 +1,4 @@
-"""What is told in one sentence, and what with a traceback, whichever command it is."""
+"""Errors that a user can correct are one sentence, bugs have a traceback, in every command."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_bugs_and_what_typer_raises_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("data ingest no -o x/clips.parquet", "no such annotation folder"),
         ("data ingest no source=seamless_interaction -o x/clips.parquet", "holds no .tar"),
@@ -68,7 +68,7 @@ def test_bugs_and_what_typer_raises_pass() -> None:
     ],
 )
 def test_a_wrong_path_is_told_in_one_sentence(
-    words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dialogues.jsonl").touch()
@@ -76,7 +76,7 @@ def test_a_wrong_path_is_told_in_one_sentence(
     assert done.exit_code == 1
     assert done.output.startswith("error: ")
     assert len(done.output.strip().splitlines()) == 1, done.output
-    assert told in done.output
+    assert message in done.output
 
 
 def test_what_torch_says_when_a_rank_has_died_is_a_sentence() -> None:
@@ -89,18 +89,18 @@ def test_what_torch_says_when_a_rank_has_died_is_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("-m vidchat data stats no", "is not there"),  # Typer's way out, and below Hydra's
         ("train.py stage=pretrain_visual data=folder data.root=no", "data.root=no is no folder"),
         ("infer.py checkpoint=no reference=no output=no.mp4", "no does not exist"),
     ],
 )
-def test_nothing_else_is_printed(words: str, told: str, tmp_path: Path) -> None:
+def test_nothing_else_is_printed(words: str, message: str, tmp_path: Path) -> None:
     more = [f"output_dir={tmp_path}"] if words.startswith("train") else []
     done = subprocess.run([sys.executable, *words.split(), *more], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not done.stdout

@@ -20,12 +20,12 @@ def test_threads_follow_the_size(parameters: int, count: int, monkeypatch: pytes
     monkeypatch.setattr("torch.set_num_threads", chosen.append)
     monkeypatch.setattr("torch.get_num_threads", lambda: chosen[-1] if chosen else 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    for name in threads.GIVEN:
+    for name in threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    told = threads.choose_threads(parameters)
+    message = threads.choose_threads(parameters)
     assert chosen == [count]
-    assert told.startswith(f"computing with {count} thread")
-    assert "OMP_NUM_THREADS=N" in told
+    assert message.startswith(f"computing with {count} thread")
+    assert "OMP_NUM_THREADS=N" in message
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert threads.choose_threads(parameters).endswith("as OMP_NUM_THREADS says")
     assert chosen == [count]

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from tests.test_release import config, made  # noqa: F401
+from tests.release.test_release import config, made  # noqa: F401
 from vidchat.release import Release, ReleaseError, load_release
 from vidchat.runtime.untrusted import UntrustedError, no_larger_than, read_yaml
 from vidchat.tokenizers.stacked import StackedVAE
@@ -70,7 +70,7 @@ def test_interpolations_are_refused(made: tuple[Path, Release], monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\n", "YAML aliases"),
         ("a: &a\n  <<: *a\n", "YAML aliases"),
@@ -84,9 +84,9 @@ def test_interpolations_are_refused(made: tuple[Path, Release], monkeypatch: pyt
         ("\x00", "cannot be read"),
     ],
 )
-def test_files_that_are_no_config_are_refused_at_once(tmp_path: Path, text: str, told: str) -> None:
+def test_files_that_are_no_config_are_refused_at_once(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UntrustedError, match=told) as caught:
+    with pytest.raises(UntrustedError, match=message) as caught:
         read_yaml(tmp_path / "config.yaml")
     assert "\n" not in str(caught.value)
 

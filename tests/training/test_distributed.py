@@ -31,8 +31,8 @@ class Pair:
         finally:
             for process in ranks:
                 process.kill()
-        self.told = [(directory / f"stderr_{rank}.txt").read_text() for rank in (0, 1)]
-        assert (directory / "rank_0.pt").is_file(), self.told[0]
+        self.stderr = [(directory / f"stderr_{rank}.txt").read_text() for rank in (0, 1)]
+        assert (directory / "rank_0.pt").is_file(), self.stderr[0]
         self.ranks = [torch.load(directory / f"rank_{rank}.pt") for rank in (0, 1)]
         self.resumed = run("pretrain_av", directory, 1, resume=directory / "pretrain_av_two.ckpt")
         self.seconds = float((directory / "survivor_0.txt").read_text())
@@ -84,8 +84,8 @@ def test_a_run_goes_on_with_other_ranks(pair: Pair) -> None:
 
 def test_a_rank_that_dies_ends_the_other_with_a_sentence(pair: Pair) -> None:
     assert pair.ended == [1, 17]
-    assert "error: another rank" in pair.told[0]
-    assert "Traceback" not in pair.told[0]
+    assert "error: another rank" in pair.stderr[0]
+    assert "Traceback" not in pair.stderr[0]
     assert pair.seconds < 60
 
 

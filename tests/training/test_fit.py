@@ -76,7 +76,7 @@ def test_every_tokenizer_of_the_docs_goes_with_the_base_model(video: str, audio:
     for size in ([480, 768], [768, 480]):
         grid = latent_grid(size, vae, model.patch, model.ratio)
         with torch.no_grad():
-            hidden = model.train().read(meta_batch(model, *grid))
+            hidden = model.train().run_backbone(meta_batch(model, *grid))
         assert hidden.shape == (1, 2, 360 + model.codec_frames, 1024), "a backbone's token is 32 x 32 pixels with each"
         assert hidden.is_meta
 
@@ -115,17 +115,17 @@ def test_published_layouts_are_those_of_the_classes_defaults(name: str) -> None:
 
     from vidchat.tokenizers.causal import CausalVAE
 
-    told = plain(f"video_vae={name}")
+    config = plain(f"video_vae={name}")
     with torch.device("meta"):
-        own = getattr(diffusers, told["video_vae"]["kind"])()
+        own = getattr(diffusers, config["video_vae"]["kind"])()
     with patch.object(CausalVAE, "_take_statistics"):
         vae = CausalVAE(own)
     expected = {key: getattr(vae, key) for key in ("channels", "temporal_stride", "spatial_stride")}
-    assert {key: value for key, value in told["video_layout"].items() if key != "of"} == expected
+    assert {key: value for key, value in config["video_layout"].items() if key != "of"} == expected
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["data.size=[96,64]", "model.patch=2"], "data.size=[96, 64] gives latents of 6 x 4, which do not divide"),
         (["data.size=[96,100]"], "must be multiples of 16 on both sides"),
@@ -137,12 +137,12 @@ def test_published_layouts_are_those_of_the_classes_defaults(name: str) -> None:
 )
 @pytest.mark.usefixtures("gpu")
 def test_what_does_not_fit_is_told_before_anything_is_loaded(
-    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_script, "instantiate", lambda *_: pytest.fail("something was built"))
     with pytest.raises(FitError) as caught:
         train_script.train(config(*words))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -153,10 +153,10 @@ def test_the_tokenizer_s_own_stage_is_held_to_its_stride() -> None:
 
 
 def test_a_tokenizer_that_only_loading_can_tell_of_is_checked_once_it_is_loaded() -> None:
-    told = plain("video_vae.directory=x", "video_vae._target_=vidchat.tokenizers.causal.CausalVAE.from_pretrained")
-    assert check_fit(told) is None
+    config = plain("video_vae.directory=x", "video_vae._target_=vidchat.tokenizers.causal.CausalVAE.from_pretrained")
+    assert check_fit(config) is None
     with pytest.raises(FitError, match="gives latents of 3 x 3"):
-        check_fit(told, StackedVAE(4, 32, [8], [1], [1]))
+        check_fit(config, StackedVAE(4, 32, [8], [1], [1]))
 
 
 def test_training_checks_again_with_the_tokenizers_it_has_loaded(

@@ -127,9 +127,9 @@ def test_totals_weigh_by_what_was_counted() -> None:
     totals = Totals()
     for count, loss in ((12, 1.0), (2, 8.0), (0, torch.nan)):
         totals.add(torch.tensor(count), {"loss": torch.tensor(loss)})
-    count, means = totals.gather_tokens()
+    count, means = totals.gather()
     assert float(count) == 14
     assert float(means["loss"]) == pytest.approx((12 * 1 + 2 * 8) / 14)
     totals.add(torch.tensor(3), {"loss": torch.tensor(0.1)})
-    count, means = totals.gather_tokens()
+    count, means = totals.gather()
     assert (float(count), float(means["loss"])) == (3, float(torch.tensor(0.1)))

@@ -21,7 +21,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, gpus: int, trainer: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    ("gpus", "accelerator", "devices", "told"),
+    ("gpus", "accelerator", "devices", "message"),
     [
         (0, "gpu", 1, "trainer.accelerator=gpu: this machine has no such GPU"),
         (0, "cuda", "auto", "trainer.accelerator=cuda: this machine has no such GPU"),
@@ -35,10 +35,10 @@ def lacking(monkeypatch: pytest.MonkeyPatch, gpus: int, trainer: dict[str, Any])
         (0, "auto", "auto", ""),
     ],
 )
-def test_gpus(monkeypatch: pytest.MonkeyPatch, gpus: int, accelerator: str, devices: Any, told: str) -> None:
+def test_gpus(monkeypatch: pytest.MonkeyPatch, gpus: int, accelerator: str, devices: Any, message: str) -> None:
     found = lacking(monkeypatch, gpus, {"accelerator": accelerator, "devices": devices})
-    assert found.startswith(told)
-    assert bool(found) == bool(told)
+    assert found.startswith(message)
+    assert bool(found) == bool(message)
 
 
 def test_a_key_for_wandb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What belongs to training a responder alone: its tools, its release, its samples, and a language model's weights."""
+"""Training a responder: its tokenizers, its release, its samples, and a language model's weights."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def move_away(module: ResponderModule) -> None:
 
 def test_only_the_responder_is_trained_and_saved(module: ResponderModule) -> None:
     assert {name.split(".")[0] for name in module.state_dict()} == {"network"}
-    tools = [*module.video_vae.parameters(), *module.audio_codec.parameters()]
-    before = [p.clone() for p in tools]
+    frozen = [*module.video_vae.parameters(), *module.audio_codec.parameters()]
+    before = [p.clone() for p in frozen]
     optimizer = module.configure_optimizers()["optimizer"]
     module.losses(batch())["loss"].backward()
     optimizer.step()
-    assert all(p.grad is None for p in tools)
-    assert all(torch.equal(a, b) for a, b in zip(before, tools, strict=True))
+    assert all(p.grad is None for p in frozen)
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen, strict=True))
     optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert optimised == {id(p) for p in module.responder.parameters()}
 
@@ -70,7 +70,7 @@ def test_only_the_responder_is_trained_and_saved(module: ResponderModule) -> Non
 def test_a_release_has_the_averaged_weights(module: ResponderModule, tmp_path: Path) -> None:
     module.video_vae.save(tmp_path / "video")
     module.audio_codec.save(tmp_path / "audio")
-    tools = {
+    tokenizers = {
         "video_vae": {"_target_": "vidchat.tokenizers.stacked.StackedVAE.load", "directory": str(tmp_path / "video")},
         "audio_codec": {
             "_target_": "vidchat.tokenizers.stft_codec.StftCodec.load", "directory": str(tmp_path / "audio"),
@@ -82,7 +82,7 @@ def test_a_release_has_the_averaged_weights(module: ResponderModule, tmp_path: P
     data = {"fps": 25, "size": [16, 16]}
     module.export(
         tmp_path / "release",
-        {"stage": {"name": "x", "steps": 0}, "data": data, "model": MODEL, "condition": PLAIN, **tools},
+        {"stage": {"name": "x", "steps": 0}, "data": data, "model": MODEL, "condition": PLAIN, **tokenizers},
     )
     released = load_release(tmp_path / "release").responder
     for name, parameter in released.named_parameters():
@@ -114,7 +114,7 @@ def test_samples_are_of_the_averaged_weights_in_evaluation(
     assert torch.equal(module.network.backbone.norm.weight, own)
 
 
-def test_the_truth_beside_a_sample_is_of_the_same_pictures(module: ResponderModule) -> None:
+def test_the_truth_beside_a_sample_has_the_same_frames(module: ResponderModule) -> None:
     """Frames 1..4T and their audio: the reference is left out, as it is of an answer."""
     truth = batch()
     frames, audio = samples_module.round_trip(truth, module, 2)

@@ -101,7 +101,7 @@ def test_validation_leaves_the_statistics_alone() -> None:
     assert torch.equal(trained.network.latents_std, before[1])
 
 
-def test_samples_are_pictures_above_their_round_trip(tmp_path: Path) -> None:
+def test_samples_are_frames_above_their_round_trip(tmp_path: Path) -> None:
     fit(module(steps=4), 4, tmp_path, [FrameSamples(every=2, columns=3)])
     sheets = sorted((tmp_path / "frames").iterdir())
     assert [sheet.name for sheet in sheets] == ["0000002.png", "0000004.png"]
@@ -140,12 +140,12 @@ def test_edge_distance_sees_edges_not_brightness() -> None:
 
 
 @pytest.mark.parametrize(("error", "decibels"), [(2.0, 0.0), (0.2, 20.0), (0.02, 40.0)])
-def test_psnr_is_for_pictures_from_minus_1_to_1(error: float, decibels: float) -> None:
+def test_psnr_is_for_frames_from_minus_1_to_1(error: float, decibels: float) -> None:
     frame = torch.zeros(1, 3, 1, 4, 4)
     assert psnr(frame + error, frame) == pytest.approx(decibels, abs=1e-3)
 
 
-def test_frames_become_pictures() -> None:
+def test_bytes_become_frames_from_minus_1_to_1() -> None:
     pixels = torch.zeros(2, 5, 3, 4, 6, dtype=torch.uint8)
     pixels[:, 3] = 255
     frames = to_frames(pixels)
@@ -196,12 +196,12 @@ def test_windows_lie_on_the_latent_grid_and_anywhere_on_it() -> None:
     trained = module()
     stride = trained.network.spatial_stride
     assert stride > 1
-    places = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij"))[None, :, None]
-    cuts = [trained._cut(places, 8) for _ in range(200)]
-    whole = [cut for cut in cuts if cut.shape[-1] == 16]
+    positions = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij"))[None, :, None]
+    cuts = [trained._cut(positions, 8) for _ in range(200)]
+    complete = [cut for cut in cuts if cut.shape[-1] == 16]
     firsts = {tuple(cut[0, :, 0, 0, 0].int().tolist()) for cut in cuts if cut.shape[-1] == 8}
     assert firsts == {(row, col) for row in range(0, 9, stride) for col in range(0, 9, stride)}
-    assert len(whole) / 200 == pytest.approx(0.25, abs=0.1)
+    assert len(complete) / 200 == pytest.approx(0.25, abs=0.1)
 
 
 def test_the_loss_is_of_pixels_edges_and_motion() -> None:

@@ -287,9 +287,9 @@ def test_initialise_takes_the_average_names_what_is_new_and_refuses_other_shapes
     fresh = NoisyModule(seed=5)
     fresh.network.add_module("extra", nn.Linear(1, 1))
     fresh.ema.reset()
-    told = initialise(fresh, source, {}, {})
-    assert "4 tensors" in told
-    assert "new here and untrained: extra" in told
+    message = initialise(fresh, source, {}, {})
+    assert "4 tensors" in message
+    assert "new here and untrained: extra" in message
     for name, value in trained.ema.average.items():
         assert torch.equal(fresh.network.get_parameter(name), value)
         assert torch.equal(fresh.ema.average[name], value)

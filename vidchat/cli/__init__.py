@@ -25,13 +25,13 @@ app.add_typer(bench, name="bench")
 app.add_typer(release.app, name="release")
 
 
-# Their words are read by the command itself, which says with --help what they may be.
+# These commands parse their words themselves, --help included.
 _passed_on = partial(
     app.command,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     add_help_option=False,
 )
-Words = Annotated[list[str] | None, typer.Argument(help="--help names all.", show_default=False)]
+Words = Annotated[list[str] | None, typer.Argument(help="Words of the command; --help lists them.", show_default=False)]
 
 
 @_passed_on("train")
@@ -52,7 +52,7 @@ def _infer(words: Words = None) -> None:
 
 @_passed_on("people")
 def _people(words: Words = None) -> None:
-    """Renders people who talk, a data set to try things with: vidchat people --output DIR --dialogues 24"""
+    """Renders people who talk, a small data set to experiment with: vidchat people --output DIR --dialogues 24"""
     from vidchat.playground.people.__main__ import main
 
     main(words or [])
@@ -60,7 +60,7 @@ def _people(words: Words = None) -> None:
 
 @_passed_on("demo")
 def _demo(words: Words = None) -> None:
-    """Shows everything on rendered people, from nothing to a page: vidchat demo --minutes 15"""
+    """Runs all steps on rendered people, from data to a result page: vidchat demo --minutes 15"""
     if find_spec("matplotlib") is None:
         sys.exit("error: the demo draws with matplotlib; install it with: pip install 'vidchat[demo]'")
     from vidchat.playground.demo.__main__ import main
@@ -70,7 +70,7 @@ def _demo(words: Words = None) -> None:
 
 @app.callback()
 def main() -> None:
-    """Trains a model that answers people on video, answers with it, prepares data, and scores any such model.
+    """Trains and runs an audio-visual video-chat model, prepares its data, and benchmarks any such model.
 
-    Each command says with --help what it does.
+    --help after a command describes it.
     """

@@ -220,14 +220,14 @@ def _for_hydra(word: str) -> list[str]:
 
 def _refusal(error: Exception) -> str:
     """Hydra's error in one sentence."""
-    from vidchat.cli.overrides import _sentence
+    from vidchat.cli.overrides import explain_error
 
     unknown = re.match(r"Could not override '(.+?)'\.", str(error))
     if unknown and get_close_matches(unknown[1], names_of(EncodeSettings)):
         return no_key(unknown[1], names_of(EncodeSettings))
     if str(error).startswith("Config group override"):
         return "a group, such as thinker, must be given the name of one of its configs, not null; see --help"
-    return _sentence(error, "train")
+    return explain_error(error, "train")
 
 
 def _encoder(data: Path, words: list[str]) -> tuple[ClipEncoder, dict[str, Any], int]:

@@ -61,13 +61,13 @@ def _build(settings: Described, overrides: list[str]) -> tuple[Responder, Worklo
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from vidchat.cli.overrides import TRAIN_PATHS, _sentence, literally
+    from vidchat.cli.overrides import TRAIN_PATHS, explain_error, literally
     from vidchat.profiling.describe import build
 
     try:
         return build(settings, literally(overrides, TRAIN_PATHS))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_sentence(error, "train")) from None
+        raise ValueError(explain_error(error, "train")) from None
 
 
 def _print(report: dict[str, Any], settings: Described, work: Workload, seconds: float) -> None:

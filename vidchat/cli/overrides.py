@@ -1,9 +1,9 @@
-"""The words of a command line on their way to Hydra: free text and paths are taken as they were typed.
+"""Passes a command line on to Hydra so that free text and paths are taken as they were typed.
 
-Hydra reads the value of `key=value` in a grammar of its own, where commas, quotes, brackets, `=`, `${` and numbers mean
-something. For the keys named here the value is quoted first, so that `text=Hello, how are you?` says just that. After
-such a key nothing at all (`text=`) is null, "not given"; after a key of a path, `null` is too (a file of that name is
-`./null`). Every other key, sweeps with `-m` included, is left to Hydra.
+Hydra parses the value of `key=value` in a grammar of its own, in which commas, quotes, brackets, `=`, `${` and numbers
+have a meaning. For the keys named here the value is quoted first, so `text=Hello, how are you?` is that text. An empty
+value (`text=`) is null, "not given"; for a path `null` is null too (a file of that name is `./null`). All other keys,
+including sweeps with `-m`, are left to Hydra.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ TRAIN_PATHS = frozenset(
     {"backbone_from", "init_from", "output_dir", "resume", "text_tokenizer.name", "thinker.name", "video_vae.name"}
 )
 PATHS_ANYWHERE = frozenset({"directory", "export", "name_or_path", "output", "root", "save_dir"})
-"""Last parts of dotted keys, such as `data.root`, that are paths wherever they stand."""
+"""Last parts of dotted keys, such as `data.root`, whose values are paths in every section."""
 _typed: list[str] | None = None  # while sys.argv holds quoted words instead
 
 
 def override(key: str, value: object) -> str:
-    """An override that gives `key` this value as it is, a text or a path, in Hydra's grammar."""
+    """Returns an override in Hydra's grammar that gives `key` this value, a text or a path, unchanged."""
     return f"{key}={_quoted(str(value))}"
 
 
 def literally(words: Sequence[str], paths: frozenset[str]) -> list[str]:
-    """Quotes the values of free text and paths in words such as `text=it's fine`; other words stay as they are.
+    """Returns words such as `text=it's fine` with the values of free text and paths quoted; other words are unchanged.
 
     Args:
-        words: What stands on a command line after the script's name.
+        words: Command line after the script's name.
         paths: Keys of paths, besides those that end in one of `PATHS_ANYWHERE`.
     """
     return [_literal(word, paths) for word in words]
@@ -55,21 +55,21 @@ def literally(words: Sequence[str], paths: frozenset[str]) -> list[str]:
 def run(
     main: Callable[[], Any], config: str, paths: frozenset[str], about: str | None, words: Sequence[str] | None = None
 ) -> None:
-    """Runs a function made by `hydra.main` on a command line; what is wrong with it is one sentence.
+    """Runs a function made by `hydra.main` on a command line; a mistake in the line ends it with one sentence.
 
     Args:
-        main: The function.
-        config: The name of its config in configs/.
-        paths: See `literally`.
-        about: The first part of the help, which is printed instead if `--help` or `-h` is among the words.
-        words: What stands behind the command's name; by default the words of this process's command line.
+        main: Function to run.
+        config: Name of its config in configs/.
+        paths: Keys of paths, see `literally`.
+        about: First part of the help, which is printed instead if `--help` or `-h` is among the words.
+        words: Words after the command's name; by default those of this process's command line.
     """
     words = sys.argv[1:] if words is None else list(words)
     if {"--help", "-h"} & set(words):
         print(_help(config, about or ""))
         return
     if unknown := get_args_parser().parse_known_args(words)[1]:
-        sys.exit(f"error: {unknown[0]} is not understood: keys are given as KEY=VALUE, after -m in a sweep; see --help")
+        sys.exit(f"error: {unknown[0]} is not understood: give settings as KEY=VALUE, after -m in a sweep; see --help")
     global _typed
     _typed, sys.argv[1:] = sys.argv[1:], literally(words, paths)
     if os.environ.get(FULL_ERROR) == "1":
@@ -79,7 +79,7 @@ def run(
         with hydra_errors():
             main()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {_sentence(error, config)}")
+        sys.exit(f"error: {explain_error(error, config)}")
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
@@ -91,7 +91,7 @@ def read_size(config: DictConfig) -> DictConfig:
     """Returns the config with `data.size`, which may be HEIGHTxWIDTH, as a list [height, width].
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is not a size.
     """
     size = OmegaConf.select(config, "data.size")
     if isinstance(size, str):
@@ -103,9 +103,9 @@ def read_size(config: DictConfig) -> DictConfig:
 
 
 def restore_words() -> None:
-    """Gives `sys.argv` the words that were typed: Lightning starts the other ranks with them, which quote them again.
+    """Restores the words that were typed in `sys.argv`: Lightning starts the other ranks with them, which quote them.
 
-    To be called when Hydra has read them.
+    Call it after Hydra has read `sys.argv`.
     """
     global _typed
     if _typed is not None:
@@ -113,7 +113,7 @@ def restore_words() -> None:
 
 
 def sweep_folder() -> str | None:
-    """The folder of its own that a job of a sweep (`-m`) has, from here; `None` in a single run."""
+    """Returns the folder of a sweep's (`-m`) job, relative to the working folder; `None` in a single run."""
     job = HydraConfig.get()
     return os.path.relpath(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
 
@@ -122,11 +122,11 @@ def _literal(word: str, paths: frozenset[str]) -> str:
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
     if word.startswith('hydra.run.dir="') and word.endswith('"'):
-        return override(key, value[1:-1])  # Lightning's word to another rank: quotes around the bare path
-    path = name in paths or ("." in name and name.rpartition(".")[2] in PATHS_ANYWHERE)
-    if not equals or not (path or name in TEXTS) or name.startswith("hydra."):
+        return override(key, value[1:-1])  # passed by Lightning to another rank: quotes around the bare path
+    is_path = name in paths or ("." in name and name.rpartition(".")[2] in PATHS_ANYWHERE)
+    if not equals or not (is_path or name in TEXTS) or name.startswith("hydra."):
         return word
-    if value == "" or (path and value == "null"):
+    if value == "" or (is_path and value == "null"):
         return f"{key}=null"
     return override(key, value)
 
@@ -143,38 +143,38 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _help(config: str, about: str) -> str:
-    """What a script does, its config with every key's comment, and what each group offers."""
+    """Returns what a command does, its config with every key's comment, and the choices of each group."""
     groups = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(CONFIGS.iterdir())}
     lines = [f"  {name}={'|'.join(choices)}" for name, choices in groups.items() if choices]
     keys = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0]
-    offered = "" if config == "infer" else "\n\nWhat its groups offer (configs/):\n" + "\n".join(lines)
-    hint = "Text and paths are taken as typed; KEY= gives nothing. Hydra's own help: --hydra-help."
-    return f"{about.strip()}\n\nIts keys, to be given as KEY=VALUE:\n\n{keys.strip()}{offered}\n\n{hint}"
+    offers = "" if config == "infer" else "\n\nChoices of its groups (configs/):\n" + "\n".join(lines)
+    hint = "Text and paths are taken as typed; KEY= is null. Hydra's own help: --hydra-help."
+    return f"{about.strip()}\n\nIts keys, given as KEY=VALUE:\n\n{keys.strip()}{offers}\n\n{hint}"
 
 
 def _keys(config: str) -> list[str]:
-    """Dotted keys that the config or any choice of its groups holds."""
+    """Returns the dotted keys that the config or any choice of its groups holds."""
     files = [CONFIGS / f"{config}.yaml", *(sorted(CONFIGS.glob("*/**/*.yaml")) if config != "infer" else [])]
-    found: dict[str, None] = {}
+    keys: dict[str, None] = {}
     for file in files:
-        whole = file.parent == CONFIGS or "@package _global_" in file.read_text(encoding="utf-8")
+        is_global = file.parent == CONFIGS or "@package _global_" in file.read_text(encoding="utf-8")
         tree = OmegaConf.to_container(OmegaConf.load(file))
-        found |= dict.fromkeys(key for key, _ in leaves(tree, "" if whole else file.relative_to(CONFIGS).parts[0]))
-    return [key for key in found if not key.startswith(("defaults", "hydra."))]
+        keys |= dict.fromkeys(key for key, _ in leaves(tree, "" if is_global else file.relative_to(CONFIGS).parts[0]))
+    return [key for key in keys if not key.startswith(("defaults", "hydra."))]
 
 
-def _sentence(error: Exception, config: str) -> str:
-    """Hydra's message, which may have many lines, in one; with what there is to choose from."""
+def explain_error(error: Exception, config: str) -> str:
+    """Returns Hydra's message, which may have many lines, as one sentence, with the choices that exist."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept: list[str] = []
+    message: list[str] = []
     for line in lines:
         if line.startswith(("Config search path", "See https", "full_key", "object_type")):
             break
-        kept.append(line)
-    told, *choices = re.split(r"\s+Available options.*:\s+", " ".join(kept))
-    told = told.rstrip(".")
-    if unknown := re.match(r"Could not override '(.+?)'\. To append", told):
+        message.append(line)
+    problem, *choices = re.split(r"\s+Available options.*:\s+", " ".join(message))
+    problem = problem.rstrip(".")
+    if unknown := re.match(r"Could not override '(.+?)'\. To append", problem):
         return no_key(unknown[1], _keys(config))
     if choices:
-        return f"{told} (there are {', '.join(choices[0].split())})"
-    return f"{told}; --help names every key"
+        return f"{problem} (there are {', '.join(choices[0].split())})"
+    return f"{problem}; --help names every key"

@@ -1,19 +1,19 @@
-"""`vidchat release`: the model card of a release, and its way to the Hub."""
+"""`vidchat release`: prints the model card of a release and uploads releases to the Hub."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidchat.cli.settings import Settings, command_with, read_settings
-from vidchat.model_card import CardDetails
+from vidchat.cli.settings import Settings, command_with, read_two
 from vidchat.runtime.errors import user_errors
 
 if TYPE_CHECKING:
     from vidchat.release import Release
+    from vidchat.release.model_card import CardDetails
 
 app = typer.Typer(help="Releases: their model card, and the Hub.", no_args_is_help=True)
 
@@ -21,14 +21,20 @@ Source = Annotated[str, typer.Argument(metavar="RELEASE", help="Folder of the re
 
 
 @dataclass(frozen=True)
-class ReleaseSettings(CardDetails):
-    """Settings of both commands.
+class ReleaseSettings:
+    """Settings of both commands besides those of the card.
 
     Attributes:
-        trust: Packages whose parts the release may have, e.g. [mylab]; their code is run.
+        trust: Packages whose classes the release may name, e.g. [mylab]; their code is run.
     """
 
     trust: tuple[str, ...] = ()
+
+
+def _settings() -> tuple[type, ...]:
+    from vidchat.release.model_card import CardDetails
+
+    return CardDetails, ReleaseSettings
 
 
 @app.callback()
@@ -36,13 +42,13 @@ def main() -> None:
     """Commands about a release."""
 
 
-@app.command(cls=command_with(lambda: [ReleaseSettings]))
+@app.command(cls=command_with(_settings))
 def card(
     release: Source,
     settings: Settings = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
 ) -> None:
-    """Prints the model card of a release: sizes, training, figures, how to run it.
+    """Prints the model card of a release: its size, training, results and commands.
 
     vidchat release card outputs/sft_dyadic/release name=owner/name license=cc-by-nc-4.0 results=RESULTS/scores.json
     """
@@ -57,7 +63,7 @@ def card(
     typer.echo(text)
 
 
-@app.command(cls=command_with(lambda: [ReleaseSettings]))
+@app.command(cls=command_with(_settings))
 def push(
     release: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of the release.")],
     target: Annotated[
@@ -68,7 +74,7 @@ def push(
 ) -> None:
     """Uploads a release and its model card to the Hub, in one commit.
 
-    The card is the folder's README.md if that is one (see `vidchat release card -o`); else it is made now.
+    The card is the folder's README.md if that is a model card (see `vidchat release card -o`); otherwise it is made.
 
     vidchat release push outputs/sft_dyadic/release OWNER/NAME license=cc-by-nc-4.0 --private
     """
@@ -78,9 +84,9 @@ def push(
 
 
 def _load(source: str, words: list[str] | None) -> tuple[Release, CardDetails]:
-    """The release, and what its card says beside what it knows."""
+    """Returns the release, and the facts for its card that it does not hold."""
     from vidchat.release import load_release
+    from vidchat.release.model_card import CardDetails
 
-    given = read_settings(ReleaseSettings, words)
-    values: dict[str, Any] = {field.name: getattr(given, field.name) for field in fields(CardDetails)}
-    return load_release(source, trust=given.trust), CardDetails(**values)
+    details, settings = read_two(CardDetails, ReleaseSettings, words)
+    return load_release(source, trust=settings.trust), details

@@ -44,14 +44,14 @@ Settings = Annotated[
 
 @dataclass(frozen=True)
 class Key:
-    """One setting.
+    """A setting.
 
     Attributes:
         name: Dotted key.
         hint: Type of the value, without `| None`.
         optional: Whether `None` is a value.
         default: Value if the key is not given; `MISSING` if it must be.
-        about: Meaning, from the docstring.
+        about: Description, from the docstring.
     """
 
     name: str
@@ -70,15 +70,15 @@ def read_settings(kind: type[First], words: Sequence[str] | None) -> First:
     """Returns a dataclass with the values that words such as `tiers.dover=0.8` give; the last word for a key counts.
 
     Raises:
-        ValueError: A word is not KEY=VALUE, its key does not exist, its value does not fit, or a key is missing.
+        ValueError: a word is not KEY=VALUE, its key does not exist, its value does not fit, or a key is missing.
     """
     return cast(First, _read((kind,), words or ())[0])
 
 
 def read_two(first: type[First], second: type[Second], words: Sequence[str] | None) -> tuple[First, Second]:
     """Returns two dataclasses whose keys stand side by side; see `read_settings`."""
-    one, other = _read((first, second), words or ())
-    return one, other
+    settings = _read((first, second), words or ())
+    return settings[0], settings[1]
 
 
 def names_of(*kinds: type) -> list[str]:
@@ -87,15 +87,15 @@ def names_of(*kinds: type) -> list[str]:
 
 
 def describe_settings(*kinds: type) -> str:
-    """Returns the help of dataclasses, an entry `KEY=DEFAULT  meaning` for each key."""
-    rows = [(_shown(key), _meaning(key)) for kind in kinds for key in _keys(kind)]
+    """Returns the help of dataclasses, an entry `KEY=DEFAULT  description` for each key."""
+    rows = [(_shown(key), _description(key)) for kind in kinds for key in _keys(kind)]
     margin = min(max((len(word) for word, _ in rows), default=0) + 2, 36)
     width = max(shutil.get_terminal_size((120, 24)).columns, margin + 40)
     return "\n".join(_entry(word, about, margin, width) for word, about in rows)
 
 
 def no_key(name: str, known: Sequence[str]) -> str:
-    """Returns the sentence that there is no such key, with the one that is probably meant."""
+    """Returns the sentence that a key does not exist, with the key that is probably meant."""
     near = [key for key in known if key.endswith(f".{name}") or key.startswith(f"{name}.")]
     near = (
         near or get_close_matches(name, known, n=1, cutoff=0.75) or [key for key in known if key.endswith(f"_{name}")]
@@ -142,7 +142,7 @@ def _read(kinds: Sequence[type], words: Sequence[str]) -> list[Any]:
 
 
 def _find(name: str, known: Mapping[str, Key]) -> tuple[Key, str]:
-    """The key of a name, and what of the name is an entry's."""
+    """Returns the key that a name belongs to, and the name of the entry if the key is a mapping."""
     if name in known and not known[name].is_mapping:
         return known[name], ""
     for key in known.values():
@@ -152,7 +152,7 @@ def _find(name: str, known: Mapping[str, Key]) -> tuple[Key, str]:
 
 
 def _build(kind: type, prefix: str, values: Mapping[str, Any], default: Any = MISSING) -> Any:
-    """A dataclass, of which what is not given is as in `default`."""
+    """Returns a dataclass with the given values, and those of `default` elsewhere."""
     hints, chosen = get_type_hints(kind), {}
     for field in fields(kind):
         name = prefix + field.name
@@ -183,26 +183,26 @@ def _keys(kind: type, prefix: str = "", default: Any = MISSING) -> Iterator[Key]
 
 
 def _default(field: Any, instance: Any) -> Any:
-    """A field's value in an instance, else by its definition."""
+    """Returns a field's value in an instance, or its default."""
     if instance is not MISSING:
         return getattr(instance, field.name)
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _attributes(kind: type) -> dict[str, str]:
-    """The `Attributes:` of a class and its bases, by name."""
-    found: dict[str, str] = {}
+    """Returns the `Attributes:` of a class and its bases, by name."""
+    descriptions: dict[str, str] = {}
     for base in reversed(kind.__mro__[:-1]):
         _, _, listed = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
         for entry in re.split(r"\n(?=    \w)", "\n" + listed.partition("\n\n")[0]):
             name, colon, text = entry.strip().partition(":")
             if colon and name.isidentifier():
-                found[name] = " ".join(text.split())
-    return found
+                descriptions[name] = " ".join(text.split())
+    return descriptions
 
 
 def _value(key: Key, name: str, text: str) -> Any:
-    """The value of a key's text; `name` stands in errors."""
+    """Parses a key's text; errors state `name`."""
     if key.optional and text in ("", "null"):
         return None
     return _parse(get_args(key.hint)[1] if key.is_mapping else key.hint, name, text)
@@ -243,13 +243,13 @@ def _number(hint: type, name: str, text: str) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if math.isnan(number):
-        what = "a whole number" if hint is int else "a number"
-        raise ValueError(f"{name} must be {what}, not {text[:80]!r}")
+        kind = "a whole number" if hint is int else "a number"
+        raise ValueError(f"{name} must be {kind}, not {text[:80]!r}")
     return cast(float, number)
 
 
 def _shown(key: Key) -> str:
-    """`KEY=DEFAULT` as one could type it; `???` if it must be given."""
+    """Returns `KEY=DEFAULT` as it can be typed; the default is `???` if the key is required."""
     if key.is_mapping:
         return f"{key.name}.NAME={'VALUE' if get_args(key.hint)[1] is not Path else 'PATH'}"
     default = key.default
@@ -266,7 +266,7 @@ def _shown(key: Key) -> str:
     return f"{key.name}={text}"
 
 
-def _meaning(key: Key) -> str:
+def _description(key: Key) -> str:
     kinds = [key.hint, *get_args(key.hint)]
     choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
     return key.about + (f" [{', '.join(choices)}]" if choices else "")

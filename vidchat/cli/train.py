@@ -1,8 +1,8 @@
 """One stage of training: `vidchat train stage=pretrain_av data=folder data.root=DIR`.
 
 Checks the config, builds the network (a responder from `configs/model`, or a tokenizer), the LightningModule and the
-data module that the stage names, trains, and exports. Ctrl+C or SIGTERM leave a checkpoint; the same command then goes
-on from it.
+data module that the stage names, trains, and exports. Ctrl+C or SIGTERM leaves a checkpoint; the same command resumes
+from it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from vidchat.cli.overrides import TRAIN_PATHS, read_size, restore_words, run, sw
 from vidchat.data.folder import MANIFESTS
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.responder import Responder
-from vidchat.registry import packages_in
+from vidchat.registry import packages_in, to_names
 from vidchat.release import TOKENIZERS
-from vidchat.release_format import to_names
 from vidchat.runtime.errors import user_errors
 from vidchat.runtime.threads import choose_threads
 from vidchat.shipped import CONFIGS
@@ -53,24 +52,24 @@ OmegaConf.register_new_resolver("sweep_name", run_folder.sweep_name, replace=Tru
 
 
 def train(config: DictConfig) -> Path:
-    """Runs one stage; returns the folder it exported.
+    """Runs one stage; returns the exported folder.
 
     Raises:
-        SystemExit: a signal ended it; if it came while training, with a checkpoint to go on from.
+        SystemExit: a signal ended the run; if it was training, a checkpoint to resume from was written.
     """
     plain = check_config(read_size(config))
-    torch.manual_seed(plain["seed"])  # of first weights: training itself seeds every micro-batch
+    torch.manual_seed(plain["seed"])  # seeds the first weights; training seeds every micro-batch itself
     if plain["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32, for what is not in half precision, samples above all
+        torch.set_float32_matmul_precision("high")  # TF32 where precision is not halved, mainly in samples
     output, export = Path(plain["output_dir"]), Path(plain["stage"]["export"])
     with StopSignals() as signals, run_folder.locked(output):
         run_folder.clean_up(output, export)
         resume = find_checkpoint(plain["resume"], output / "checkpoints")
         run_folder.check_set_aside(plain, resume)
-        wanted = [name for name in plain["stage"]["tokenizers"] if config[name] is not None]  # there may be no thinker
-        tokenizers = {name: instantiate(config[name]) for name in wanted}
-        check_fit(plain, tokenizers.get("video_vae"), tokenizers.get("audio_codec"))  # where only loading could tell
-        fingerprints = {name: tool.fingerprint() for name, tool in tokenizers.items()}
+        names = [name for name in plain["stage"]["tokenizers"] if config[name] is not None]  # thinker may be null
+        tokenizers = {name: instantiate(config[name]) for name in names}
+        check_fit(plain, tokenizers.get("video_vae"), tokenizers.get("audio_codec"))  # now with the loaded ones
+        fingerprints = {name: tokenizer.fingerprint() for name, tokenizer in tokenizers.items()}
         if resume is not None:
             check_resumed(resume, plain, fingerprints)
             if run_folder.finished_step(output, export) == step_of(resume) >= plain["stage"]["steps"]:
@@ -84,8 +83,8 @@ def train(config: DictConfig) -> Path:
         log.info("%s: %s", plain["stage"]["name"], f"resuming from {resume}" if resume else "starting")
         fit(trainer, module, datamodule, resume)
         if signals.received is not None:
-            goes_on = "the same command" if plain["resume"] == "auto" else "the command with resume=auto"
-            log.warning("stopped by %s at step %d; %s goes on", signals.received.name, trainer.global_step, goes_on)
+            resuming = "the same command" if plain["resume"] == "auto" else "the command with resume=auto"
+            log.warning("stopped by %s at step %d; %s resumes it", signals.received.name, trainer.global_step, resuming)
             raise SystemExit(128 + signals.received)
         if trainer.is_global_zero:
             module.export(export, plain)
@@ -97,7 +96,7 @@ def train(config: DictConfig) -> Path:
 def build_module(
     config: DictConfig, plain: dict[str, Any], tokenizers: dict[str, Any], fingerprints: dict[str, str], fresh: bool
 ) -> TrainingModule:
-    """Returns the module that trains a network; a fresh run's network starts from what its config names."""
+    """Returns the module that trains a network; in a fresh run the network starts from the weights its config names."""
     if "video_vae" in tokenizers:
         module: TrainingModule = instantiate(config.stage.module, new_responder(plain, tokenizers), **tokenizers)
     else:  # the stage trains a tokenizer, which its own config holds
@@ -114,20 +113,20 @@ def build_module(
 
 
 def new_responder(plain: Mapping[str, Any], tokenizers: Mapping[str, Any]) -> Responder:
-    """Returns a responder as `model` and `condition` of the config describe it, its weights drawn from `seed`.
+    """Returns the responder that `model` and `condition` of the config describe, with weights drawn from `seed`.
 
     Raises:
         TokenizerError: the thinker does not fit the condition.
     """
     model, condition = to_names(plain["model"]), to_names(plain["condition"])
     check_thinker(tokenizers.get("thinker"), condition)
-    tools, trust = {name: tokenizers[name] for name in TOKENIZERS}, packages_in([model, condition])
+    trained_with, trust = {name: tokenizers[name] for name in TOKENIZERS}, packages_in([model, condition])
     torch.manual_seed(plain["seed"])
-    return build_responder(model, condition, plain["data"]["fps"], **tools, trust=trust)
+    return build_responder(model, condition, plain["data"]["fps"], **trained_with, trust=trust)
 
 
 def build_trainer(config: DictConfig, plain: dict[str, Any], signals: StopSignals) -> L.Trainer:
-    """Lightning's trainer, with what every run has: checkpoints, progress, metrics in a file."""
+    """Returns Lightning's trainer with checkpoints, progress and a file of metrics."""
     output = Path(plain["output_dir"])
     checkpoints = Checkpoints(output / "checkpoints", **plain["checkpoints"], config=plain, signals=signals)
     callbacks = [instantiate(node) for node in (config.callbacks or {}).values()]
@@ -142,16 +141,16 @@ def build_trainer(config: DictConfig, plain: dict[str, Any], signals: StopSignal
 
 
 def fit(trainer: L.Trainer, module: TrainingModule, datamodule: L.LightningDataModule, resume: Path | None) -> None:
-    """Trains; a run whose last step had been made before, but whose export had not, is brought to its end."""
+    """Trains; if the last step was made in an earlier process, only the end of training is run."""
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     if resume is not None and step_of(resume) >= trainer.max_steps:
-        module.on_train_end()  # Lightning leaves it out where there is nothing to train
+        module.on_train_end()  # Lightning skips it if there is nothing to train
 
 
 def prepare_data(config: DictConfig) -> None:
-    """Makes the data set if its config says how and it is not there yet."""
-    there = any((Path(config.data.root) / name).is_file() for name in MANIFESTS)
-    if config.data.prepare is not None and not there and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+    """Renders the data set if its config says how and it does not exist yet."""
+    exists = any((Path(config.data.root) / name).is_file() for name in MANIFESTS)
+    if config.data.prepare is not None and not exists and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         log.info("rendering %s", config.data.root)
         instantiate(config.data.prepare)
 
@@ -170,5 +169,5 @@ def _task(config: DictConfig) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Runs `vidchat train` on the words of a command line, by default this process's."""
+    """Runs `vidchat train` on the words of a command line; by default this process's."""
     run(_task, "train", TRAIN_PATHS, __doc__, words)

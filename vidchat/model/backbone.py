@@ -14,6 +14,7 @@ from torch import Tensor
 from vidchat.conditions.text import TextEmbedding
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
+from vidchat.runtime.hub import HubError, download, is_hub_name
 
 # Keys of Qwen3's config.json, and the fields of `Shape`.
 _SIZES = {
@@ -66,16 +67,12 @@ def load_language_model(responder: Responder, source: str) -> str:
 def _folder(source: str) -> Path:
     if (Path(source) / "config.json").is_file():
         return Path(source)
-    if Path(source).exists() or source.count("/") != 1:
+    if Path(source).exists() or not is_hub_name(source):
         raise LanguageModelError(f"backbone_from={source} holds no config.json; give a folder or a name on the Hub")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors"]))
-    except OSError as error:  # errors of the Hub and of the connection
-        raise LanguageModelError(
-            f"backbone_from={source} is not a folder, and could not be downloaded from the Hub: {error}"
-        ) from error
+        return download(source, ["config.json", "*.safetensors"])
+    except HubError as error:
+        raise LanguageModelError(f"backbone_from={error}") from error
 
 
 def _check(config: Mapping[str, Any], shape: Shape, source: str) -> None:

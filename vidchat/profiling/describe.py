@@ -15,7 +15,7 @@ from vidchat.model.responder import Responder
 from vidchat.profiling.cost import DEVICES, Workload, generation_work, parameters, training_work
 from vidchat.profiling.memory import peak_training_bytes, training_bytes
 from vidchat.profiling.meta import build_without_memory, check_size, latent_grid
-from vidchat.release_format import to_names
+from vidchat.registry import to_names
 from vidchat.runtime.untrusted import read_yaml
 from vidchat.shipped import CONFIGS
 from vidchat.tokenizers.layout import AudioLayout, VideoLayout, audio_layout, video_layout

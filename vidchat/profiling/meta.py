@@ -9,8 +9,7 @@ import torch
 
 from vidchat.build import build_responder
 from vidchat.model.responder import Responder
-from vidchat.registry import packages_in
-from vidchat.release_format import to_names
+from vidchat.registry import packages_in, to_names
 from vidchat.tokenizers.text import ByteTokenizer
 
 

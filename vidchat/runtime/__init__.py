@@ -1,1 +1,1 @@
-"""Files, processes and errors: what every room needs and no room is about."""
+"""Files, processes, errors and the Hub: helpers that every room may use and that know nothing of the model."""

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, whatever kills the process or fills the disk meanwhile.
+"""Atomic writes: files and folders that appear complete or not at all, even if the process dies or the disk is full.
 
-What is being written lies beside its target under a hidden name, on the same file system, and takes the target's name
-when it is whole and on the disk. What a killed process left under such a name is removed by the next writing.
+Content is written beside its target under a hidden name, on the same file system, and is renamed to the target when it
+is complete and on the disk. What a killed process left under such a name is removed by the next write.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class FolderError(ValueError):
 
 
 def check_target(path: Path) -> None:
-    """Refuses to write to what is no file: renaming a file to the name of a device, say /dev/null, would replace it.
+    """Refuses a target that is not a file: a rename to the name of a device, e.g. /dev/null, would replace it.
 
     Raises:
-        ValueError: there is a folder, a pipe or a device of this name.
+        ValueError: the path is a folder, a pipe or a device.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path}: is a folder, a pipe or a device; give the name of a file to write")
@@ -40,8 +40,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Yields a file to write; it replaces `path` when the block ends without an error.
 
     Raises:
-        ValueError: there is a folder, a pipe or a device of this name.
-        OSError: it cannot be written; its `filename` is `path`.
+        ValueError: the path is a folder, a pipe or a device.
+        OSError: the file cannot be written; `filename` of the error is `path`.
     """
     path = Path(path)
     check_target(path)
@@ -67,8 +67,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     are kept.
 
     Raises:
-        OSError: it cannot be written or replaced; its `filename` is `path`.
-        FolderError: `path` is the working folder, holds it, or is a mount point.
+        OSError: the folder cannot be written or replaced; `filename` of the error is `path`.
+        FolderError: `path` is the working folder, one of its parents, or a mount point.
     """
     path = Path(path).resolve()
     unfinished = path.with_name(f".{path.name}.tmp")
@@ -88,58 +88,58 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def settle_folder(path: Path) -> None:
-    """Ends a replacement that `atomic_folder(path)` had begun, and removes what else it left.
+    """Completes a replacement that `atomic_folder(path)` began, and removes its other leftovers.
 
     Raises:
         FolderError: `path` cannot be replaced as a whole.
     """
     if Path.cwd().is_relative_to(path) or os.path.ismount(path):
-        what = "a mount point" if os.path.ismount(path) else "the working folder, or holds it"
-        raise FolderError(f"{path} is {what}, so it cannot be replaced as a whole; give a folder in it")
+        kind = "a mount point" if os.path.ismount(path) else "the working folder, or holds it"
+        raise FolderError(f"{path} is {kind}, so it cannot be replaced as a whole; give a folder in it")
     unfinished, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
     if old.is_dir() and not path.exists():
         os.rename(old, path)
-    for left in (old, unfinished):
-        if (left / _REPLACED).exists():
-            _keep_others(left, path)
-        if left.exists():
-            shutil.rmtree(left)
+    for leftover in (old, unfinished):
+        if (leftover / _REPLACED).exists():
+            _keep_others(leftover, path)
+        if leftover.exists():
+            shutil.rmtree(leftover)
     (path / _REPLACED).unlink(missing_ok=True)
 
 
 def _replace_folder(path: Path, unfinished: Path) -> None:
-    """Gives `unfinished` the name `path`; an old folder of that name is then marked, and beside it."""
+    """Renames `unfinished` to `path`; an old folder of that name is marked as replaced and moved beside it."""
     if path.exists():
         (path / _REPLACED).touch()
         if _exchange(unfinished, path):
             return
-        # No such call here: for a moment there is no folder; `settle_folder` mends what a kill then leaves.
+        # No such system call: for a moment `path` does not exist; `settle_folder` repairs this after a kill.
         os.rename(path, path.with_name(f".{path.name}.old"))
     os.rename(unfinished, path)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names in one step; False where the system or the file system cannot."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Swaps two names in one step; returns False if the system or the file system cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
+    return rename is not None and rename(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0
 
 
 def _keep_others(old: Path, path: Path) -> None:
-    """Moves what only the old folder holds into the new one."""
+    """Moves entries that only the old folder holds into the new one."""
     for entry in old.iterdir():
         if entry.name != _REPLACED and not (path / entry.name).exists():
             os.rename(entry, path / entry.name)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all; raises what `atomic_file` does."""
+    """Writes a text file atomically; raises the errors of `atomic_file`."""
     with atomic_file(path) as file:
         file.write(text.encode("utf-8"))
 
 
 @contextmanager
 def naming(path: Path, unfinished: Path) -> Iterator[None]:
-    """Errors of writing name the target, not what lies beside it; errors of what the caller reads stay as they are."""
+    """Makes errors of writing name the target, not the hidden file beside it; other errors pass unchanged."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which device a name stands for, said before any work."""
+"""Resolves the name of a device before any work begins."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class DeviceError(ValueError):
 
 
 def usable(name: str) -> str:
-    """The name of a device that is there; `auto` is a GPU where there is one.
+    """Returns the name of a device that exists; `auto` is a GPU if there is one.
 
     Raises:
-        DeviceError: there is no such device, or not here.
+        DeviceError: the name is unknown, or this machine has no such device.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,6 +29,6 @@ def usable(name: str) -> str:
         raise DeviceError(f"device={name}: there is no Apple GPU here; {KNOWN}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and count <= (device.index or 0):
-        there = f"{count} CUDA GPUs, cuda:0 to cuda:{count - 1}" if count else "no CUDA GPU that torch can use"
-        raise DeviceError(f"device={name}: this machine has {there}; {KNOWN}")
+        available = f"{count} CUDA GPUs, cuda:0 to cuda:{count - 1}" if count else "no CUDA GPU that torch can use"
+        raise DeviceError(f"device={name}: this machine has {available}; {KNOWN}")
     return str(device)

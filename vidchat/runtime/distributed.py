@@ -1,4 +1,4 @@
-"""What the processes that train together (ranks) tell each other; alone, each function gives back what it is given."""
+"""Communication between the processes that train together (ranks); in a single process each is the identity."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def rank_count() -> int:
-    """How many processes train together."""
+    """Returns the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of all ranks' values of one shape, the same bits on every rank. Every rank must call it.
+    """Returns the sum of all ranks' tensors of one shape, bit-identical on every rank. Every rank must call it.
 
     Changes `value` in place; with NCCL the host does not wait.
     """
@@ -25,7 +25,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def gather_over_ranks(value: Tensor) -> Tensor:
-    """All ranks' values (n, ...) of one shape, one below the other in the ranks' order: (ranks * n, ...)."""
+    """Returns all ranks' tensors (n, ...) of one shape, concatenated in the order of ranks: (ranks * n, ...)."""
     if not dist.is_initialized():
         return value
     parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
@@ -34,7 +34,7 @@ def gather_over_ranks(value: Tensor) -> Tensor:
 
 
 def copy_from_first_rank(values: Iterable[Tensor]) -> None:
-    """Overwrites every rank's values with those of rank 0."""
+    """Overwrites every rank's tensors with those of rank 0."""
     if dist.is_initialized():
         for value in values:
             dist.broadcast(value.detach(), 0)

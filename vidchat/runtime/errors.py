@@ -1,4 +1,4 @@
-"""Which errors are told in one sentence, and which with a traceback; and the telling."""
+"""Errors that a user can correct end a command with one sentence; bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from contextlib import contextmanager
 from types import TracebackType
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # 1 in the environment: every error with its traceback
-_lent = False  # the variable above is there for Hydra alone
+_set_here = False  # whether `hydra_errors` set the variable, for Hydra alone
 
 
 @contextmanager
 def hydra_errors() -> Iterator[None]:
-    """Has Hydra raise what goes wrong before the task begins, which it would print in its own way otherwise."""
-    global _lent
-    os.environ[FULL_ERROR], _lent = "1", True
+    """Makes Hydra raise errors that occur before the task begins; otherwise it prints them in its own way."""
+    global _set_here
+    os.environ[FULL_ERROR], _set_here = "1", True
     try:
         yield
     finally:
-        _take_back()
+        _unset()
 
 
-def _take_back() -> None:
+def _unset() -> None:
     """Clears the variable, so that neither the task nor the processes that it starts see it."""
-    global _lent
-    if _lent:
+    global _set_here
+    if _set_here:
         os.environ.pop(FULL_ERROR, None)
-    _lent = False
+    _set_here = False
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Ends a command with code 1 and `error: ...` on stderr where a person can put the error right.
+    """Ends a command with code 1 and `error: ...` on stderr if a user can correct the error.
 
-    A bug keeps its traceback; with HYDRA_FULL_ERROR=1 in the environment every error does. `SystemExit` is what both
-    Hydra and Typer let pass: they have their own way with other exceptions.
+    A bug keeps its traceback; with HYDRA_FULL_ERROR=1 in the environment every error does. Raises `SystemExit`, which
+    Hydra and Typer both let pass; they handle other exceptions in their own ways.
     """
-    _take_back()
+    _unset()
     try:
         yield
     except Exception as error:
@@ -49,18 +49,18 @@ def user_errors() -> Iterator[None]:
 
 
 def user_message(error: BaseException) -> str | None:
-    """What to tell a person about an error that they can put right; `None` for one that is a bug.
+    """Returns the message of an error that a user can correct; `None` if it is a bug.
 
-    By house rule an error of this package's own kinds, and a `ValueError` raised by its own code (not by a library that
-    it calls), is a sentence that says what is wrong, where, and what to do. What the system says of a path (there is no
-    such folder, it may not be written) is one, too. What an object raises while Hydra builds it counts as raised by the
-    object. What torch.distributed raises where another rank has died is one as well.
+    These are: errors of this package's own classes and `ValueError`s raised by its own code (not by a library that it
+    calls), which are by rule one sentence that says what is wrong, where, and what to do; errors of the operating
+    system that name a path; and errors of torch.distributed after another rank has died. Errors that an object raises
+    while Hydra builds it count as the object's.
     """
     built = False
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         error, built = error.__cause__, True
     if built and isinstance(error, TypeError) and " argument" in str(error):
-        return f"a key of the config is wrong or lacking: {error}"
+        return f"a key of the config is wrong or missing: {error}"
     if type(error).__module__.startswith("vidchat."):
         return str(error)
     if type(error).__name__ == "InstantiationException":  # Hydra's own refusal to build something
@@ -69,8 +69,8 @@ def user_message(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, RuntimeError) and ("gloo" in str(error) or type(error).__name__.startswith("Dist")):
         return (
-            "another rank has ended, or cannot be reached: what it wrote last says why; the same command goes on from "
-            "the last checkpoint (HYDRA_FULL_ERROR=1 shows what torch.distributed said)"
+            "another rank has ended, or cannot be reached: its last lines of output say why; the same command resumes "
+            "from the last checkpoint (HYDRA_FULL_ERROR=1 shows the error of torch.distributed)"
         )
     frames = list(_frames(error.__traceback__))
     raised_here = bool(frames) and str(frames[-1].tb_frame.f_globals.get("__name__", "")).startswith("vidchat.")

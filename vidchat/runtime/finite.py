@@ -1,4 +1,4 @@
-"""Whether weights are numbers: what is written or read anywhere has no NaN and no infinity in it."""
+"""The check that weights are finite, which is made wherever weights are written or read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Says which tensor holds a NaN or an infinity, and in how many of its values; `None` if all are finite."""
+    """Returns which tensor holds a NaN or an infinity, and in how many values, in words; `None` if all are finite."""
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             count = int((~torch.isfinite(value)).sum())

@@ -20,6 +20,6 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def format_size(size: tuple[int, int]) -> str:
-    """Returns a (height, width) as `parse_size` reads it."""
+    """Returns the text of a (height, width), which `parse_size` reads."""
     height, width = size
     return f"{height}x{width}"

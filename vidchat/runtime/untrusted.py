@@ -1,8 +1,8 @@
-"""Configs and sizes that strangers wrote: what a release or a tokenizer's folder says is checked before it is built.
+"""Checks of configs and sizes in files that strangers wrote, made before anything is built from them.
 
-A release comes from the Hub or a colleague. Its config names what to build and how large, so it could ask for the
-loader's environment (`${oc.env:...}`), for an endless file (YAML aliases), or for ten million layers. Each is refused
-here, in a sentence, before any work. What it may build is the matter of `vidchat.registry`.
+A release comes from the Hub or a colleague. Its config names what to build and how large, so it could read the
+environment (`${oc.env:...}`), expand without end (YAML aliases), or ask for ten million layers. Each is refused here,
+in one sentence, before any work. `vidchat.registry` limits the classes that a config may name.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from safetensors import safe_open
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-MOST_BYTES = 1 << 18  # of a config; ours have some 3 kB
+MOST_BYTES = 1 << 18  # in a config; ours have about 3 kB
 MOST_DEPTH = 32
-SLACK = 4, 1 << 22  # a module may make more than it keeps: so many times the file's values, and so many more
+SLACK = 4, 1 << 22  # factor and addend by which a module may allocate more values than its file holds
 
 
 class UntrustedError(ValueError):
-    """Something that a stranger's file asks for and does not get."""
+    """A request in a stranger's file that is refused."""
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML file as plain types, nothing resolved.
+    """Reads a YAML file as plain types, with no interpolation resolved.
 
     Raises:
-        ForeignError: it is no YAML, too large or too deep, repeats itself by aliases, or holds an interpolation.
+        UntrustedError: the file is not YAML, is too large or too deep, or holds aliases or an interpolation.
     """
     if path.stat().st_size > MOST_BYTES:
         raise UntrustedError(f"{path} has more than {MOST_BYTES >> 10} KiB, which no config needs; do not use it")
     try:
         problem = _problem(path.read_text(encoding="utf-8"))
-        # OmegaConf's own reader: it takes 1e-3 for a number, where YAML 1.1 does not.
+        # OmegaConf's own reader reads 1e-3 as a number; YAML 1.1 does not.
         config = None if problem else OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:  # parsers have many ways to fail on what was not written for them
+    except Exception as error:  # parsers fail in many ways on text that was not written for them
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UntrustedError(f"{path} cannot be read: {reason}") from error
     if problem is not None:
@@ -50,7 +50,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _problem(text: str) -> str | None:
-    """What a config must not hold, if it does."""
+    """Returns what a config holds and must not hold, in words; `None` if it is fine."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
@@ -65,13 +65,13 @@ def _problem(text: str) -> str | None:
 
 @contextmanager
 def no_larger_than(weights: Path) -> Iterator[None]:
-    """While a module is built, refuses more tensors, and larger ones, than the file of its weights holds.
+    """Refuses, while a module is built, more or larger tensors than the file of its weights holds.
 
     Args:
-        weights: A safetensors file, of which the header alone is read.
+        weights: Safetensors file; only its header is read.
 
     Raises:
-        ForeignError: the module is larger; nothing of that size was allocated yet.
+        UntrustedError: the module is larger than the file; nothing of that size was allocated.
         SafetensorError: the file is damaged.
     """
     with safe_open(weights, "pt") as file:
@@ -97,7 +97,7 @@ def no_larger_than(weights: Path) -> Iterator[None]:
 
 
 class _Allocations(TorchDispatchMode):
-    """Refuses, before memory is asked for, a tensor that is made from nothing and is larger than a limit."""
+    """Refuses new tensors beyond a limit on the sum of their values, before memory is allocated."""
 
     def __init__(self, limit: int, refusal: UntrustedError) -> None:
         super().__init__()
@@ -105,16 +105,16 @@ class _Allocations(TorchDispatchMode):
         self.refusal = refusal
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.left -= _asked_for(func, args)
+        self.left -= _allocated_values(func, args)
         if self.left < 0:
             raise self.refusal
         return func(*args, **(kwargs or {}))
 
 
-def _asked_for(func: Any, args: Any) -> float:
-    """Values of the tensor that an operation makes from nothing, by a size (`empty`) or by a range (`arange`)."""
+def _allocated_values(func: Any, args: Any) -> float:
+    """Returns the number of values that an operation allocates, by a size (`empty`) or by a range (`arange`)."""
     if not args or any(isinstance(value, torch.Tensor) for value in torch.utils._pytree.tree_leaves(args)):
-        name = func.overloadpacket.__name__  # of `new_zeros` and its like the size comes second
+        name = func.overloadpacket.__name__  # `new_zeros` and the like take the size second
         return math.prod(args[1]) if name.startswith("new_") and len(args) > 1 else 0
     if isinstance(args[0], list | tuple):
         return math.prod(args[0])

@@ -1,4 +1,4 @@
-"""What is wrong with a run's config, before anything is built."""
+"""Checks a run's config before anything is built."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vidchat.conditions.base import ConditionError
 from vidchat.conditions.node import read_conditions
 from vidchat.data.folder import MANIFESTS
-from vidchat.registry import UnknownName, WrongArguments, packages_in
-from vidchat.release_format import FormatError, to_names
+from vidchat.registry import FormatError, UnknownName, WrongArguments, packages_in, to_names
 from vidchat.runtime.nested import differing_leaves
 from vidchat.shipped import find
 from vidchat.training.config_values import wrong_values
@@ -22,19 +21,19 @@ from vidchat.training.fit import advice, check_fit
 from vidchat.training.machine import missing_on_this_machine
 
 log = logging.getLogger(__name__)
-NEEDED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
+REQUIRED = ("data.root", "output_dir", "_vae.directory", "_codec.directory")  # paths that cannot be null
 
 
 class ConfigError(ValueError):
-    """Every problem found in a config, each with the key to change."""
+    """All problems of a config, each with the key to change."""
 
 
 def check_config(config: DictConfig) -> dict[str, Any]:
-    """The config resolved to plain types, if nothing in it is wrong as far as can be told cheaply.
+    """Returns the config resolved to plain types, after all checks that are cheap.
 
     Raises:
-        ConfigError: with all problems in one message.
-        FitError: the model does not fit the frames or the device, see `fit`.
+        ConfigError: the config is wrong; the message holds all problems.
+        FitError: the model does not fit the frames or the device, see `vidchat.training.fit`.
     """
     missing = list(_missing(OmegaConf.to_container(config)))
     if missing:
@@ -44,22 +43,22 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
-    if wrong := _shapes(plain):
+    if wrong := _sections(plain):
         raise ConfigError("; ".join(wrong))
-    problems = [*_unspeakable(plain), *_paths(plain), *wrong_values(plain), *_tokenizers(plain), *_nameless(plain)]
+    problems = [*_interpolations(plain), *_paths(plain), *wrong_values(plain), *_tokenizers(plain), *_nameless(plain)]
     problems += _conditions(plain)
     problems += missing_on_this_machine(plain)
     if problems:
         raise ConfigError("; ".join(problems))
     model = check_fit(plain)
-    told = None if model is None else advice(plain, model)
-    if told is not None:
-        log.warning(told)
+    warning = None if model is None else advice(plain, model)
+    if warning is not None:
+        log.warning(warning)
     return plain
 
 
-def _shapes(config: dict[str, Any]) -> list[str]:
-    """Sections that are no sections: what the other checks look into."""
+def _sections(config: dict[str, Any]) -> list[str]:
+    """Returns problems of keys that must be sections; the other checks rely on them."""
     sections = ["data", "model", "condition", "trainer", "checkpoints", "stage", "stage.module", "stage.datamodule"]
     if "optimizer" in config["stage"]:
         sections.append("stage.optimizer")
@@ -73,19 +72,19 @@ def _shapes(config: dict[str, Any]) -> list[str]:
 
 
 def _missing(node: Any, key: str = "") -> Iterator[str]:
-    """Keys of values that somebody must give."""
+    """Yields the keys whose values must be given."""
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _missing(value, f"{key}.{name}" if key else str(name))
-    elif node == "???" or (node is None and key.endswith(NEEDED)):
+    elif node == "???" or (node is None and key.endswith(REQUIRED)):
         yield key
 
 
-def _unspeakable(config: dict[str, Any]) -> list[str]:
-    """Paths that are right, but would be read as an interpolation when objects are built from the config."""
+def _interpolations(config: dict[str, Any]) -> list[str]:
+    """Returns a problem if a value would be read as an interpolation when objects are built from the config."""
     leaves = differing_leaves(config, {})
-    held = [key for key, value, _ in leaves if isinstance(value, str) and "${" in value]
-    return [f"{held[0]} holds '${{', which a config cannot carry; rename the folder, or link to it"] if held else []
+    keys = [key for key, value, _ in leaves if isinstance(value, str) and "${" in value]
+    return [f"{keys[0]} holds '${{', which a config cannot hold; rename the folder, or link to it"] if keys else []
 
 
 def _paths(config: dict[str, Any]) -> list[str]:
@@ -104,7 +103,7 @@ def _paths(config: dict[str, Any]) -> list[str]:
 
 
 def _tokenizers(config: dict[str, Any]) -> list[str]:
-    """Tokenizers that a stage starts from and that should lie in a folder, but don't."""
+    """Returns problems of tokenizers whose folders do not exist."""
     problems = []
     for name in config["stage"]["tokenizers"]:
         directory = (config[name] or {}).get("directory")
@@ -114,18 +113,18 @@ def _tokenizers(config: dict[str, Any]) -> list[str]:
 
 
 def _conditions(config: dict[str, Any]) -> list[str]:
-    """What is wrong with the conditions of a responder's stage."""
+    """Returns the problem of the conditions of a responder's stage, if there is one."""
     try:
         node = to_names(config["condition"])
         read_conditions(node, packages_in(node))
     except (ConditionError, FormatError, UnknownName, WrongArguments) as error:
-        told = str(error)
-        return [told if told.startswith("condition.") else f"condition: {told}"]
+        message = str(error)
+        return [message if message.startswith("condition.") else f"condition: {message}"]
     return []
 
 
 def _nameless(config: dict[str, Any]) -> list[str]:
-    """Parts that the stage's release could not name, so that it could not be loaded."""
+    """Returns problems of tokenizers that have no name, so that a release could not hold them."""
     problems = []
     for name in config["stage"]["tokenizers"]:
         try:

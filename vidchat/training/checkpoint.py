@@ -1,4 +1,4 @@
-"""Checkpoints that a run can be stopped and resumed by, exactly, and the choice of the one that it goes on from."""
+"""Checkpoints that a run can be stopped and resumed with, exactly, and the choice of the one to resume from."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _NAME = re.compile(r"step_(\d+)\.ckpt")
 
 
 class Checkpoints(L.Callback):
-    """Writes `step_NNNNNNNN.ckpt` every so many optimizer steps, at the end, and when asked to stop.
+    """Writes `step_NNNNNNNN.ckpt` at an interval of optimizer steps, at the end, and when a signal stops the run.
 
-    A checkpoint is taken between optimizer steps only, after the validation of its step if there is one, and only of
-    finite weights. It is written in the background; older ones are removed when it was read back from the disk without
-    an error.
+    A checkpoint is taken only between optimizer steps, after the validation of its step if there is one, and only if
+    the weights are finite. It is written in the background; older ones are removed after it was read back from the
+    disk without an error.
 
     Args:
-        directory: Where checkpoints go.
+        directory: Folder of the checkpoints.
         every: Optimizer steps between checkpoints.
-        keep: How many of the newest to keep.
-        config: The run's resolved config, kept with the weights: `init_from` and `resume` compare it.
-        signals: What notes the signals that stop the run; see `StopSignals`.
+        keep: Number of the newest checkpoints to keep.
+        config: Resolved config of the run, stored with the weights; `init_from` and `resume` compare it.
+        signals: Signals that stop the run, see `StopSignals`.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class Checkpoints(L.Callback):
         self.files = CheckpointFiles(self.directory, self._prune)
         self._agreement = Agreement()
         self._saved = -1
-        self._progress: dict[str, Any] | None = None  # of the loops, while a validation is waited for
+        self._progress: dict[str, Any] | None = None  # state of the loops while a validation is awaited
 
     @property
     def stopped(self) -> signal.Signals | None:
-        """The signal that ended the run, on this rank or another, or `None`."""
+        """Signal that ended the run, on this rank or another, or `None`."""
         return self.signals.received
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.files.mmap = trainer.strategy.root_device.type != "cpu"  # there, weights would stay in the file for good
+        self.files.mmap = trainer.strategy.root_device.type != "cpu"  # on the CPU, weights would stay mapped for good
         trainer.strategy.checkpoint_io = self.files
         # Lightning asks every rank at every micro-batch whether rank 0 got a SIGTERM, and waits for the device to know.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
@@ -87,9 +87,9 @@ class Checkpoints(L.Callback):
                 self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves what was due at this step: a run that goes on from there does not validate again."""
+        """Saves the checkpoint due at this step; a run that resumes from it does not validate again."""
         if self._progress is not None:
-            pl_module.on_validation_end()  # the network has its own weights again; Lightning calls this after callbacks
+            pl_module.on_validation_end()  # restores the network's own weights; Lightning calls this after callbacks
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -106,26 +106,26 @@ class Checkpoints(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
-        if self._progress is not None:  # as before the validation, so that all checkpoints are of one kind
+        if self._progress is not None:  # as before the validation, so that all checkpoints are alike
             checkpoint["loops"]["fit_loop"], self._progress = self._progress, None
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Lets the next step have all its micro-batches where another number of them was accumulated before."""
+        """Lets the next step have all its micro-batches if their number per step has changed."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         rest = progress["ready"] % trainer.accumulate_grad_batches
         progress.update({name: value - rest for name, value in progress.items()})
 
     def save(self, trainer: L.Trainer) -> Path:
-        """Begins to write a checkpoint of now; every rank must call it.
+        """Begins to write a checkpoint of the present state; every rank must call it.
 
         Raises:
-            CheckpointError: the weights are not finite; the checkpoints that there are stay as they are.
+            CheckpointError: the weights are not finite; existing checkpoints are kept.
         """
         path = self.directory / f"step_{trainer.global_step:08d}.ckpt"
-        broken = not_finite(_weights(trainer.lightning_module))
-        if broken is not None:
+        damage = not_finite(_weights(trainer.lightning_module))
+        if damage is not None:
             raise CheckpointError(
-                f"at step {trainer.global_step} {broken}, so no checkpoint is written; the one before in "
+                f"at step {trainer.global_step} {damage}, so no checkpoint is written; the one before in "
                 f"{self.directory} is good: go on from it with a lower learning rate"
             )
         trainer.save_checkpoint(path, weights_only=False)
@@ -133,22 +133,22 @@ class Checkpoints(L.Callback):
         return path
 
     def _prune(self, written: Path) -> None:
-        """Removes all but the newest of what is not newer than a checkpoint that was just written."""
+        """Removes all but the newest of the checkpoints that are not newer than the one just written."""
         not_newer = [path for path in newest_first(self.directory) if step_of(path) <= step_of(written)]
         for old in not_newer[self.keep :]:
             old.unlink()
 
 
 def find_checkpoint(resume: str | None, directory: Path) -> Path | None:
-    """Chooses the checkpoint that a run goes on from, verified.
+    """Returns the checkpoint to resume from, verified; `None` for a fresh start.
 
     Args:
         resume: `auto` for the newest good one in `directory`, if there is one; damaged newer ones are set aside under
             another name. `None` for a fresh start, or a path.
-        directory: The run's checkpoints.
+        directory: Folder of the run's checkpoints.
 
     Raises:
-        CheckpointError: `resume` names something that does not exist or is damaged, or all in `directory` are damaged.
+        CheckpointError: the file that `resume` names does not exist or is damaged, or all in `directory` are damaged.
     """
     if resume is None:
         return None
@@ -187,12 +187,12 @@ def _set_aside(bad: Path, reason: str, good: Path) -> None:
 
 
 def newest_first(directory: Path) -> list[Path]:
-    """The checkpoints in a folder, by their steps."""
+    """Returns the checkpoints in a folder, the latest step first."""
     return sorted((path for path in directory.glob("*.ckpt") if _NAME.fullmatch(path.name)), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """The number of optimizer steps before a checkpoint, by its name; -1 if the name says none."""
+    """Returns the number of optimizer steps before a checkpoint, from its name; -1 for another name."""
     match = _NAME.fullmatch(path.name)
     return -1 if match is None else int(match[1])
 

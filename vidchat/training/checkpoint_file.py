@@ -1,7 +1,7 @@
-"""A checkpoint on the disk: written beside its target as a stream, with a hash at its end that is verified at load.
+"""A checkpoint file: written atomically as a stream, with a hash at its end that is verified at load.
 
 The file is a zip archive as `torch.save` writes it, with the hash of all bytes before it as the archive's comment, so
-that `torch.load` reads it, too. It holds tensors and plain types only and is read with `weights_only=True`.
+`torch.load` can read it. It holds tensors and plain types only and is read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _BLOCK = 1 << 24
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is absent, damaged, or of something else than what is asked for."""
+    """A checkpoint that is absent, damaged, or of another network than expected."""
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint; what bears its name is whole, on the disk, and has been read back.
+    """Writes a checkpoint atomically and reads it back before it gets its name.
 
     Raises:
-        CheckpointError: the disk gives back something else than what was written.
-        OSError: it cannot be written, e.g. since the disk is full; it names `path`.
+        CheckpointError: the bytes read back differ from those written.
+        OSError: the file cannot be written, e.g. because the disk is full; the error names `path`.
     """
     with atomic_file(path) as file:
         stream = _HashedStream(file)
         try:
             torch.save(checkpoint, cast(IO[bytes], stream))
         except Exception:
-            if stream.error is not None:  # torch hides it in an error of its own
+            if stream.error is not None:  # torch hides it behind an error of its own
                 raise stream.error from None
             raise
         comment = b"xxh3_128:" + stream.hash.hexdigest().encode()
@@ -58,7 +58,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint's bytes, in words; `None` if they are those that were written."""
+    """Returns what is wrong with a checkpoint's bytes, in words; `None` if they are those that were written."""
     try:
         with path.open("rb") as file:
             return _damage_in(file)
@@ -67,14 +67,14 @@ def damage_of(path: Path) -> str | None:
 
 
 def load_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
-    """Reads a checkpoint to the CPU, its bytes unverified.
+    """Reads a checkpoint to the CPU without verifying its hash.
 
     Args:
-        path: The file.
+        path: Checkpoint file.
         mmap: Whether tensors stay in the file until they are used; the ranks of a machine then share one copy.
 
     Raises:
-        CheckpointError: it cannot be read, or something else wrote it.
+        CheckpointError: the file cannot be read, or is not a checkpoint of train.py.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -88,10 +88,10 @@ def load_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint to the CPU after its hash was verified.
+    """Verifies a checkpoint's hash and reads it to the CPU.
 
     Raises:
-        CheckpointError: it is damaged, or something else wrote it.
+        CheckpointError: the file is damaged, or is not a checkpoint of train.py.
     """
     damage = damage_of(path)
     if damage is not None:
@@ -102,15 +102,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 class CheckpointFiles(CheckpointIO):
     """Writes checkpoints in the background, from a copy in the host's memory, one at a time.
 
-    Training goes on as soon as the copy is made. Writing the next one waits for the one before, so that there is never
-    more than one copy.
+    Training continues as soon as the copy is made. Writing the next checkpoint waits for the one before, so there is
+    never more than one copy.
 
     Args:
-        directory: Where it writes in the background; what Lightning or a callback saves elsewhere is there at once.
-        written: What is called with the path of each checkpoint that is on the disk and verified.
+        directory: Folder to which it writes in the background; files in other folders are written at once.
+        written: Function called with the path of each checkpoint that is on the disk and verified.
 
     Attributes:
-        mmap: See `load_checkpoint`.
+        mmap: Whether loaded tensors stay in the file, see `load_checkpoint`.
     """
 
     def __init__(self, directory: Path, written: Callable[[Path], None]) -> None:
@@ -120,7 +120,7 @@ class CheckpointFiles(CheckpointIO):
         self._error: BaseException | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Copies a checkpoint and begins to write it; raises what went wrong with the one before."""
+        """Copies a checkpoint and begins to write it; raises the error of the one before."""
         self.wait()
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._thread = Thread(target=self._write, args=(_copy(checkpoint), Path(path)), name="checkpoint")
@@ -136,13 +136,13 @@ class CheckpointFiles(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
     def wait(self) -> None:
-        """Waits until what is being written is on the disk; raises what went wrong."""
+        """Waits until the checkpoint being written is on the disk; raises its error."""
         if self._thread is not None:
             self._thread.join()
         self.check()
 
     def check(self) -> None:
-        """Raises what went wrong with a checkpoint that was written in the background; waits for nothing."""
+        """Raises the error of a checkpoint written in the background, without waiting."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -156,7 +156,7 @@ class CheckpointFiles(CheckpointIO):
 
 
 class _HashedStream:
-    """What `torch.save` writes to: passes bytes on to a file and hashes them."""
+    """A stream for `torch.save` that passes bytes on to a file and hashes them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.hash = file, xxhash.xxh3_128()
@@ -177,32 +177,32 @@ class _HashedStream:
 def _damage_in(file: BinaryIO) -> str | None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _COMMENT_SIZE))
-    stated = _COMMENT.fullmatch(file.read())
-    if stated is None and _is_archive(file):  # whole, as torch.save leaves it
+    comment = _COMMENT.fullmatch(file.read())
+    if comment is None and _is_archive(file):  # complete, as torch.save leaves it
         return (
-            "it carries no hash: an earlier version of train.py wrote it, which can go on from it, and whose release "
+            "it carries no hash: an earlier version of train.py wrote it, which can resume from it, and whose release "
             "init_from takes"
         )
-    if stated is None:
+    if comment is None:
         return "it is cut off, or something else than train.py wrote it: it carries no hash"
     digest = xxhash.xxh3_128()
     file.seek(0)
-    left = size - _COMMENT_SIZE - 2
-    while left > 0:
-        block = file.read(min(left, _BLOCK))
+    remaining = size - _COMMENT_SIZE - 2
+    while remaining > 0:
+        block = file.read(min(remaining, _BLOCK))
         digest.update(block)
-        left -= len(block)
+        remaining -= len(block)
         if not block:
             return "it became shorter while it was read"
     digest.update(b"\0\0")
-    same = digest.hexdigest().encode() == stated[1] and _length_is_right(file)
+    same = digest.hexdigest().encode() == comment[1] and _length_is_right(file)
     return None if same else "its bytes are not those that were written: the hash differs"
 
 
 def _is_archive(file: BinaryIO) -> bool:
     try:
         return zipfile.is_zipfile(file)
-    except zipfile.BadZipFile:  # its end says what no archive of one file says
+    except zipfile.BadZipFile:  # its end describes an impossible archive
         return False
 
 
@@ -211,7 +211,7 @@ def _length_is_right(file: BinaryIO) -> bool:
 
 
 def _copy(node: Any) -> Any:
-    """The same containers with every tensor copied to the host's memory."""
+    """Returns the same containers with every tensor copied to the host's memory."""
     if isinstance(node, torch.Tensor):
         return node.detach().to("cpu", copy=True)
     if isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Which values a run's config may hold, by key."""
+"""The values that a run's config may hold, by key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _whole(least: int) -> Check:
 
 
 def _real(least: float, most: float = math.inf, above: bool = False) -> Check:
-    """A finite number from `least`, or above it, to `most`."""
+    """Returns a check for a finite number from `least`, or above it, to `most`."""
     words = f"a number {'above' if above else 'of at least'} {least:g}"
     words += f" and at most {most:g}" if most < math.inf else ""
     return lambda n: _is_real(n) and least <= n <= most and not (above and n == least), words
@@ -43,7 +43,7 @@ def _are_betas(value: Any) -> bool:
 
 
 def _are(kind: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(isinstance(one, kind) for one in value)
+    return lambda value: isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
 
 
 _PRECISIONS = ("64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "64", "32", "16", "bf16")
@@ -82,11 +82,11 @@ CHECKS: Mapping[str, Check] = {
     "model.flow.blocks": _whole(1),
     **{f"model.{part}.{name}": _whole(1) for part in ("backbone", "spatial", "depth") for name in _PARTS},
 }
-"""Key -> whether a value is right, and what would be. A key that a config lacks is not asked for."""
+"""Key -> check of the value, and a description of right values. Keys that a config lacks are not checked."""
 
 
 def wrong_values(config: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with each of these values of a config, by its key."""
+    """Yields a sentence for each wrong value of a config."""
     for key, (right, words) in CHECKS.items():
         *sections, name = key.split(".")
         node: Any = config

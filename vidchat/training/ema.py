@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Averages the trainable parameters of a network; the average is what is sampled from, validated and released.
+    """Averages the trainable parameters of a network; sampling, validation and releases use the average.
 
-    The decay grows from 0.1 as (1 + n) / (10 + n) until it reaches `decay`, so that a short run is not an average over
-    its random start.
+    The decay grows from 0.1 as (1 + n) / (10 + n) until it reaches `decay`, so that the average of a short run does not
+    contain its random start.
 
     Attributes:
         decay: Final share of the old average kept at each update, in [0, 1); 0 makes the average follow the weights.
@@ -47,7 +47,7 @@ class EMA:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the network has the averaged weights; afterwards its own again, bit for bit."""
+        """Gives the network the averaged weights inside the block and restores its own afterwards, bit for bit."""
         own = self.swap_in()
         try:
             yield
@@ -70,14 +70,14 @@ class EMA:
             value.copy_(own[name])
 
     def state_dict(self) -> dict[str, object]:
-        """The average and the number of updates; plain types and tensors only."""
+        """Returns the average and the number of updates; plain types and tensors only."""
         return {"updates": self.updates, "average": dict(self.average)}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Restores what `state_dict` returned.
 
         Raises:
-            ValueError: it is another network's.
+            ValueError: the state is of another network.
         """
         average = state["average"]
         assert isinstance(average, dict)

@@ -1,4 +1,4 @@
-"""Whether a stage's model fits its frames and its device: by formula, before anything is loaded, encoded or trained."""
+"""Checks by formula that a model fits its frames and its device, before anything is loaded, encoded or trained."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from vidchat.profiling.memory import FULL, MARGIN, peak_training_bytes
 from vidchat.profiling.meta import Audio, FitError, Video, build_without_memory, check_size, latent_grid
 from vidchat.tokenizers.layout import audio_layout, video_layout
 
-TEXT = 64  # tokens of a transcript that are counted: four seconds of speech
-LARGE, LARGE_RATE = 100e6, 3e-4  # parameters, and a learning rate that is for fewer
+TEXT = 64  # tokens assumed for a transcript: four seconds of speech
+LARGE, LARGE_RATE = 100e6, 3e-4  # number of parameters above which this learning rate is too high
 
 
 def check_fit(config: Mapping[str, Any], video: Video | None = None, audio: Audio | None = None) -> Responder | None:
     """Refuses frames that do not divide into tokens and a training step that the device cannot hold.
 
     Args:
-        config: A run's resolved config.
-        video: Its video tokenizer; `None` is what the config tells of it, if it does.
-        audio: Its audio codec, likewise.
+        config: Resolved config of a run.
+        video: Video tokenizer; `None` to take its layout from the config, if it is there.
+        audio: Audio codec, likewise.
 
     Returns:
-        The responder without memory; `None` for a tokenizer's stage, and where the config does not tell enough.
+        The responder on the meta device; `None` for a tokenizer's stage, and if the config does not hold the layouts.
 
     Raises:
-        FitError: one sentence that names the keys to change.
+        FitError: the model does not fit.
         ClockError: the tokenizers' chunks do not span the same time.
     """
     stage, size, model = config["stage"], config["data"]["size"], config["model"]
@@ -54,10 +54,10 @@ def check_fit(config: Mapping[str, Any], video: Video | None = None, audio: Audi
 
 def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, int]) -> None:
     """Raises `FitError` if a training step cannot fit the device."""
-    known = device_memory(config["trainer"])
-    if known is None:
+    device_and_memory = device_memory(config["trainer"])
+    if device_and_memory is None:
         return
-    device, memory = known
+    device, memory = device_and_memory
     condition, data = config["condition"], config["data"]
     turns = bool(condition["initiator"]) + bool(condition["earlier_turns"])
     chunks, text = data["max_chunks"], TEXT * bool(condition.get("text"))
@@ -81,21 +81,21 @@ def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, i
 
 
 def device_memory(trainer: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The device that a process trains on, in words, and its bytes of memory; `None` where that is not known."""
+    """Returns the device that a process trains on, in words, and its memory in bytes; `None` if unknown."""
     if trainer["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available():
         return torch.cuda.get_device_name(0), float(torch.cuda.mem_get_info(0)[1])
     if trainer["accelerator"] not in ("cpu", "auto"):
         return None
     try:
-        whole = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError):
         return None
     processes = trainer["devices"] if isinstance(trainer["devices"], int) else 1
-    return ("this machine", whole) if processes == 1 else (f"each of {processes} processes here", whole / processes)
+    return ("this machine", total) if processes == 1 else (f"each of {processes} processes here", total / processes)
 
 
 def advice(config: Mapping[str, Any], model: Responder) -> str | None:
-    """A warning if a large model is to be trained with the small one's learning rate."""
+    """Returns a warning if a large model is trained with a small model's learning rate, else `None`."""
     count, rate = sum(parameters(model).values()), (config["stage"].get("optimizer") or {}).get("lr", 0)
     if count <= LARGE or rate <= LARGE_RATE:
         return None

@@ -1,4 +1,4 @@
-"""Starting a stage from what an earlier one learned."""
+"""Starts a stage from the weights of an earlier one or of a language model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vidchat.model.backbone import load_language_model
 from vidchat.model.responder import Responder
+from vidchat.registry import to_names
 from vidchat.release import TOKENIZERS, read_config, read_weights
-from vidchat.release_format import names_of_weights, to_names
+from vidchat.release.format import rename_weights
 from vidchat.runtime.finite import not_finite
 from vidchat.shipped import find
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
@@ -21,20 +22,20 @@ from vidchat.training.same_run import differing, same_tokenizers
 
 
 def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
-    """Loads the averaged weights of a release folder or a checkpoint, as far as the network has them too.
+    """Loads those averaged weights of a release folder or a checkpoint that the network has, too.
 
     Args:
-        module: What is about to be trained; its average starts from the loaded weights.
-        source: A release folder, or a `step_*.ckpt` of `train.py`.
-        config: The config of the run about to start, to name what differs.
-        fingerprints: Of the run's tokenizers; the source must have been trained with the same.
+        module: Module to train; its average starts from the loaded weights.
+        source: Release folder, or a `step_*.ckpt` of `train.py`.
+        config: Config of the run about to start, for the message about differences.
+        fingerprints: Fingerprints of the run's tokenizers; the source must have been trained with the same.
 
     Returns:
         A sentence that says what was loaded and which modules are new.
 
     Raises:
-        CheckpointError: the source is of something else, a shape differs, or a weight is not finite.
-        ReleaseError: a folder that is not a release.
+        CheckpointError: the source is of another network, a shape differs, or a weight is not finite.
+        ReleaseError: the folder is not a release.
     """
     source = find(source)
     weights, theirs, their_fingerprints = _read(source)
@@ -55,36 +56,36 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
             f"init_from={source}: {name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} here; what "
             f"differs in the config: {keys}"
         )
-    broken = not_finite({name: weights[name] for name in shared})
-    if broken is not None:
-        raise CheckpointError(f"init_from={source}: {broken}; give a release or a checkpoint whose weights are finite")
+    damage = not_finite({name: weights[name] for name in shared})
+    if damage is not None:
+        raise CheckpointError(f"init_from={source}: {damage}; give a release or a checkpoint whose weights are finite")
     with torch.no_grad():
         for name in shared:
             own[name].copy_(weights[name])
     module.ema.reset()
     new, unused = _modules(own.keys() - shared, shared), _modules(weights.keys() - shared, shared)
-    parts = [f"{len(shared)} tensors loaded from {source}"]
-    parts += [f"new here and untrained: {', '.join(new)}"] if new else []
-    parts += [f"there but not used: {', '.join(unused)}"] if unused else []
-    return "; ".join(parts)
+    notes = [f"{len(shared)} tensors loaded from {source}"]
+    notes += [f"new here and untrained: {', '.join(new)}"] if new else []
+    notes += [f"there but not used: {', '.join(unused)}"] if unused else []
+    return "; ".join(notes)
 
 
 def start_from_language_model(module: TrainingModule, source: str) -> str:
-    """Loads a Qwen3's weights into the backbone of the responder that is about to be trained.
+    """Loads a Qwen3's weights into the backbone of the responder to train; returns a sentence that says so.
 
     Raises:
-        CheckpointError: what is trained has no backbone.
-        LanguageModelError: it does not fit.
+        CheckpointError: the network is not a responder.
+        LanguageModelError: the language model does not fit.
     """
     if not isinstance(module.network, Responder):
         raise CheckpointError("backbone_from is for the responder's stages; this one trains a tokenizer")
-    said = load_language_model(module.network, source)
+    summary = load_language_model(module.network, source)
     module.ema.reset()
-    return said
+    return summary
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
-    """Weights, config and tokenizers' fingerprints of a release folder or a checkpoint."""
+    """Returns the weights, config and tokenizers' fingerprints of a release folder or a checkpoint."""
     if not source.exists():
         raise CheckpointError(f"init_from={source} does not exist; give a release folder or a checkpoint")
     if source.is_dir():
@@ -93,23 +94,23 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
     checkpoint = read_checkpoint(source)
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    weights = names_of_weights(weights | checkpoint["ema"]["average"])
+    weights = rename_weights(weights | checkpoint["ema"]["average"])
     return weights, checkpoint["config"], checkpoint.get("fingerprints", {})
 
 
 def _as_released(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config with its parts in names, as a release has them."""
-    parts = ("model", "condition", "thinker", *TOKENIZERS)
-    return {key: to_names(value) if key in parts else value for key, value in config.items()}
+    """Returns a run's config in names, as a release holds it."""
+    named = ("model", "condition", "thinker", *TOKENIZERS)
+    return {key: to_names(value) if key in named else value for key, value in config.items()}
 
 
 def _modules(names: set[str], others: set[str]) -> list[str]:
-    """The largest modules that hold some of these tensors and none of the others."""
+    """Returns the largest modules that hold some of these tensors and none of the others."""
     taken = {prefix for name in others for prefix in _prefixes(name)}
     return sorted({next(prefix for prefix in _prefixes(name) if prefix not in taken) for name in names})
 
 
 def _prefixes(name: str) -> list[str]:
-    """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
+    """Returns `a`, `a.b`, `a.b.c` for `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]

@@ -1,4 +1,4 @@
-"""What a run's config asks of this machine that it does not have: GPUs, a logger's package, a key for it."""
+"""Checks that this machine has what a run's config requires: GPUs, a logger's package, a logger's key."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 import torch
 
 LOGGERS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
-"""Class -> the package that it needs."""
+"""Logger class -> package that it requires."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 def missing_on_this_machine(config: dict[str, Any]) -> list[str]:
-    """Every such problem, with the key to change.
+    """Returns a sentence for each problem, with the key to change.
 
     Args:
-        config: The run's resolved config; of it `trainer` and `logger` are read.
+        config: Resolved config of the run; `trainer` and `logger` are read.
     """
     loggers = config.get("logger") or {}
     return [*_accelerator(config["trainer"]), *_packages(loggers), *_wandb(loggers)]
@@ -31,10 +31,10 @@ class RanksError(ValueError):
 
 
 def check_one_rank(trainer: Mapping[str, Any]) -> None:
-    """Refuses a sweep's job on several devices: their processes would each begin the sweep anew.
+    """Refuses a sweep's job on several devices, because each of their processes would start the sweep again.
 
     Raises:
-        RanksError: `trainer` asks for more than one device, or, with `auto`, would take more.
+        RanksError: `trainer` selects more than one device.
     """
     devices, gpu = trainer["devices"], trainer["accelerator"] in ("auto", "gpu", "cuda")
     every = torch.cuda.device_count() if gpu and torch.cuda.is_available() else 1
@@ -42,7 +42,7 @@ def check_one_rank(trainer: Mapping[str, Any]) -> None:
     if str(count) != "1" and not (isinstance(count, Sequence) and len(count) == 1 and not isinstance(count, str)):
         raise RanksError(
             f"a sweep (-m) trains each job on one device, and trainer.devices={devices}; set trainer.devices=1, or "
-            "start each job as a command of its own"
+            "start each job by its own command"
         )
 
 
@@ -55,25 +55,25 @@ def _accelerator(trainer: dict[str, Any]) -> list[str]:
     if (name == "cuda" and not count) or (name == "mps" and not apple) or (name == "gpu" and not count and not apple):
         return [f"trainer.accelerator={name}: this machine has no such GPU that torch can use; give trainer=cpu"]
     if name in ("gpu", "cuda") and count:
-        wanted = devices if isinstance(devices, list) else range(devices) if type(devices) is int else []
-        beyond = [number for number in wanted if type(number) is not int or number >= count]
+        indices = devices if isinstance(devices, list) else range(devices) if type(devices) is int else []
+        beyond = [index for index in indices if type(index) is not int or index >= count]
         return [f"trainer.devices={devices}: this machine has {count} GPUs; give fewer of them"] if beyond else []
     return []
 
 
 def _packages(loggers: dict[str, Any]) -> list[str]:
-    """Loggers whose packages are not installed."""
+    """Returns problems of loggers whose packages are not installed."""
     targets = [str(logger.get("_target_", "")) for logger in loggers.values() if isinstance(logger, dict)]
-    wanted = [LOGGERS[name] for target in targets if (name := target.rpartition(".")[2]) in LOGGERS]
+    required = [LOGGERS[name] for target in targets if (name := target.rpartition(".")[2]) in LOGGERS]
     return [
         f"{package} is not installed; pip install 'vidchat[log]', or give logger=none (metrics.csv is always written)"
-        for package in wanted
+        for package in required
         if find_spec(package) is None
     ]
 
 
 def _wandb(loggers: dict[str, Any]) -> list[str]:
-    """A key is asked for at a terminal only, and long after the data were read."""
+    """Returns the problem of an online logger without a key; wandb itself asks for one late, and only at a terminal."""
     online = [
         name
         for name, logger in loggers.items()
@@ -89,7 +89,7 @@ def _wandb(loggers: dict[str, Any]) -> list[str]:
 
 
 def _logged_in() -> bool:
-    """Whether wandb has a key to use: in the environment, or in the netrc where `wandb login` writes it."""
+    """Returns whether wandb has a key, in the environment or in the netrc where `wandb login` writes it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname

@@ -1,4 +1,4 @@
-"""Every logged number in one file that outlives restarts: `metrics.csv`, one row `step,name,value` each."""
+"""A file of all logged metrics that survives restarts: `metrics.csv` with rows `step,name,value`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _HEADER = ["step", "name", "value"]
 
 
 class MetricsFile(Logger):
-    """Appends to `metrics.csv`. A resumed run first drops the rows it is about to write again.
+    """Appends to `metrics.csv`; a resumed run first drops the rows that it will write again.
 
     Args:
-        directory: The folder of the file.
+        directory: Folder of the file.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -37,7 +37,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The config is already beside the file."""
+        """Does nothing: the config is already beside the file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -49,17 +49,17 @@ class MetricsFile(Logger):
             csv.writer(file).writerows(rows)
 
     def _start(self, step: int) -> None:
-        kept = [row for row in _rows(self.path) if int(row[0]) < step] if self.path.is_file() else []
+        rows = [row for row in _rows(self.path) if int(row[0]) < step] if self.path.is_file() else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".tmp")
         with unfinished.open("w", newline="") as file:
-            csv.writer(file).writerows([_HEADER, *kept])
+            csv.writer(file).writerows([_HEADER, *rows])
         os.replace(unfinished, self.path)
         self._started = True
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """Name -> (step, value) pairs in the order logged, from a `metrics.csv`."""
+    """Reads a `metrics.csv`; returns (step, value) pairs by name, in the order logged."""
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for step, name, value in _rows(Path(path)):
         curves[name].append((int(step), float(value)))

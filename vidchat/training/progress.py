@@ -1,4 +1,4 @@
-"""What a person sees while training runs: a bar on a terminal, a line now and then in a log file."""
+"""Progress of training: a bar on a terminal, lines in a log file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class StepsBar(TQDMProgressBar):
-    """Lightning's bar, counting to `max_steps`: the training stream has no epochs and no end of its own."""
+    """Lightning's bar, counting to `max_steps`: the training stream has no epochs and no end."""
 
     @property
     def total_train_batches(self) -> int | float:
@@ -33,7 +33,7 @@ class StepsBar(TQDMProgressBar):
 
 
 class StepLines(L.Callback):
-    """One line per `every` optimizer steps: losses, speed and the time that is left."""
+    """Logs a line every `every` optimizer steps: losses, speed and the remaining time."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -48,23 +48,23 @@ class StepLines(L.Callback):
         if trainer.fit_loop._should_accumulate() or not due or not trainer.is_global_zero:
             return
         start, first = self._start
-        left = (time.perf_counter() - start) / max(1, step - first) * (trainer.max_steps - step)
-        kinds = ("train/", "val/", "speed/chunks")
-        shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kinds)}
+        remaining = (time.perf_counter() - start) / max(1, step - first) * (trainer.max_steps - step)
+        prefixes = ("train/", "val/", "speed/chunks")
+        shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefixes)}
         values = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in shown.items())
-        minutes, seconds = divmod(math.ceil(left), 60)
+        minutes, seconds = divmod(math.ceil(remaining), 60)
         log.info("step %d/%d  %s  left %d:%02d", step, trainer.max_steps, values, minutes, seconds)
 
 
 def progress(every: int) -> L.Callback:
-    """A bar on a terminal, lines elsewhere."""
+    """Returns a bar for a terminal, lines elsewhere."""
     return StepsBar(refresh_rate=1) if sys.stderr.isatty() else StepLines(every)
 
 
 class Throughput(L.Callback):
     """Logs optimizer steps/s, chunks/s, and the share of the time spent waiting for data.
 
-    Validation is not counted. Put it last among the callbacks: what others do after a step is not a wait for data.
+    Validation is not counted. It must be the last callback, or the work of others would count as waiting for data.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The responder's stages: `pretrain_visual`, `pretrain_av`, `sft_dyadic`. What tells them apart is their config."""
+"""The responder's stages: `pretrain_visual`, `pretrain_av`, `sft_dyadic`, which differ by their configs only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from vidchat.batch import ChunkBatch
 from vidchat.model.responder import Responder
 from vidchat.release import TOKENIZERS, export_release
-from vidchat.release_format import names_of_weights
+from vidchat.release.format import rename_weights
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
@@ -24,14 +24,14 @@ class ResponderModule(TrainingModule):
     """Trains a responder on batches of tokens.
 
     Args:
-        responder: What is trained.
-        video_vae: Its tokenizers: not trained, only kept for samples and for the release.
-        audio_codec: See above.
-        text_tokenizer: See above.
-        optimizer: How it is trained.
-        seed: Of everything random in training.
-        release_dtype: In which the release's weights are stored, e.g. `float16` for a small one.
-        thinker: What made the features, if the responder is conditioned on a thinker's; named in the release.
+        responder: Responder to train.
+        video_vae: Video tokenizer; like the other tokenizers it is not trained, but used for samples and the release.
+        audio_codec: Audio codec.
+        text_tokenizer: Text tokenizer.
+        optimizer: Settings of the optimizer.
+        seed: Seed of all randomness in training.
+        release_dtype: Type of the stored weights of the release, e.g. `float16` for a small file.
+        thinker: Thinker that made the features, if the responder is conditioned on them; the release names it.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class ResponderModule(TrainingModule):
     ) -> None:
         super().__init__(responder, optimizer, seed)
         self.release_dtype: torch.dtype = getattr(torch, release_dtype)
-        # In a tuple, so that they are not submodules: not moved, trained, averaged or saved with the responder.
-        self._tools = (video_vae, audio_codec, text_tokenizer)
+        # In a tuple they are not submodules, so they are not moved, trained, averaged or saved with the responder.
+        self._tokenizers = (video_vae, audio_codec, text_tokenizer)
         self._thinker = thinker
 
     @property
@@ -59,18 +59,18 @@ class ResponderModule(TrainingModule):
 
     @property
     def video_vae(self) -> VideoTokenizer:
-        return self._tools[0]
+        return self._tokenizers[0]
 
     @property
     def audio_codec(self) -> AudioCodec:
-        return self._tools[1]
+        return self._tokenizers[1]
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of the tokenizers that the responder is trained with."""
-        tools: list[Any] = list(self._tools)
-        named = dict(zip(TOKENIZERS, tools, strict=True)) | ({"thinker": self._thinker} if self._thinker else {})
-        return {name: tool.fingerprint() for name, tool in named.items()}
+        """Fingerprints of the tokenizers that the responder is trained with, by name."""
+        tokenizers: dict[str, Any] = dict(zip(TOKENIZERS, self._tokenizers, strict=True))
+        tokenizers |= {"thinker": self._thinker} if self._thinker else {}
+        return {name: tokenizer.fingerprint() for name, tokenizer in tokenizers.items()}
 
     def count(self, batch: ChunkBatch) -> Tensor:
         return batch.chunk_mask.sum()
@@ -80,11 +80,11 @@ class ResponderModule(TrainingModule):
         checkpoint["fingerprints"] = self.fingerprints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = names_of_weights(checkpoint["state_dict"], "network.")
-        checkpoint["ema"]["average"] = names_of_weights(checkpoint["ema"]["average"])
+        checkpoint["state_dict"] = rename_weights(checkpoint["state_dict"], "network.")
+        checkpoint["ema"]["average"] = rename_weights(checkpoint["ema"]["average"])
         super().on_load_checkpoint(checkpoint)
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:
         """Writes a release folder with the averaged weights."""
         with self.ema.swapped():
-            export_release(directory, self.responder, config, *self._tools, self.release_dtype, self._thinker)
+            export_release(directory, self.responder, config, *self._tokenizers, self.release_dtype, self._thinker)

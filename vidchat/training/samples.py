@@ -1,4 +1,4 @@
-"""Answers generated while training runs, to be watched and heard."""
+"""Answers generated during training, as clips to watch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 
 
 class Samples(L.Callback):
-    """Every so many optimizer steps, answers the first validation clips with the averaged weights.
+    """Generates answers to the first validation clips with the averaged weights, at an interval of optimizer steps.
 
-    Writes `step_NNNNNNNN_K.mp4` for each and, once, `truth_K.mp4`: the tokenizers' round trip of the true answer. Both
-    go to Weights & Biases as files, and to TensorBoard as a sheet of frames (above the sample, below the truth) and
-    the audio.
+    Writes `step_NNNNNNNN_K.mp4` for each and, once, `truth_K.mp4`, the tokenizers' round trip of the true answer. Logs
+    the clips to Weights & Biases as files, and to TensorBoard as a sheet of frames (sample above, truth below) and
+    audio.
 
     Args:
-        directory: Where the clips go.
-        every: Optimizer steps between samples; 0 is never.
-        clips: How many answers, at most a validation batch.
+        directory: Folder of the clips.
+        every: Optimizer steps between samples; 0 for none.
+        clips: Number of answers, at most a validation batch.
         fps: Frames per second.
-        settings: How answers are generated; they are no longer than the true one.
+        settings: Settings of generation; answers are no longer than the true ones.
     """
 
     def __init__(self, directory: str | Path, every: int, clips: int, fps: int, settings: GenerationSettings) -> None:
@@ -50,7 +50,7 @@ class Samples(L.Callback):
 
     @rank_zero_only
     def sample(self, trainer: L.Trainer, module: ResponderModule) -> list[Path]:
-        """Generates, writes and logs the clips now."""
+        """Generates, writes and logs the clips; returns their paths."""
         batch = self._first(trainer)
         if batch is None:
             return []
@@ -59,7 +59,7 @@ class Samples(L.Callback):
         chunks = min(self.settings.chunks, batch.latents.shape[1] - 1)
         settings = GenerationSettings(chunks, self.settings.window, self.settings.seed, self.settings.sampling)
         was_training = module.training
-        with module.ema.swapped(), torch.compiler.set_stance("force_eager"):  # generation has shapes of its own
+        with module.ema.swapped(), torch.compiler.set_stance("force_eager"):  # generation has other shapes
             module.eval()
             codec = audio_codec if module.responder.depth is not None else None
             answer = list(stream_answer(module.responder, video_vae, codec, batch, settings))
@@ -84,7 +84,7 @@ class Samples(L.Callback):
         return paths
 
     def _first(self, trainer: L.Trainer) -> ChunkBatch | None:
-        """The first validation clips, always the same."""
+        """Returns the first validation clips, always the same; `None` if there are none."""
         if self._batch is None:
             datamodule = trainer.datamodule  # type: ignore[attr-defined]
             loader = datamodule.val_dataloader()
@@ -103,7 +103,7 @@ class Samples(L.Callback):
 
 @torch.no_grad()
 def round_trip(batch: ChunkBatch, module: ResponderModule, chunks: int) -> tuple[Tensor, Tensor | None]:
-    """The true answers as the tokenizers give them back: the ceiling of what a sample can be.
+    """Returns the tokenizers' round trip of the true answers, the ceiling of a sample's quality.
 
     Returns:
         Frames (B, 4T, 3, H, W) uint8, without the reference, and waveforms (B, samples) or `None`.
@@ -116,7 +116,7 @@ def round_trip(batch: ChunkBatch, module: ResponderModule, chunks: int) -> tuple
 
 
 def contact_sheet(above: Tensor, below: Tensor, columns: int = 8) -> Tensor:
-    """Two clips (n, 3, H, W) as rows of frames spread evenly over time: (3, 2H, columns*W)."""
+    """Returns a sheet (3, 2H, columns*W) of frames of two clips (n, 3, H, W), evenly spaced in time."""
     index = torch.linspace(0, len(above) - 1, columns).round().long()
     rows = [torch.cat(list(clip[index]), dim=2) for clip in (above, below)]
     return torch.cat(rows, dim=1)

@@ -1,4 +1,4 @@
-"""AdamW as MAR and NOVA use it, and a learning rate per optimizer step."""
+"""AdamW as in MAR and NOVA, the learning rate schedule, and clipping that skips updates that are not finite."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.Conv
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How the weights move.
+    """Settings of the optimizer and its schedule.
 
     Attributes:
         lr: Peak learning rate.
-        steps: Optimizer steps of the whole run; the cosine ends there.
+        steps: Optimizer steps of the run, at whose end the cosine ends.
         warmup: Steps of linear warm-up.
-        schedule: What follows the warm-up.
-        final: The cosine's last learning rate as a share of `lr`.
-        betas: AdamW's; 0.9 and 0.95 as in MAR.
-        weight_decay: On the weights of linear maps and convolutions only: no norms, biases or embeddings.
-        no_decay: Names of submodules without decay, e.g. `flow_head` (MAR leaves its diffusion MLP out).
-        clip: Largest norm of the gradient over all parameters.
-        ema_decay: See `vidchat.training.ema.EMA`.
-        patience: Consecutive updates that may be skipped for a gradient that is not finite before training stops.
+        schedule: Schedule after the warm-up.
+        final: Final learning rate of the cosine as a share of `lr`.
+        betas: Betas of AdamW; 0.9 and 0.95 as in MAR.
+        weight_decay: Weight decay of linear maps and convolutions; norms, biases and embeddings have none.
+        no_decay: Names of submodules without decay, e.g. `flow_head` (MAR excludes its diffusion MLP).
+        clip: Maximum norm of the gradient over all parameters.
+        ema_decay: Decay of the average, see `vidchat.training.ema.EMA`.
+        patience: Number of consecutive updates that may be skipped because their gradient is not finite.
     """
 
     lr: float = 3e-4
@@ -54,7 +54,7 @@ class OptimizerSettings:
             )
 
     def factor(self, step: int) -> float:
-        """The learning rate of optimizer step `step` (from 0), as a share of the peak."""
+        """Returns the learning rate of optimizer step `step` (from 0), as a share of the peak."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         if self.schedule == "constant":
@@ -64,7 +64,7 @@ class OptimizerSettings:
 
 
 def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups, with weight decay and without."""
+    """Returns the trainable parameters in two groups, with weight decay and without."""
     decayed = {
         f"{name}.weight"
         for name, module in network.named_modules()
@@ -82,10 +82,10 @@ def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[di
 
 
 class Schedule(LambdaLR):
-    """A learning rate that is a function of the settings and the step, also after a checkpoint was loaded.
+    """A learning rate that depends on the settings and the step only, also after a checkpoint was loaded.
 
-    A checkpoint tells it the step only, and a plain function's state is in no checkpoint, so a run that goes on with
-    another rate, or with more steps, follows the new schedule from its next step on.
+    It takes only the step from a checkpoint, so a run that resumes with another rate, or with more steps, follows the
+    new schedule from its next step on.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -96,9 +96,9 @@ class Schedule(LambdaLR):
 
 
 def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> tuple[AdamW, LambdaLR]:
-    """AdamW in its fused form, which can skip an update without asking the host, and its schedule.
+    """Returns fused AdamW, which can skip an update without a host synchronisation, and its schedule.
 
-    Both keep `settings` when they load a checkpoint: it gives them the moments and the step, no rate, decay or betas.
+    Both keep `settings` when they load a checkpoint, and take only the moments and the step from it.
     """
     first, second = settings.betas
     optimizer = AdamW(parameter_groups(network, settings), lr=settings.lr, betas=(first, second), fused=True)
@@ -107,7 +107,7 @@ def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> tuple[Ada
 
 
 def _keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's state with the optimizer's own rate, decay and betas."""
+    """Returns a checkpoint's state with the optimizer's own rate, decay and betas."""
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     groups = [{**group, **settings} for group, settings in zip(state["param_groups"], own, strict=False)]
     return state if len(own) != len(state["param_groups"]) else {**state, "param_groups": groups}
@@ -119,16 +119,16 @@ def clip_and_guard(
     """Scales and clips the gradient, and makes the optimizer skip this update if it is not finite.
 
     A NaN noticed after the optimizer's step is noticed too late: the last good weights are gone. The fused AdamW reads
-    `found_inf` on the device, so nothing waits for the host.
+    `found_inf` on the device, so the host does not wait.
 
     Args:
-        optimizer: What moves the network.
-        network: Whose gradient it is.
-        clip: Largest norm of the scaled gradient.
-        scale: Scalar on the device that the gradient is to be multiplied by; `None` is 1.
+        optimizer: Optimizer of the network.
+        network: Network with the gradient.
+        clip: Maximum norm of the scaled gradient.
+        scale: Scalar tensor on the device that multiplies the gradient; `None` for 1.
 
     Returns:
-        The scaled norm before clipping, and 1.0 where this update is skipped, both scalars on the device.
+        The scaled norm before clipping, and 1.0 if this update is skipped, else 0.0: scalar tensors on the device.
     """
     parameters = [value for value in network.parameters() if value.grad is not None]
     if scale is None:

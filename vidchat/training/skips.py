@@ -1,4 +1,4 @@
-"""Updates that were skipped since their gradient was not finite: how many there were, and whether the data are bad."""
+"""Counts updates that were skipped because their gradient was not finite, and whether bad inputs are the cause."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch
 
-LARGEST = 1e6  # of an input: latents, audio, scores and features are of the order of 1
-INPUTS = "inputs"  # the share of a step's micro-batches with inputs that cannot be
+LARGEST = 1e6  # magnitude of a plausible input; latents, audio, scores and features are of the order of 1
+INPUTS = "inputs"  # share of a step's micro-batches with implausible inputs
 
 
 class NotFiniteError(RuntimeError):
@@ -27,20 +27,20 @@ class Skips:
 
     def __init__(self, patience: int) -> None:
         self.patience, self.updates = patience, 0
-        # (2, 2): skipped, and of these with impossible inputs; in a row, and in all.
+        # (2, 2): rows are consecutive and all; columns are skipped updates, and those of them with implausible inputs.
         self._counts = torch.zeros(2, 2)
 
     def add(self, skipped: Tensor, inputs: Tensor) -> None:
-        """Counts one update: whether it was skipped, and whether its inputs were impossible, both scalars."""
+        """Counts an update: whether it was skipped, and whether its inputs were implausible, both scalar tensors."""
         self.updates += 1
         new = torch.stack([skipped, skipped * inputs])
         if self._counts.device != new.device:
             self._counts = torch.zeros_like(self._counts, device=new.device)
-        row, every = self._counts
-        self._counts = torch.stack([(row + new) * skipped, every + new])
+        consecutive, total = self._counts
+        self._counts = torch.stack([(consecutive + new) * skipped, total + new])
 
     def refuse(self, step: int, norm: Tensor, losses: Mapping[str, Tensor]) -> None:
-        """Raises `NotFiniteError` where more updates in a row were skipped than patience allows."""
+        """Raises `NotFiniteError` if more consecutive updates were skipped than patience allows."""
         skips, bad = (int(value) for value in self._counts[0])
         if skips <= self.patience:
             return
@@ -52,7 +52,7 @@ class Skips:
         )
 
     def summary(self) -> str | None:
-        """What to say at the end of a run; `None` if no update was skipped."""
+        """Returns the message for the end of a run; `None` if no update was skipped."""
         skips, bad = (int(value) for value in self._counts[1])
         if not skips:
             return None
@@ -71,17 +71,17 @@ def _remedy(skips: int, bad: int) -> str:
     return "resume from it with a lower learning rate"
 
 
-def absurd(batch: Any, device: torch.device) -> Tensor:
-    """1.0 where an input is not finite or beyond `LARGEST`, else 0.0: a scalar on the device, where the batch lies."""
+def has_implausible(batch: Any, device: torch.device) -> Tensor:
+    """Returns 1.0 if an input is not finite or beyond `LARGEST`, else 0.0: a scalar tensor on the batch's device."""
     flags = []
     for value in _floats(batch):
         low, high = value.aminmax()
-        flags.append(~((low >= -LARGEST) & (high <= LARGEST)))  # so written, NaN is absurd
+        flags.append(~((low >= -LARGEST) & (high <= LARGEST)))  # written so that NaN is implausible
     return torch.stack(flags).any().float() if flags else torch.zeros((), device=device)
 
 
 def _floats(batch: Any) -> Iterator[Tensor]:
-    whole = batch.values() if isinstance(batch, Mapping) else [batch]
-    for value in batch.tensors() if isinstance(batch, ChunkBatch) else whole:
+    values = batch.values() if isinstance(batch, Mapping) else [batch]
+    for value in batch.tensors() if isinstance(batch, ChunkBatch) else values:
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             yield value

@@ -1,6 +1,6 @@
-"""How far two sounds are apart to the ear: distances of spectra at several resolutions, as losses and as measures.
+"""Perceptual distances of two waveforms: spectra at several resolutions, as losses and as metrics.
 
-Phases are not compared: two sounds with the same spectra at every resolution audio the same, and no codec of 1.6 kbit/s
+Phases are not compared: waveforms with the same spectra at every resolution sound the same, and no codec of 1.6 kbit/s
 keeps the phase.
 """
 
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 
 QUIETEST = 1e-2
-"""Root mean square of the magnitudes of an audio at about -60 dB."""
+"""Root mean square of the magnitudes of a waveform at about -60 dB."""
 
 
 def magnitude(waveform: Tensor, size: int) -> Tensor:
-    """Waveform (B, samples) -> magnitude spectrum (B, size//2 + 1, frames); Hann windows, a quarter apart."""
+    """Returns the magnitude spectrum (B, size//2 + 1, n) of a waveform (B, samples); Hann windows, hop size/4."""
     window = torch.hann_window(size, device=waveform.device)
     spectrum = torch.stft(waveform.float(), size, size // 4, window=window, pad_mode="constant", return_complex=True)
-    # The root of a sum with a floor: abs() has no useful gradient at zero.
+    # Square root with a floor, since abs() has no useful gradient at zero.
     return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-10).sqrt()
 
 
 class SpectralDistance(nn.Module):
-    """The distances `stft` and `mel` of two sounds, each the mean over window sizes.
+    """Distances `stft` and `mel` of two waveforms, each the mean over window sizes.
 
     `stft` is spectral convergence + L1 of log magnitudes: Parallel WaveGAN (Yamamoto et al. 2020, arXiv 1910.11480,
     equations 3 to 6). `mel` is L1 of log mel spectra with more bands the longer the window: the mel reconstruction loss
@@ -42,8 +42,8 @@ class SpectralDistance(nn.Module):
         Args:
             sample_rate: Samples per second.
             sizes: Window sizes in samples.
-            bands: Mel bands for each.
-            floor: Added to magnitudes before the logarithm; what lies below it, nobody hears.
+            bands: Number of mel bands for each window size.
+            floor: Constant added to magnitudes before the logarithm; smaller magnitudes are inaudible.
         """
         super().__init__()
         self.sizes, self.floor = tuple(sizes), floor
@@ -51,7 +51,7 @@ class SpectralDistance(nn.Module):
             self.register_buffer(f"bank_{size}", mel_bank(sample_rate, size, count), persistent=False)
 
     def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Two waveforms (B, samples) -> stft, mel: scalars."""
+        """Returns the scalar distances `stft` and `mel` of two waveforms (B, samples)."""
         pairs = [self._at(size, output, target) for size in self.sizes]
         stft, mel = zip(*pairs, strict=True)
         return torch.stack(stft).mean(), torch.stack(mel).mean()
@@ -59,8 +59,8 @@ class SpectralDistance(nn.Module):
     def _at(self, size: int, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         bank = getattr(self, f"bank_{size}")
         a, b = magnitude(output, size), magnitude(target, size)
-        # A clip's own ratio, so that a step's loss is the same however its clips are split over batches and ranks.
-        # What is quieter than -60 dB is divided by that: a silent clip must not outweigh all others.
+        # A ratio per clip, so that a step's loss does not depend on how its clips are split over batches and ranks.
+        # The denominator is at least that of -60 dB: a silent clip must not outweigh all others.
         quietest = QUIETEST * b[0].numel() ** 0.5
         convergence = ((a - b).norm(dim=(1, 2)) / b.norm(dim=(1, 2)).clamp(min=quietest)).mean()
         mel = (self._log(bank @ a) - self._log(bank @ b)).abs().mean()
@@ -71,14 +71,14 @@ class SpectralDistance(nn.Module):
 
 
 def mel_bank(sample_rate: int, size: int, bands: int) -> Tensor:
-    """Triangular filters (bands, size//2 + 1), centres evenly spaced in mel from 0 to half the sample rate."""
+    """Returns triangular filters (bands, size//2 + 1), centres evenly spaced in mel from 0 to half the sample rate."""
     top = 2595 * torch.log10(torch.tensor(1 + sample_rate / 2 / 700))
     edges = 700 * (10 ** (torch.linspace(0, 1, bands + 2) * top / 2595) - 1)
     frequencies = torch.linspace(0, sample_rate / 2, size // 2 + 1)
     rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
     bank = torch.minimum(rising, falling).clamp(min=0)
-    # A band narrower than a bin would see nothing: it then takes the bin nearest its centre.
+    # A band narrower than a bin would be empty: it takes the bin nearest its centre.
     nearest = (frequencies - edges[1:-1, None]).abs().argmin(1)
     empty = bank.sum(1) == 0
     bank[empty, nearest[empty]] = 1.0
@@ -86,7 +86,7 @@ def mel_bank(sample_rate: int, size: int, bands: int) -> Tensor:
 
 
 def low_pass(waveform: Tensor, sample_rate: int, cutoff: float) -> Tensor:
-    """The waveform (B, samples) without what lies above `cutoff` hertz: the named reference to beat."""
+    """Returns a waveform (B, samples) without frequencies above `cutoff` hertz, a baseline for a codec."""
     spectrum = torch.fft.rfft(waveform)
     frequencies = torch.fft.rfftfreq(waveform.shape[1], 1 / sample_rate, device=waveform.device)
     return torch.fft.irfft(spectrum * (frequencies <= cutoff), n=waveform.shape[1])

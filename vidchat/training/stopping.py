@@ -1,4 +1,4 @@
-"""How a run is stopped from outside: SIGTERM or SIGINT (Ctrl+C), on one rank or on all, at any moment."""
+"""Stops a run on SIGTERM or SIGINT (Ctrl+C), sent to one rank or to all, at any moment."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SAME_STOP = 1.0  # seconds
 class StopSignals:
     """Turns signals into a stop between two optimizer steps and, outside training, into the end of the process.
 
-    While training, a signal is only noted in `received`: whoever trains ends after the step under way. Schedulers and
-    launchers often send a signal twice, so what follows within a second is the same stop; a later signal ends the run
-    at once. The process then ends with the code 128 + signal, as it does outside training: before the first step and
-    during the export. Used with `with`, it handles signals from then on; `begin_training` handles them in any case.
+    During training a signal is only recorded in `received`, and the run ends after the current step. Schedulers and
+    launchers often send a signal twice, so a repetition within a second is ignored; a later signal ends the run at
+    once. The process then exits with code 128 + signal, as it does outside training: before the first step and during
+    the export. A `with` block handles signals from its start on; `begin_training` handles them in any case.
 
     Attributes:
-        received: The signal that ends the run, or `None`.
+        received: Signal that ends the run, or `None`.
     """
 
     def __init__(self) -> None:
@@ -46,12 +46,12 @@ class StopSignals:
             signal.signal(number, handler)
 
     def begin_training(self, forward: Callable[[int], None] | None = None) -> None:
-        """From here on signals are noted; `forward` passes SIGTERM on to the processes that this one started."""
+        """Records signals from now on; `forward` passes SIGTERM on to the processes that this one started."""
         self._forward, self._training = forward, True
-        self._handle()  # Lightning's own would stop between two micro-batches of a step; it restores what was before
+        self._handle()  # Lightning's handler would stop between two micro-batches of a step; it restores the former one
 
     def end_training(self) -> None:
-        """From here on signals end the process."""
+        """Lets signals end the process from now on."""
         self._training = False
 
     def _handle(self) -> dict[signal.Signals, Any]:
@@ -71,10 +71,10 @@ class StopSignals:
 
 
 class Agreement:
-    """Lets the ranks agree on the signal that ends them, one optimizer step late, so that none waits for another.
+    """Makes the ranks agree on the signal that ends them, one optimizer step late, so that none waits for another.
 
-    Each step's numbers are reduced on the CPU while the step is computed and read a step later; no device is waited
-    for. A single process agrees with itself, at once.
+    The signals are reduced on the CPU while a step is computed, and read a step later; no rank waits for its device. A
+    single process agrees with itself at once.
     """
 
     def __init__(self) -> None:
@@ -83,12 +83,12 @@ class Agreement:
         self._work: Any = None
 
     def begin(self) -> None:
-        """Every rank must call it before the first step."""
+        """Creates the process group; every rank must call it before the first step."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo")
 
     def exchange(self, number: int) -> int:
-        """Gives the others this rank's signal (0: none), and returns what all had given a step before."""
+        """Sends this rank's signal (0 for none) to the others, and returns the agreed signal of the step before."""
         if self._group is None:
             return number
         agreed = self.end()
@@ -97,7 +97,7 @@ class Agreement:
         return agreed
 
     def end(self) -> int:
-        """Waits for the exchange under way."""
+        """Waits for the pending exchange; returns the agreed signal, 0 for none."""
         if self._work is None:
             return 0
         self._work.wait()

@@ -1,8 +1,8 @@
 """The stage `tokenizer_audio`: trains the small codec on the audio of clips.
 
-Three phases in one run. First without the quantiser, so that there is something worth quantising; then k-means sets
-every codebook to what the encoder makes of recent audio (SoundStream, arXiv 2107.03312, section III-C, does so on the
-first batch); then with the quantiser. From a random start, straight through, the codes collapse within fifty steps.
+A run has three phases: training without the quantiser; k-means, which initialises every codebook from the encoder's
+vectors of recent audio (SoundStream, arXiv 2107.03312, section III-C, uses the first batch); and training with the
+quantiser. With the quantiser from a random start, the codes collapse within fifty steps.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vidchat.training.spectral import SpectralDistance, low_pass
 
 
 class AudioCodecModule(TrainingModule):
-    """Trains a codec of our own on spectral distances and commitment.
+    """Trains an `StftCodec` on spectral distances and commitment.
 
     Attributes:
         network: The codec.
-        recent: (N, D) buffer, the encoder's last vectors on all ranks, for k-means. In the checkpoint with `seen` and
-            `quantizing`, so that a run resumed just before k-means does what one that never stopped does.
+        recent: (N, D) buffer of the encoder's last vectors on all ranks, for k-means. The checkpoint holds it with
+            `seen` and `quantizing`, so that a run resumed before k-means equals the uninterrupted run.
     """
 
     network: StftCodec
@@ -51,15 +51,15 @@ class AudioCodecModule(TrainingModule):
     ) -> None:
         """
         Args:
-            codec: What to train.
-            optimizer: See `TrainingModule`.
-            seed: See `TrainingModule`.
-            plain_steps: Optimizer steps before k-means; 0 uses the codebooks as they are, to train a codec further.
-            stft_weight: Of the distance of spectra.
-            mel_weight: Of the distance of mel spectra.
-            commitment_weight: Of the pull of the encoder's vectors to the codebooks' entries.
-            recent_vectors: N, how many vectors k-means is given.
-            half_precision: Exports the weights in half precision, for a small file.
+            codec: Codec to train.
+            optimizer: Settings of the optimizer.
+            seed: Seed of all randomness in training.
+            plain_steps: Optimizer steps before k-means; 0 keeps the codebooks, to train a codec further.
+            stft_weight: Weight of the distance of spectra.
+            mel_weight: Weight of the distance of mel spectra.
+            commitment_weight: Weight of the commitment loss.
+            recent_vectors: Number N of vectors for k-means.
+            half_precision: Whether the weights are exported in half precision.
         """
         super().__init__(codec, optimizer, seed)
         self.distance = SpectralDistance(codec.sample_rate)
@@ -70,7 +70,7 @@ class AudioCodecModule(TrainingModule):
         self.register_buffer("quantizing", torch.tensor(plain_steps == 0))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Batch: `waveform` (B, n*hop) -> `loss`, its parts, and how much of the codebooks is in use."""
+        """Returns `loss`, its parts and the use of the codebooks, as scalars, for a batch of `waveform` (B, n*hop)."""
         waveform = batch["waveform"]
         if self.training and not self.quantizing and self.global_step >= self.plain_steps:
             self._start_quantizing()
@@ -79,17 +79,17 @@ class AudioCodecModule(TrainingModule):
             quantized = self.network.quantizer(vectors)
             parts = self._distances(self.network.synthesise(quantized.vectors), waveform)
             parts["commitment"] = quantized.commitment
-            watched = self._code_use(quantized.codes)
+            metrics = self._code_use(quantized.codes)
         else:
             parts = self._distances(self.network.synthesise(vectors), waveform)
-            watched = {}
+            metrics = {}
             if self.training:
                 self._remember(vectors.detach())
         if not self.training:
             reference = low_pass(waveform, self.network.sample_rate, 4000)
-            watched |= {f"{name}_of_4khz": value for name, value in self._distances(reference, waveform).items()}
+            metrics |= {f"{name}_of_4khz": value for name, value in self._distances(reference, waveform).items()}
         loss = torch.stack([self.weights[name] * value for name, value in parts.items()]).sum()
-        return {"loss": loss, **parts, **watched}
+        return {"loss": loss, **parts, **metrics}
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:
         """Writes the codec with its averaged weights."""
@@ -98,7 +98,7 @@ class AudioCodecModule(TrainingModule):
 
     @torch.no_grad()
     def reconstruct(self, waveform: Tensor) -> Tensor:
-        """The round trip of a waveform (B, n*hop) as the phase of training has it, with the averaged weights."""
+        """Returns the round trip (B, n*hop) of a waveform (B, n*hop) in the present phase, by the averaged weights."""
         with self.ema.swapped():
             vectors = self.network.embed(waveform)
             if self.quantizing:
@@ -115,13 +115,13 @@ class AudioCodecModule(TrainingModule):
         return counts | {f"perplexity_{k}": value for k, value in enumerate(perplexity)}
 
     def _remember(self, vectors: Tensor) -> None:
-        """Writes vectors (B, n, D), and those of all other ranks, over the oldest remembered ones.
+        """Overwrites the oldest remembered vectors with vectors (B, n, D) and those of all other ranks.
 
-        Vectors that are not finite are left out, as they would be of k-means for ever.
+        Vectors that are not finite are left out, since they would spoil k-means.
         """
         flat = gather_over_ranks(vectors.flatten(0, 1).float())[: len(self.recent)]
-        places = (self.seen + torch.arange(len(flat), device=flat.device)) % len(self.recent)
-        self.recent[places] = torch.where(flat.isfinite().all(1, keepdim=True), flat, self.recent[places])
+        index = (self.seen + torch.arange(len(flat), device=flat.device)) % len(self.recent)
+        self.recent[index] = torch.where(flat.isfinite().all(1, keepdim=True), flat, self.recent[index])
         self.seen += len(flat)
 
     def _start_quantizing(self) -> None:
@@ -130,7 +130,7 @@ class AudioCodecModule(TrainingModule):
 
 
 class AudioSamples(L.Callback):
-    """Writes a piece of audio and its round trip every N steps, as files and to TensorBoard and wandb."""
+    """Writes a waveform and its round trip every N steps, as files and to TensorBoard and wandb."""
 
     def __init__(self, every: int) -> None:
         """

@@ -1,10 +1,9 @@
 """The stage `tokenizer_video`: trains a video tokenizer on the frames of clips.
 
-The latents are normalised by their running statistics while they are learned, and noise is added before they are
-decoded: a code of fixed variance in place of a learned one, as LatentLM's sigma-VAE (Sun et al., arXiv 2412.08635), so
-that no channel can fall silent and the decoder tolerates what a generator gets wrong. Reconstruction is measured by
-absolute differences of pixels, of edges at several scales (a perceptual term that needs no pretrained network), and of
-motion.
+During training the latents are normalised by their running statistics, and noise is added before they are decoded: a
+fixed variance in place of a learned one, as in LatentLM's sigma-VAE (Sun et al., arXiv 2412.08635), so that no channel
+collapses and the decoder tolerates a generator's errors. The reconstruction loss has absolute differences of pixels,
+of edges at several scales (a perceptual term without a pretrained network), and squared differences of motion.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from vidchat.training.schedule import OptimizerSettings
 
 
 class VideoTokenizerModule(TrainingModule):
-    """Trains a video tokenizer; at the end measures its latents' statistics, which are stored with the weights."""
+    """Trains a video tokenizer, and at the end measures its latents' statistics, which are stored with the weights."""
 
     network: VideoTokenizer
 
@@ -51,22 +50,22 @@ class VideoTokenizerModule(TrainingModule):
     ) -> None:
         """
         Args:
-            tokenizer: What to train.
-            optimizer: See `TrainingModule`.
-            seed: See `TrainingModule`.
-            noise: Largest standard deviation of the noise on normalised latents; drawn from U(0, noise) per clip.
-            edge_weight: Of the differences of edges.
-            motion_weight: Of the squared differences of motion from frame to frame. Squared, since noise on the
-                latents moves every block a little: absolute differences would pay for stilling them all.
-            moving_weight: How much more a pixel counts for each unit that it differs from its clip's mean: mouths and
-                eyes are small, but they move.
-            window: Side in pixels of what is cut out of most frames to train on; `None` for all of them.
-            start_batches: Steps whose batches' principal components a `StackedVAE` starts from; 0 goes on from its
-                weights.
-            start_motion: How much more motion counts in choosing these components; see `StackedVAE.start_from`.
-            statistics_batches: Steps over whose batches the latents' statistics are measured.
-            momentum: How fast the statistics used in training follow the latents.
-            half_precision: Exports the weights in half precision, for a small file.
+            tokenizer: Video tokenizer to train.
+            optimizer: Settings of the optimizer.
+            seed: Seed of all randomness in training.
+            noise: Maximum standard deviation of the noise on normalised latents; drawn from U(0, noise) per clip.
+            edge_weight: Weight of the differences of edges.
+            motion_weight: Weight of the squared differences of motion from frame to frame. They are squared because
+                noise on the latents moves every block a little, and absolute differences would reward stillness.
+            moving_weight: Additional weight of a pixel per unit of difference from its clip's mean: mouths and eyes are
+                small, but they move.
+            window: Side in pixels of the windows cut out of most frames; `None` to train on complete frames.
+            start_batches: Number of steps whose batches give the principal components that a `StackedVAE` starts from;
+                0 to start from its weights.
+            start_motion: Weight of motion in the choice of these components; see `StackedVAE.start_from`.
+            statistics_batches: Number of steps over whose batches the latents' statistics are measured.
+            momentum: Momentum of the running statistics.
+            half_precision: Whether the weights are exported in half precision.
         """
         super().__init__(tokenizer.train(), optimizer, seed)
         self.noise, self.moving_weight = noise, moving_weight
@@ -76,7 +75,7 @@ class VideoTokenizerModule(TrainingModule):
         self.momentum, self.half_precision = momentum, half_precision
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Batch: `frames` (B, 4T+1, 3, H, W) uint8 -> `loss`, its parts, and `psnr` in dB, noise included."""
+        """Returns `loss`, its parts and `psnr` in dB with noise, as scalars, for `frames` (B, 4T+1, 3, H, W) uint8."""
         frames = to_frames(batch["frames"])
         if self.training and self.window is not None:
             frames = self._cut(frames, self.window)
@@ -97,42 +96,42 @@ class VideoTokenizerModule(TrainingModule):
         return {"loss": loss, **parts, "psnr": psnr(output.clamp(-1, 1), frames)}
 
     def _cut(self, frames: Tensor, window: int) -> Tensor:
-        """A window at a random place of the latent grid, the same for the batch; of one batch in four, all is kept.
+        """Cuts a window at a random position of the latent grid, one for a batch; keeps one batch in four complete.
 
-        Small windows are quicker, and what is in the middle of a frame, the face, is in most of them.
+        Small windows are faster, and most of them hold the middle of the frame, where the face is.
         """
         if torch.rand(()) < 0.25:
             return frames
         stride = self.network.spatial_stride
         for dim in (3, 4):
-            places = (frames.shape[dim] - window) // stride + 1
-            first = stride * int(torch.randint(max(places, 1), ()))
+            positions = (frames.shape[dim] - window) // stride + 1
+            first = stride * int(torch.randint(max(positions, 1), ()))
             frames = frames.narrow(dim, first, min(window, frames.shape[dim]))
         return frames
 
     def _follow(self, raw: Tensor) -> None:
         """Moves the tokenizer's statistics towards those of a batch's latents, of all ranks' batches together.
 
-        Statistics of one batch would not do: they would take away the batch's own mean colours, which few clips share.
-        Latents that are not finite move nothing, as their gradient moves no weight.
+        Statistics of one batch would remove its own mean colours, which few clips share. Latents that are not finite
+        are ignored, as their gradient is.
         """
         mean = raw.mean((0, 2, 3, 4))
         power = (raw - self.network.latents_mean.view(1, -1, 1, 1, 1)).square().mean((0, 2, 3, 4))
         mean, power = sum_over_ranks(torch.stack([mean, power])) / rank_count()
-        good = (mean.isfinite() & power.isfinite()).all()
+        finite = (mean.isfinite() & power.isfinite()).all()
         std = self.network.latents_std.square().lerp(power, self.momentum).sqrt()
-        self.network.latents_std.copy_(torch.where(good, std, self.network.latents_std))
+        self.network.latents_std.copy_(torch.where(finite, std, self.network.latents_std))
         mean = self.network.latents_mean.lerp(mean, self.momentum)
-        self.network.latents_mean.copy_(torch.where(good, mean, self.network.latents_mean))
+        self.network.latents_mean.copy_(torch.where(finite, mean, self.network.latents_mean))
 
     def _importance(self, frames: Tensor) -> Tensor:
-        """(B, 1, n, H, W), 1 for what stands still."""
+        """Returns weights (B, 1, n, H, W) of pixels, 1 where nothing moves."""
         return 1 + self.moving_weight * (frames - frames.mean(2, keepdim=True)).abs().mean(1, keepdim=True)
 
     def on_train_start(self) -> None:
         """Starts a new `StackedVAE` from the principal components of the first batches, the same on every rank.
 
-        Weights were made equal on all ranks before this hook, so whatever it does it must do alike.
+        Weights were made equal on all ranks before this hook, so it must do the same on all.
         """
         super().on_train_start()
         if self.global_step == 0 and self.start_batches and isinstance(self.network, StackedVAE):
@@ -153,7 +152,7 @@ class VideoTokenizerModule(TrainingModule):
         return statistics.mean_and_std(self.device)
 
     def _clips(self, steps: int) -> Iterator[Tensor]:
-        """This rank's share of the training batches of some steps, whatever training itself reads."""
+        """Yields this rank's share of the first training batches of some steps, independently of training itself."""
         loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         for batch in islice(loader, steps * self.trainer.accumulate_grad_batches):
             yield to_frames(batch["frames"]).to(self.device)
@@ -188,7 +187,7 @@ class FrameSamples(L.Callback):
         self._write(trainer, torch.cat([frames, output], dim=3)[0, :, : self.columns])
 
     def _write(self, trainer: L.Trainer, frames: Tensor) -> None:
-        """Frames (3, n, H, W), side by side."""
+        """Writes and logs frames (3, n, H, W) side by side."""
         sheet = ((torch.cat(list(frames.unbind(1)), dim=2) + 1) * 127.5).round().byte().cpu()
         path = Path(trainer.default_root_dir) / "frames" / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,15 +202,15 @@ class FrameSamples(L.Callback):
 
 
 def to_frames(frames: Tensor) -> Tensor:
-    """Decoded frames (B, n, 3, H, W) uint8 -> frames (B, 3, n, H, W) float in [-1, 1]."""
+    """Returns frames (B, n, 3, H, W) uint8 as (B, 3, n, H, W) float in [-1, 1]."""
     return frames.transpose(1, 2).float() / 127.5 - 1
 
 
 def edge_distance(error: Tensor, scales: int = 3) -> Tensor:
-    """Mean absolute gradient of an error (B, 3, n, H, W) in space, averaged over scales that halve.
+    """Returns the mean absolute spatial gradient of an error (B, 3, n, H, W), a scalar averaged over halving scales.
 
-    As gradients are linear, the gradient of the error is the difference of both frames' gradients (Mathieu et al.,
-    arXiv 1511.05440, equation 6, with alpha = 1).
+    The gradient of the error is the difference of both frames' gradients (Mathieu et al., arXiv 1511.05440,
+    equation 6, with alpha = 1).
     """
     frames = error.flatten(1, 2)
     total = error.new_zeros(())
@@ -222,5 +221,5 @@ def edge_distance(error: Tensor, scales: int = 3) -> Tensor:
 
 
 def psnr(output: Tensor, frames: Tensor) -> Tensor:
-    """Peak signal to noise ratio in dB, of frames in [-1, 1]."""
+    """Returns the scalar peak signal-to-noise ratio in dB of frames in [-1, 1], two tensors of one shape."""
     return 10 * torch.log10(4 / (output - frames).square().mean().clamp_min(1e-10))

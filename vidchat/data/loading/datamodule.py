@@ -28,7 +28,7 @@ from vidchat.data.tokens.encode import fill
 from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncoder, MediaFormat, VideoEncoder
 from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.dialogue import Branch, Split, Tier
-from vidchat.release_format import to_names
+from vidchat.registry import to_names
 
 log = logging.getLogger(__name__)
 NAMED = 20  # dialogues that a warning names; the report names all

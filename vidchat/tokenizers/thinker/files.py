@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from vidchat.runtime.hub import HubError, download
 from vidchat.tokenizers.weights import TokenizerError
 
 PREFIX = "thinker."  # of a thinker's tensors in the files of a whole Qwen2.5-Omni
@@ -25,15 +26,11 @@ def locate(name: str) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(name, allow_patterns=PATTERNS))
-    except Exception as error:  # offline, not found, gated: the Hub's client has many
-        reason = str(error).strip().splitlines()[0]
+        return download(name, PATTERNS)
+    except HubError as error:
         raise TokenizerError(
-            f"the thinker {name} is neither a folder here nor to be had from the Hub ({reason}); give a folder with "
-            "its config.json and *.safetensors"
+            f"the thinker {error}; otherwise give a folder with its config.json and *.safetensors"
         ) from error
 
 

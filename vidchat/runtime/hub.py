@@ -1,7 +1,7 @@
-"""Releases on the Hub: their files go up in one commit and come down again, and no other file of a repository does.
+"""Files on the Hub: downloaded and uploaded by pattern, so that no other file of a repository is ever fetched.
 
-A repository may hold anything, pickled code too; what is asked for by pattern is all that is fetched. A repository is
-named `owner/name`, or `owner/name@revision` for one of its branches, tags or commits.
+A repository may hold anything, pickled code too. It is named `owner/name`, or `owner/name@revision` for one of its
+branches, tags or commits.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ def is_hub_name(source: str) -> bool:
 
 
 def download(source: str, patterns: Sequence[str]) -> Path:
-    """Returns the folder that holds a repository's files, fetched as far as they are not here yet.
+    """Returns the folder of a repository's files; those that are not cached are downloaded.
 
     Args:
         source: Name of the repository.
-        patterns: Patterns of the files to fetch, such as `video_vae/*.json`.
+        patterns: Patterns of the files to download, such as `video_vae/*.json`.
 
     Raises:
-        HubError: it cannot be had.
+        HubError: the repository cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
 
-    repository, revision = _parts(source)
+    repository, revision = _split(source)
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
-    except Exception as error:  # offline, not found, gated: the client has many
-        raise HubError(f"{source} is neither a folder here nor to be had from the Hub: {_why(error)}") from error
+    except Exception as error:  # the client raises many: offline, not found, gated
+        raise HubError(f"{source} is not a local folder, and not to be had from the Hub: {_why(error)}") from error
 
 
 def upload(
     folder: Path, target: str, patterns: Sequence[str], card: str, private: bool = False, api: Any = None
 ) -> str:
-    """Uploads a folder's files and a model card in one commit; returns the commit's address.
+    """Uploads a folder's files and a model card in one commit; returns the URL of the commit.
 
     Args:
         folder: Folder that holds the files.
-        target: Name of the repository, made if absent; `owner/name@branch` for another branch than `main`.
+        target: Name of the repository, created if absent; `owner/name@branch` for another branch than `main`.
         patterns: Patterns of the files to upload, as for `download`.
         card: Text of `README.md`.
-        private: Whether a repository that is made now is private; else it is as its owner sets by default.
-        api: Client, a `huggingface_hub.HfApi`; one of the default address if not given.
+        private: Whether a new repository is private; otherwise its owner's default holds.
+        api: Client, a `huggingface_hub.HfApi`; by default one for the default endpoint.
 
     Raises:
-        HubError: it is not there as a whole; nothing of the commit is.
+        HubError: the commit was not made; nothing of it is on the Hub.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    repository, branch = _parts(target)
+    repository, branch = _split(target)
     client = HfApi(library_name="vidchat") if api is None else api
     files = [CommitOperationAdd(name, folder / name) for name in matching(folder, patterns)]
     try:
@@ -81,31 +81,32 @@ def upload(
 
 
 def matching(folder: Path, patterns: Sequence[str]) -> list[str]:
-    """Returns the paths of a folder's files that match a pattern, relative to it, sorted."""
+    """Returns the paths of a folder's files that match a pattern, relative to the folder, sorted."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
 
 
-def _parts(name: str) -> tuple[str, str | None]:
+def _split(name: str) -> tuple[str, str | None]:
+    """Returns the repository and the revision of a Hub name."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise HubError(f"{name} is no name on the Hub; give owner/name, or owner/name@revision")
+        raise HubError(f"{name} is not a name on the Hub; give owner/name, or owner/name@revision")
     return match[1], match[2]
 
 
 def _why(error: Exception) -> str:
-    """What went wrong, and the way out."""
+    """Returns what went wrong and the way out."""
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError):
-        return f"its owner lets in who asks on its page; ask there, and {_LOG_IN}"
+        return f"access to it must be requested on its page; request it there, and {_LOG_IN}"
     if isinstance(error, RevisionNotFoundError):
         return "it has no such revision; give one of its branches, tags or commits"
     if status == 401:
-        return f"it does not exist, or is not open to you; check the name, and {_LOG_IN}"
+        return f"it does not exist, or you have no access to it; check the name, and {_LOG_IN}"
     if status == 403:
         return f"your token does not allow it; make one with write access to that owner, and {_LOG_IN}"
     if status == 404:

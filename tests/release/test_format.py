@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vidchat.registry import UnknownName, look_up, name_of
-from vidchat.release_format import FORMAT_1, FormatError, from_format_1, to_names
+from vidchat.registry import FormatError, UnknownName, look_up, name_of, to_names
+from vidchat.release.format import FORMAT_1, from_format_1
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 GROUPS = ("model", "video_vae", "audio_codec")
 ENTRIES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 UNTRAINED = ("stacked",)

@@ -18,11 +18,11 @@ from vidchat.bench.metric import Column
 from vidchat.bench.results import Number, Result, ResultError, SystemResult
 from vidchat.bench.table import format_number
 from vidchat.cli import app
-from vidchat.hub import HubError
-from vidchat.model_card import CardDetails, CardError
 from vidchat.release import Release, ReleaseError, load_release
+from vidchat.release.model_card import CardDetails, CardError
+from vidchat.runtime.hub import HubError
 
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "demo"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "demo"
 FILES = [
     "audio_codec/config.json", "audio_codec/model.safetensors", "config.yaml", "model.safetensors",
     "video_vae/config.json", "video_vae/model.safetensors",
@@ -105,8 +105,9 @@ def test_a_hub_out_of_reach_is_one_sentence(hub: LocalHub, release: Release) -> 
 def test_the_card_has_the_header_the_sizes_and_the_command(release: Release) -> None:
     card = release.model_card("ann/demo@v1", CardDetails(license="apache-2.0", data="3,000 rendered | dialogues"))
     _, header, text = card.split("---\n", 2)
-    told = yaml.safe_load(header)
-    assert (told["license"], told["library_name"], told["pipeline_tag"]) == ("apache-2.0", "vidchat", "any-to-any")
+    metadata = yaml.safe_load(header)
+    facts = {"license": "apache-2.0", "library_name": "vidchat", "pipeline_tag": "any-to-any"}
+    assert metadata.items() >= facts.items()
     count = sum(parameter.numel() for parameter in release.responder.parameters())
     for line in (
         f"| responder | {count / 1e6:.2f} M |",

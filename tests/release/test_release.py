@@ -17,6 +17,7 @@ from tests.runtime.test_atomic import small_disk
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.build import build_responder
 from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.registry import to_names
 from vidchat.release import (
     Release,
     ReleaseError,
@@ -25,7 +26,6 @@ from vidchat.release import (
     read_config,
     read_weights,
 )
-from vidchat.release_format import to_names
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
@@ -124,9 +124,9 @@ def test_loads_what_was_exported_without_the_run_that_made_it(made: tuple[Path, 
 
 
 def test_tells_nothing_of_the_machine_it_was_made_on(made: tuple[Path, Release], tmp_path: Path) -> None:
-    told = (made[0] / "config.yaml").read_text()
-    assert "somebody" not in told
-    assert str(tmp_path) not in told
+    text = (made[0] / "config.yaml").read_text()
+    assert "somebody" not in text
+    assert str(tmp_path) not in text
 
 
 def test_half_precision_is_half_the_size_and_loads_as_single(made: tuple[Path, Release], tmp_path: Path) -> None:
@@ -179,34 +179,34 @@ OUTSIDE = (
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
-        (shutil.rmtree, "does not exist; give a release folder or a Hub id"),
+        (shutil.rmtree, "does not exist; give a release folder or a Hub name"),
         (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
         (lambda f: (f / "config.yaml").unlink(), "not a release"),
         (lambda f: shutil.rmtree(f / "audio_codec"), "lacks the folder audio_codec"),
-        (_another_tokenizer, "the video_vae found is"),
+        (_another_tokenizer, "the video_vae has the fingerprint"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "is damaged"),
         (lambda f: (f / "config.yaml").write_text("a: [1"), "cannot be read"),
         (lambda f: _edit(f, "kind", "tokenizer"), "not the config of a responder's release"),
         (lambda f: _edit(f, "model.flow.width", 8), "does not fit config.yaml"),
         (lambda f: _edit(f, "model.flow.widht", 8), "cannot be built"),
         (lambda f: _edit(f, "text_tokenizer._target_", "os.system"), "a key of bytes is wrong"),
-        *((partial(_name, name=name), "is no name of a part") for name in ("os.system", "../x", "", "a/b/c", "A/b")),
-        (partial(_name, name="posix"), "posix is no name vidchat knows"),
+        *((partial(_name, name=name), "cannot be a name in") for name in ("os.system", "../x", "", "a/b/c", "A/b")),
+        (partial(_name, name="posix"), "posix is not registered in vidchat"),
         (partial(_name, name="os/system"), "it needs the package os, whose code would run here"),
         (partial(_name, name=["bytes"]), "text_tokenizer cannot be"),
         *((partial(_first_format, target=target), f"would build {target}") for target in OUTSIDE),
-        (partial(_format, stated=3), "is of format '3'; this vidchat reads formats 1 to 2: take a newer one"),
+        (partial(_format, stated=3), "is of format '3'; this vidchat reads formats 1 to 2: update it"),
         (partial(_format, stated=True), "is of format 'True'"),
         (partial(_format, stated=None), "does not state its format"),
     ],
 )
-def test_says_in_a_sentence_what_is_wrong(made: tuple[Path, Release], spoil: Any, told: str) -> None:
+def test_says_in_a_sentence_what_is_wrong(made: tuple[Path, Release], spoil: Any, message: str) -> None:
     spoil(made[0])
     with pytest.raises(ReleaseError) as caught:
         load_release(made[0])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
