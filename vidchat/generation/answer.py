@@ -223,7 +223,7 @@ def answer(
     Args:
         release: The model with its tokenizers.
         batch: Batch of one question, from `read_question`.
-        settings: How to generate.
+        settings: Generation settings.
         path: The mp4 to write.
         timing: Timing that is filled in during generation.
 

@@ -27,7 +27,7 @@ MARGIN = 1.0  # seconds read before the last MAX_SECONDS, because durations in h
 
 
 def read_heard(encoder: ClipEncoder, clip: Clip, part: Part) -> Media:
-    """Reads the whole chunks of a clip, or of its last (or first) `MAX_SECONDS` if it is longer.
+    """Reads the complete chunks of a clip, or of its last (or first) `MAX_SECONDS` if it is longer.
 
     Args:
         encoder: Encoder that reads clips at the model's rates.

@@ -109,7 +109,7 @@ def respond(
         release: The model, on `device`.
         question: The inputs.
         output: The mp4 to write.
-        settings: How to generate; its number of chunks is ignored.
+        settings: Generation settings; their number of chunks is ignored.
         seconds: Length of the answer; `None` is the length of the heard clip, or 4 s.
         device: Device of the model.
 
@@ -143,7 +143,7 @@ def respond_to_pairs(
         release: The model, on `device`.
         pairs: The pairs to answer.
         output: Folder of the answers, each with a JSON log beside it.
-        settings: How to generate; its number of chunks is ignored.
+        settings: Generation settings; their number of chunks is ignored.
         device: Device of the model.
         precision: Precision of the responder, for the log.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,17 +20,19 @@ from vidchat.batch import ChunkBatch
 from vidchat.model.generation_state import ChunkSampling, GenerationState
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.responder import Responder
+from vidchat.tokenizers.audio import AudioCodec
+from vidchat.tokenizers.video import VideoTokenizer
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How an answer is generated.
+    """Settings of the generation of an answer.
 
     Attributes:
         chunks: T >= 1, the number of chunks of the answer.
         window: Number of earlier chunks, 1 or more, that a chunk sees besides the condition and the reference.
         seed: Seed in 0 .. 2^64 - 1; the same seed gives the same answer.
-        sampling: How each chunk is sampled; `None` uses the responder's own settings (`Responder.sampling`).
+        sampling: Sampling settings of the chunks; `None` uses the responder's own (`Responder.sampling`).
 
     Raises:
         ValueError: a value is out of its range.
@@ -65,32 +66,6 @@ class GeneratedChunk:
     codes: Tensor | None
 
 
-class VideoStream(Protocol):
-    """A video decoder that keeps its state between chunks."""
-
-    def push(self, latents: Tensor) -> Tensor:
-        """Returns the frames (B, 3, m, H, W) of the next latents (B, C, n, h, w)."""
-
-
-class AudioStream(Protocol):
-    """An audio decoder that keeps its state between chunks."""
-
-    def push(self, codes: Tensor) -> Tensor:
-        """Returns the waveform (B, n * hop) of the next codes (B, n, K)."""
-
-
-class StreamsVideo(Protocol):
-    """A video tokenizer that can stream."""
-
-    def stream(self) -> VideoStream: ...
-
-
-class StreamsAudio(Protocol):
-    """An audio codec that can stream."""
-
-    def stream(self) -> AudioStream: ...
-
-
 class Conversation:
     """A conversation with one responder, turn by turn; earlier turns stay in the cache.
 
@@ -104,7 +79,7 @@ class Conversation:
         video_vae: The responder's video tokenizer.
         audio_codec: The responder's audio codec; `None` for a model without audio.
         batch: Conditions and references of B answers, with the initiators' first clips.
-        settings: How to generate.
+        settings: Generation settings.
         graphs: CUDA graphs of earlier conversations with the same responder (`Release.graphs`), because capturing
             delays the first chunk; `None` captures new ones.
     """
@@ -112,8 +87,8 @@ class Conversation:
     def __init__(
         self,
         responder: Responder,
-        video_vae: StreamsVideo,
-        audio_codec: StreamsAudio | None,
+        video_vae: VideoTokenizer,
+        audio_codec: AudioCodec | None,
         batch: ChunkBatch,
         settings: GenerationSettings,
         graphs: CapturedLoops | None = None,
@@ -193,8 +168,8 @@ class Conversation:
 
 def stream_answer(
     responder: Responder,
-    video_vae: StreamsVideo,
-    audio_codec: StreamsAudio | None,
+    video_vae: VideoTokenizer,
+    audio_codec: AudioCodec | None,
     batch: ChunkBatch,
     settings: GenerationSettings,
     graphs: CapturedLoops | None = None,
@@ -206,7 +181,7 @@ def stream_answer(
         video_vae: The responder's video tokenizer.
         audio_codec: The responder's audio codec; `None` for a model without audio.
         batch: Conditions and references of B answers.
-        settings: How to generate.
+        settings: Generation settings.
         graphs: See `Conversation`.
 
     Yields:
