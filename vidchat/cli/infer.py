@@ -1,4 +1,4 @@
-"""One answer: `vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=checkpoints/demo output=OUT.mp4`.
+"""Answers a clip: `vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=checkpoints/demo output=OUT.mp4`.
 
 Reads the initiator's clip (any frame rate, size and sample rate) and an image of the responder, and writes the
 responder's clip (H.264, AAC) while it is generated. With `pairs=BENCH` it answers every pair of VidChatBench into the
