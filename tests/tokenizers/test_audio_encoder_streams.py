@@ -63,10 +63,10 @@ def speech(codec: AudioCodec, count: int, batch: int = 2) -> Tensor:
     return torch.randn(batch, count * codec.hop) * loudness
 
 
-def cuts(codec: AudioCodec, samples: int) -> dict[str, list[int]]:
-    """Sizes of the pushes of `samples` samples: chunks of 12 codec frames, odd pieces, single codec frames, one."""
+def push_sizes(codec: AudioCodec, samples: int) -> dict[str, list[int]]:
+    """Sizes of the pushes of `samples` samples: chunks of 12 codec frames, odd sizes, single codec frames, all at once."""
     odd = [codec.hop // 2 + 1, 1, 3 * codec.hop + 5]
-    sizes = {"chunks": [12 * codec.hop], "odd pieces": odd, "codec frames": [codec.hop], "all at once": [samples]}
+    sizes = {"chunks": [12 * codec.hop], "odd sizes": odd, "codec frames": [codec.hop], "all at once": [samples]}
     pushes: dict[str, list[int]] = {}
     for name, repeated in sizes.items():
         pushes[name] = []
@@ -76,11 +76,11 @@ def cuts(codec: AudioCodec, samples: int) -> dict[str, list[int]]:
     return pushes
 
 
-def encoded_in(codec: AudioCodec, waveform: Tensor, sizes: list[int]) -> Tensor:
+def encode_in_pieces(codec: AudioCodec, waveform: Tensor, sizes: list[int]) -> Tensor:
     stream, other, codes = codec.encoder_stream(), codec.encoder_stream(), []
     for part in waveform.split(sizes, dim=1):
         codes.append(stream.push(part))
-        other.push(torch.randn_like(part))  # a second stream in between changes nothing
+        other.push(torch.randn_like(part))  # a second stream must not interfere
     return torch.cat([*codes, stream.finish()], 1)
 
 
@@ -88,15 +88,15 @@ def test_pushes_give_the_codes_of_the_whole_waveform(codec: AudioCodec) -> None:
     waveform = speech(codec, 48)  # longer than Mimi's attention window of 10 at twice the rate
     whole = codec.encode(waveform)
     assert (codebook_use(whole) > 10).all()
-    for name, sizes in cuts(codec, waveform.shape[1]).items():
-        assert torch.equal(encoded_in(codec, waveform, sizes), whole), name
+    for name, sizes in push_sizes(codec, waveform.shape[1]).items():
+        assert torch.equal(encode_in_pieces(codec, waveform, sizes), whole), name
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 7])
 def test_short_waveforms_give_the_codes_of_the_whole_waveform(codec: AudioCodec, count: int) -> None:
     """Shorter than the reflection padding of EnCodec and than the look-ahead of the demo codec."""
     waveform = speech(codec, count)
-    assert torch.equal(encoded_in(codec, waveform, [1] * waveform.shape[1]), codec.encode(waveform))
+    assert torch.equal(encode_in_pieces(codec, waveform, [1] * waveform.shape[1]), codec.encode(waveform))
 
 
 def test_codes_are_returned_as_soon_as_they_are_known(codec: AudioCodec) -> None:
@@ -156,7 +156,7 @@ def test_a_stream_encodes_in_half_precision(make: Callable[[], AudioCodec]) -> N
     torch.manual_seed(0)
     codec = make().to(torch.bfloat16)
     waveform = speech(codec, 12)
-    assert torch.equal(encoded_in(codec, waveform, [waveform.shape[1]]), codec.encode(waveform))
+    assert torch.equal(encode_in_pieces(codec, waveform, [waveform.shape[1]]), codec.encode(waveform))
 
 
 def test_misuse_is_refused_in_one_sentence(codec: AudioCodec) -> None:

@@ -51,7 +51,7 @@ def video(vae: VideoTokenizer, chunks: int, batch: int = 1) -> Tensor:
     return torch.rand(batch, 3, 1 + vae.temporal_stride * chunks, 16, 16) * 2 - 1
 
 
-def cuts(vae: VideoTokenizer, count: int) -> dict[str, list[int]]:
+def push_sizes(vae: VideoTokenizer, count: int) -> dict[str, list[int]]:
     """Sizes of the pushes of `count` frames, in four ways."""
     stride = vae.temporal_stride
     return {
@@ -66,7 +66,7 @@ def cuts(vae: VideoTokenizer, count: int) -> dict[str, list[int]]:
 def test_pushes_give_the_latents_of_the_whole_video(vae: VideoTokenizer) -> None:
     frames = video(vae, chunks=4, batch=2)
     whole = vae.encode(frames)
-    for name, sizes in cuts(vae, frames.shape[2]).items():
+    for name, sizes in push_sizes(vae, frames.shape[2]).items():
         stream, other, parts, pushed = vae.encoder_stream(), vae.encoder_stream(), [], 0
         for part in frames.split(sizes, dim=2):
             parts.append(stream.push(part))
