@@ -64,7 +64,7 @@ def speech(codec: AudioCodec, count: int, batch: int = 2) -> Tensor:
 
 
 def push_sizes(codec: AudioCodec, samples: int) -> dict[str, list[int]]:
-    """Sizes of the pushes of `samples` samples: chunks of 12 codec frames, odd sizes, single codec frames, all at once."""
+    """Sizes of the pushes of `samples` samples: chunks, odd sizes, single codec frames, all at once."""
     odd = [codec.hop // 2 + 1, 1, 3 * codec.hop + 5]
     sizes = {"chunks": [12 * codec.hop], "odd sizes": odd, "codec frames": [codec.hop], "all at once": [samples]}
     pushes: dict[str, list[int]] = {}
