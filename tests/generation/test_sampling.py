@@ -134,7 +134,7 @@ def test_a_run_resumes_with_another_sampling() -> None:
         ({"noise_level": 1.0}, "sampling.noise_level must be a number in [0, 1)"),
         ({"codes": {"top_p": 0}}, "sampling.codes.top_p must be a number in (0, 1]"),
         ({"codes": {"top_k": -1}}, "sampling.codes.top_k must be a whole number >= 0"),
-        ({"stes": 3}, "there are sets, flow_steps, temperature"),
+        ({"stes": 3}, "its settings are sets, flow_steps, temperature"),
         ({"codes": {"heat": 3}}, "codes.temperature, codes.top_k"),
     ],
 )
