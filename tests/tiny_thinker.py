@@ -1,4 +1,4 @@
-"""A random Qwen2.5-Omni thinker of 56 thousand weights with a tokenizer of bytes: a folder in transformers' format."""
+"""A random Qwen2.5-Omni thinker of 56 thousand weights with a byte-level tokenizer, in transformers' format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 16
 
 
 def tiny_config() -> Qwen2_5OmniThinkerConfig:
-    """The same class and parts as Qwen/Qwen2.5-Omni-7B's thinker, small."""
+    """Returns a small configuration of the class of Qwen/Qwen2.5-Omni-7B's thinker."""
     return Qwen2_5OmniThinkerConfig(
         audio_config={
             "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
@@ -37,9 +37,9 @@ def tiny_config() -> Qwen2_5OmniThinkerConfig:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, and Qwen's special tokens by the names under which its processor looks for them."""
+    """Returns a byte-level tokenizer with Qwen's special tokens under the names that its processor uses."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: place for place, letter in enumerate(alphabet)} | {f"unused{i}": 256 + i for i in range(4)}
+    vocabulary = {letter: index for index, letter in enumerate(alphabet)} | {f"unused{i}": 256 + i for i in range(4)}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -50,11 +50,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_tiny_thinker(folder: Path, seed: int = 0) -> Path:
-    """Writes the folder."""
+    """Writes a random thinker and its tokenizer to a folder; returns the folder."""
     torch.manual_seed(seed)
     model = Qwen2_5OmniThinkerForConditionalGeneration(tiny_config())
     with torch.no_grad():
-        for parameter in model.parameters():  # as built it hardly looks at its input
+        for parameter in model.parameters():  # a new model hardly depends on its input
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

@@ -58,7 +58,7 @@ def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     video, audio = StackedVAE.load(folder / "video"), StftCodec.load(folder / "audio")
     responder = build_responder(to_names(config.model), config.condition, 25, video, audio, ByteTokenizer())
-    for parameter in responder.parameters():  # a zero-initialised head would draw the same from everything
+    for parameter in responder.parameters():  # a zero-initialised head would give the same output for any input
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return export_release(folder / "release", responder, config, video, audio, ByteTokenizer())

@@ -43,17 +43,17 @@ def test_two_releases_make_a_table_and_a_plot(drift, release_folder, data, tmp_p
     arguments = ["--release", f"noise={release_folder}", "--release", f"other={release_folder}", "--data", str(data)]
     arguments += ["--chunks", "5", "--window", "2", "--levels", "0.2", "--output", str(tmp_path / "out" / "drift")]
     drift.main(arguments)
-    made = json.loads((tmp_path / "out" / "drift.json").read_text())
-    assert set(made["curves"]) == {"noise, level 0.2", "other, level 0.2", "truth"}
-    assert made["curves"]["noise, level 0.2"] == made["curves"]["other, level 0.2"], "one release, one seed"
-    assert len(made["curves"]["truth"]["step"]) == 3
-    assert len(made["curves"]["noise, level 0.2"]["step"]) == 5
+    results = json.loads((tmp_path / "out" / "drift.json").read_text())
+    assert set(results["curves"]) == {"noise, level 0.2", "other, level 0.2", "truth"}
+    assert results["curves"]["noise, level 0.2"] == results["curves"]["other, level 0.2"], "one release, one seed"
+    assert len(results["curves"]["truth"]["step"]) == 3
+    assert len(results["curves"]["noise, level 0.2"]["step"]) == 5
     assert (tmp_path / "out" / "drift.png").stat().st_size > 1000
     assert (tmp_path / "out" / "drift.md").read_text() in capsys.readouterr().out
 
 
-def test_what_drifts_is_seen(drift):
-    """Latents that fade, turn in colour and come to rest, and frames that become those of somebody else."""
+def test_the_curves_show_drift(drift):
+    """Latents whose spread falls, whose mean rises and that stop moving, and frames that become another speaker's."""
     start = torch.randn(4, 6, 6)
     own, other = torch.zeros(3, 16, 16, dtype=torch.uint8), torch.full((3, 16, 16), 200, dtype=torch.uint8)
     chunks = [

@@ -1,4 +1,4 @@
-"""An answer has the orientation of its reference where the model knows both, and says what it crops."""
+"""An answer has the orientation of its reference if the model knows both; what is cropped causes a warning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import Release
 
 
-def frame(path: Path, height: int, width: int) -> Path:
+def image(path: Path, height: int, width: int) -> Path:
     Image.new("RGB", (width, height), (200, 30, 30)).save(path)
     return path
 
@@ -39,39 +39,39 @@ def test_the_answer_has_the_reference_s_orientation_if_the_model_knows_both(
     release, tmp_path, allow_portrait, reference, size
 ):
     model = wide(release, allow_portrait)
-    question = Question(frame(tmp_path / "b.png", *reference), clip(tmp_path / "a.mp4", *reference), text="hello")
+    question = Question(image(tmp_path / "b.png", *reference), clip(tmp_path / "a.mp4", *reference), text="hello")
     batch = read_question(model, question)
     grid = (size[0] // 8, size[1] // 8)
     assert batch.latents.shape[-2:] == batch.turn_latents.shape[-2:] == grid
     settings = GenerationSettings(chunks=2, sampling=ChunkSampling(sets=2, flow_steps=2))
     list(answer(model, batch, settings, tmp_path / "out.mp4"))
-    made = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=size, sample_rate=16000)
-    assert made.frames.shape == (8, 3, *size)
+    media = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=size, sample_rate=16000)
+    assert media.frames.shape == (8, 3, *size)
 
 
-def test_what_is_cropped_is_said_once_for_each_file_and_only_if_it_is_visible(release, tmp_path, caplog):
+def test_visible_cropping_causes_one_warning_per_file(release, tmp_path, caplog):
     model = wide(release, allow_portrait=False)
-    fits, tall = frame(tmp_path / "fits.png", 64, 128), frame(tmp_path / "tall.png", 64, 32)
-    alike = clip(tmp_path / "alike.mp4", 160, 316)  # 1.25 % of the height is cropped
-    read_question(model, Question(fits, alike, text="hello"))
+    fitting, tall = image(tmp_path / "fitting.png", 64, 128), image(tmp_path / "tall.png", 64, 32)
+    similar = clip(tmp_path / "similar.mp4", 160, 316)  # 1.25 % of the height is cropped
+    read_question(model, Question(fitting, similar, text="hello"))
     assert not caplog.records
     read_question(model, Question(tall, clip(tmp_path / "square.mp4", 32, 32), text="hello"))
-    told = [record.getMessage() for record in caplog.records]
-    assert [one.partition("=")[0] for one in told] == ["reference", "initiator"]
-    assert "tall.png is 64x32 (height x width) and the answer 16x32: 75 % of its height is cropped" in told[0]
-    assert "50 % of its height" in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.partition("=")[0] for message in messages] == ["reference", "initiator"]
+    assert "tall.png is 64x32 (height x width) and the answer is 16x32: 75 % of its height is cropped" in messages[0]
+    assert "50 % of its height" in messages[1]
 
 
 def test_the_initiator_follows_the_reference(release, tmp_path, caplog):
-    """Training keeps a dialogue whose clips all lie one way; an initiator that lies the other way is cropped to it."""
+    """In training all clips of a dialogue have one orientation, so an initiator of the other one is cropped."""
     model = wide(release, allow_portrait=True)
-    question = Question(frame(tmp_path / "b.png", 64, 32), clip(tmp_path / "a.mp4", 32, 64), text="hello")
+    question = Question(image(tmp_path / "b.png", 64, 32), clip(tmp_path / "a.mp4", 32, 64), text="hello")
     batch = read_question(model, question)
     assert batch.turn_latents.shape[-2:] == batch.latents.shape[-2:] == (4, 2)
     assert [record.args[0] for record in caplog.records] == ["initiator"]
 
 
-def test_releases_that_do_not_say_were_trained_one_way(release):
+def test_releases_without_the_key_know_one_orientation(release):
     assert not replace(
         release, config={k: v for k, v in release.config.items() if k != "allow_portrait"}
     ).allow_portrait

@@ -1,4 +1,4 @@
-"""What is wrong with a request is said in a sentence, before any work and before anything is lost."""
+"""Wrong requests are refused in one sentence, before any other work and before a file is overwritten."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def words(tmp_path: Path, release_folder: Path) -> list[str]:
-    """A request that is answered."""
+    """Overrides of a valid request."""
     write_clip(tmp_path / "a.mp4", torch.zeros(30, 3, 16, 16, dtype=torch.uint8), torch.zeros(30 * 640), 25, 16000)
     Image.new("RGB", (16, 16), (200, 30, 30)).save(tmp_path / "b.png")
-    given = {"initiator": tmp_path / "a.mp4", "reference": tmp_path / "b.png", "output": tmp_path / "out.mp4"}
-    fixed = [f"checkpoint={release_folder}", "text=hi", "device=cpu"]
-    return [f"{key}={value}" for key, value in given.items()] + fixed
+    paths = {"initiator": tmp_path / "a.mp4", "reference": tmp_path / "b.png", "output": tmp_path / "out.mp4"}
+    others = [f"checkpoint={release_folder}", "text=hi", "device=cpu"]
+    return [f"{key}={value}" for key, value in paths.items()] + others
 
 
 def composed(words: list[str], *more: str) -> DictConfig:
@@ -47,19 +47,19 @@ def respond(words: list[str], *more: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("seconds=nan", "seconds=nan"),
         ("seconds=inf", "at most 3600"),
         ("seconds=1e9", "at most 3600"),
-        ("seconds=0", "more than 0 s"),
-        ("seconds=-1", "more than 0 s"),
+        ("seconds=0", "more than 0"),
+        ("seconds=-1", "more than 0"),
         ("seconds=soon", "seconds=soon"),
         ("seconds=true", "seconds=True"),
         (f"seconds={10**400}", "at most 3600"),
-        ("settings=3", "settings=3: it holds several values"),
-        ("settings.sampling=null", "settings.sampling=None: it holds several values"),
-        ("settings.sampling.codes=1.5", "settings.sampling.codes=1.5: it holds several values"),
+        ("settings=3", "settings=3 must be a group of values"),
+        ("settings.sampling=null", "settings.sampling=None must be a group of values"),
+        ("settings.sampling.codes=1.5", "settings.sampling.codes=1.5 must be a group of values"),
         (f"settings.sampling.sets={10**400}", "sets"),
         ("settings.sampling.sets=1001", "sets"),
         ("settings.sampling.flow_steps=1002", "flow_steps"),
@@ -91,34 +91,34 @@ def respond(words: list[str], *more: str) -> None:
         ("device=gpu", "device=gpu is not known"),
         ("device=meta", "device=meta cannot be used"),
         ("precision=8", "precision=8"),
-        ("text=" + "x" * (MAX_TEXT + 1), f"{MAX_TEXT + 1} tokens long and a model reads at most {MAX_TEXT}"),
+        ("text=" + "x" * (MAX_TEXT + 1), f"{MAX_TEXT + 1} tokens and a model reads at most {MAX_TEXT}"),
         ("text=", "this model needs a text to speak"),
-        ("text=\udcff", "no characters"),
+        ("text=\udcff", "is not valid UTF-8"),
     ],
 )  # fmt: skip
-def test_numbers_devices_and_texts_that_make_no_sense(words: list[str], word: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=told) as caught:
+def test_impossible_values_are_refused(words: list[str], word: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=message) as caught:
         respond(words, word)
-    message = user_message(caught.value)
-    assert message is not None, caught.value
-    assert "\n" not in message
+    sentence = user_message(caught.value)
+    assert sentence is not None, caught.value
+    assert "\n" not in sentence
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.png"], "nothing is left behind"
 
 
-def test_texts_that_look_like_something_else_are_said(words: list[str], tmp_path: Path) -> None:
+def test_texts_that_look_like_config_values_are_read_as_text(words: list[str], tmp_path: Path) -> None:
     assert infer_script.question_of(composed(words, "scores={dover: 1.5}")).scores == {"dover": 1.5}
     for text in ("3", "true", "null", "???", "it's ${x}, \\ok", "x" * MAX_TEXT):
         respond(words, f"text={text}", "seconds=0.1", "settings.sampling.sets=1", "settings.sampling.flow_steps=2")
         assert (tmp_path / "out.mp4").stat().st_size > 0
 
 
-def test_an_answer_never_takes_the_place_of_what_it_is_made_from(words: list[str], tmp_path: Path) -> None:
+def test_an_answer_never_overwrites_its_inputs(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
     os.link(tmp_path / "a.mp4", tmp_path / "hard.mp4")
     (tmp_path / "sub").mkdir()
     before = (tmp_path / "a.mp4").read_bytes()
     for name in ("a.mp4", "link.mp4", "hard.mp4", "sub/../a.mp4"):
-        with pytest.raises(QuestionError, match="itself, which would be lost"):
+        with pytest.raises(QuestionError, match="itself, which would be overwritten"):
             respond(words, f"output={tmp_path / name}")
     with pytest.raises(QuestionError, match="itself"):
         respond(words, f"voice={tmp_path / 'v.mp4'}", f"output={tmp_path / 'v.mp4'}")
@@ -126,46 +126,46 @@ def test_an_answer_never_takes_the_place_of_what_it_is_made_from(words: list[str
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("", "is a folder; give the file to write"),
-        ("x.mkv", "let the name end in .mp4"),
-        ("x", "let the name end in .mp4"),
+        ("x.mkv", "must end in .mp4"),
+        ("x", "must end in .mp4"),
         ("a.mp4/x.mp4", "a.mp4 is a file"),
-        ("pipe.mp4", "no ordinary file"),
-        ("x" * 240 + ".mp4", "no file can have that name"),
-        ("x\0.mp4", "no file can have that name"),
+        ("pipe.mp4", "is not a regular file"),
+        ("x" * 240 + ".mp4", "is not a possible file name"),
+        ("x\0.mp4", "is not a possible file name"),
     ],
 )
-def test_places_that_cannot_be_written_are_refused(words: list[str], tmp_path: Path, name: str, told: str) -> None:
+def test_outputs_that_cannot_be_written_are_refused(words: list[str], tmp_path: Path, name: str, message: str) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(QuestionError, match=told):
+    with pytest.raises(QuestionError, match=message):
         respond(words, f"output={tmp_path / name}", "checkpoint=nowhere")
 
 
-def test_paths_that_lead_nowhere_are_refused_as_missing(words: list[str], tmp_path: Path) -> None:
+def test_missing_files_are_refused(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     for key in ("initiator", "reference", "voice"):
         for name in ("loop.mp4", "x\0.mp4", "y" * 300, "gone"):
             with pytest.raises(MediaError, match="does not exist"):
                 respond(words, f"{key}={tmp_path / name}")
     respond(words, f"output={tmp_path / 'loop.mp4'}", "seconds=0.1")
-    assert (tmp_path / "loop.mp4").is_file(), "a link that leads nowhere is replaced"
+    assert (tmp_path / "loop.mp4").is_file(), "a broken link is replaced"
 
 
-def test_names_that_mean_something_to_ffmpeg_are_names(words: list[str], tmp_path: Path) -> None:
+def test_names_with_a_meaning_to_ffmpeg_are_file_names(words: list[str], tmp_path: Path) -> None:
     for name in ("http:.mp4", "pipe:1.mp4", "o%03d.mp4", "-.mp4"):
         respond(words, f"output={tmp_path / name}", "seconds=0.1")
         assert (tmp_path / name).stat().st_size > 0
 
 
-def test_any_new_place_is_made(tmp_path: Path) -> None:
+def test_new_folders_are_accepted(tmp_path: Path) -> None:
     check_output(tmp_path / "new" / "folder" / "X.MP4", [tmp_path / "a.mp4"])
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_no_pair_is_answered_into_a_file_of_the_benchmark(words: list[str], tmp_path: Path, name: str) -> None:
-    """Neither its own (a.mp4) nor another pair's, here under another name (b.mp4 is a hard link to it)."""
+    """Neither into the pair's own file (a.mp4) nor into a hard link to it (b.mp4)."""
     line = (
         f'{{"id": "{name}", "reference": "b.png", "initiator": {{"clip": "a.mp4", "speaker": "a"}}, '
         '"truth": {"clip": "a.mp4", "speaker": "b", "text": "hi", "start": 0.0, "end": 0.3}}'
@@ -174,12 +174,12 @@ def test_no_pair_is_answered_into_a_file_of_the_benchmark(words: list[str], tmp_
     (tmp_path / "b.mp4").hardlink_to(tmp_path / "a.mp4")
     before = (tmp_path / "a.mp4").read_bytes()
     config = composed(words, f"pairs={tmp_path}", f"output={tmp_path}")
-    with pytest.raises(ValueError, match=rf"{name}\.mp4 belongs to the benchmark, and would be lost"):
+    with pytest.raises(ValueError, match=rf"{name}\.mp4 belongs to the benchmark and would be overwritten"):
         infer_script.answer_pairs(config)
     assert (tmp_path / "a.mp4").read_bytes() == before
 
 
-def test_settings_that_fit_no_pair_are_refused_at_once(words: list[str], tmp_path: Path) -> None:
+def test_impossible_settings_are_refused_before_the_first_pair(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(
         '{"id": "c", "reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a"}, '
         '"truth": {"clip": "a.mp4", "speaker": "b", "text": "hi", "start": 0.0, "end": 0.3}}'
@@ -188,7 +188,7 @@ def test_settings_that_fit_no_pair_are_refused_at_once(words: list[str], tmp_pat
         infer_script.answer_pairs(composed(words, f"pairs={tmp_path}", f"output={tmp_path}", "settings.window=0"))
 
 
-def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [usable(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == ["cuda", "cpu", "cuda", "cuda:1"]
@@ -200,8 +200,8 @@ def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         usable("cuda")
 
 
-def test_a_stopped_answer_leaves_no_part_of_a_file(words: list[str], tmp_path: Path) -> None:
-    """A signal in the middle: the process ends with its code, and what it had begun to write is gone."""
+def test_a_stopped_answer_leaves_no_partial_file(words: list[str], tmp_path: Path) -> None:
+    """A process that is stopped by a signal exits with its code and removes the file that it was writing."""
     command = [sys.executable, "infer.py", *words, "seconds=3000", "settings.sampling.flow_steps=2"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""How answers are drawn is said once, by the model: training's samples, a release and infer.py draw alike."""
+"""The model's own sampling settings are used by the samples of training, by a release and by `vidchat infer`."""
 
 from __future__ import annotations
 
@@ -35,31 +35,33 @@ OWN = {
     "noise_level": 0.2, "codes": {"_target_": "vidchat.model.depth.CodeSampling", "temperature": 0.7, "top_k": 5},
 }  # fmt: skip
 SAMPLING = ChunkSampling(3, 4, 0.9, 2.0, 0.2, CodeSampling(0.7, 5))
-BEFORE = ChunkSampling(6, 8, 0.5, 1.0, 0.1, CodeSampling(0.6, 30, 1.0))  # infer.yaml's, when releases had none
+BEFORE = ChunkSampling(
+    6, 8, 0.5, 1.0, 0.1, CodeSampling(0.6, 30, 1.0)
+)  # what infer.yaml had when releases had no sampling settings
 PLAIN = CONDITION | {"initiator": False, "voice": False, "scores": []}
 
 
-def composed(name: str, *words: str) -> Any:
+def composed(name: str, *overrides: str) -> Any:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose(name, list(words))
+        return compose(name, list(overrides))
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[ChunkSampling]:
-    """How each chunk is drawn from now on."""
-    kept: list[ChunkSampling] = []
-    write = Responder.generate_chunk
+def used_sampling(monkeypatch: pytest.MonkeyPatch) -> list[ChunkSampling]:
+    """Collects the sampling settings of every chunk that is generated."""
+    settings: list[ChunkSampling] = []
+    generate_chunk = Responder.generate_chunk
 
-    def watched(self: Responder, state: Any, sampling: ChunkSampling, *rest: Any) -> Any:
-        kept.append(sampling)
-        return write(self, state, sampling, *rest)
+    def recorded(self: Responder, state: Any, sampling: ChunkSampling, *args: Any) -> Any:
+        settings.append(sampling)
+        return generate_chunk(self, state, sampling, *args)
 
-    monkeypatch.setattr(Responder, "generate_chunk", watched)
-    return kept
+    monkeypatch.setattr(Responder, "generate_chunk", recorded)
+    return settings
 
 
-def test_a_model_s_sampling_goes_with_it_from_training_to_infer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[ChunkSampling]
+def test_a_model_s_sampling_is_kept_from_training_to_infer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used_sampling: list[ChunkSampling]
 ) -> None:
     video = StackedVAE(channels=4, patch=4, widths=[8, 8], encoder_blocks=[1, 1], decoder_blocks=[1, 1])
     audio = StftCodec(code_width=8, width=16, encoder_blocks=1, decoder_blocks=1, codebooks=2, vocabulary=16)
@@ -86,37 +88,39 @@ def test_a_model_s_sampling_goes_with_it_from_training_to_infer(
     loader = SimpleNamespace(val_dataloader=lambda: [batch])
     trainer = SimpleNamespace(datamodule=loader, global_step=7, loggers=[], is_global_zero=True)
     instantiate(callback).sample(trainer, module)
-    assert drawn == [SAMPLING] * 3, "as training shows it"
+    assert used_sampling == [SAMPLING] * 3, "in the samples of training"
 
     module.export(tmp_path / "release", config)
     release = load_release(tmp_path / "release")
     assert release.responder.sampling == SAMPLING
-    assert _settings(composed("infer"), release).sampling == SAMPLING, "as infer.py draws by default"
-    words = ["settings.sampling.sets=2", "settings.sampling.codes.top_k=0"]
+    assert _settings(composed("infer"), release).sampling == SAMPLING, "by default in vidchat infer"
+    overrides = ["settings.sampling.sets=2", "settings.sampling.codes.top_k=0"]
     changed = replace(SAMPLING, sets=2, codes=CodeSampling(0.7, 0))
-    assert _settings(composed("infer", *words), release).sampling == changed, "what is given, of the rest its own"
+    assert _settings(composed("infer", *overrides), release).sampling == changed, (
+        "overridden values, and the model's own for the others"
+    )
     settings = GenerationSettings(chunks=2)
-    assert Conversation(release.responder, video, audio, batch, settings).sampling == SAMPLING, "and from Python"
+    assert Conversation(release.responder, video, audio, batch, settings).sampling == SAMPLING, "from Python"
 
 
-def test_a_release_that_says_nothing_is_drawn_from_as_before(release: Any) -> None:
+def test_a_release_without_sampling_uses_the_old_defaults(release: Any) -> None:
     assert release.responder.sampling == BEFORE
     assert ChunkSampling() == BEFORE
 
 
-def test_the_shipped_model_is_drawn_from_as_configs_model_has_it() -> None:
+def test_the_shipped_model_uses_the_sampling_of_configs_model() -> None:
     shipped = build(read_config(ROOT / "checkpoints" / "demo")["model"].get("sampling")) or ChunkSampling()
     assert shipped == instantiate(composed("train", "stage=sft_dyadic").model.sampling)
 
 
-def test_another_sampling_is_no_other_model_to_a_checkpoint() -> None:
-    """It has no part in training, so a run goes on with another, and with checkpoints from before it was there."""
+def test_a_run_resumes_with_another_sampling() -> None:
+    """Sampling has no part in training, so it may change, and old checkpoints without it resume."""
     assert not determining_differences({"model": {}}, {"model": {"sampling": OWN}})
     assert determining_differences({"model": {"patch": 1}}, {"model": {"patch": 2}})
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"sets": 0}, "sampling.sets must be a whole number in [1, 1000], got 0"),
         ({"sets": 2.5}, "sampling.sets must be a whole number"),
@@ -130,12 +134,12 @@ def test_another_sampling_is_no_other_model_to_a_checkpoint() -> None:
         ({"noise_level": 1.0}, "sampling.noise_level must be a number in [0, 1)"),
         ({"codes": {"top_p": 0}}, "sampling.codes.top_p must be a number in (0, 1]"),
         ({"codes": {"top_k": -1}}, "sampling.codes.top_k must be a whole number >= 0"),
-        ({"stes": 3}, "there are sets, flow_steps, temperature"),
+        ({"stes": 3}, "its settings are sets, flow_steps, temperature"),
         ({"codes": {"heat": 3}}, "codes.temperature, codes.top_k"),
     ],
 )
-def test_a_sampling_that_is_not_possible_is_told(changes: dict[str, Any], told: str) -> None:
+def test_impossible_sampling_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         ChunkSampling().changed(changes)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

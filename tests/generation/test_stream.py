@@ -14,7 +14,7 @@ from vidchat.release import Release
 
 @pytest.fixture(params=["fp32", "bf16"])
 def release(release, request) -> Release:
-    """In both precisions."""
+    """A release in both precisions."""
     if request.param == "bf16":
         to_bf16(release.responder)
     return release
@@ -41,12 +41,12 @@ def make_batch(size: int = 2) -> ChunkBatch:
 
 
 def run(release: Release, batch: ChunkBatch, **settings: object) -> list:
-    made = GenerationSettings(**{"chunks": 4, "sampling": SAMPLING, **settings})
-    return list(stream_answer(release.responder, release.video_vae, release.audio_codec, batch, made))
+    generation = GenerationSettings(**{"chunks": 4, "sampling": SAMPLING, **settings})
+    return list(stream_answer(release.responder, release.video_vae, release.audio_codec, batch, generation))
 
 
-def test_streamed_chunks_are_the_whole_decoding(release):
-    """What comes out chunk by chunk is what decoding all latents and all codes at once gives."""
+def test_streamed_chunks_equal_decoding_the_whole_answer(release):
+    """The chunks equal the decoding of all latents and all codes at once."""
     batch = make_batch()
     chunks = run(release, batch)
     latents = torch.stack([batch.latents[:, 0], *(chunk.latents for chunk in chunks)], dim=2)
@@ -62,7 +62,7 @@ def test_streamed_chunks_are_the_whole_decoding(release):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_seed_is_an_answer(release, guidance):
+def test_the_seed_determines_the_answer(release, guidance):
     sampling = ChunkSampling(sets=2, flow_steps=2, noise_level=0.1, guidance=guidance)
     batch = make_batch()
     first, again = (run(release, batch, seed=3, sampling=sampling) for _ in range(2))
@@ -73,8 +73,8 @@ def test_a_seed_is_an_answer(release, guidance):
     assert not torch.equal(first[0].latents, other[0].latents)
 
 
-def test_an_answer_may_be_cut_anywhere(release):
-    """The stream does not know how long it will run: its first chunks are the same whatever comes later."""
+def test_an_answer_may_be_stopped_anywhere(release):
+    """The first chunks do not depend on the number of chunks."""
     batch = make_batch()
     whole = run(release, batch, chunks=4)
     settings = GenerationSettings(chunks=100, sampling=SAMPLING)
@@ -84,8 +84,8 @@ def test_an_answer_may_be_cut_anywhere(release):
         assert torch.equal(a.waveform, b.waveform)
 
 
-def test_the_loop_is_the_model_s_own_reading(release):
-    """Greedy codes of chunk 2 are those that an uncached pass over what was generated finds most likely."""
+def test_generation_with_a_cache_equals_the_model_without_one(release):
+    """Greedy codes are the most likely ones in an uncached pass over the generated chunks."""
     from vidchat.model.depth import CodeSampling
 
     batch = make_batch()
@@ -101,7 +101,7 @@ def test_the_loop_is_the_model_s_own_reading(release):
             assert torch.equal(logits.argmax(-1), batch.codes[:, t])
 
 
-def test_the_caller_s_gradients_are_left_alone(release):
+def test_the_caller_s_gradient_mode_is_unchanged(release):
     settings = GenerationSettings(chunks=2, sampling=SAMPLING)
     for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, make_batch(), settings):
         assert torch.is_grad_enabled()
@@ -110,7 +110,7 @@ def test_the_caller_s_gradients_are_left_alone(release):
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_a_conversation_of_two_turns(release, guidance):
-    """The second answer continues the first, depends on what is heard, and is the same however the clip comes in."""
+    """The second answer depends on what was heard, and not on the pieces in which the clip arrived."""
     batch = make_batch()
     sampling = ChunkSampling(sets=2, flow_steps=2, guidance=guidance)
     settings = GenerationSettings(chunks=3, sampling=sampling)
@@ -124,32 +124,32 @@ def test_a_conversation_of_two_turns(release, guidance):
 
     latents, codes = torch.randn(2, 4, 4, 2, 2), torch.randint(16, (2, 4, 8, 2))
     first, whole = second(latents, codes, [slice(0, 4)])
-    _, parts = second(latents, codes, [slice(0, 1), slice(1, 4)])
+    _, pieces = second(latents, codes, [slice(0, 1), slice(1, 4)])
     _, other = second(-latents, codes, [slice(0, 4)])
     alone = run(release, batch, chunks=3, sampling=sampling)
     assert all(torch.equal(a.latents, b.latents) for a, b in zip(first, alone, strict=True))
-    assert all(torch.equal(a.frames, b.frames) for a, b in zip(whole, parts, strict=True))
+    assert all(torch.equal(a.frames, b.frames) for a, b in zip(whole, pieces, strict=True))
     assert not torch.equal(whole[0].latents, other[0].latents)
-    assert whole[0].frames.shape[2] == 4, "the second answer, too, starts with frame 1"
+    assert whole[0].frames.shape[2] == 4, "the second answer starts with frame 1 too"
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_conversation_is_its_calls_in_order(release, guidance):
-    """Answer, hear, answer, written out: every chunk said is read, once, noised as set, before what follows it."""
+def test_a_conversation_is_a_sequence_of_model_calls(release, guidance):
+    """Answer, hear, answer, written out: every said chunk is appended once, with noise, before what follows it."""
     batch, model = make_batch(), release.responder
     sampling = ChunkSampling(sets=2, flow_steps=2, guidance=guidance, noise_level=0.2)
     settings = GenerationSettings(chunks=3, window=2, seed=5, sampling=sampling)
     latents, codes = torch.randn(2, 2, 4, 2, 2), torch.randint(16, (2, 2, 8, 2))
     conversation = Conversation(model, release.video_vae, release.audio_codec, batch, settings)
-    made = list(conversation.answer())
+    answers = list(conversation.answer())
     conversation.hear(latents, codes)
-    made += conversation.answer(2)
+    answers += conversation.answer(2)
     expected, generator = [], torch.Generator().manual_seed(5)
     with torch.no_grad():
         state = model.prefill(batch, 2, guidance)
         for turn, chunks in enumerate((3, 2)):
-            for chunk in range(chunks):
-                if chunk:
+            for t in range(chunks):
+                if t:
                     state = model.append_chunk(state, *expected[-1], 0.2, generator)
                 expected.append(model.generate_chunk(state, sampling, generator))
             if turn == 0:
@@ -157,32 +157,32 @@ def test_a_conversation_is_its_calls_in_order(release, guidance):
                 for t in range(2):
                     state = model.append_heard_chunk(state, latents[:, t], codes[:, t])
                 state = model.restart(state, batch.latents[:, 0])
-        # Another answer without anything heard reads the last chunk all the same.
+        # Another answer without a heard clip appends the last chunk too.
         again = next(iter(conversation.answer(1)))
         state = model.append_chunk(state, *expected[-1], 0.2, generator)
         expected.append(model.generate_chunk(model.restart(state, batch.latents[:, 0]), sampling, generator))
-    for ours, (frame, audio) in zip([*made, again], expected, strict=True):
-        assert torch.equal(ours.latents, frame)
-        assert torch.equal(ours.codes, audio)
+    for chunk, (expected_latents, expected_codes) in zip([*answers, again], expected, strict=True):
+        assert torch.equal(chunk.latents, expected_latents)
+        assert torch.equal(chunk.codes, expected_codes)
 
 
-class _Streams:
-    """A tokenizer whose streams write down what is pushed to them."""
+class _RecordingTokenizer:
+    """A tokenizer whose streams record what is pushed to them."""
 
     def __init__(self, tokenizer) -> None:
         self.tokenizer, self.pushed = tokenizer, []
 
     def stream(self):
-        stream, own = self.tokenizer.stream(), []
-        self.pushed.append(own)
+        stream, pushed = self.tokenizer.stream(), []
+        self.pushed.append(pushed)
         push = stream.push
-        stream.push = lambda tokens: own.append(tokens) or push(tokens)
+        stream.push = lambda tokens: pushed.append(tokens) or push(tokens)
         return stream
 
 
-def test_every_answer_starts_its_decoders_anew(release):
-    """A decoder's memory of the first answer is not carried into the second, which starts from the reference."""
-    batch, video, audio = make_batch(), _Streams(release.video_vae), _Streams(release.audio_codec)
+def test_every_answer_starts_new_decoder_streams(release):
+    """The second answer starts from the reference, without the decoder state of the first."""
+    batch, video, audio = make_batch(), _RecordingTokenizer(release.video_vae), _RecordingTokenizer(release.audio_codec)
     settings = GenerationSettings(2, sampling=SAMPLING)
     conversation = Conversation(release.responder, video, audio, batch, settings)
     for turn in range(2):

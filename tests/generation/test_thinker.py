@@ -1,4 +1,4 @@
-"""An answer that a thinker's features condition, from files to a file."""
+"""Answers that are conditioned on a thinker's features, from files to a file."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def thinker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_thinker(tmp_path_factory.mktemp("thinker"))
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["with its clip", "alone"])
-def thinking(request, release_folder, thinker_folder, tmp_path_factory) -> Path:
-    """A release of a responder that a thinker tells what it understood, beside the initiator's own tokens or alone."""
+@pytest.fixture(scope="module", params=[True, False], ids=["with the clip", "alone"])
+def thinker_release(request, release_folder, thinker_folder, tmp_path_factory) -> Path:
+    """A release of a responder that reads a thinker's features, with or without the initiator's own tokens."""
     config = OmegaConf.to_container(OmegaConf.load(release_folder / "config.yaml"))
     video, audio = StackedVAE.load(release_folder / "video_vae"), StftCodec.load(release_folder / "audio_codec")
     config |= {
@@ -57,9 +57,9 @@ def thinking(request, release_folder, thinker_folder, tmp_path_factory) -> Path:
     }
     for name in ("video_vae", "audio_codec"):
         config[name]["directory"] = str(release_folder / name)
-    mind = Thinker(**{key: value for key, value in config["thinker"].items() if key != "_target_"})
+    thinker = Thinker(**{key: value for key, value in config["thinker"].items() if key != "_target_"})
     module = responder_module(
-        OmegaConf.create(MODEL), config["condition"], 25, 0, video, audio, ByteTokenizer(), thinker=mind
+        OmegaConf.create(MODEL), config["condition"], 25, 0, video, audio, ByteTokenizer(), thinker=thinker
     )
     for parameter in module.responder.parameters():
         if not parameter.any():
@@ -78,38 +78,42 @@ def question(tmp_path: Path) -> Question:
     return Question(tmp_path / "b.png", initiator=tmp_path / "a.mp4")
 
 
-def test_what_the_thinker_understood_reaches_the_answer(thinking: Path, question: Question, tmp_path: Path) -> None:
-    release = load_release(thinking)
+def test_the_answer_depends_on_the_thinker_s_features(
+    thinker_release: Path, question: Question, tmp_path: Path
+) -> None:
+    release = load_release(thinker_release)
     batch = read_question(release, question)
     chunks = math.floor((50 / 30 * 25 - 1) / 4)
     assert (batch.turn_latents is not None) == bool(release.config["condition"]["initiator"])
     features = batch.conditions["features"]
     assert features.values.shape[2] == 32
     ids = release.thinker._ids([2, 4, 4], 1.0, 4 * chunks)[0].tolist()
-    assert features.values.shape[1] == len(ids) - ids.index(265), "four audio tokens a chunk, two seconds seen"
+    assert features.values.shape[1] == len(ids) - ids.index(265), "four audio tokens per chunk, two seconds of video"
     assert features.mask.all()
     settings = GenerationSettings(chunks=2, sampling=ChunkSampling(sets=2, flow_steps=2))
-    made = list(answer(release, batch, settings, tmp_path / "out.mp4"))
+    first = list(answer(release, batch, settings, tmp_path / "out.mp4"))
     features.values = features.values.flip(1)
     other = list(answer(release, batch, settings, tmp_path / "out.mp4"))
-    assert not torch.equal(made[0].latents, other[0].latents)
+    assert not torch.equal(first[0].latents, other[0].latents)
 
 
-def test_a_release_names_its_thinker_and_does_not_hold_it(thinking: Path, thinker_folder: Path, tmp_path: Path) -> None:
-    assert not any("thinker" in path.name for path in thinking.iterdir())
-    release = load_release(thinking)
-    assert "model" not in vars(release.thinker), "nothing is read before it is needed"
+def test_a_release_names_its_thinker_and_does_not_contain_it(
+    thinker_release: Path, thinker_folder: Path, tmp_path: Path
+) -> None:
+    assert not any("thinker" in path.name for path in thinker_release.iterdir())
+    release = load_release(thinker_release)
+    assert "model" not in vars(release.thinker), "weights are read when they are first needed"
     moved = shutil.copytree(thinker_folder, tmp_path / "moved")
-    assert load_release(thinking, thinker=str(moved)).thinker.name == str(moved)
+    assert load_release(thinker_release, thinker=str(moved)).thinker.name == str(moved)
     other = save_tiny_thinker(tmp_path / "other", seed=1)
     with pytest.raises(ReleaseError, match="the thinker found is"):
-        load_release(thinking, thinker=str(other))
+        load_release(thinker_release, thinker=str(other))
     with pytest.raises(ReleaseError, match="has no configuration"):
-        load_release(thinking, thinker=str(tmp_path / "nowhere"))
+        load_release(thinker_release, thinker=str(tmp_path / "nowhere"))
 
 
-def test_a_question_without_a_clip_or_a_thinker_is_refused(thinking: Path, question: Question) -> None:
-    release = load_release(thinking)
+def test_a_question_without_a_clip_or_a_thinker_is_refused(thinker_release: Path, question: Question) -> None:
+    release = load_release(thinker_release)
     with pytest.raises(QuestionError, match="initiator=CLIP"):
         check_question(release, Question(question.reference))
     release.thinker = None
@@ -118,15 +122,15 @@ def test_a_question_without_a_clip_or_a_thinker_is_refused(thinking: Path, quest
 
 
 def test_the_widths_must_agree(thinker_folder: Path, release) -> None:
-    mind = Thinker(str(thinker_folder))
-    tools = (release.video_vae, release.audio_codec, ByteTokenizer())
+    thinker = Thinker(str(thinker_folder))
+    tokenizers = (release.video_vae, release.audio_codec, ByteTokenizer())
     with pytest.raises(TokenizerError, match=r"set condition\.features=32"):
-        responder_module(OmegaConf.create(MODEL), PLAIN, 25, 0, *tools, thinker=mind)
+        responder_module(OmegaConf.create(MODEL), PLAIN, 25, 0, *tokenizers, thinker=thinker)
 
 
-def test_the_command_s_work_answers_with_a_thinker(thinking: Path, question: Question, tmp_path: Path) -> None:
+def test_infer_answers_with_a_thinker(thinker_release: Path, question: Question, tmp_path: Path) -> None:
     words = [
-        f"initiator={question.initiator}", f"reference={question.reference}", f"checkpoint={thinking}",
+        f"initiator={question.initiator}", f"reference={question.reference}", f"checkpoint={thinker_release}",
         f"output={tmp_path / 'out.mp4'}", "seconds=0.5", "device=cpu",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):

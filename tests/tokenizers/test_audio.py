@@ -1,4 +1,4 @@
-"""The codec that ships, and what every codec's clock must allow."""
+"""The shipped audio codec."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def distances(codec: StftCodec, waveform: torch.Tensor) -> tuple[float, float]:
     return float(sum(distance(round_trip, waveform))), float(sum(distance(reference, waveform)))
 
 
-def test_a_chunk_of_the_demo_is_eight_frames(codec: StftCodec) -> None:
+def test_a_chunk_of_the_demo_is_eight_codec_frames(codec: StftCodec) -> None:
     clock = ChunkClock(fps=25, temporal_stride=4, sample_rate=codec.sample_rate, hop=codec.hop)
     assert clock.codec_frames_per_chunk == 8
     with pytest.raises(ClockError):
         ChunkClock(fps=30, temporal_stride=4, sample_rate=codec.sample_rate, hop=codec.hop)
 
 
-# A timbre that the codec was not trained on, and one that it was, with a sentence of its own.
+# A timbre that the codec was not trained on and one that it was, both with an unseen sentence.
 @pytest.mark.parametrize("variant", ["m4", "f2"])
 def test_speech_survives_the_round_trip(codec: StftCodec, variant: str) -> None:
     pytest.importorskip("espeakng_loader", reason="espeak-ng is not installed (extra: demo)")
@@ -61,8 +61,8 @@ def test_silence_stays_quiet(codec: StftCodec) -> None:
     assert codec.decode(codec.encode(silence)).abs().max() < 0.01
 
 
-def test_filmed_speech_is_far_from_lost(codec: StftCodec, real_clips: Path) -> None:
-    """The codec has heard rendered voices only, so people come out worse; their spectra must still be recognisable."""
+def test_recorded_speech_is_recognisable(codec: StftCodec, real_clips: Path) -> None:
+    """The codec is trained on synthesised voices only, so recorded speech is worse, but far better than silence."""
     clip = Clip(real_clips / "grid_woman_green.mp4", speaker="grid")
     media = read_clip(clip, fps=25, size=(32, 32), sample_rate=codec.sample_rate)
     waveform = whole_hops(media.waveform, codec.hop)

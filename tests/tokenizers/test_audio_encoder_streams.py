@@ -1,4 +1,4 @@
-"""A waveform that arrives in any cuts becomes the codes of the whole, as late as the codec looks ahead."""
+"""A waveform that is pushed in pieces of any size gives the codes of the whole, delayed by the look-ahead only."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def stft() -> AudioCodec:
 
 
 def fit(levels: Any, vectors: Tensor) -> None:
-    """Sets the codebooks to some of the vectors (B, D, n) and of what they leave over, so that codes vary."""
+    """Sets the codebooks to random vectors of (B, D, n) and of their residuals, so that codes vary."""
     for level in levels:
         flat, book = vectors.transpose(1, 2).flatten(0, 1), level.codebook
         entries = book.embed if hasattr(book, "inited") else book.embed_sum
         entries.copy_(flat[torch.randperm(len(flat))[: len(entries)]])
         if hasattr(book, "_embed"):
-            book._embed = None  # Mimi's cache
+            book._embed = None  # the cache of Mimi
         vectors = vectors - level.decode(level.encode(vectors))
 
 
@@ -58,15 +58,15 @@ def codec(request: pytest.FixtureRequest) -> AudioCodec:
 
 
 def speech(codec: AudioCodec, count: int, batch: int = 2) -> Tensor:
-    """A waveform of `count` codec frames that is loud here and quiet there, so that codes vary."""
+    """A waveform of `count` codec frames whose loudness changes, so that codes vary."""
     loudness = torch.rand(batch, count, 1).repeat_interleave(codec.hop, 1).flatten(1)
     return torch.randn(batch, count * codec.hop) * loudness
 
 
-def cuts(codec: AudioCodec, samples: int) -> dict[str, list[int]]:
-    """Sizes of the pushes of `samples` samples: chunks of 12 codec frames, odd pieces, single codec frames, one."""
+def push_sizes(codec: AudioCodec, samples: int) -> dict[str, list[int]]:
+    """Sizes of the pushes of `samples` samples: chunks, odd sizes, single codec frames, all at once."""
     odd = [codec.hop // 2 + 1, 1, 3 * codec.hop + 5]
-    sizes = {"chunks": [12 * codec.hop], "odd pieces": odd, "codec frames": [codec.hop], "all at once": [samples]}
+    sizes = {"chunks": [12 * codec.hop], "odd sizes": odd, "codec frames": [codec.hop], "all at once": [samples]}
     pushes: dict[str, list[int]] = {}
     for name, repeated in sizes.items():
         pushes[name] = []
@@ -76,90 +76,90 @@ def cuts(codec: AudioCodec, samples: int) -> dict[str, list[int]]:
     return pushes
 
 
-def encoded_in(codec: AudioCodec, waveform: Tensor, sizes: list[int]) -> Tensor:
+def encode_in_pieces(codec: AudioCodec, waveform: Tensor, sizes: list[int]) -> Tensor:
     stream, other, codes = codec.encoder_stream(), codec.encoder_stream(), []
     for part in waveform.split(sizes, dim=1):
         codes.append(stream.push(part))
-        other.push(torch.randn_like(part))  # a second stream in between changes nothing
+        other.push(torch.randn_like(part))  # a second stream must not interfere
     return torch.cat([*codes, stream.finish()], 1)
 
 
-def test_pushes_give_the_codes_of_the_whole(codec: AudioCodec) -> None:
+def test_pushes_give_the_codes_of_the_whole_waveform(codec: AudioCodec) -> None:
     waveform = speech(codec, 48)  # longer than Mimi's attention window of 10 at twice the rate
     whole = codec.encode(waveform)
     assert (codebook_use(whole) > 10).all()
-    for name, sizes in cuts(codec, waveform.shape[1]).items():
-        assert torch.equal(encoded_in(codec, waveform, sizes), whole), name
+    for name, sizes in push_sizes(codec, waveform.shape[1]).items():
+        assert torch.equal(encode_in_pieces(codec, waveform, sizes), whole), name
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 7])
-def test_short_waveforms_have_the_codes_of_the_whole(codec: AudioCodec, count: int) -> None:
-    """Shorter than what EnCodec mirrors, and than what the demo's codec looks ahead."""
+def test_short_waveforms_give_the_codes_of_the_whole_waveform(codec: AudioCodec, count: int) -> None:
+    """Shorter than the reflection padding of EnCodec and than the look-ahead of the demo codec."""
     waveform = speech(codec, count)
-    assert torch.equal(encoded_in(codec, waveform, [1] * waveform.shape[1]), codec.encode(waveform))
+    assert torch.equal(encode_in_pieces(codec, waveform, [1] * waveform.shape[1]), codec.encode(waveform))
 
 
-def test_codes_come_as_soon_as_they_are_known(codec: AudioCodec) -> None:
-    """After each sample there are the codes of all codec frames whose samples, and those ahead, have come."""
-    waveform, stream, known = speech(codec, 12), codec.encoder_stream(), 0
+def test_codes_are_returned_as_soon_as_they_are_known(codec: AudioCodec) -> None:
+    """After each sample: the codes of all codec frames whose samples and look-ahead have arrived."""
+    waveform, stream, returned = speech(codec, 12), codec.encoder_stream(), 0
     for samples, sample in enumerate(waveform.split(1, dim=1), 1):
-        known += stream.push(sample).shape[1]
-        due = max(samples - codec.look_ahead, 0) // codec.hop
-        assert known == (due if due >= codec.first_codec_frames else 0)
+        returned += stream.push(sample).shape[1]
+        complete = max(samples - codec.look_ahead, 0) // codec.hop
+        assert returned == (complete if complete >= codec.first_codec_frames else 0)
 
 
-def test_codes_depend_on_no_sample_beyond_what_the_codec_says(codec: AudioCodec) -> None:
-    """Another continuation after n codec frames and the samples ahead leaves the codes of n frames as they are."""
+def test_codes_depend_on_no_sample_beyond_the_look_ahead(codec: AudioCodec) -> None:
+    """Another continuation after n codec frames and the look-ahead does not change the codes of the n frames."""
     waveform, other = speech(codec, 24), 9 * speech(codec, 24)
     codes = codec.encode(waveform)
 
-    def kept(samples: int) -> int:
-        """Number of codec frames whose codes stay when the waveform continues otherwise after so many samples."""
+    def unchanged(samples: int) -> int:
+        """Number of leading codec frames whose codes do not change if the waveform differs after `samples` samples."""
         mixed = codec.encode(torch.cat([waveform[:, :samples], other[:, samples:]], 1))
         same = (mixed == codes).all(-1).all(0).long()
         return int(same.cumprod(0).sum())
 
     for count in range(codec.first_codec_frames, 20):
-        assert kept(count * codec.hop + codec.look_ahead) >= count
-    # The codec says no more than is true: a codec frame less, and the first code changes, or the last.
-    assert kept((codec.first_codec_frames - 1) * codec.hop + codec.look_ahead) == 0
-    assert kept(11 * codec.hop + codec.look_ahead) == 11
+        assert unchanged(count * codec.hop + codec.look_ahead) >= count
+    # The attributes are not too large: with one codec frame less, the first or the last code changes.
+    assert unchanged((codec.first_codec_frames - 1) * codec.hop + codec.look_ahead) == 0
+    assert unchanged(11 * codec.hop + codec.look_ahead) == 11
 
 
-def test_encodec_waits_for_the_frames_that_it_mirrors_and_the_demo_for_its_window() -> None:
+def test_look_ahead_and_first_codec_frames_of_each_codec() -> None:
     assert (small_encodec().look_ahead, small_encodec().first_codec_frames) == (0, 7)
     assert (small_mimi().look_ahead, small_mimi().first_codec_frames) == (0, 1)
     assert (small().look_ahead, small().first_codec_frames) == (48, 1)
 
 
-def test_silence_ahead_takes_the_delay_out_of_the_clock() -> None:
-    """Behind `look_ahead` samples of silence every push of n codec frames gives n codes at once."""
+def test_leading_silence_removes_the_delay() -> None:
+    """After `look_ahead` samples of silence, every push of n codec frames returns n codes at once."""
     codec = small().eval()
     waveform, stream = speech(codec, 24), codec.encoder_stream()
     assert stream.push(torch.zeros(2, codec.look_ahead)).shape[1] == 0
     parts = [stream.push(part) for part in waveform.split(8 * codec.hop, dim=1)]
     assert [part.shape[1] for part in parts] == [8, 8, 8]
-    later = torch.cat([torch.zeros(2, codec.look_ahead), waveform], 1)
-    assert torch.equal(torch.cat(parts, 1), codec.encode(later)[:, :24])
+    delayed = torch.cat([torch.zeros(2, codec.look_ahead), waveform], 1)
+    assert torch.equal(torch.cat(parts, 1), codec.encode(delayed)[:, :24])
 
 
-def test_a_stream_does_not_keep_the_waveform(codec: AudioCodec) -> None:
-    stream, kept = codec.encoder_stream(), []
+def test_the_memory_of_a_stream_does_not_grow(codec: AudioCodec) -> None:
+    stream, sizes = codec.encoder_stream(), []
     for part in speech(codec, 96).split(12 * codec.hop, dim=1):
         stream.push(part)
-        kept.append(held(stream))
-    assert kept[3] == kept[-1] > 0
+        sizes.append(state_bytes(stream))
+    assert sizes[3] == sizes[-1] > 0
 
 
 @pytest.mark.parametrize("make", [encodec, mimi])
-def test_half_precision_is_encoded_too(make: Callable[[], AudioCodec]) -> None:
+def test_a_stream_encodes_in_half_precision(make: Callable[[], AudioCodec]) -> None:
     torch.manual_seed(0)
     codec = make().to(torch.bfloat16)
     waveform = speech(codec, 12)
-    assert torch.equal(encoded_in(codec, waveform, [waveform.shape[1]]), codec.encode(waveform))
+    assert torch.equal(encode_in_pieces(codec, waveform, [waveform.shape[1]]), codec.encode(waveform))
 
 
-def test_misuse_is_refused_in_a_sentence(codec: AudioCodec) -> None:
+def test_misuse_is_refused_in_one_sentence(codec: AudioCodec) -> None:
     stream = codec.encoder_stream()
     with pytest.raises(TokenizerError, match="push a waveform first"):
         stream.finish()
@@ -174,15 +174,16 @@ def test_misuse_is_refused_in_a_sentence(codec: AudioCodec) -> None:
 
 
 def codebook_use(codes: Tensor) -> Tensor:
-    """(K,), the number of different codes."""
+    """Number of different codes of each codebook, (K,)."""
     return torch.tensor([codes[..., book].unique().numel() for book in range(codes.shape[2])])
 
 
-def held(stream: Any) -> int:
-    """Bytes that a stream keeps beside the weights, those behind views included."""
-    values = [stream._waiting, *(getattr(stream, "_past", None) or [])]
-    if hasattr(stream, "_memory"):
-        values += [t for kept in stream._memory._kept.values() for t in (kept if isinstance(kept, tuple) else (kept,))]
-        if stream._memory.attention is not None:
-            values += [tensor for layer in stream._memory.attention.layers for tensor in (layer.keys, layer.values)]
+def state_bytes(stream: Any) -> int:
+    """Bytes of a stream's state, including the storage behind views."""
+    values = [stream._buffer, *(getattr(stream, "_past", None) or [])]
+    if hasattr(stream, "_state"):
+        state = stream._state
+        values += [t for value in state._states.values() for t in (value if isinstance(value, tuple) else (value,))]
+        if state.attention is not None:
+            values += [tensor for layer in state.attention.layers for tensor in (layer.keys, layer.values)]
     return sum(tensor.untyped_storage().nbytes() for tensor in values)

@@ -19,7 +19,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 from vidchat.tokenizers.causal import CausalVAE
-from vidchat.tokenizers.causal_streams import WanCache
+from vidchat.tokenizers.causal_streams import WanDecoder
 from vidchat.tokenizers.weights import TokenizerError
 
 
@@ -128,7 +128,7 @@ def test_shapes_follow_the_strides(vae: CausalVAE) -> None:
 
 
 @torch.inference_mode()
-def test_latents_do_not_depend_on_later_pictures(vae: CausalVAE) -> None:
+def test_latents_do_not_depend_on_later_frames(vae: CausalVAE) -> None:
     frames = clip(vae)
     latents = vae.encode(frames)
     changed = frames.clone()
@@ -139,84 +139,84 @@ def test_latents_do_not_depend_on_later_pictures(vae: CausalVAE) -> None:
 
 
 @torch.inference_mode()
-def test_pictures_do_not_depend_on_later_latents(vae: CausalVAE) -> None:
+def test_frames_do_not_depend_on_later_latents(vae: CausalVAE) -> None:
     latents = vae.encode(clip(vae))
     changed = latents.clone()
     changed[:, :, 3] += 2.0
     decoded = (vae.decode_raw(changed) - vae.decode_raw(latents)).abs().amax((0, 1, 3, 4))
-    known = 1 + 2 * vae.temporal_stride
-    assert decoded[:known].max() < 1e-5
-    assert decoded[known:].max() > 1e-4
+    unchanged = 1 + 2 * vae.temporal_stride
+    assert decoded[:unchanged].max() < 1e-5
+    assert decoded[unchanged:].max() > 1e-4
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [3, 1, 1], [1, 2, 2], [5]])
 @torch.inference_mode()
-def test_streaming_equals_decoding_the_whole(vae: CausalVAE, sizes: list[int]) -> None:
+def test_streaming_equals_decoding_the_whole_clip(vae: CausalVAE, sizes: list[int]) -> None:
     latents = torch.randn(2, vae.channels, 5, *vae.grid((16, 16)))
     stream, other = vae.stream(), vae.stream()
     parts = []
     for part in latents.split(sizes, dim=2):
         parts.append(stream.push(part))
-        other.push(torch.randn_like(part))  # a second stream in between changes nothing
+        other.push(torch.randn_like(part))  # a second stream must not interfere
     stride = vae.temporal_stride
     assert [part.shape[2] for part in parts] == [1 + stride * (sizes[0] - 1), *(stride * n for n in sizes[1:])]
     torch.testing.assert_close(torch.cat(parts, dim=2), vae.decode(latents), atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
-def test_a_stream_does_not_keep_the_answer(vae: CausalVAE) -> None:
-    """What is kept after 4 chunks is what is kept after 8, but for attention over time, which is exact only so."""
+def test_the_memory_of_a_stream_does_not_grow(vae: CausalVAE) -> None:
+    """After 8 chunks it is that after 4 chunks, except for the keys and values of attention over time."""
     latents = torch.randn(1, vae.channels, 8, *vae.grid((16, 16)))
-    stream, kept = vae.stream(), []
+    stream, sizes = vae.stream(), []
     for count, latent in enumerate(latents.split(1, dim=2), 1):
         stream.push(latent)
         if count in (4, 8):
-            kept.append(remembered(stream))
-    looks_back = {"AutoencoderKLCosmos": 1, "AutoencoderKLHunyuanVideo15": 1}.get(type(vae.vae).__name__, 0)
-    attended = 2 * 4 * looks_back * stream_width(vae) * math.prod(vae.grid((16, 16)))
-    assert kept[0] > 0
-    assert kept[1] - kept[0] == attended
+            sizes.append(state_size(stream))
+    attention_layers = {"AutoencoderKLCosmos": 1, "AutoencoderKLHunyuanVideo15": 1}.get(type(vae.vae).__name__, 0)
+    attended = 2 * 4 * attention_layers * stream_width(vae) * math.prod(vae.grid((16, 16)))
+    assert sizes[0] > 0
+    assert sizes[1] - sizes[0] == attended
 
 
 @pytest.mark.parametrize("name", ["cosmos", "hunyuan15"])
 @torch.inference_mode()
-def test_attention_over_time_may_look_back_less_far(name: str) -> None:
-    """With a limit nothing grows; up to the limit, and however it is cut, the frames are the same."""
+def test_look_back_bounds_the_memory_of_attention_over_time(name: str) -> None:
+    """Memory does not grow; up to the limit, and for any push sizes, the frames are those of the whole clip."""
     vae = CausalVAE(STREAMING[name](), look_back=2).eval()
     latents = torch.randn(1, 4, 7, *vae.grid((16, 16)))
-    cut = []
+    streamed = []
     for sizes in ([1] * 7, [3, 1, 3]):
-        stream, kept, parts = vae.stream(), [], []
+        stream, state_sizes, parts = vae.stream(), [], []
         for part in latents.split(sizes, dim=2):
             parts.append(stream.push(part))
-            kept.append(remembered(stream))
-        cut.append(torch.cat(parts, dim=2))
-    torch.testing.assert_close(cut[0], cut[1], atol=1e-5, rtol=0)
-    assert kept[0] == kept[-1], "three latents fill it"
-    whole, same = vae.decode(latents), 1 + 2 * vae.temporal_stride
-    torch.testing.assert_close(cut[0][:, :, :same], whole[:, :, :same], atol=1e-5, rtol=0)
-    assert (cut[0] - whole)[:, :, same + vae.temporal_stride :].abs().max() > 1e-6
+            state_sizes.append(state_size(stream))
+        streamed.append(torch.cat(parts, dim=2))
+    torch.testing.assert_close(streamed[0], streamed[1], atol=1e-5, rtol=0)
+    assert state_sizes[0] == state_sizes[-1], "three latents exceed the limit"
+    whole, equal = vae.decode(latents), 1 + 2 * vae.temporal_stride
+    torch.testing.assert_close(streamed[0][:, :, :equal], whole[:, :, :equal], atol=1e-5, rtol=0)
+    assert (streamed[0] - whole)[:, :, equal + vae.temporal_stride :].abs().max() > 1e-6
 
 
-def test_a_finished_stream_is_gone_at_once(vae: CausalVAE) -> None:
-    """Its memory is not left to the search for cycles, which may come late."""
+def test_a_deleted_stream_is_freed_at_once(vae: CausalVAE) -> None:
+    """Its memory does not wait for garbage collection."""
     stream = vae.stream()
     stream.push(torch.randn(1, vae.channels, 1, *vae.grid((16, 16))))
-    known = weakref.ref(stream.cache)
+    reference = weakref.ref(stream.decoder)
     gc.disable()
     try:
         del stream
-        assert known() is None
+        assert reference() is None
     finally:
         gc.enable()
 
 
-def remembered(stream: Any) -> int:
-    """Values that a stream holds beside the weights: those that are reachable from it and are no parameters."""
-    if isinstance(stream.cache, WanCache):
-        return sum(kept.numel() for kept in stream.cache.features if isinstance(kept, Tensor))
-    seen: dict[int, Tensor] = {}
-    for module in stream.cache.decoder.modules():
+def state_size(stream: Any) -> int:
+    """Number of values in a stream's state: tensors that are reachable from it and are not parameters."""
+    if isinstance(stream.decoder, WanDecoder):
+        return sum(cached.numel() for cached in stream.decoder.features if isinstance(cached, Tensor))
+    tensors: dict[int, Tensor] = {}
+    for module in stream.decoder.decoder.modules():
         cells = [module.forward] if "forward" in vars(module) else []
         while cells:
             for cell in cells.pop().__closure__ or ():
@@ -225,19 +225,19 @@ def remembered(stream: Any) -> int:
                     cells.append(value)
                 for tensor in value if isinstance(value, tuple) else (value,):
                     if isinstance(tensor, Tensor):
-                        seen[id(tensor)] = tensor
-    return sum(tensor.numel() for tensor in seen.values())
+                        tensors[id(tensor)] = tensor
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def stream_width(vae: CausalVAE) -> int:
-    """Channels of the decoder's mid block, where there is attention."""
+    """Channels of the decoder's mid block, which has attention."""
     settings = dict(vae.vae.config)
     return int((settings.get("decode_block_out_channels") or settings.get("block_out_channels") or [0])[-1])
 
 
 @torch.inference_mode()
-def test_half_precision_in_single_precision_out(vae: CausalVAE) -> None:
-    """The network computes in its weights' type; latents, frames and statistics stay the caller's."""
+def test_a_vae_in_half_precision_returns_single_precision(vae: CausalVAE) -> None:
+    """The network computes in the type of its weights; latents, frames and statistics keep the caller's type."""
     frames = clip(vae, 1)
     exact = vae.encode(frames)
     whole, mean = vae.decode(exact), vae.latents_mean.clone()
@@ -249,7 +249,7 @@ def test_half_precision_in_single_precision_out(vae: CausalVAE) -> None:
         assert decoded.dtype == torch.float32
         assert (decoded - whole).abs().mean() < 0.03
     if isinstance(vae.vae, AutoencoderKLCosmos):
-        return  # its encoder pools, which PyTorch does not do in bfloat16 on a CPU
+        return  # its encoder pools, which PyTorch does not support in bfloat16 on a CPU
     latents = vae.encode(frames)
     assert latents.dtype == torch.float32
     assert (latents - exact).abs().mean() < 0.1 * exact.abs().mean() + 0.02
@@ -257,7 +257,7 @@ def test_half_precision_in_single_precision_out(vae: CausalVAE) -> None:
 
 @pytest.mark.parametrize("make", [wan, wan22])
 @torch.inference_mode()
-def test_wan_is_diffusers_wan(make: object) -> None:
+def test_wan_equals_diffusers_wan(make: object) -> None:
     model = make().eval()  # type: ignore[operator]
     vae = CausalVAE(model)
     frames = clip(vae)
@@ -277,19 +277,19 @@ def test_statistics_come_from_the_configuration(make: object) -> None:
     torch.testing.assert_close(vae.encode(frames), (vae.encode_raw(frames) - mean) / std, atol=1e-5, rtol=0)
 
 
-def test_one_scaling_factor_serves_all_channels() -> None:
+def test_one_scaling_factor_applies_to_all_channels() -> None:
     model = hunyuan15()
     torch.testing.assert_close(CausalVAE(model).latents_std, torch.full((4,), 1 / model.config.scaling_factor))
 
 
-def test_ltx_statistics_are_its_buffers() -> None:
+def test_ltx_statistics_come_from_its_buffers() -> None:
     model = ltx()
     model.latents_mean.fill_(0.7)
     assert torch.equal(CausalVAE(model).latents_mean, torch.full((4,), 0.7))
 
 
-def test_wan_training_sees_no_clamp() -> None:
-    """Where the output exceeds 1 the gradient must not vanish."""
+def test_wan_decode_raw_does_not_clamp() -> None:
+    """The gradient does not vanish where the output exceeds 1."""
     vae = CausalVAE(wan())
     with torch.no_grad():
         vae.vae.decoder.conv_out.bias.fill_(5.0)
@@ -301,7 +301,7 @@ def test_wan_training_sees_no_clamp() -> None:
 
 @pytest.mark.parametrize("name", LOOKING_AHEAD)
 @torch.inference_mode()
-def test_decoders_that_look_ahead_say_why_they_cannot_stream(name: str) -> None:
+def test_decoders_that_look_ahead_refuse_to_stream_and_say_why(name: str) -> None:
     vae = CausalVAE(LOOKING_AHEAD[name]()).eval()
     assert not vae.causal
     with pytest.raises(TokenizerError, match="cannot stream: its"):
@@ -310,8 +310,8 @@ def test_decoders_that_look_ahead_say_why_they_cannot_stream(name: str) -> None:
     changed = latents.clone()
     changed[:, :, -1] += 2.0
     early = (vae.decode(changed) - vae.decode(latents))[:, :, : 1 + vae.temporal_stride]
-    if name != "cogvideox":  # its chunks mix within themselves
-        assert early.abs().max() > 1e-5  # the claim is true
+    if name != "cogvideox":  # frames depend on later latents of the same chunk only
+        assert early.abs().max() > 1e-5  # the decoder does look ahead
 
 
 def test_save_and_load(vae: CausalVAE, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_from_pretrained_reads_what_diffusers_wrote(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_frame_counts_and_sizes_are_not_cut_in_silence(vae: CausalVAE) -> None:
+def test_wrong_frame_counts_and_sizes_are_refused(vae: CausalVAE) -> None:
     stride, side = vae.temporal_stride, vae.spatial_stride
     with pytest.raises(TokenizerError, match=f"cut it to {stride + 1} first"):
         vae.encode(torch.zeros(1, 3, 2 * stride, 16, 16))
@@ -341,25 +341,27 @@ def test_frame_counts_and_sizes_are_not_cut_in_silence(vae: CausalVAE) -> None:
 
 
 @torch.inference_mode()
-def test_strides_are_those_of_the_network(vae: CausalVAE) -> None:
-    """Counted where the network is asked: one more chunk of frames is one more latent."""
+def test_strides_equal_those_of_the_network(vae: CausalVAE) -> None:
+    """Measured on the output of the network."""
     encoded = vae.vae.encode(torch.zeros(1, 3, 1 + 2 * vae.temporal_stride, 16, 32)).latent_dist.mode()
     assert encoded.shape == (1, vae.channels, 3, 16 // vae.spatial_stride, 32 // vae.spatial_stride)
 
 
-def test_cosmos_statistics_for_each_frame_become_those_of_all() -> None:
-    """Its published statistics are those of 16 latents of a clip, one after the other; ours must serve longer ones."""
+def test_cosmos_statistics_per_frame_are_pooled() -> None:
+    """Its published statistics are given for each of the 16 latents of a clip; ours must hold for longer clips."""
     drawn = [0.3 * torch.randn(4000) + 1, 2 * torch.randn(4000) - 1]
-    told = {name: [float(f(frame)) for frame in drawn] * 4 for name, f in (("mean", torch.mean), ("std", torch.std))}
-    vae = CausalVAE(cosmos(latents_mean=told["mean"], latents_std=told["std"]))
+    statistics = {
+        name: [float(f(frame)) for frame in drawn] * 4 for name, f in (("mean", torch.mean), ("std", torch.std))
+    }
+    vae = CausalVAE(cosmos(latents_mean=statistics["mean"], latents_std=statistics["std"]))
     together = torch.cat(drawn)
     torch.testing.assert_close(vae.latents_mean, together.mean().expand(4), atol=1e-3, rtol=0)
     torch.testing.assert_close(vae.latents_std, together.std().expand(4), atol=1e-3, rtol=0)
 
 
 @torch.inference_mode()
-def test_ltx_with_a_noise_level_is_told_that_there_is_none() -> None:
-    """From 0.9.1 on the decoder wants the level of noise in the latents."""
+def test_the_noise_level_that_ltx_decodes_with_is_zero() -> None:
+    """From 0.9.1 on, the decoder takes the noise level of the latents."""
     vae = CausalVAE(ltx(timestep_conditioning=True)).eval()
     latents = torch.randn(2, 4, 3, 2, 2)
     raw = vae.denormalise(latents)
@@ -372,9 +374,9 @@ def test_ltx_with_a_noise_level_is_told_that_there_is_none() -> None:
 
 @pytest.mark.parametrize("name", ["ltx", "cosmos"])
 @torch.inference_mode()
-def test_variants_of_the_published_kind_stream_too(name: str) -> None:
+def test_published_variants_stream(name: str) -> None:
     """LTX with residual upsampling, Cosmos with attention in its up blocks and a time stride of 8 from patches of 4."""
-    made = {
+    variants = {
         "ltx": lambda: ltx(
             upsample_residual=(True,) * 3,
             upsample_factor=(2,) * 3,
@@ -386,35 +388,35 @@ def test_variants_of_the_published_kind_stream_too(name: str) -> None:
             attention_resolutions=(4,), patch_size=4, temporal_compression_ratio=8, patch_type="rearrange"
         ),
     }
-    vae = CausalVAE(made[name]()).eval()
+    vae = CausalVAE(variants[name]()).eval()
     latents = torch.randn(1, 4, 4, 2, 2)
     stream = vae.stream()
     streamed = torch.cat([stream.push(part) for part in latents.split([1, 2, 1], dim=2)], dim=2)
     torch.testing.assert_close(streamed, vae.decode(latents), atol=1e-5, rtol=0)
 
 
-def test_a_vae_that_cannot_be_had_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_vae_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"cannot be loaded as AutoencoderKLWan.*that holds one in vae/"):
         CausalVAE.from_pretrained(str(tmp_path), subfolder="vae")
 
 
 def test_the_fingerprint_changes_with_weights_statistics_and_type() -> None:
     vae = CausalVAE(wan())
-    seen = [vae.fingerprint()]
+    fingerprints = [vae.fingerprint()]
     vae.set_statistics(torch.zeros(4), torch.ones(4))
-    seen.append(vae.fingerprint())
+    fingerprints.append(vae.fingerprint())
     with torch.no_grad():
         next(vae.vae.parameters()).view(-1)[0] += 1
-    seen.append(vae.fingerprint())
+    fingerprints.append(vae.fingerprint())
     vae.vae.to(torch.bfloat16)
-    seen.append(vae.fingerprint())
-    assert len(set(seen)) == 4
+    fingerprints.append(vae.fingerprint())
+    assert len(set(fingerprints)) == 4
 
 
 def test_unchecked_models_and_strides_are_refused() -> None:
-    with pytest.raises(TokenizerError, match="Linear was not checked for causality"):
+    with pytest.raises(TokenizerError, match="causality of Linear was not checked"):
         CausalVAE(nn.Linear(1, 1))
-    with pytest.raises(TokenizerError, match="temporal stride must be that, not 2"):
+    with pytest.raises(TokenizerError, match="temporal stride must be 4, not 2"):
         CausalVAE(wan(temperal_downsample=[False, True]))
     with pytest.raises(TokenizerError, match="latent statistics need 6 channels"):
         CausalVAE(wan(z_dim=6))

@@ -1,4 +1,4 @@
-"""Which tokenizers go together: the table of docs/reference/tokenizers.md is what the clock computes."""
+"""Compatible pairs of tokenizers: the table of docs/reference/tokenizers.md equals what the clock computes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row[0]} fps, stride {row[1]}")
-def test_the_table_is_what_the_clock_computes(row: list[str]) -> None:
+def test_the_table_equals_what_the_clock_computes(row: list[str]) -> None:
     fps, stride = int(row[0]), int(row[1])
     assert float(row[2]) == pytest.approx(1000 * stride / fps, abs=1e-3)
     for cell, (rate, hop) in zip(row[3:], CODECS.values(), strict=True):
@@ -35,7 +35,7 @@ def test_the_table_is_what_the_clock_computes(row: list[str]) -> None:
 
 
 @pytest.mark.parametrize("group", ["video_vae", "audio_codec", "thinker"])
-def test_every_choice_names_something_that_exists(group: str) -> None:
+def test_every_config_names_an_importable_tokenizer(group: str) -> None:
     for path in sorted((ROOT / "configs" / group).glob("*.yaml")):
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             config = compose("train", ["stage=pretrain_av", f"{group}={path.stem}"])
@@ -45,7 +45,7 @@ def test_every_choice_names_something_that_exists(group: str) -> None:
 
 @torch.no_grad()
 def test_dac_looks_ahead() -> None:
-    """Why it is not offered: a frame's audio depends on the codes of frames after it."""
+    """DAC is not supported, because the audio of a codec frame depends on later codec frames."""
     config = DacConfig(
         encoder_hidden_size=8, downsampling_ratios=[2, 4], upsampling_ratios=[4, 2], decoder_hidden_size=32,
         n_codebooks=2, codebook_size=16, codebook_dim=4,

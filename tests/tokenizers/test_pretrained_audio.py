@@ -16,7 +16,7 @@ def small_encodec() -> EncodecCodec:
     )
     model = EncodecModel(config)
     for level in model.quantizer.layers:
-        level.codebook.embed.normal_()  # as built they are zeros, and every test would pass
+        level.codebook.embed.normal_()  # a new model has zeros, with which every test would pass
     return EncodecCodec(model, codebooks=4).eval()
 
 
@@ -43,7 +43,7 @@ def codec(request: pytest.FixtureRequest) -> PretrainedCodec:
     return request.param()
 
 
-def some_codes(codec: PretrainedCodec, codec_frames: int) -> torch.Tensor:
+def random_codes(codec: PretrainedCodec, codec_frames: int) -> torch.Tensor:
     return torch.randint(0, codec.vocabulary, (2, codec_frames, codec.codebooks))
 
 
@@ -52,15 +52,15 @@ def test_lengths_are_exact(codec: PretrainedCodec) -> None:
     codes = codec.encode(waveform)
     assert codes.shape == (2, 9, 4)
     assert codes.dtype == torch.int64
-    assert codes.unique().numel() > 5  # not the constant of an empty codebook
+    assert codes.unique().numel() > 5  # an empty codebook would give one code
     assert codec.decode(codes).shape == waveform.shape
 
 
-def test_the_stream_equals_the_whole(codec: PretrainedCodec) -> None:
-    codes = some_codes(codec, 47)
+def test_a_stream_equals_decoding_all_codes(codec: PretrainedCodec) -> None:
+    codes = random_codes(codec, 47)
     whole = codec.decode(codes)
     stream = codec.stream()
-    # Longer in all than Mimi's attention window of 10 at twice the frame rate.
+    # Longer than Mimi's attention window of 10 positions at twice the codec frame rate.
     pieces = [stream.push(part) for part in codes.split([12, 1, 1, 2, 12, 12, 7], dim=1)]
     assert [piece.shape[1] // codec.hop for piece in pieces] == [12, 1, 1, 2, 12, 12, 7]
     assert whole.std() > 1e-3
@@ -68,42 +68,42 @@ def test_the_stream_equals_the_whole(codec: PretrainedCodec) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_stream_equals_the_whole_however_it_is_cut(codec: PretrainedCodec, seed: int) -> None:
+def test_a_stream_equals_decoding_all_codes_for_any_push_sizes(codec: PretrainedCodec, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     sizes = [7 + int(torch.randint(9, (), generator=generator))]  # EnCodec's first push
     while sum(sizes) < 40:
         sizes.append(1 + int(torch.randint(6, (), generator=generator)))
-    codes = some_codes(codec, sum(sizes))
+    codes = random_codes(codec, sum(sizes))
     whole, stream = codec.decode(codes), codec.stream()
     pieces = torch.cat([stream.push(part) for part in codes.split(sizes, dim=1)], 1)
     assert torch.allclose(pieces, whole, atol=1e-5 * float(whole.abs().max()))
 
 
-def test_a_stream_does_not_keep_the_answer(codec: PretrainedCodec) -> None:
-    stream, kept = codec.stream(), []
-    for part in some_codes(codec, 96).split(12, dim=1):
+def test_the_memory_of_a_stream_does_not_grow(codec: PretrainedCodec) -> None:
+    stream, sizes = codec.stream(), []
+    for part in random_codes(codec, 96).split(12, dim=1):
         stream.push(part)
-        memory = stream._memory
-        tensors = [t for value in memory._kept.values() for t in (value if isinstance(value, tuple) else (value,))]
-        if memory.attention is not None:
-            tensors += [layer.keys for layer in memory.attention.layers]
-        kept.append(sum(tensor.numel() for tensor in tensors))
-    assert kept[3] == kept[-1] > 0
+        state = stream._state
+        tensors = [t for value in state._states.values() for t in (value if isinstance(value, tuple) else (value,))]
+        if state.attention is not None:
+            tensors += [layer.keys for layer in state.attention.layers]
+        sizes.append(sum(tensor.numel() for tensor in tensors))
+    assert sizes[3] == sizes[-1] > 0
 
 
-def test_half_precision_in_single_precision_out(codec: PretrainedCodec) -> None:
-    codes = some_codes(codec, 8)
+def test_a_codec_in_half_precision_returns_single_precision(codec: PretrainedCodec) -> None:
+    codes = random_codes(codec, 8)
     exact = codec.decode(codes)
-    codec.to(torch.bfloat16)  # after it was used: nothing of the old type may be left
-    heard = codec.decode(codes)
-    assert heard.dtype == codec.stream().push(codes).dtype == torch.float32
-    assert (heard - exact).abs().mean() < 0.2 * exact.abs().mean()
+    codec.to(torch.bfloat16)  # after its first use: no cached tensor may keep the old type
+    waveform = codec.decode(codes)
+    assert waveform.dtype == codec.stream().push(codes).dtype == torch.float32
+    assert (waveform - exact).abs().mean() < 0.2 * exact.abs().mean()
     assert codec.encode(exact).shape == codes.shape
     assert codec.to(torch.float32).decode(codes).dtype == torch.float32
 
 
-def test_decoding_uses_the_past_and_not_the_future(codec: PretrainedCodec) -> None:
-    codes = some_codes(codec, 20)
+def test_decoding_depends_on_the_past_and_not_on_the_future(codec: PretrainedCodec) -> None:
+    codes = random_codes(codec, 20)
     changed = codes.clone()
     changed[:, 12] = (changed[:, 12] + 1) % codec.vocabulary
     difference = (codec.decode(codes) - codec.decode(changed)).abs().amax(0)
@@ -111,9 +111,9 @@ def test_decoding_uses_the_past_and_not_the_future(codec: PretrainedCodec) -> No
     assert difference[13 * codec.hop :].max() > 0
 
 
-def test_encodec_says_that_its_first_push_was_too_short() -> None:
+def test_encodec_refuses_a_second_push_after_a_first_that_was_too_short() -> None:
     codec = small_encodec()
-    codes = some_codes(codec, 6)
+    codes = random_codes(codec, 6)
     stream = codec.stream()
     stream.push(codes[:, :3])
     with pytest.raises(TokenizerError, match="at least 7 frames"):
@@ -121,17 +121,17 @@ def test_encodec_says_that_its_first_push_was_too_short() -> None:
     assert torch.allclose(codec.stream().push(codes), codec.decode(codes), atol=1e-6)
 
 
-def test_encodec_codes_are_transformers_own() -> None:
+def test_encodec_codes_equal_those_of_transformers() -> None:
     codec = small_encodec()
     waveform = torch.randn(1, 40 * codec.hop)
     theirs = codec.model.encode(waveform[:, None], bandwidth=60.0).audio_codes[0]
     assert torch.equal(codec.encode(waveform), theirs[:, : codec.codebooks].transpose(1, 2))
 
 
-def test_saved_and_loaded_is_the_same(codec: PretrainedCodec, tmp_path: Path) -> None:
+def test_a_codec_saves_and_loads(codec: PretrainedCodec, tmp_path: Path) -> None:
     codec.save(tmp_path)
     again = type(codec).load(tmp_path)
-    codes = some_codes(codec, 8)
+    codes = random_codes(codec, 8)
     assert torch.equal(again.decode(codes), codec.decode(codes))
     assert again.fingerprint() == codec.fingerprint()
     other = type(codec)(codec.model, codebooks=3)
@@ -141,18 +141,18 @@ def test_saved_and_loaded_is_the_same(codec: PretrainedCodec, tmp_path: Path) ->
 def test_a_folder_in_the_format_of_transformers_loads(codec: PretrainedCodec, tmp_path: Path) -> None:
     codec.model.save_pretrained(tmp_path)
     again = type(codec).from_pretrained(tmp_path, codebooks=4)
-    codes = some_codes(codec, 8)
+    codes = random_codes(codec, 8)
     assert torch.equal(again.decode(codes), codec.decode(codes))
 
 
-def test_errors_name_the_cure(codec: PretrainedCodec, tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="codebooks=99 is impossible"):
+def test_impossible_settings_and_missing_files_are_refused(codec: PretrainedCodec, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"codebooks=99 must be in 1 \.\. "):
         type(codec)(codec.model, codebooks=99)
     with pytest.raises(TokenizerError, match="cannot be loaded"):
         type(codec).from_pretrained(tmp_path / "nowhere", codebooks=2)
 
 
-def test_weights_that_are_pickled_are_not_read(codec: PretrainedCodec, tmp_path: Path) -> None:
+def test_pickled_weights_are_refused(codec: PretrainedCodec, tmp_path: Path) -> None:
     codec.model.save_pretrained(tmp_path)
     torch.save(codec.model.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()

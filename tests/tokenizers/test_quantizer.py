@@ -19,12 +19,12 @@ def test_codes_name_the_nearest_entry() -> None:
     assert torch.equal(quantizer.decode(brute), quantizer.codebook[brute])
 
 
-def test_autocast_does_not_blur_the_choice() -> None:
+def test_autocast_does_not_change_the_codes() -> None:
     quantizer = VectorQuantizer(256, 64)
     vectors = quantizer.codebook[None] + 0.3 * torch.randn(1, 256, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        blurred = quantizer.encode(vectors)
-    assert torch.equal(blurred, quantizer.encode(vectors))
+        codes = quantizer.encode(vectors)
+    assert torch.equal(codes, quantizer.encode(vectors))
 
 
 def test_kmeans_finds_the_clusters() -> None:
@@ -41,12 +41,12 @@ def test_kmeans_takes_fewer_vectors_than_entries() -> None:
     assert torch.isfinite(quantizer.codebook).all()
 
 
-def test_an_entry_moves_to_the_mean_of_what_it_is_given() -> None:
+def test_an_entry_moves_to_the_mean_of_its_vectors() -> None:
     quantizer = VectorQuantizer(2, 3, decay=0.9, revive_below=0.0)
     quantizer.codebook.copy_(torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]]))
     vectors = torch.tensor([[3.0, 0, 0], [5.0, 0, 0], [-1.0, 0, 0], [-3.0, 0, 0]])
     quantizer.update(vectors, quantizer.encode(vectors))
-    # Both get an even share (usage stays 1), so an entry is 0.9 of itself and 0.1 of the mean.
+    # Both have an even share (usage stays 1), so an entry becomes 0.9 x itself + 0.1 x the mean.
     assert torch.allclose(quantizer.usage, torch.ones(2))
     assert torch.allclose(quantizer.codebook[:, 0], torch.tensor([0.9 + 0.4, -0.9 - 0.2]))
     for _ in range(200):
@@ -54,11 +54,11 @@ def test_an_entry_moves_to_the_mean_of_what_it_is_given() -> None:
     assert torch.allclose(quantizer.codebook[:, 0], torch.tensor([4.0, -2.0]), atol=1e-3)
 
 
-def test_dead_entries_come_back_to_life() -> None:
+def test_dead_entries_are_replaced() -> None:
     centres, vectors = clusters(8)
     quantizer = VectorQuantizer(8, 4, decay=0.8)
     quantizer.codebook.fill_(1000.0)
-    quantizer.codebook[0] = 0  # one entry takes everything: a collapsed codebook
+    quantizer.codebook[0] = 0  # all vectors are assigned to one entry: a collapsed codebook
     for _ in range(60):
         quantizer.update(vectors, quantizer.encode(vectors))
     used, _ = code_use(quantizer.encode(vectors)[:, None], 8)
@@ -67,10 +67,10 @@ def test_dead_entries_come_back_to_life() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_vectors_that_are_not_finite_move_no_codebook(value: float) -> None:
+def test_non_finite_vectors_do_not_change_the_codebook(value: float) -> None:
     _, vectors = clusters(8)
     quantizer = VectorQuantizer(8, 4, decay=0.8)
-    quantizer.usage[3] = 0.0  # dead, and not to be revived by what is broken
+    quantizer.usage[3] = 0.0  # dead, and not to be replaced by non-finite vectors
     before = quantizer.codebook.clone(), quantizer.usage.clone()
     vectors[5, 2] = value
     quantizer.update(vectors, quantizer.encode(vectors))
@@ -78,7 +78,7 @@ def test_vectors_that_are_not_finite_move_no_codebook(value: float) -> None:
     assert torch.equal(quantizer.usage, before[1])
 
 
-def test_evaluation_leaves_the_codebooks_alone() -> None:
+def test_evaluation_does_not_change_the_codebooks() -> None:
     quantizer = ResidualQuantizer(2, 8, 4)
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer.eval()(torch.randn(2, 6, 4))
@@ -87,18 +87,18 @@ def test_evaluation_leaves_the_codebooks_alone() -> None:
     assert not torch.equal(quantizer.state_dict()["levels.0.codebook"], before["levels.0.codebook"])
 
 
-def test_more_codebooks_leave_less_over() -> None:
+def test_more_codebooks_leave_a_smaller_residual() -> None:
     quantizer = ResidualQuantizer(4, 16, 4)
     vectors = torch.randn(2000, 4)
     quantizer.initialize(vectors)
     codes = quantizer.encode(vectors)
-    left = []
-    for kept in range(1, 5):
-        parts = [quantizer.levels[k].decode(codes[:, k]) for k in range(kept)]
-        left.append((vectors - torch.stack(parts).sum(0)).square().mean().item())
-    assert left == sorted(left, reverse=True)
-    assert left[-1] < 0.1 * left[0]
-    assert torch.allclose(quantizer.decode(codes), torch.stack(parts).sum(0))
+    errors = []
+    for count in range(1, 5):
+        entries = [quantizer.levels[k].decode(codes[:, k]) for k in range(count)]
+        errors.append((vectors - torch.stack(entries).sum(0)).square().mean().item())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1 * errors[0]
+    assert torch.allclose(quantizer.decode(codes), torch.stack(entries).sum(0))
 
 
 def test_the_forward_pass_is_encode_then_decode() -> None:
@@ -117,14 +117,14 @@ def test_the_gradient_goes_straight_through() -> None:
     assert torch.equal(vectors.grad, weights)
 
 
-def test_commitment_pulls_towards_the_entries() -> None:
+def test_the_commitment_gradient_points_to_the_entries() -> None:
     quantizer = ResidualQuantizer(1, 8, 4).eval()
     vectors = torch.randn(1, 5, 4, requires_grad=True)
     quantized = quantizer(vectors)
     quantized.commitment.backward()
     with torch.no_grad():
-        away = vectors - quantizer.decode(quantized.codes)
-    assert torch.allclose(vectors.grad, 2 * away / away.numel(), atol=1e-7)
+        residual = vectors - quantizer.decode(quantized.codes)
+    assert torch.allclose(vectors.grad, 2 * residual / residual.numel(), atol=1e-7)
     assert not quantizer.levels[0].codebook.requires_grad
 
 
@@ -137,11 +137,11 @@ def test_dropout_uses_fewer_codebooks_in_training_only() -> None:
         level.revive_below = 0.0
     trained = quantizer(vectors).vectors
     same = torch.isclose(trained, full, atol=1e-5).all(2).all(1)
-    assert 4 < same.sum() < 40  # about a quarter kept all four
+    assert 4 < same.sum() < 40  # about a quarter uses all four
     assert torch.allclose(quantizer.eval()(vectors).vectors, full, atol=1e-5)
 
 
-def test_code_use_counts() -> None:
+def test_code_use_counts_entries_and_their_perplexity() -> None:
     codes = torch.tensor([[0, 1], [0, 2], [0, 3], [0, 1]])
     used, perplexity = code_use(codes, 8)
     assert used.tolist() == [1, 3]

@@ -1,4 +1,4 @@
-"""Text to ids by a tokenizer of the Hub, here one of bytes in a folder."""
+"""A text tokenizer of transformers, here a byte-level one in a folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from vidchat.tokenizers.text import HubTokenizer
 from vidchat.tokenizers.weights import TokenizerError
 
 
-def test_a_folder_is_a_tokenizer_wherever_it_lies(tmp_path: Path) -> None:
+def test_a_copied_folder_is_the_same_tokenizer(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    one, other = HubTokenizer(str(tmp_path / "a")), HubTokenizer(str(tmp_path / "b"))
-    assert one.encode("héllo") == other.encode("héllo")
-    assert max(one.encode("héllo")) < one.vocabulary
-    assert one.fingerprint() == other.fingerprint()
+    first, other = HubTokenizer(str(tmp_path / "a")), HubTokenizer(str(tmp_path / "b"))
+    assert first.encode("héllo") == other.encode("héllo")
+    assert max(first.encode("héllo")) < first.vocabulary
+    assert first.fingerprint() == other.fingerprint()
 
 
-def test_another_tokenizer_of_the_same_words_has_another_fingerprint(tmp_path: Path) -> None:
+def test_other_preprocessing_has_another_fingerprint(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     file = tmp_path / "b" / "tokenizer.json"
@@ -29,6 +29,6 @@ def test_another_tokenizer_of_the_same_words_has_another_fingerprint(tmp_path: P
     assert HubTokenizer(str(tmp_path / "a")).fingerprint() != HubTokenizer(str(tmp_path / "b")).fingerprint()
 
 
-def test_a_folder_without_one_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="holds no text tokenizer"):
         HubTokenizer(str(tmp_path))

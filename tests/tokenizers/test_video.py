@@ -31,7 +31,7 @@ def test_clips_that_are_not_4k_plus_1_are_refused(tokenizer: VideoTokenizer, fra
         tokenizer.encode(clip(frames))
 
 
-def test_the_refusal_says_what_to_cut_to(tokenizer: VideoTokenizer) -> None:
+def test_the_error_names_the_length_to_cut_to(tokenizer: VideoTokenizer) -> None:
     with pytest.raises(TokenizerError, match="cut it to 13"):
         tokenizer.encode(clip(16))
 
@@ -44,7 +44,7 @@ def test_the_refusal_says_what_to_cut_to(tokenizer: VideoTokenizer) -> None:
         (torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8), "must be float"),
     ],
 )
-def test_wrong_pictures_are_refused(tokenizer: VideoTokenizer, frames: torch.Tensor, match: str) -> None:
+def test_wrong_frames_are_refused(tokenizer: VideoTokenizer, frames: torch.Tensor, match: str) -> None:
     with pytest.raises(TokenizerError, match=match):
         tokenizer.encode(frames)
 
@@ -57,7 +57,7 @@ def test_wrong_latents_are_refused(tokenizer: VideoTokenizer) -> None:
 def test_latents_are_normalised_with_the_measured_statistics(tokenizer: VideoTokenizer) -> None:
     frames = clip(17, batch=4)
     raw = tokenizer.encode_raw(frames)
-    assert (raw.std((0, 2, 3, 4)) - 1).abs().max() > 0.2  # else there would be nothing to normalise
+    assert (raw.std((0, 2, 3, 4)) - 1).abs().max() > 0.2  # otherwise there is nothing to normalise
     statistics = LatentStatistics(tokenizer.channels)
     for part in raw.split(1):
         statistics.update(part)
@@ -68,7 +68,7 @@ def test_latents_are_normalised_with_the_measured_statistics(tokenizer: VideoTok
 
 
 def test_decode_undoes_the_normalisation(tokenizer: VideoTokenizer) -> None:
-    """The wrong scale, or the mean added on the wrong side, changes the frames."""
+    """A wrong scale or a mean of the wrong sign changes the frames."""
     frames = clip()
     plain = tokenizer.decode(tokenizer.encode(frames))
     tokenizer.set_statistics(torch.linspace(-2, 2, 6), torch.linspace(0.3, 3, 6))
@@ -120,8 +120,8 @@ def test_another_class_is_refused(tokenizer: VideoTokenizer, tmp_path: Path) -> 
         StackedVAE.load(tmp_path / "nowhere")
 
 
-def test_the_shipped_latents_are_normalised_and_its_pictures_good() -> None:
-    """On drawn heads that it was not trained on; a wrong scale, mean or pairing of weights shows here."""
+def test_the_shipped_tokenizer_normalises_latents_and_reconstructs_frames() -> None:
+    """On drawn heads that it was not trained on: a wrong scale, mean or set of weights fails."""
     if not (SHIPPED / "model.safetensors").is_file():
         pytest.skip("checkpoints/demo/video_vae is not there")
     np = pytest.importorskip("numpy")

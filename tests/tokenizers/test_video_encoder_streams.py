@@ -1,4 +1,4 @@
-"""Frames that arrive in any cuts become the latents of the whole video, at flat cost."""
+"""Frames that are pushed in pieces of any size give the latents of the whole video, with constant memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAKERS: dict[str, Callable[[], VideoTokenizer]] = {
     **{name: lambda make=make: CausalVAE(make()) for name, make in STREAMING.items()},  # type: ignore[misc]
     "packed": lambda: PackedVAE(tiny()),
     "stacked": stacked,
-    "ltx of a decoder that looks ahead": lambda: CausalVAE(ltx(decoder_causal=False)),
+    "ltx with a decoder that looks ahead": lambda: CausalVAE(ltx(decoder_causal=False)),
 }
 VARIANTS = {
     "ltx": lambda: ltx(
@@ -42,17 +42,17 @@ VARIANTS = {
 @pytest.fixture(params=MAKERS)
 def vae(request: pytest.FixtureRequest) -> VideoTokenizer:
     torch.manual_seed(0)
-    made: VideoTokenizer = MAKERS[request.param]().eval()
-    made.set_statistics(torch.linspace(-1, 1, made.channels), torch.linspace(0.5, 2, made.channels))
-    return made
+    tokenizer: VideoTokenizer = MAKERS[request.param]().eval()
+    tokenizer.set_statistics(torch.linspace(-1, 1, tokenizer.channels), torch.linspace(0.5, 2, tokenizer.channels))
+    return tokenizer
 
 
 def video(vae: VideoTokenizer, chunks: int, batch: int = 1) -> Tensor:
     return torch.rand(batch, 3, 1 + vae.temporal_stride * chunks, 16, 16) * 2 - 1
 
 
-def cuts(vae: VideoTokenizer, count: int) -> dict[str, list[int]]:
-    """Sizes of the pushes of `count` frames, four ways."""
+def push_sizes(vae: VideoTokenizer, count: int) -> dict[str, list[int]]:
+    """Sizes of the pushes of `count` frames, in four ways."""
     stride = vae.temporal_stride
     return {
         "a frame at a time": [1] * count,
@@ -63,23 +63,23 @@ def cuts(vae: VideoTokenizer, count: int) -> dict[str, list[int]]:
 
 
 @torch.inference_mode()
-def test_pushes_give_the_latents_of_the_whole(vae: VideoTokenizer) -> None:
+def test_pushes_give_the_latents_of_the_whole_video(vae: VideoTokenizer) -> None:
     frames = video(vae, chunks=4, batch=2)
     whole = vae.encode(frames)
-    for name, sizes in cuts(vae, frames.shape[2]).items():
-        stream, other, parts, seen = vae.encoder_stream(), vae.encoder_stream(), [], 0
+    for name, sizes in push_sizes(vae, frames.shape[2]).items():
+        stream, other, parts, pushed = vae.encoder_stream(), vae.encoder_stream(), [], 0
         for part in frames.split(sizes, dim=2):
             parts.append(stream.push(part))
-            other.push(torch.randn_like(part))  # a second stream in between changes nothing
-            seen += part.shape[2]
-            assert sum(latents.shape[2] for latents in parts) == 1 + (seen - 1) // vae.temporal_stride, name
+            other.push(torch.randn_like(part))  # a second stream must not interfere
+            pushed += part.shape[2]
+            assert sum(latents.shape[2] for latents in parts) == 1 + (pushed - 1) // vae.temporal_stride, name
         torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     assert whole[:, :, 1:].std() > 1e-2
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 @torch.inference_mode()
-def test_variants_of_the_published_kind_stream_too(name: str) -> None:
+def test_published_variants_stream(name: str) -> None:
     torch.manual_seed(0)
     vae = CausalVAE(VARIANTS[name]()).eval()
     frames = torch.rand(1, 3, 1 + 3 * vae.temporal_stride, 32, 32) * 2 - 1
@@ -90,51 +90,51 @@ def test_variants_of_the_published_kind_stream_too(name: str) -> None:
 
 
 @torch.inference_mode()
-def test_a_stream_does_not_keep_the_video(vae: VideoTokenizer) -> None:
-    """What is kept after 4 chunks is what is kept after 8, but for attention over time, which is exact only so."""
-    stream, kept = vae.encoder_stream(), []
+def test_the_memory_of_a_stream_does_not_grow(vae: VideoTokenizer) -> None:
+    """After 8 chunks it is that after 4 chunks, except for the keys and values of attention over time."""
+    stream, sizes = vae.encoder_stream(), []
     for count, frame in enumerate(video(vae, chunks=8).split(1, dim=2)):
         stream.push(frame)
         if count in (4 * vae.temporal_stride, 8 * vae.temporal_stride):
-            kept.append(sum(tensor.numel() for tensor in remembered(stream)))
+            sizes.append(sum(tensor.numel() for tensor in state_tensors(stream)))
     kind = type(vae.vae).__name__ if isinstance(vae, CausalVAE) else ""
     width = {"AutoencoderKLCosmos": 8, "AutoencoderKLHunyuanVideo15": 16}.get(kind, 0)
     height, cols = vae.grid((16, 16))
-    assert kept[1] - kept[0] == 4 * 2 * width * height * cols
+    assert sizes[1] - sizes[0] == 4 * 2 * width * height * cols
     if isinstance(vae, CausalVAE):
-        assert kept[0] > 0
+        assert sizes[0] > 0
 
 
 @pytest.mark.parametrize("name", ["cosmos", "hunyuan15"])
 @torch.inference_mode()
-def test_with_look_back_nothing_grows(name: str) -> None:
+def test_look_back_bounds_the_memory_of_attention_over_time(name: str) -> None:
     torch.manual_seed(0)
     vae = CausalVAE(STREAMING[name](), look_back=2).eval()
     frames = video(vae, chunks=6)
-    stream, kept, parts = vae.encoder_stream(), [], []
+    stream, sizes, parts = vae.encoder_stream(), [], []
     for frame in frames.split([1] + [vae.temporal_stride] * 6, dim=2):
         parts.append(stream.push(frame))
-        kept.append(sum(tensor.numel() for tensor in remembered(stream)))
-    assert kept[2] == kept[-1]
+        sizes.append(sum(tensor.numel() for tensor in state_tensors(stream)))
+    assert sizes[2] == sizes[-1]
     streamed, whole = torch.cat(parts, dim=2), vae.encode(frames)
     torch.testing.assert_close(streamed[:, :, :3], whole[:, :, :3], atol=1e-5, rtol=0)
     assert (streamed - whole)[:, :, 4:].abs().max() > 1e-6
 
 
-def test_a_finished_stream_is_gone_at_once(vae: VideoTokenizer) -> None:
-    """Its memory is not left to the search for cycles, which may come late."""
+def test_a_deleted_stream_is_freed_at_once(vae: VideoTokenizer) -> None:
+    """Its memory does not wait for garbage collection."""
     stream = vae.encoder_stream()
     stream.push(video(vae, chunks=0))
-    known = weakref.ref(getattr(stream, "encoder", stream))
+    reference = weakref.ref(getattr(stream, "encoder", stream))
     gc.disable()
     try:
         del stream
-        assert known() is None
+        assert reference() is None
     finally:
         gc.enable()
 
 
-def test_half_precision_in_single_precision_out() -> None:
+def test_a_vae_in_half_precision_returns_single_precision() -> None:
     torch.manual_seed(0)
     vae = CausalVAE(STREAMING["wan"]()).eval()
     frames = video(vae, chunks=2)
@@ -154,7 +154,7 @@ def test_half_precision_in_single_precision_out() -> None:
     ],
 )
 @torch.inference_mode()
-def test_encoders_that_look_ahead_say_why_they_cannot_stream(make: Callable[[], nn.Module], reason: str) -> None:
+def test_encoders_that_look_ahead_refuse_to_stream_and_say_why(make: Callable[[], nn.Module], reason: str) -> None:
     torch.manual_seed(0)
     vae = CausalVAE(make()).eval()
     with pytest.raises(TokenizerError, match=f"cannot encode a stream: .*{reason}"):
@@ -162,10 +162,10 @@ def test_encoders_that_look_ahead_say_why_they_cannot_stream(make: Callable[[], 
     frames = video(vae, chunks=2)
     changed = frames.clone()
     changed[:, :, -1] = -changed[:, :, -1]
-    assert (vae.encode(changed) - vae.encode(frames))[:, :, :-1].abs().max() > 1e-6  # the claim is true
+    assert (vae.encode(changed) - vae.encode(frames))[:, :, :-1].abs().max() > 1e-6  # the encoder does look ahead
 
 
-def test_a_tokenizer_of_ones_own_may_do_without() -> None:
+def test_a_class_without_an_encoder_stream_refuses_to_encode_a_stream() -> None:
     class Own(StackedVAE):
         encoder_stream = VideoTokenizer.encoder_stream
 
@@ -181,24 +181,24 @@ def test_wrong_frames_are_refused(vae: VideoTokenizer) -> None:
         vae.encoder_stream().push(torch.zeros(1, 1, 3, 16, 16))
 
 
-def remembered(stream: Any) -> list[Tensor]:
-    """The tensors that a stream holds beside the weights: all that can be reached from it and belong to no module."""
-    weights, found, todo, seen = set(), [], [stream], set()
-    while todo:
-        thing = todo.pop()
-        if id(thing) in seen or isinstance(thing, VideoTokenizer | type):
+def state_tensors(stream: Any) -> list[Tensor]:
+    """Tensors of a stream's state: those that are reachable from it and belong to no module."""
+    weights, tensors, queue, visited = set(), [], [stream], set()
+    while queue:
+        value = queue.pop()
+        if id(value) in visited or isinstance(value, VideoTokenizer | type):
             continue
-        seen.add(id(thing))
-        if isinstance(thing, Tensor):
-            found.append(thing)
+        visited.add(id(value))
+        if isinstance(value, Tensor):
+            tensors.append(value)
             continue
-        if isinstance(thing, nn.Module):
-            weights |= {id(tensor) for tensor in (*thing.parameters(), *thing.buffers())}
-            todo += [module.forward for module in thing.modules() if "forward" in vars(module)]
-        elif hasattr(thing, "__closure__"):
-            todo += [cell.cell_contents for cell in thing.__closure__ or ()]
-        elif isinstance(thing, list | tuple):
-            todo += thing
-        elif hasattr(thing, "__dict__") and type(thing).__module__.startswith("vidchat"):
-            todo += vars(thing).values()
-    return [tensor for tensor in found if id(tensor) not in weights]
+        if isinstance(value, nn.Module):
+            weights |= {id(tensor) for tensor in (*value.parameters(), *value.buffers())}
+            queue += [module.forward for module in value.modules() if "forward" in vars(module)]
+        elif hasattr(value, "__closure__"):
+            queue += [cell.cell_contents for cell in value.__closure__ or ()]
+        elif isinstance(value, list | tuple):
+            queue += value
+        elif hasattr(value, "__dict__") and type(value).__module__.startswith("vidchat"):
+            queue += vars(value).values()
+    return [tensor for tensor in tensors if id(tensor) not in weights]

@@ -1,9 +1,9 @@
-"""One answer: `vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=checkpoints/demo output=OUT.mp4`.
+"""Answers a clip: `vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=checkpoints/demo output=OUT.mp4`.
 
-Reads the initiator's clip (any frame rate, size, sample rate) and a image of the responder, and writes the
-responder's clip, H.264 and AAC, chunk by chunk as it is generated. With `pairs=BENCH` it answers every pair of
-VidChatBench into the folder `output`, with a log beside each clip. A path such as `examples/initiator.mp4` or
-`checkpoints/demo` that is not there is taken from what ships with vidchat.
+Reads the initiator's clip (any frame rate, size and sample rate) and an image of the responder, and writes the
+responder's clip (H.264, AAC) while it is generated. With `pairs=BENCH` it answers every pair of VidChatBench into the
+folder `output`, with a log beside each clip. A path such as `examples/initiator.mp4` or `checkpoints/demo` that does
+not exist is looked up among the files that ship with vidchat.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vidchat.bench.pairs import read_pairs
 from vidchat.cli.overrides import INFER_PATHS, run
 from vidchat.generation.answer import Question, QuestionError, Timing, check_question
 from vidchat.generation.request import check_answers, check_folder, check_groups, check_output, check_seconds
-from vidchat.generation.respond import choose_device, move, respond, respond_to_pairs, settings_of
+from vidchat.generation.respond import choose_device, generation_settings, move, respond, respond_to_pairs
 from vidchat.generation.stream import GenerationSettings
 from vidchat.release import Release, load_release
 from vidchat.runtime.errors import user_errors
@@ -36,7 +36,7 @@ log = logging.getLogger("infer")
 
 
 def answer_question(config: DictConfig) -> list[Timing]:
-    """Answers one question; returns how fast it went."""
+    """Answers one question; returns its timing."""
     _require(config, "checkpoint", "reference", "output")
     device, precision = choose_device(str(config.device), config.precision)
     check_seconds(config.seconds)
@@ -54,7 +54,9 @@ def answer_pairs(config: DictConfig) -> list[Timing]:
     """Answers the pairs of VidChatBench that have no answer yet; see `respond_to_pairs`."""
     _require(config, "checkpoint", "output")
     if config.seconds is not None:
-        raise QuestionError("seconds= is not for pairs=: every answer is as long as the benchmark says (bench make)")
+        raise QuestionError(
+            "seconds= cannot be set with pairs=: the benchmark fixes the length of all answers (vidchat bench make)"
+        )
     device, precision = choose_device(str(config.device), config.precision)
     output = Path(config.output)
     check_folder(output)
@@ -68,11 +70,11 @@ def answer_pairs(config: DictConfig) -> list[Timing]:
 
 
 def question_of(config: DictConfig) -> Question:
-    """Returns the question that a config asks; its texts and paths as they were typed."""
+    """Returns the question that a config describes, with its text and paths as they were typed."""
     for key, example in (("scores", "{dover: 1.0}"), ("conditions", "{head_pose: [0, 0, 0.2]}")):
         if not isinstance(config[key], Mapping | None):
-            raise QuestionError(f"{key}={config[key]}: give them by name, e.g. {key}={example}")
-    text = "???" if OmegaConf.is_missing(config, "text") else config.text  # which OmegaConf has a meaning for
+            raise QuestionError(f"{key}={config[key]} must be values by name; give e.g. {key}={example}")
+    text = "???" if OmegaConf.is_missing(config, "text") else config.text  # OmegaConf reads ??? as missing
     return Question(
         reference=find(config.reference),
         initiator=find(config.initiator) if config.initiator else None,
@@ -84,7 +86,7 @@ def question_of(config: DictConfig) -> Question:
 
 
 def _plain(node: Any) -> dict[str, Any]:
-    """A mapping of a config as Python's own; none at all is an empty one."""
+    """Converts a mapping of a config, or `None`, to a dict."""
     plain: Any = OmegaConf.to_container(node) if node is not None else {}
     return plain
 
@@ -94,11 +96,11 @@ def _load(config: DictConfig) -> Release:
 
 
 def _settings(config: DictConfig, release: Release) -> GenerationSettings:
-    """Returns how to generate; raises `ValueError` at once if it is out of bounds."""
-    whole: Any = OmegaConf.to_container(config)
-    given = whole["settings"]
-    check_groups(given)
-    return settings_of(release, given["window"], given["seed"], given["sampling"])
+    """Returns the generation settings of a config; raises `ValueError` if one is out of its range."""
+    plain: Any = OmegaConf.to_container(config)
+    settings = plain["settings"]
+    check_groups(settings)
+    return generation_settings(release, settings["window"], settings["seed"], settings["sampling"])
 
 
 def _require(config: DictConfig, *keys: str) -> None:
@@ -109,23 +111,24 @@ def _require(config: DictConfig, *keys: str) -> None:
 
 @hydra.main(config_path=str(CONFIGS), config_name="infer", version_base="1.3")
 def _task(config: DictConfig) -> None:
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # as an exception: nothing unfinished stays
+    # An exception, so that partial files are removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with user_errors():
         timings = answer_question(config) if config.pairs is None else answer_pairs(config)
     if not timings:
-        log.info("%s: every pair was answered already", config.output)
+        log.info("%s: every pair already has an answer", config.output)
         return
-    duration, whole = sum(timing.duration for timing in timings), sum(timing.whole for timing in timings)
+    duration, elapsed = sum(timing.duration for timing in timings), sum(timing.total for timing in timings)
     log.info(
         "%s: %.1f s of answer in %.1f s (%.2f x real time), first chunk after %.0f ms",
         config.output,
         duration,
-        whole,
-        duration / max(whole, 1e-9),
+        elapsed,
+        duration / max(elapsed, 1e-9),
         1000 * median(timing.first_chunk for timing in timings),
     )
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Runs `vidchat infer` on the words of a command line, by default this process's."""
+    """Runs `vidchat infer` on command-line arguments, by default those of this process."""
     run(_task, "infer", INFER_PATHS, __doc__, words)

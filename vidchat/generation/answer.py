@@ -1,4 +1,4 @@
-"""Files in, file out: an initiator's clip and a image of the responder become the responder's clip."""
+"""Generates a responder's clip from files: the initiator's clip and an image of the responder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import ClipWriter, Media, MediaError, read_image
 from vidchat.data.tokens.encoder import ClipEncoder
 from vidchat.dialogue import Clip
-from vidchat.generation.framing import frame_of, warn_of_cropping
+from vidchat.generation.framing import answer_size, warn_of_cropping
 from vidchat.generation.heard import encode_heard, read_heard
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be answered, and by whom.
+    """The inputs of an answer.
 
     Attributes:
-        reference: A image of the responder, or a video whose first frame is taken.
-        initiator: What the initiator says, for a model that listens (`dyadic`): a file, or a `Clip`, a span of one. Of
-            more than 30 s, the last 30 are heard.
-        text: What the responder shall say, for a model that is told (`conditioned`); at most `MAX_TEXT` tokens.
+        reference: An image of the responder, or a video whose first frame is used.
+        initiator: The initiator's clip, for a model that listens (`dyadic`): a file, or a span of a file as a `Clip`.
+            Of a clip of more than 30 s, the model hears the last 30 s.
+        text: The text that the responder says, for a model that takes text (`conditioned`); at most `MAX_TEXT` tokens.
         voice: A clip of the responder's voice, for a model that takes one.
-        scores: Quality scores to ask for, in standard deviations from the training data's mean, by name.
-        conditions: What further conditions are given, by name, for a model that has conditions of other packages.
+        scores: Quality scores to aim for, by name, in standard deviations from the mean of the training data.
+        conditions: Inputs of further conditions by name, for a model that has conditions of other packages.
     """
 
     reference: Path
@@ -51,23 +51,23 @@ class Question:
     conditions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def given(self) -> dict[str, Any]:
-        """What is given by a condition's name, of those that are."""
-        named = {"text": self.text, "voice": self.voice, "scores": self.scores or None, **self.conditions}
-        return {name: value for name, value in named.items() if value is not None}
+    def condition_inputs(self) -> dict[str, Any]:
+        """The inputs of conditions that are not `None`, by the name of the condition."""
+        inputs = {"text": self.text, "voice": self.voice, "scores": self.scores or None, **self.conditions}
+        return {name: value for name, value in inputs.items() if value is not None}
 
 
 class PairsError(ValueError):
-    """Pairs of a bench that were left without an answer, by their ids."""
+    """Some pairs of a benchmark could not be answered."""
 
 
 @dataclass
 class Timing:
-    """How fast an answer came.
+    """Speed of the generation of an answer.
 
     Attributes:
-        ready: When each chunk was decoded, in seconds from the encoded condition on.
-        chunk: Seconds that a chunk plays.
+        ready: Time at which each chunk was decoded, in seconds since the condition was encoded.
+        chunk: Duration of a chunk in seconds.
     """
 
     ready: list[float] = field(default_factory=list)
@@ -75,26 +75,26 @@ class Timing:
 
     @property
     def first_chunk(self) -> float:
-        """Seconds until there was something to play."""
+        """Seconds until the first chunk was decoded."""
         return self.ready[0] if self.ready else 0.0
 
     @property
-    def whole(self) -> float:
-        """Seconds for all chunks."""
+    def total(self) -> float:
+        """Seconds until all chunks were decoded."""
         return self.ready[-1] if self.ready else 0.0
 
     @property
     def duration(self) -> float:
-        """Seconds of the answer itself."""
+        """Duration of the answer in seconds."""
         return self.chunk * len(self.ready)
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of work per second of answer; below 1 is faster than real time."""
-        return self.whole / max(self.duration, 1e-9)
+        """Seconds of computation per second of answer; below 1 is faster than real time."""
+        return self.total / max(self.duration, 1e-9)
 
     def log(self) -> dict[str, Any]:
-        """The generator's log of docs/reference/bench.md, as plain JSON."""
+        """Returns the generator's log, in the JSON format of docs/reference/bench.md."""
         chunks = [{"ready_s": round(ready, 4), "media_s": self.chunk} for ready in self.ready]
         return {
             "chunks": chunks,
@@ -104,22 +104,22 @@ class Timing:
 
 
 def check_question(release: Release, question: Question) -> None:
-    """Refuses, before any work, a question that lacks what the model is conditioned on.
+    """Checks, before any other work, that a question has the inputs that the model is conditioned on.
 
     Raises:
-        QuestionError: names what is missing or unknown.
+        QuestionError: an input is missing or unknown.
         MediaError: a file does not exist.
     """
-    given, request = question.given, _Request(release, question)
-    asks = release.hears or any("question" in condition.needs for condition in release.conditions.values())
-    if asks and question.initiator is None:
+    inputs, request = question.condition_inputs, _Request(release, question)
+    needs_initiator = release.hears or any("question" in condition.needs for condition in release.conditions.values())
+    if needs_initiator and question.initiator is None:
         raise QuestionError("this model answers an initiator's clip: give initiator=CLIP.mp4")
     for name, condition in release.conditions.items():
-        condition.check(given.get(name), request)
-    unread = [name for name in ("scores", *question.conditions) if name in given and name not in release.conditions]
-    if unread:
+        condition.check(inputs.get(name), request)
+    unknown = [name for name in ("scores", *question.conditions) if name in inputs and name not in release.conditions]
+    if unknown:
         raise QuestionError(
-            f"this model was trained without {unread[0]}; its conditions are {', '.join(release.conditions) or 'none'}"
+            f"this model was trained without {unknown[0]}; its conditions are {', '.join(release.conditions) or 'none'}"
         )
     for source in (question.reference, question.initiator, question.voice):
         if source is not None and not os.path.isfile(_clip(source).path):
@@ -127,35 +127,35 @@ def check_question(release: Release, question: Question) -> None:
 
 
 def read_question(release: Release, question: Question, device: torch.device | str = "cpu") -> ChunkBatch:
-    """Decodes and encodes everything an answer starts from, as a batch of one.
+    """Reads and encodes the inputs of an answer as a batch of size 1.
 
     Args:
         release: The model with its tokenizers, on `device`.
-        question: What to answer.
-        device: Where to put the batch.
+        question: The inputs.
+        device: Device of the batch.
 
     Raises:
-        QuestionError: it lacks what the model needs.
+        QuestionError: an input that the model needs is missing.
         MediaError: a file cannot be read.
     """
     check_question(release, question)
-    given, request = question.given, _Request(release, question, device)
-    for name in [name for name in given if name not in release.conditions]:
-        log.warning("%s= is not read: this model was trained without it", name)
-    warn_of_cropping("reference", question.reference, request.frame)
-    frame = read_image(question.reference, request.frame)
+    inputs, request = question.condition_inputs, _Request(release, question, device)
+    for name in [name for name in inputs if name not in release.conditions]:
+        log.warning("%s= is ignored: this model was trained without it", name)
+    warn_of_cropping("reference", question.reference, request.size)
+    image = read_image(question.reference, request.size)
     with torch.no_grad():
-        reference = release.video_vae.encode(from_bytes(frame[None]).to(device)).transpose(1, 2)
+        reference = release.video_vae.encode(from_bytes(image[None]).to(device)).transpose(1, 2)
         batch = ChunkBatch(reference, torch.ones(1, 0, dtype=torch.bool, device=device))
         if release.hears:
-            _hear(batch, request)
+            _add_heard_turn(batch, request)
         for name, condition in release.conditions.items():
-            batch.conditions[name] = collate([condition.from_request(given.get(name), request)])
+            batch.conditions[name] = collate([condition.from_request(inputs.get(name), request)])
     return batch.to(device)
 
 
-def _hear(batch: ChunkBatch, request: _Request) -> None:
-    """Puts the chunks of the initiator's clip into a batch."""
+def _add_heard_turn(batch: ChunkBatch, request: _Request) -> None:
+    """Adds the chunks of the initiator's clip to a batch."""
     tokens = encode_heard(request.encoder, request.heard, request.device)
     batch.turn_latents = tokens.latents[None]
     batch.turn_codes = None if tokens.codes is None else tokens.codes[None]
@@ -164,46 +164,46 @@ def _hear(batch: ChunkBatch, request: _Request) -> None:
 
 
 class _Request:
-    """A question as a release's conditions see it: see `vidchat.conditions.base.Request`."""
+    """Implements `vidchat.conditions.base.Request` for a question and a release."""
 
     def __init__(self, release: Release, question: Question, device: torch.device | str = "cpu") -> None:
         self.release, self.question, self.device = release, question, device
         self.has_thinker = release.thinker is not None
 
     @cached_property
-    def frame(self) -> tuple[int, int]:
-        """(height, width) of the answer."""
-        return frame_of(self.release, self.question.reference)
+    def size(self) -> tuple[int, int]:
+        """The (height, width) of the answer."""
+        return answer_size(self.release, self.question.reference)
 
     @cached_property
     def encoder(self) -> ClipEncoder:
-        """What encodes clips of the answer's size."""
-        return _encoder(self.release, self.frame)
+        """Encoder of clips at the size of the answer."""
+        return _encoder(self.release, self.size)
 
     @cached_property
     def heard(self) -> Media:
-        """What is heard of the initiator's clip."""
-        assert self.question.initiator is not None, "checked"
+        """The part of the initiator's clip that the model hears."""
+        assert self.question.initiator is not None, "ensured by check_question"
         clip = _clip(self.question.initiator)
         media = read_heard(self.encoder, clip, "last")
-        warn_of_cropping("initiator", clip.path, self.frame)
+        warn_of_cropping("initiator", clip.path, self.size)
         return media
 
     def text_ids(self, text: str) -> Tensor:
         try:
             ids = self.release.text_tokenizer.encode(text)
         except UnicodeError as error:
-            raise QuestionError("the text holds bytes that are no characters; give it as UTF-8") from error
+            raise QuestionError("the text is not valid UTF-8; give it as UTF-8") from error
         if len(ids) > MAX_TEXT:
             raise QuestionError(
-                f"the text is {len(ids)} tokens long and a model reads at most {MAX_TEXT}, about a minute of speech; "
-                "shorten it, or let it be said in several answers"
+                f"the text has {len(ids)} tokens and a model reads at most {MAX_TEXT}, about a minute of speech; "
+                "shorten it, or split it over several answers"
             )
         return torch.tensor(ids, dtype=torch.long)
 
     def voice(self, path: Path | None) -> Tensor:
         shape, encoder = self.release.responder.code_shape, _encoder(self.release, self.release.size)
-        assert shape is not None, "without audio no model reads a voice"
+        assert shape is not None, "a model without audio has no voice condition"
         if path is None:
             return torch.zeros(0, shape.codec_frames, shape.codebooks, dtype=torch.long)
         codes = encode_heard(encoder, read_heard(encoder, _clip(path), "first"), self.device).codes
@@ -211,24 +211,24 @@ class _Request:
         return codes
 
     def thinker_features(self) -> Tensor:
-        assert self.release.thinker is not None, "checked"
+        assert self.release.thinker is not None, "ensured by check_question"
         return self.release.thinker.encode(self.heard)
 
 
 def answer(
     release: Release, batch: ChunkBatch, settings: GenerationSettings, path: Path, timing: Timing | None = None
 ) -> Iterator[GeneratedChunk]:
-    """Write the answer to an mp4 while it is generated, chunk by chunk; the file appears when the last is written.
+    """Generates an answer and writes it to an mp4 chunk by chunk; the file appears when the last chunk is written.
 
     Args:
         release: The model with its tokenizers.
-        batch: Of one question, from `read_question`.
-        settings: How to generate.
-        path: The mp4.
-        timing: Filled in on the way.
+        batch: Batch of one question, from `read_question`.
+        settings: Generation settings.
+        path: The mp4 to write.
+        timing: Timing that is filled in during generation.
 
     Yields:
-        Each chunk, after it went to the file.
+        Each chunk after it is written.
     """
     clock = release.clock
     timing = timing if timing is not None else Timing()
@@ -244,10 +244,10 @@ def answer(
             yield chunk
 
 
-def _encoder(release: Release, frame: tuple[int, int]) -> ClipEncoder:
-    """What cuts clips to chunks as training cuts them, and encodes them."""
+def _encoder(release: Release, size: tuple[int, int]) -> ClipEncoder:
+    """Returns the encoder that cuts clips to chunks as in training and encodes them."""
     codec = release.audio_codec if release.responder.depth is not None else None
-    return ClipEncoder(release.video_vae, codec, release.clock.fps, frame)
+    return ClipEncoder(release.video_vae, codec, release.clock.fps, size)
 
 
 def _clip(source: Path | Clip) -> Clip:

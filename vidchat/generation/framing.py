@@ -1,6 +1,6 @@
-"""The frame that an answer has, and what of the files it starts from lies outside.
+"""The frame size of an answer, and warnings about what is cropped from its input files.
 
-One rule, the one of training: a frame is scaled until it covers the model's, and cropped at its centre. Nothing is ever
+As in training, a frame is scaled until it covers the model's frame size, and then cropped at its centre; it is never
 padded. A model that was trained on both orientations (`data.allow_portrait=true`) answers in that of the reference.
 """
 
@@ -13,36 +13,40 @@ from vidchat.data.media.read import frame_size, is_wide
 from vidchat.release import Release
 
 log = logging.getLogger(__name__)
-VISIBLE = 0.02  # of a side: what less than this is cut off is not worth a word
+VISIBLE = 0.02  # fraction of a side; a smaller crop causes no warning
 
 
-def frame_of(release: Release, reference: Path) -> tuple[int, int]:
-    """(height, width) of an answer; raises `MediaError` if the reference cannot be read."""
+def answer_size(release: Release, reference: Path) -> tuple[int, int]:
+    """Returns the (height, width) of an answer.
+
+    Raises:
+        MediaError: the reference cannot be read.
+    """
     height, width = release.size
     if not release.allow_portrait or height == width:
         return height, width
-    turned = is_wide(reference) != (width > height)  # as `ClipEncoder` has it: what is square counts as high
+    turned = is_wide(reference) != (width > height)  # as in `ClipEncoder`: a square counts as portrait
     return (width, height) if turned else (height, width)
 
 
-def warn_of_cropping(name: str, path: Path, frame: tuple[int, int]) -> None:
-    """Says how much of a file's frames is not seen by a model of this frame, if that is visible.
+def warn_of_cropping(name: str, path: Path, size: tuple[int, int]) -> None:
+    """Logs a warning if a visible part of a file's frames is cropped.
 
     Args:
-        name: What the file is, e.g. `reference`.
+        name: Role of the file, e.g. `reference`.
         path: The file.
-        frame: (height, width) of the model's.
+        size: The (height, width) of the answer.
 
     Raises:
-        MediaError: it cannot be read.
+        MediaError: the file cannot be read.
     """
     height, width = frame_size(path)
-    scale = max(frame[0] / height, frame[1] / width)
-    lost = {"height": 1 - frame[0] / (scale * height), "width": 1 - frame[1] / (scale * width)}
-    side = max(lost, key=lambda side: lost[side])
-    if lost[side] >= VISIBLE:
+    scale = max(size[0] / height, size[1] / width)
+    cropped = {"height": 1 - size[0] / (scale * height), "width": 1 - size[1] / (scale * width)}
+    side = max(cropped, key=lambda side: cropped[side])
+    if cropped[side] >= VISIBLE:
         log.warning(
-            "%s=%s is %dx%d (height x width) and the answer %dx%d: %.0f %% of its %s is cropped, half at each end; "
-            "crop it yourself to choose what is seen",
-            name, path, height, width, *frame, 100 * lost[side], side,
+            "%s=%s is %dx%d (height x width) and the answer is %dx%d: %.0f %% of its %s is cropped, half at each end; "
+            "crop the file yourself to choose the visible part",
+            name, path, height, width, *size, 100 * cropped[side], side,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a command, a server and a notebook share: a release is moved to its device and answers questions into files."""
+"""Moves a release to its device and answers questions into files, for the command line, servers and notebooks."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ DEFAULT_SECONDS = 4.0
 
 
 def choose_device(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
-    """Returns the device and the precision, fp32 or bf16, to generate with.
+    """Returns the device and the precision (fp32 or bf16) of generation.
 
     Args:
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
-        precision: `auto` (bf16 on a GPU that multiplies it, else fp32), `fp32` or `bf16`.
+        precision: `auto` (bf16 on GPUs with bf16 matrix units, else fp32), `fp32` or `bf16`.
 
     Raises:
-        QuestionError: there is no such precision.
-        DeviceError: there is no such device here.
+        QuestionError: the precision is unknown.
+        DeviceError: the device is not available.
     """
     device = usable(device)
     if precision not in ("auto", "fp32", "bf16"):
-        raise QuestionError(f"precision={precision} is not known; give auto, fp32 or bf16")
+        raise QuestionError(f"precision={precision} is unknown; give auto, fp32 or bf16")
     if precision == "auto":
         precision = "bf16" if supports_bf16(device) else "fp32"
     return device, precision
 
 
 def move(release: Release, device: str, precision: str = "fp32") -> None:
-    """Moves the whole release to a device; in bf16 it converts the responder, and nothing else."""
+    """Moves a release to a device; bf16 converts the responder only, not the tokenizers."""
     if device == "cpu":
         log.info(choose_threads(sum(parameter.numel() for parameter in release.responder.parameters())))
     if device.startswith("cuda"):
-        torch.set_float32_matmul_precision("high")  # TF32: products in full fp32 are several times slower
+        torch.set_float32_matmul_precision("high")  # TF32; matrix products in full fp32 are several times slower
     if precision == "bf16":
         to_bf16(release.responder)
     for module in (release.responder, release.video_vae, release.audio_codec):
@@ -70,25 +70,29 @@ def move(release: Release, device: str, precision: str = "fp32") -> None:
         release.thinker.to(device)
 
 
-def settings_of(
+def generation_settings(
     release: Release, window: int = 64, seed: int = 0, sampling: Mapping[str, Any] | None = None
 ) -> GenerationSettings:
-    """Returns how to generate: the release's own way of sampling, but for what `sampling` gives.
+    """Returns generation settings with the release's own sampling, overridden by the values in `sampling`.
 
-    The number of chunks is still 1; `respond` sets it.
+    The number of chunks is 1 until `respond` sets it.
 
     Raises:
-        ValueError: names the setting that is out of bounds.
+        ValueError: a setting is out of its range.
     """
     return GenerationSettings(1, window, seed, release.responder.sampling.changed(sampling or {}))
 
 
-def chunk_count(release: Release, seconds: float | None, listened: int = 0) -> int:
-    """Returns T, the chunks of an answer of so many seconds; without seconds, as many as were heard (or 4 s)."""
-    if seconds is None and listened:
-        return listened
+def chunk_count(release: Release, seconds: float | None, heard_chunks: int = 0) -> int:
+    """Returns T, the number of chunks of an answer that lasts `seconds`.
+
+    Without `seconds` it is the number of heard chunks, or 4 s if nothing is heard.
+    """
+    if seconds is None and heard_chunks:
+        return heard_chunks
     seconds = DEFAULT_SECONDS if seconds is None else seconds
-    return max(1, math.ceil(seconds * release.clock.chunks_per_second - 1e-6))  # a whole number may be a hair above
+    # 1e-6: a product that should be a whole number may be slightly larger.
+    return max(1, math.ceil(seconds * release.clock.chunks_per_second - 1e-6))
 
 
 def respond(
@@ -99,24 +103,24 @@ def respond(
     seconds: float | None = None,
     device: str = "cpu",
 ) -> Timing:
-    """Answers one question into an mp4; returns how fast it went.
+    """Answers one question into an mp4; returns the timing.
 
     Args:
         release: The model, on `device`.
-        question: What to answer.
+        question: The inputs.
         output: The mp4 to write.
-        settings: How to generate; its chunks are not read.
-        seconds: Length of the answer; `None` is as long as what is heard, or 4 s.
-        device: Where the model is.
+        settings: Generation settings; their number of chunks is ignored.
+        seconds: Length of the answer; `None` is the length of the heard clip, or 4 s.
+        device: Device of the model.
 
     Raises:
         QuestionError, MediaError: see `read_question`.
     """
     batch = read_question(release, question, device)
     if release.thinker is not None:
-        release.thinker.unload()  # it has understood the question; the answer needs the memory
-    listened = 0 if batch.turn_latents is None else batch.turn_latents.shape[1]
-    settings, timing = replace(settings, chunks=chunk_count(release, seconds, listened)), Timing()
+        release.thinker.unload()  # its features are computed; generation needs the memory
+    heard_chunks = 0 if batch.turn_latents is None else batch.turn_latents.shape[1]
+    settings, timing = replace(settings, chunks=chunk_count(release, seconds, heard_chunks)), Timing()
     for _ in track(answer(release, batch, settings, output, timing), "answering", total=settings.chunks):
         pass
     return timing
@@ -130,29 +134,28 @@ def respond_to_pairs(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> list[Timing]:
-    """Answers every pair of VidChatBench that has no answer yet, each of the benchmark's one length; returns how fast.
+    """Answers every pair of VidChatBench that has no answer yet, at the benchmark's length; returns the timings.
 
-    Of the true answer a model is told nothing, its length included; a model that is told what to say is told its words
-    (protocol `conditioned`). A pair that cannot be answered, e.g. one without words, is skipped with a warning; the
-    others are answered.
+    The model gets nothing of the true answer, not even its length, except for its text if the model takes text
+    (protocol `conditioned`). A pair that cannot be answered, e.g. because it has no text, is skipped with a warning.
 
     Args:
         release: The model, on `device`.
-        pairs: What to answer.
-        output: The folder of the answers; beside each stands a log of how it was made.
-        settings: How to generate; its chunks are not read.
-        device: Where the model is.
-        precision: That of the responder, for the log.
+        pairs: The pairs to answer.
+        output: Folder of the answers, each with a JSON log beside it.
+        settings: Generation settings; their number of chunks is ignored.
+        device: Device of the model.
+        precision: Precision of the responder, for the log.
 
     Raises:
-        PairsError: after the last pair, if some were skipped; names them.
+        PairsError: pairs were skipped; raised after the last pair.
     """
     output.mkdir(parents=True, exist_ok=True)
     protocol = "conditioned" if "text" in release.conditions else "dyadic"
     timings, failed = [], []
     for pair in track(pairs, "answering pairs"):
-        clip, written = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
-        if clip.is_file() and written.is_file() and log_value(written, "pair") in (None, pair_hash(pair)):
+        clip, log_file = output / f"{pair.id}.mp4", output / f"{pair.id}.json"
+        if clip.is_file() and log_file.is_file() and log_value(log_file, "pair") in (None, pair_hash(pair)):
             continue
         try:
             timing = _respond_to_pair(release, pair, clip, settings, device)
@@ -162,8 +165,8 @@ def respond_to_pairs(
             log.warning("skipped pair %s: %s", pair.id, error)
             failed.append(pair.id)
             continue
-        made = {"device": device, "precision": precision, "protocol": protocol, "pair": pair_hash(pair)}
-        write_text(written, json.dumps(timing.log() | made))
+        provenance = {"device": device, "precision": precision, "protocol": protocol, "pair": pair_hash(pair)}
+        write_text(log_file, json.dumps(timing.log() | provenance))
         timings.append(timing)
     if failed:
         raise PairsError(
@@ -174,9 +177,9 @@ def respond_to_pairs(
 
 
 def _respond_to_pair(release: Release, pair: Pair, clip: Path, settings: GenerationSettings, device: str) -> Timing:
-    """Answers one pair into `clip`; raises a `ValueError` that names what is wrong with its files."""
-    with_words = "text" in release.conditions
-    question = Question(pair.reference, pair.initiator, pair.truth.text if with_words else None)
+    """Answers one pair into `clip`; raises a `ValueError` if its files cannot be used."""
+    takes_text = "text" in release.conditions
+    question = Question(pair.reference, pair.initiator, pair.truth.text if takes_text else None)
     check_output(clip, [])
     check_question(release, question)
     batch, timing = read_question(release, question, device), Timing()

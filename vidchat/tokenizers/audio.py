@@ -1,4 +1,4 @@
-"""Waveform <-> codes: what every audio codec of the package can do, and nothing about how."""
+"""Waveform <-> codes: the interface that every audio codec implements."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vidchat.tokenizers.weights import SavedTokenizer, TokenizerError
 
 
 class AudioStream(ABC):
-    """One answer being decoded as its codes arrive. Holds what must be carried from one push to the next."""
+    """Decodes codes as they arrive. Holds the decoder's state between pushes."""
 
     @abstractmethod
     def push(self, codes: Tensor) -> Tensor:
-        """Codes (B, n, K), the next n frames -> waveform (B, n*hop), the audio of exactly these frames.
+        """Returns the waveform (B, n*hop) of the next n codec frames; codes (B, n, K).
 
-        Everything pushed, laid end to end, equals `decode` of all codes at once.
+        The concatenated waveforms of all pushes equal `decode` of all codes at once.
         """
 
 
 class AudioEncoderStream(ABC):
-    """Encodes one waveform as it arrives. Holds what must be carried from one push to the next.
+    """Encodes a waveform as it arrives. Holds the encoder's state between pushes.
 
     Args:
         codec: The codec; any number of streams share its weights.
@@ -31,16 +31,16 @@ class AudioEncoderStream(ABC):
 
     def __init__(self, codec: AudioCodec) -> None:
         self._codec = codec
-        self._waiting: Tensor | None = None  # samples whose codec frames are not encoded yet, and those after them
+        self._buffer: Tensor | None = None  # samples of codec frames that are not encoded yet
         self._started = self._finished = False
 
     @torch.no_grad()
     def push(self, waveform: Tensor) -> Tensor:
-        """Returns the codes (B, m, K) that the next samples, a waveform (B, n) in [-1, 1], make known.
+        """Returns the codes (B, m, K) of the codec frames that the next samples complete; waveform (B, n) in [-1, 1].
 
-        n is any number, and m may be 0: a codec frame's codes are known once its `hop` samples and `look_ahead` more
-        have come, the first ones together once those of `first_codec_frames` codec frames have. All that is
-        returned by `push` and `finish`, laid end to end, equals `encode` of the whole waveform.
+        n is any number, and m may be 0. A codec frame is complete when its `hop` samples and `look_ahead` more samples
+        have arrived; the first `first_codec_frames` codec frames are encoded together. The concatenated codes of all
+        pushes and of `finish` equal `encode` of the whole waveform.
 
         Raises:
             TokenizerError: the waveform has another shape, or the stream is finished.
@@ -49,27 +49,27 @@ class AudioEncoderStream(ABC):
             raise TokenizerError("this stream is finished; encode the next waveform with a new encoder_stream()")
         if waveform.dim() != 2:
             raise TokenizerError(f"a waveform must be (batch, samples), got {tuple(waveform.shape)}")
-        waiting = waveform if self._waiting is None else torch.cat([self._waiting, waveform], dim=1)
-        hop, ahead = self._codec.hop, self._codec.look_ahead
-        count = max(waiting.shape[1] - ahead, 0) // hop
+        buffer = waveform if self._buffer is None else torch.cat([self._buffer, waveform], dim=1)
+        hop, look_ahead = self._codec.hop, self._codec.look_ahead
+        count = max(buffer.shape[1] - look_ahead, 0) // hop
         if not self._started and count < self._codec.first_codec_frames:
             count = 0
-        self._waiting = waiting[:, count * hop :].clone()
-        return self._codes(waiting[:, : count * hop + ahead], count)
+        self._buffer = buffer[:, count * hop :].clone()
+        return self._encode_or_empty(buffer[:, : count * hop + look_ahead], count)
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """Returns the codes (B, m, K) that were waiting for later samples, as `encode` makes them at a waveform's end.
+        """Ends the stream; returns the codes (B, m, K) of the buffered samples, with silence for the look-ahead.
 
-        Samples that do not fill a codec frame have no codes. Nothing can be pushed afterwards.
+        Samples that do not fill a codec frame are dropped. Nothing can be pushed afterwards.
         """
-        if self._waiting is None:
+        if self._buffer is None:
             raise TokenizerError("there is nothing to finish; push a waveform first")
-        self._finished, count = True, self._waiting.shape[1] // self._codec.hop
-        whole, self._waiting = self._waiting[:, : count * self._codec.hop], None
-        return self._codes(F.pad(whole, (0, self._codec.look_ahead)), count)
+        self._finished, count = True, self._buffer.shape[1] // self._codec.hop
+        complete, self._buffer = self._buffer[:, : count * self._codec.hop], None
+        return self._encode_or_empty(F.pad(complete, (0, self._codec.look_ahead)), count)
 
-    def _codes(self, waveform: Tensor, count: int) -> Tensor:
+    def _encode_or_empty(self, waveform: Tensor, count: int) -> Tensor:
         if not count:
             return waveform.new_zeros(len(waveform), 0, self._codec.codebooks, dtype=torch.int64)
         codes = self._encode(waveform)
@@ -82,16 +82,16 @@ class AudioEncoderStream(ABC):
 
 
 class AudioCodec(SavedTokenizer):
-    """A causal neural codec: n codec frames of K codes are n*hop samples, and a frame's samples need no later frame.
+    """A causal neural codec: a codec frame is K codes and `hop` samples, decoded without any later codec frame.
 
     Attributes:
         sample_rate: Samples per second.
         hop: Samples in one codec frame.
-        codebooks: K, codes per frame, coarse to fine.
-        vocabulary: V, entries in each codebook; codes are 0 .. V-1.
-        look_ahead: Number of samples after a codec frame's own that its codes depend on.
-        first_codec_frames: Number of codec frames at a waveform's beginning that are encoded together, because the
-            first of them depend on the others; 1 where none do.
+        codebooks: K, the number of codes per codec frame, coarse to fine.
+        vocabulary: V, the number of entries in each codebook; codes are 0 .. V-1.
+        look_ahead: Number of samples after the end of a codec frame that its codes depend on.
+        first_codec_frames: Number of codec frames at the start of a waveform that are encoded together, because the
+            first of them depend on the later ones; 1 if they do not.
     """
 
     sample_rate: int
@@ -103,7 +103,7 @@ class AudioCodec(SavedTokenizer):
 
     @abstractmethod
     def encode(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, n*hop) float in [-1, 1] -> codes (B, n, K) int64.
+        """Encodes a waveform (B, n*hop) float in [-1, 1] to codes (B, n, K) int64.
 
         Raises:
             TokenizerError: the length is not a multiple of `hop`.
@@ -111,14 +111,14 @@ class AudioCodec(SavedTokenizer):
 
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, n, K) int64 -> waveform (B, n*hop) float, in [-1, 1] but for small overshoots."""
+        """Decodes codes (B, n, K) int64 to a waveform (B, n*hop) float; it may exceed [-1, 1] slightly."""
 
     @abstractmethod
     def stream(self) -> AudioStream:
-        """A new stream that decodes codes as they arrive, with no delay."""
+        """Returns a new stream that decodes codes as they arrive, with no delay."""
 
     def encoder_stream(self) -> AudioEncoderStream:
-        """A new stream that encodes a waveform as it arrives, `look_ahead` samples behind it.
+        """Returns a new stream that encodes a waveform as it arrives, with a delay of `look_ahead` samples.
 
         Raises:
             TokenizerError: the class defines no such stream.
@@ -126,7 +126,11 @@ class AudioCodec(SavedTokenizer):
         raise TokenizerError(f"{type(self).__name__} defines no encoder_stream; define one, or encode whole clips")
 
     def codec_frames(self, waveform: Tensor) -> int:
-        """n, the frames of a waveform (B, n*hop); raises `TokenizerError` for any other shape."""
+        """Returns n, the number of codec frames of a waveform (B, n*hop).
+
+        Raises:
+            TokenizerError: the waveform has another shape.
+        """
         if waveform.dim() != 2 or waveform.shape[1] == 0 or waveform.shape[1] % self.hop:
             raise TokenizerError(
                 f"a waveform must be (batch, n x {self.hop}) samples, n > 0, got {tuple(waveform.shape)}; pad or cut it"
@@ -137,5 +141,6 @@ class AudioCodec(SavedTokenizer):
         """Raises `TokenizerError` unless codes are integers of shape (B, n, K)."""
         if codes.dim() != 3 or codes.shape[2] != self.codebooks or codes.is_floating_point():
             raise TokenizerError(
-                f"codes must be integers (batch, frames, {self.codebooks}), got {codes.dtype} {tuple(codes.shape)}"
+                f"codes must be integers (batch, codec frames, {self.codebooks}), got {codes.dtype} "
+                f"{tuple(codes.shape)}"
             )

@@ -1,7 +1,7 @@
-"""Streams of causal video VAEs: latents to frames and frames to latents as they arrive, at the same cost each chunk.
+"""Streams of causal video VAEs: they encode frames and decode latents as they arrive, at the same cost for each chunk.
 
-`AutoencoderKLWan` (2.1, and 2.2 with its patches) has a feature cache that its encoder and its decoder take. LTX-Video,
-Cosmos and HunyuanVideo 1.5 have none; `carried.py` gives them one.
+The encoder and the decoder of `AutoencoderKLWan` (2.1, and 2.2 with its patches) take a feature cache. LTX-Video,
+Cosmos and HunyuanVideo 1.5 have no cache; `streaming_layers.py` adds one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vidchat.tokenizers.video import VideoEncoderStream, VideoStream
 if TYPE_CHECKING:
     from vidchat.tokenizers.causal import CausalVAE
 
-WAN_STRIDE = 4  # frames that AutoencoderKLWan encodes at a time
+WAN_STRIDE = 4  # number of frames that AutoencoderKLWan encodes at a time
 
 
-class WanCache:
-    """What Wan's decoder carries from one latent to the next: the last frames each convolution has seen.
+class WanDecoder:
+    """Wan's decoder with its own feature cache: the last inputs of each convolution.
 
-    `AutoencoderKLWan.decode` keeps the same list on the module, where two streams would share it.
+    `AutoencoderKLWan.decode` keeps the cache on the module, where two streams would share it.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -35,7 +35,7 @@ class WanCache:
         self.started = False
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The next raw latents (B, C, n, h, w) -> their frames, 1 to the clip's first and 4 to each other."""
+        """Returns the frames (B, 3, m, H, W) of the next raw latents (B, C, n, h, w): 1 for latent 0, else 4."""
         return torch.cat([self._decode(latent) for latent in latents.split(1, dim=2)], dim=2)
 
     def _decode(self, latent: Tensor) -> Tensor:
@@ -50,39 +50,39 @@ class WanCache:
         return frames if patch is None else unpatchify(frames, patch_size=patch)
 
 
-class StreamingCache:
-    """The same for decoders that take no cache: a decoder that carries its memory itself."""
+class StreamingDecoder:
+    """The decoder of another VAE, whose layers keep their own state."""
 
     def __init__(self, tokenizer: CausalVAE) -> None:
         self.tokenizer = tokenizer
         self.decoder = make_streaming(tokenizer.vae.decoder, tokenizer.look_back)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """See `WanCache.decode`."""
-        vae, given = self.tokenizer.vae, self.tokenizer.decoding(latents)
-        if hasattr(vae, "post_quant_conv"):  # Cosmos has one, of single places
+        """See `WanDecoder.decode`."""
+        vae, arguments = self.tokenizer.vae, self.tokenizer.decoder_arguments(latents)
+        if hasattr(vae, "post_quant_conv"):  # Cosmos has one, of kernel size 1
             latents = vae.post_quant_conv(latents)
-        frames: Tensor = self.decoder(latents, **given)
+        frames: Tensor = self.decoder(latents, **arguments)
         return frames
 
 
 class CausalStream(VideoStream):
-    """Streams with a cache of its own, so that streams of one tokenizer do not meet."""
+    """Decodes with its own state, so that streams of one tokenizer are independent."""
 
     def __init__(self, tokenizer: CausalVAE) -> None:
         wan = isinstance(tokenizer.vae, diffusers.AutoencoderKLWan)
         self.tokenizer = tokenizer
-        self.cache: WanCache | StreamingCache = WanCache(tokenizer.vae) if wan else StreamingCache(tokenizer)
+        self.decoder: WanDecoder | StreamingDecoder = WanDecoder(tokenizer.vae) if wan else StreamingDecoder(tokenizer)
 
     @torch.no_grad()
     def push(self, latents: Tensor) -> Tensor:
         self.tokenizer.check_latents(latents)
         raw = self.tokenizer.denormalise(latents).to(self.tokenizer.vae.dtype)
-        return self.cache.decode(raw).to(latents.dtype).clamp(-1, 1)
+        return self.decoder.decode(raw).to(latents.dtype).clamp(-1, 1)
 
 
 class CausalEncoderStream(VideoEncoderStream):
-    """Encodes with a memory of its own, so that streams of one tokenizer do not affect each other."""
+    """Encodes with its own state, so that streams of one tokenizer are independent."""
 
     _tokenizer: CausalVAE
 
@@ -100,22 +100,22 @@ class CausalEncoderStream(VideoEncoderStream):
         moments = self.encoder(frames.to(vae.dtype))
         if hasattr(vae, "quant_conv"):  # Wan and Cosmos have one, of kernel size 1
             moments = vae.quant_conv(moments)
-        # The mode of a distribution is its mean, the first half of its channels; Cosmos has no other.
+        # The mode of the distribution is its mean, the first half of the channels; Cosmos has the mean only.
         return moments[:, : self._tokenizer.channels].to(frames.dtype)
 
 
 class WanEncoder:
-    """Wan's encoder with a feature cache of its own; `AutoencoderKLWan.encode` keeps it on the module."""
+    """Wan's encoder with its own feature cache, which `AutoencoderKLWan.encode` keeps on the module."""
 
     def __init__(self, vae: Any) -> None:
         self.vae = vae
         self.features: list[Any] = [None] * vae._cached_conv_counts["encoder"]
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """Frames (B, 3, n, H, W) of the next whole chunks -> moments (B, 2C, m, h, w)."""
+        """Returns the moments (B, 2C, m, h, w) of the frames (B, 3, n, H, W) of the next m complete chunks."""
         patch = self.vae.config.patch_size
         patches = frames if patch is None else patchify(frames, patch_size=patch)
-        first = patches.shape[2] % WAN_STRIDE  # 1 in a clip's first push, else 0: its first frame is encoded alone
+        first = patches.shape[2] % WAN_STRIDE  # 1 in the first push, else 0: frame 0 is encoded alone
         chunks = [patches[:, :, :first], *patches[:, :, first:].split(WAN_STRIDE, dim=2)]
         return torch.cat([self._encode(chunk) for chunk in chunks if chunk.shape[2]], dim=2)
 

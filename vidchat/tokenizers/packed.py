@@ -1,4 +1,4 @@
-"""Any image VAE as a causal video tokenizer: the latents of a chunk's frames laid side by side along channels."""
+"""Any image VAE as a causal video tokenizer: the latents of a chunk's frames are concatenated along channels."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 from vidchat.registry import register
 from vidchat.tokenizers.chunkwise import ChunkwiseVAE
-from vidchat.tokenizers.weights import TokenizerError, not_loaded
+from vidchat.tokenizers.weights import TokenizerError, load_error
 
 IMAGE_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "AutoencoderDC": AutoencoderDC}
 
 
 @register("packed_vae", by="from_pretrained")
 class PackedVAE(ChunkwiseVAE):
-    """An image VAE of diffusers behind the chunk interface: the latents of a chunk's frames, along channels.
+    """An image VAE of diffusers that encodes the frames of a chunk separately and concatenates their latents.
 
-    Channel order of a latent: frame 0's channels, then frame 1's, and so on.
+    The channels of a latent are those of the chunk's first frame, then those of its second frame, and so on.
 
     Args:
-        image_vae: An `AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`. Of a distribution, the mode is taken. Its
-            `scaling_factor` is not used: the statistics stored here do its work.
+        image_vae: An `AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`. A latent is the mode of its distribution.
+            Its `scaling_factor` is not used: the latent statistics stored here replace it.
         temporal_stride: Frames in a chunk.
     """
 
@@ -36,24 +36,24 @@ class PackedVAE(ChunkwiseVAE):
 
     @classmethod
     def from_pretrained(cls, name: str, kind: str, temporal_stride: int = 4, subfolder: str | None = None) -> Self:
-        """Takes the image VAE of a Hub name or a local folder; `kind` is its class in diffusers.
+        """Loads the image VAE of a Hub name or a local folder; `kind` is its class in diffusers.
 
-        The latents' statistics start from the VAE's own `scaling_factor` and `shift_factor`, where it has them.
+        The latent statistics are the `scaling_factor` and `shift_factor` of the VAE, if it has them.
 
         Raises:
-            TokenizerError: there is no such VAE, or it cannot be reached.
+            TokenizerError: there is no such VAE, or the Hub cannot be reached.
         """
         if kind not in IMAGE_VAES:
             raise TokenizerError(f"{kind} is not an image VAE that can be packed; use one of {sorted(IMAGE_VAES)}")
         try:
             image_vae = IMAGE_VAES[kind].from_pretrained(name, subfolder=subfolder, use_safetensors=True)
         except (OSError, ValueError) as error:
-            raise not_loaded(name, kind, subfolder, error) from error
+            raise load_error(name, kind, subfolder, error) from error
         tokenizer = cls(image_vae, temporal_stride)
         scale = getattr(image_vae.config, "scaling_factor", None) or 1.0
         shift = getattr(image_vae.config, "shift_factor", None) or 0.0
-        one = torch.ones(tokenizer.channels)
-        tokenizer.set_statistics(shift * one, one / scale)
+        ones = torch.ones(tokenizer.channels)
+        tokenizer.set_statistics(shift * ones, ones / scale)
         return tokenizer.eval()
 
     def config(self) -> dict[str, Any]:
@@ -66,7 +66,9 @@ class PackedVAE(ChunkwiseVAE):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         if config["kind"] not in IMAGE_VAES:
-            raise TokenizerError(f"{config['kind']} is not an image VAE that can be packed")
+            raise TokenizerError(
+                f"{config['kind']} is not an image VAE that can be packed; use one of {sorted(IMAGE_VAES)}"
+            )
         return cls(IMAGE_VAES[config["kind"]].from_config(config["image_vae"]), config["temporal_stride"])
 
     def encode_chunks(self, frames: Tensor) -> Tensor:
@@ -88,9 +90,11 @@ def _latent_channels(image_vae: nn.Module) -> int:
 
 
 def _spatial_stride(image_vae: nn.Module) -> int:
-    """Pixels per latent position, counted from the encoder's resolutions; not every VAE has an attribute for it."""
+    """Returns the pixels per latent position, from the number of resolutions; not every VAE has an attribute for it."""
     config = _config(image_vae)
     for key in ("block_out_channels", "encoder_block_out_channels"):
         if key in config:
             return 2 ** (len(config[key]) - 1)
-    raise TokenizerError(f"{type(image_vae).__name__} does not say how many resolutions it has")
+    raise TokenizerError(
+        f"{type(image_vae).__name__} has no block_out_channels in its configuration, so its stride is unknown"
+    )

@@ -1,9 +1,9 @@
-"""One small convolutional network per chunk, on the chunk's frames stacked along channels. The demo's tokenizer.
+"""The demo's video tokenizer: a small convolutional network on the frames of a chunk, stacked along channels.
 
-It can compress over time inside the chunk and costs one pass per chunk. What makes it trainable on a CPU within
-minutes is where it starts: a linear map, set to the principal components of the frames' blocks, alone gives a frame
-(26 dB from 64 components of 16x16 pixels x 4 frames of drawn heads); the network beside it starts at zero and learns
-what is left. From a random start the same network needs minutes to get to 18 dB.
+It compresses over time inside a chunk in one pass. It trains on a CPU within minutes because of its initialisation: a
+linear map, set to the principal components of the frames' blocks, reconstructs frames at 26 dB (64 components of 16x16
+pixels x 4 frames of drawn heads), and the network added to it starts at zero and learns the residual. With random
+initialisation the same network needs minutes to reach 18 dB.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from vidchat.tokenizers.weights import TokenizerError
 
 @register("stacked_vae", by="load")
 class StackedVAE(ChunkwiseVAE):
-    """A linear map of blocks and a residual network, side by side and added, in the encoder and in the decoder.
+    """The sum of a linear map of blocks and a residual network, in the encoder and in the decoder.
 
-    The network reads the stack as small patches (space to depth, as Shi et al., arXiv 1609.05158), so that nothing runs
-    at the frame's own resolution. Its blocks have no normalisation, as in TAESD (`diffusers.AutoencoderTiny`): group
-    norms learn colour slowly at this size. A block (the linear map's) is as large as a latent position.
+    The linear map works on blocks of the size of a latent position. The network works on small patches (space to depth,
+    as in Shi et al., arXiv 1609.05158), so nothing runs at the resolution of the frames. It has no normalisation, as
+    TAESD (`diffusers.AutoencoderTiny`): with group norms, a network of this size learns colour slowly.
 
     Args:
-        channels: C of the latents.
-        patch: Pixels along one side of a patch; the first width works on the grid of patches.
-        widths: Channels at each resolution, fine to coarse; each but the first halves the grid.
+        channels: C, the channels of the latents.
+        patch: Pixels along one side of a patch; the finest resolution is the grid of patches.
+        widths: Channels at each resolution, fine to coarse; each further resolution halves the grid.
         encoder_blocks: Residual blocks of the encoder at each resolution, fine to coarse.
         decoder_blocks: Residual blocks of the decoder at each resolution, fine to coarse.
         temporal_stride: Frames in a chunk.
@@ -85,36 +85,38 @@ class StackedVAE(ChunkwiseVAE):
 
     @torch.no_grad()
     def start_from(self, clips: Iterable[Tensor], motion: float = 1.0) -> None:
-        """Sets the linear maps to the first C principal components of the clips' blocks, each of variance 1.
+        """Sets the linear maps to the first C principal components of the clips' blocks, scaled to variance 1.
 
-        Processes that train together set them alike, to the components of all their clips.
+        Every rank gets the components of the clips of all ranks.
 
         Args:
-            clips: Batches of frames (B, 3, 4T+1, H, W) float in [-1, 1]; all together at least C blocks.
-            motion: How much more than a chunk's mean frame the deviations from it count in choosing components. With
-                1 a few of them show motion; a network that starts without any may never learn it.
+            clips: Batches of frames (B, 3, 4T+1, H, W) float in [-1, 1], with C blocks or more in total.
+            motion: Weight of the deviations from a chunk's mean frame when components are chosen. With 1, few
+                components represent motion; a network that starts without any may never learn motion.
 
         Raises:
-            TokenizerError: there are fewer blocks, or they vary in fewer ways, than the latents have channels.
+            TokenizerError: there are fewer blocks, or fewer directions in which they vary, than latent channels.
         """
         mean, covariance = self._moments(clips)
-        weighed = self._weigh(self._weigh(covariance, motion).T, motion)
-        variance, directions = torch.linalg.eigh((weighed + weighed.T) / 2)
+        weighted = self._weight_motion(self._weight_motion(covariance, motion).T, motion)
+        variance, directions = torch.linalg.eigh((weighted + weighted.T) / 2)
         components, spread = directions[:, -self.channels :], variance[-self.channels :].clamp_min(0).sqrt()
         if not bool((spread > 1e-4).all()):
-            raise TokenizerError(f"the clips do not vary in {self.channels} ways; give more of them or lower channels")
-        to_latents = self._weigh(components, motion) / spread
+            raise TokenizerError(
+                f"the clips vary in fewer than {self.channels} directions; give more clips or lower channels"
+            )
+        to_latents = self._weight_motion(components, motion) / spread
         self.to_latents.weight.copy_(to_latents.T[..., None, None])
         self.to_latents.bias.copy_(-(mean @ to_latents))  # type: ignore[union-attr]
-        self.to_blocks.weight.copy_((self._weigh(components, 1 / motion) * spread)[..., None, None])
+        self.to_blocks.weight.copy_((self._weight_motion(components, 1 / motion) * spread)[..., None, None])
         self.to_blocks.bias.copy_(mean)  # type: ignore[union-attr]
-        # Two machines may give the same components other signs.
+        # Ranks may compute the same components with other signs.
         copy_from_first_rank([*self.to_latents.parameters(), *self.to_blocks.parameters()])
 
     def _moments(self, clips: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) of the clips' blocks of D values."""
+        """Returns the mean (D,) and the covariance (D, D) of the clips' blocks of D values."""
         values = self.to_latents.in_channels
-        # In double precision, or the last components, which vary little, would depend on the order of the sums.
+        # Double precision: the last components, of small variance, would otherwise depend on the order of the sums.
         count, total, products = (
             self.to_latents.weight.new_zeros(shape, dtype=torch.float64) for shape in ((), (values,), (values, values))
         )
@@ -124,19 +126,19 @@ class StackedVAE(ChunkwiseVAE):
             count, total, products = count + len(blocks), total + blocks.sum(0), products + blocks.T @ blocks
         for value in (count, total, products):
             sum_over_ranks(value)
-        seen = float(count.clamp(min=1))
-        mean = total / seen
-        return mean, products / seen - mean[:, None] * mean
+        block_count = float(count.clamp(min=1))
+        mean = total / block_count
+        return mean, products / block_count - mean[:, None] * mean
 
-    def _weigh(self, blocks: Tensor, motion: float) -> Tensor:
-        """Blocks (D, n), the deviations from their mean frame multiplied; symmetric, and `1 / motion` undoes it."""
+    def _weight_motion(self, blocks: Tensor, motion: float) -> Tensor:
+        """Multiplies the deviations of blocks (D, n) from their mean frame; symmetric, inverted by `1 / motion`."""
         frames = blocks.unflatten(0, (self.temporal_stride, -1))
         mean = frames.mean(0, keepdim=True)
         return (mean + motion * (frames - mean)).flatten(0, 1)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, which the block is at first: the second starts at zero."""
+    """Two 3x3 convolutions with a skip connection; the second is initialised to zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -154,7 +156,7 @@ def _encoder(values: int, widths: Sequence[int], blocks: Sequence[int], channels
         if level:
             layers.append(nn.Conv2d(widths[level - 1], width, 2, stride=2))
         layers += [ResidualBlock(width) for _ in range(count)]
-    return nn.Sequential(*layers, nn.SiLU(), _zero(nn.Conv2d(widths[-1], channels, 1)))
+    return nn.Sequential(*layers, nn.SiLU(), _zero_init(nn.Conv2d(widths[-1], channels, 1)))
 
 
 def _decoder(values: int, widths: Sequence[int], blocks: Sequence[int], channels: int) -> nn.Sequential:
@@ -163,11 +165,11 @@ def _decoder(values: int, widths: Sequence[int], blocks: Sequence[int], channels
         layers += [ResidualBlock(widths[level]) for _ in range(blocks[level])]
         if level:
             layers += [nn.Conv2d(widths[level], 4 * widths[level - 1], 1), nn.PixelShuffle(2)]
-    return nn.Sequential(*layers, nn.SiLU(), _zero(nn.Conv2d(widths[0], values, 1)))
+    return nn.Sequential(*layers, nn.SiLU(), _zero_init(nn.Conv2d(widths[0], values, 1)))
 
 
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """The same layer, giving zero until it is trained."""
+def _zero_init(layer: nn.Conv2d) -> nn.Conv2d:
+    """Initialises a layer to zero and returns it."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer

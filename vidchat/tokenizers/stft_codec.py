@@ -1,12 +1,13 @@
-"""A small causal codec that works at the frame rate: it trains on a CPU and decodes with no delay.
+"""A small causal codec that works at the codec frame rate: it trains on a CPU and decodes with no delay.
 
-Frame i looks at the samples of one window, `[i*hop, i*hop + window)`, as a log-magnitude spectrum; causal ConvNeXt
-blocks and a residual quantiser turn it into K codes; causal ConvNeXt blocks turn codes back into the magnitude and
-phase of the same window (the head of Vocos: Siuzdak 2023, arXiv 2306.00814, section 3.2); windows overlap and add.
+Codec frame i is computed from the log-magnitude spectrum of one window of samples, `[i*hop, i*hop + window)`. Causal
+ConvNeXt blocks and a residual quantiser turn it into K codes; causal ConvNeXt blocks turn the codes back into the
+magnitude and phase of the same window (the head of Vocos: Siuzdak 2023, arXiv 2306.00814, section 3.2), and overlapping
+windows are added.
 
-Since frame i's window *starts* at its own hop, the samples `[i*hop, (i+1)*hop)` are finished once frame i is known: the
-decoder adds no delay. In return the encoder looks `window - hop` samples ahead (60 ms at the demo's numbers), so the
-codes of what is heard come that much later; answers are generated, not encoded.
+The window of codec frame i *starts* at its own hop, so the samples `[i*hop, (i+1)*hop)` are complete once frame i is
+decoded: the decoder adds no delay. In return the encoder looks `window - hop` samples ahead (60 ms in the demo codec),
+which delays the codes of the initiator's audio; answers are generated, not encoded.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vidchat.tokenizers.quantizer import Quantized, ResidualQuantizer
 
 
 class CausalConvNeXtBlock(nn.Module):
-    """Depthwise convolution over the past, then an MLP per frame, added to the input (Liu et al. 2022, 2201.03545)."""
+    """Residual block: causal depthwise convolution, then an MLP per codec frame (Liu et al. 2022, arXiv 2201.03545)."""
 
     def __init__(self, width: int, kernel: int, expansion: int) -> None:
         super().__init__()
@@ -35,15 +36,15 @@ class CausalConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), 0.1))
 
     def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, n, D), past (B, kernel-1, D) -> the same for the next frames."""
-        seen = torch.cat([past, x], 1)
-        y = self.depthwise(seen.transpose(1, 2)).transpose(1, 2)
+        """Returns the output (B, n, D) and the `past` of the next call; x (B, n, D), past (B, kernel-1, D)."""
+        extended = torch.cat([past, x], 1)
+        y = self.depthwise(extended.transpose(1, 2)).transpose(1, 2)
         y = self.down(F.gelu(self.up(self.norm(y))))
-        return x + self.scale * y, seen[:, seen.shape[1] - self.past :]
+        return x + self.scale * y, extended[:, extended.shape[1] - self.past :]
 
 
 class CausalStack(nn.Module):
-    """Linear, ConvNeXt blocks, norm, linear. Frame i sees frames <= i; before frame 0 lie zeros."""
+    """Linear layer, ConvNeXt blocks, norm, linear layer. Output i depends on inputs <= i, with zeros before input 0."""
 
     def __init__(self, inputs: int, width: int, outputs: int, blocks: int, kernel: int, expansion: int) -> None:
         super().__init__()
@@ -54,27 +55,27 @@ class CausalStack(nn.Module):
         self.leave_norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, outputs)
 
-    def start(self, batch: int, like: Tensor) -> list[Tensor]:
-        """What every block has seen before frame 0."""
+    def initial_past(self, batch: int, like: Tensor) -> list[Tensor]:
+        """Returns the `past` (B, kernel-1, D) of every block before codec frame 0: zeros of the type of `like`."""
         return [like.new_zeros(batch, self.past, self.width) for _ in self.blocks]
 
     def forward(self, x: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """x (B, n, inputs) -> (B, n, outputs), and what the next frames must know."""
+        """Returns the output (B, n, outputs) and the `past` of the next call; x (B, n, inputs)."""
         x = self.enter_norm(self.enter(x))
-        seen = []
-        for block, before in zip(self.blocks, past, strict=True):
-            x, after = block(x, before)
-            seen.append(after)
-        return self.leave(self.leave_norm(x)), seen
+        next_past = []
+        for block, block_past in zip(self.blocks, past, strict=True):
+            x, block_past = block(x, block_past)
+            next_past.append(block_past)
+        return self.leave(self.leave_norm(x)), next_past
 
 
 class Spectrum(nn.Module):
-    """Windows that start at their own hop: analysis, and synthesis by overlap-add that carries its tail.
+    """Short-time Fourier transform whose windows start at their own hop, with synthesis by streaming overlap-add.
 
     Attributes:
         hop: Samples from one window to the next.
         window_size: Samples in a window, a multiple of `hop`.
-        bins: window_size // 2 + 1.
+        bins: Frequency bins, window_size // 2 + 1.
     """
 
     window: Tensor
@@ -85,48 +86,48 @@ class Spectrum(nn.Module):
             raise ValueError(f"a window of {window_size} samples must be a multiple (2 or more) of the hop, {hop}")
         self.hop, self.window_size, self.bins = hop, window_size, window_size // 2 + 1
         self.register_buffer("window", torch.hann_window(window_size), persistent=False)
-        # Sum of the squared windows over one sample in the middle of a long audio, for dividing.
-        self.full = float(self.window.square().sum() / hop)
+        # Sum of the squared windows over one sample in the middle of a long waveform.
+        self.window_power = float(self.window.square().sum() / hop)
 
     @property
     def tail(self) -> int:
-        """Samples that a frame's window reaches beyond its own hop."""
+        """Number of samples that a window reaches beyond its own hop."""
         return self.window_size - self.hop
 
     def analyse(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, n*hop) -> complex (B, n, bins); beyond the end lie zeros."""
+        """Returns the spectrum, complex (B, n, bins), of a waveform (B, n*hop) that is padded with zeros at its end."""
         return self.analyse_windows(F.pad(waveform, (0, self.tail)))
 
     def analyse_windows(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, n*hop + tail) -> complex (B, n, bins)."""
+        """Returns the spectrum, complex (B, n, bins), of a waveform (B, n*hop + tail)."""
         return torch.fft.rfft(waveform.unfold(1, self.window_size, self.hop) * self.window)
 
-    def start(self, batch: int, like: Tensor) -> Tensor:
-        """(B, 2, tail): the audio, and the sum of squared windows, that earlier frames left for the next hops."""
+    def initial_tail(self, batch: int, like: Tensor) -> Tensor:
+        """Returns zeros (B, 2, tail): the waveform and the sum of squared windows carried over from earlier windows."""
         return like.new_zeros(batch, 2, self.tail)
 
     def synthesise(self, spectrum: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Complex (B, n, bins) and the tail before -> waveform (B, n*hop) and the tail after."""
+        """Returns the waveform (B, n*hop) and the tail of the next call; spectrum complex (B, n, bins)."""
         batch, codec_frames, _ = spectrum.shape
-        parts = torch.fft.irfft(spectrum, n=self.window_size) * self.window
-        both = torch.stack([parts, self.window.square().expand_as(parts)], 1)
+        windows = torch.fft.irfft(spectrum, n=self.window_size) * self.window
+        both = torch.stack([windows, self.window.square().expand_as(windows)], 1)
         added = self._overlap_add(both.reshape(2 * batch, codec_frames, -1)).view(batch, 2, -1)
         added = added + F.pad(tail, (0, added.shape[2] - self.tail))
-        done, tail = added[:, :, : codec_frames * self.hop], added[:, :, codec_frames * self.hop :]
-        # In the first hops few windows overlap; the floor keeps their edge from being blown up.
-        return done[:, 0] / done[:, 1].clamp(min=0.2 * self.full), tail
+        complete, tail = added[:, :, : codec_frames * self.hop], added[:, :, codec_frames * self.hop :]
+        # Few windows overlap in the first hops; the floor avoids amplifying their edges.
+        return complete[:, 0] / complete[:, 1].clamp(min=0.2 * self.window_power), tail
 
-    def _overlap_add(self, parts: Tensor) -> Tensor:
-        """(N, n, window) -> (N, n*hop + tail)."""
-        codec_frames = parts.shape[1]
+    def _overlap_add(self, windows: Tensor) -> Tensor:
+        """Adds overlapping windows (N, n, window_size) to waveforms (N, n*hop + tail)."""
+        codec_frames = windows.shape[1]
         size = codec_frames * self.hop + self.tail
-        columns = parts.transpose(1, 2)
-        return F.fold(columns, (1, size), (1, self.window_size), stride=(1, self.hop)).view(parts.shape[0], size)
+        columns = windows.transpose(1, 2)
+        return F.fold(columns, (1, size), (1, self.window_size), stride=(1, self.hop)).view(windows.shape[0], size)
 
 
 @register("stft_codec", by="load")
 class StftCodec(AudioCodec):
-    """The codec: spectrum -> encoder -> residual quantiser -> decoder -> spectrum."""
+    """The codec: spectrum, encoder, residual quantiser, decoder, spectrum."""
 
     def __init__(
         self,
@@ -147,15 +148,15 @@ class StftCodec(AudioCodec):
         Args:
             sample_rate: Samples per second.
             hop: Samples per codec frame.
-            window: Samples that a frame analyses and synthesises; a multiple of hop.
-            codebooks: K.
-            vocabulary: V.
-            code_width: Width of the codebooks' entries.
-            width: Width of encoder and decoder.
-            expansion: Of the MLP in a block.
-            encoder_blocks: ConvNeXt blocks before the quantiser.
-            decoder_blocks: ConvNeXt blocks after it.
-            kernel: Frames that a block's convolution sees.
+            window: Samples per analysis and synthesis window; a multiple of `hop`.
+            codebooks: K, the number of codebooks.
+            vocabulary: V, the number of entries in each codebook.
+            code_width: Width of the codebook entries.
+            width: Width of the encoder and the decoder.
+            expansion: Ratio of the hidden width of a block's MLP to `width`.
+            encoder_blocks: Number of ConvNeXt blocks before the quantiser.
+            decoder_blocks: Number of ConvNeXt blocks after the quantiser.
+            kernel: Kernel size of the convolutions, in codec frames.
             quantizer_dropout: See `ResidualQuantizer`.
         """
         super().__init__()
@@ -176,22 +177,22 @@ class StftCodec(AudioCodec):
         return dict(self._config)
 
     def embed(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, n*hop) -> vectors (B, n, code_width), before the quantiser."""
+        """Returns the vectors (B, n, code_width) that enter the quantiser; waveform (B, n*hop)."""
         self.codec_frames(waveform)
         return self._embed(self.spectrum.analyse(waveform.float()), None)[0]
 
     def _embed(self, spectrum: Tensor, past: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        """Complex (B, n, bins) -> vectors (B, n, code_width), and what the next frames must know."""
-        # About zero mean and unit spread over speech: log10 of magnitudes from 1e-3 (silence) to 1e2.
+        """Returns vectors (B, n, code_width) and the `past` of the next call; spectrum complex (B, n, bins)."""
+        # log10 of magnitudes from 1e-3 (silence) to 1e2: roughly zero mean and unit variance over speech.
         features = torch.log10(spectrum.abs() + 1e-3) + 1
-        return self.encoder(features, self.encoder.start(len(features), features) if past is None else past)
+        return self.encoder(features, self.encoder.initial_past(len(features), features) if past is None else past)
 
     def synthesise(self, vectors: Tensor) -> Tensor:
-        """Vectors (B, n, code_width) -> waveform (B, n*hop)."""
-        return self._synthesise(vectors, self._start(vectors))[0]
+        """Returns the waveform (B, n*hop) of vectors (B, n, code_width)."""
+        return self._synthesise(vectors, self._initial_state(vectors))[0]
 
     def forward(self, waveform: Tensor, quantize: bool = True) -> tuple[Tensor, Quantized | None]:
-        """For training: waveform (B, n*hop) -> its reconstruction and what the quantiser did (`None` without it)."""
+        """Returns the reconstruction (B, n*hop) of a waveform (B, n*hop), and the quantiser's output if it is used."""
         vectors = self.embed(waveform)
         if not quantize:
             return self.synthesise(vectors), None
@@ -213,9 +214,9 @@ class StftCodec(AudioCodec):
     def encoder_stream(self) -> AudioEncoderStream:
         return StftEncoderStream(self)
 
-    def _start(self, vectors: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _initial_state(self, vectors: Tensor) -> tuple[list[Tensor], Tensor]:
         batch = vectors.shape[0]
-        return self.decoder.start(batch, vectors), self.spectrum.start(batch, vectors)
+        return self.decoder.initial_past(batch, vectors), self.spectrum.initial_tail(batch, vectors)
 
     def _synthesise(
         self, vectors: Tensor, state: tuple[list[Tensor], Tensor]
@@ -223,14 +224,14 @@ class StftCodec(AudioCodec):
         past, tail = state
         out, past = self.decoder(vectors, past)
         log_magnitude, phase = out.float().chunk(2, -1)
-        # Clipped as in Vocos: exp() of an untrained head must not overflow.
+        # Clamped as in Vocos, so that exp() of an untrained head does not overflow.
         magnitude = log_magnitude.clamp(max=5.0).exp()
         waveform, tail = self.spectrum.synthesise(torch.polar(magnitude, phase), tail)
         return waveform, (past, tail)
 
 
 class StftStream(AudioStream):
-    """Carries the convolutions' past and the overlap-add tail from push to push."""
+    """Decodes with the convolutions' past and the overlap-add tail as its state."""
 
     def __init__(self, codec: StftCodec) -> None:
         self._codec = codec
@@ -240,13 +241,13 @@ class StftStream(AudioStream):
     def push(self, codes: Tensor) -> Tensor:
         self._codec.check_codes(codes)
         vectors = self._codec.quantizer.decode(codes)
-        state = self._codec._start(vectors) if self._state is None else self._state
+        state = self._codec._initial_state(vectors) if self._state is None else self._state
         waveform, self._state = self._codec._synthesise(vectors, state)
         return waveform
 
 
 class StftEncoderStream(AudioEncoderStream):
-    """Carries the convolutions' past from push to push."""
+    """Encodes with the convolutions' past as its state."""
 
     _codec: StftCodec
     _past: list[Tensor] | None = None

@@ -1,4 +1,4 @@
-"""Text to ids: bytes, which need no download, or any tokenizer of the Hub."""
+"""Text tokenizers: UTF-8 bytes, which need no download, or any tokenizer of the Hub."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from vidchat.tokenizers.weights import TokenizerError
 
 
 class TextTokenizer(Protocol):
-    """What the data module and `infer.py` need of a text tokenizer."""
+    """The interface of a text tokenizer.
+
+    Attributes:
+        vocabulary: Number of ids.
+    """
 
     vocabulary: int
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens."""
+        """Returns the ids of a text, without special tokens."""
 
     def fingerprint(self) -> str:
-        """A short hash of all that decides the ids."""
+        """Returns a short hash of everything that determines the ids."""
 
 
 @register("bytes")
@@ -38,13 +42,13 @@ class ByteTokenizer:
 
 @register("hub_tokenizer")
 class HubTokenizer:
-    """A tokenizer of the Hub, e.g. `Qwen/Qwen3-0.6B`.
+    """A tokenizer of transformers, e.g. that of `Qwen/Qwen3-0.6B`.
 
     Args:
-        name: Its name on the Hub, or a local folder.
+        name: Name on the Hub, or a local folder.
 
     Raises:
-        TokenizerError: there is none, or it cannot be reached.
+        TokenizerError: there is no such tokenizer, or the Hub cannot be reached.
     """
 
     def __init__(self, name: str) -> None:
@@ -62,5 +66,5 @@ class HubTokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def fingerprint(self) -> str:
-        """Of everything that decides ids (vocabulary, merges, what is done before), not of where it lies."""
+        """Returns a hash of the vocabulary, the merges and the preprocessing; the location has no part in it."""
         return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""A tokenizer on disk: `config.json` and `model.safetensors` in a folder, and the fingerprint that names it.
+"""A tokenizer on disk (`config.json` and `model.safetensors` in a folder) and its fingerprint.
 
-The fingerprint is what caches and releases compare: two tokenizers with the same fingerprint turn the same input into
-the same tokens. It covers the class, its configuration and every weight, as they are in memory.
+Token caches and releases compare fingerprints: two tokenizers of the same fingerprint turn the same input into the same
+tokens. The fingerprint covers the class, its configuration and every weight in memory.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _OS_ERROR = re.compile(r"os error (\d+)")
 
 
 class TokenizerError(ValueError):
-    """A folder that does not hold the tokenizer it is asked for, or an input that a tokenizer cannot take."""
+    """A tokenizer cannot be loaded, or cannot take its input."""
 
 
-def not_loaded(name: str, kind: str, subfolder: str | None, error: Exception) -> TokenizerError:
-    """What to say when a library could not load `kind` from a Hub name or a folder."""
-    place = f" in {subfolder}/" if subfolder else ""
+def load_error(name: str, kind: str, subfolder: str | None, error: Exception) -> TokenizerError:
+    """Returns the error to raise when a library cannot load class `kind` from a Hub name or a folder."""
+    location = f" in {subfolder}/" if subfolder else ""
     return TokenizerError(
-        f"{name} cannot be loaded as {kind}: {str(error).strip().splitlines()[0]}; give the name of a published model "
-        f"(this needs the network once) or a folder that holds one{place}"
+        f"{name} cannot be loaded as {kind}: {str(error).strip().splitlines()[0]}; give the Hub name of a published "
+        f"model (its download needs the network once) or a folder that holds one{location}"
     )
 
 
 def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
-    """Names a tokenizer by what it does: 16 hex digits of sha256 over its class, configuration and weights.
+    """Returns the fingerprint of a tokenizer: 16 hex digits of sha256 over its class, configuration and weights.
 
-    Buffers that are not persistent (they are made from the configuration) are left out; so are names of devices, but
-    not dtypes, since a tokenizer in half precision gives other tokens.
+    Buffers that are not persistent are left out: the configuration determines them. The device has no part in it; the
+    dtype has, because a tokenizer in half precision gives other tokens.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps([type(module).__name__, config], sort_keys=True, default=str).encode())
@@ -61,20 +61,20 @@ def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
 def save_tokenizer(
     directory: str | Path, module: nn.Module, config: Mapping[str, Any], dtype: torch.dtype | None = None
 ) -> None:
-    """Writes `config.json` and `model.safetensors`, both or neither; files of other names stay.
+    """Writes `config.json` and `model.safetensors`, both or neither; other files of the folder stay.
 
     Args:
-        directory: The folder; made if absent.
-        module: What to save. Its class name is written beside the configuration and checked at load.
-        config: What JSON can hold; the keyword arguments that rebuild the module.
-        dtype: Stores floating-point tensors in this type, e.g. `torch.float16` for a small file. They come back as
-            float32, rounded; `round_weights` first if the module in memory must keep the file's fingerprint.
+        directory: The folder; created if absent.
+        module: The tokenizer. Its class name is written beside the configuration and checked at load.
+        config: JSON-serialisable keyword arguments that rebuild the module.
+        dtype: Type in which floating-point tensors are stored, e.g. `torch.float16` for a small file. They are loaded
+            as float32, rounded; call `round_weights` first if the module in memory must have the file's fingerprint.
 
     Raises:
         TokenizerError: a weight is not finite in the stored type.
-        OSError: the folder cannot be written; what it held stays.
+        OSError: the folder cannot be written; its old files stay.
     """
-    tensors = {name: _stored(value, dtype) for name, value in module.state_dict().items()}
+    tensors = {name: _to_stored(value, dtype) for name, value in module.state_dict().items()}
     broken = not_finite(tensors)
     if broken is not None:
         raise TokenizerError(f"{directory} is not written: {broken}")
@@ -85,35 +85,37 @@ def save_tokenizer(
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], kind: str) -> None:
-    """Writes contiguous tensors to a safetensors file that says what they are of, readable for everybody.
+    """Writes contiguous tensors to a safetensors file, readable for all users, with `kind` in its metadata.
 
     Raises:
-        OSError: it cannot be written, e.g. since the disk is full.
+        OSError: the file cannot be written, e.g. because the disk is full.
     """
     try:
         save_file(tensors, path, metadata={"format": "pt", "kind": kind})
-    except SafetensorError as error:  # it has the system's error in words alone
-        number = _OS_ERROR.search(str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
-    path.chmod(0o644)  # safetensors writes for its owner alone
+    except SafetensorError as error:  # it has the operating system's error code in its text only
+        code = _OS_ERROR.search(str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, str(error), str(path)) from error
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load_config(directory: str | Path, kind: str) -> dict[str, Any]:
     """Reads the configuration that `save_tokenizer` wrote for the class named `kind`.
 
     Raises:
-        TokenizerError: there is no tokenizer there, or it is another class's.
+        TokenizerError: the folder holds no tokenizer, or one of another class.
     """
     path = find(directory) / CONFIG_FILE
     if not path.is_file():
         raise TokenizerError(f"{directory} holds no tokenizer: {CONFIG_FILE} is missing; give the folder save() wrote")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        found, config = record["kind"], record["config"]
+        saved_kind, config = record["kind"], record["config"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TokenizerError(f"{path} is not a tokenizer's configuration: it needs 'kind' and 'config'") from error
-    if found != kind:
-        raise TokenizerError(f"{directory} holds a {found}, not a {kind}; choose the config group entry of {found}")
+    if saved_kind != kind:
+        raise TokenizerError(
+            f"{directory} holds a {saved_kind}, not a {kind}; choose the config group entry of {saved_kind}"
+        )
     return dict(config)
 
 
@@ -121,22 +123,22 @@ def load_weights(directory: str | Path, module: nn.Module) -> None:
     """Loads `model.safetensors` into a module built from the same folder's configuration.
 
     Raises:
-        TokenizerError: the file is absent or unreadable, its tensors are not this module's, or one is not finite.
+        TokenizerError: the file is absent or unreadable, its tensors do not fit the module, or one is not finite.
     """
-    path = _weights_of(directory)
+    path = _weights_path(directory)
     try:
         tensors = load_file(path)
         stored = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
         module.load_state_dict(stored)
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise TokenizerError(f"{path} does not fit a {type(module).__name__} of its config.json: {reason}") from error
+        raise TokenizerError(f"{path} does not fit the {type(module).__name__} of its config.json: {reason}") from error
     broken = not_finite(stored)
     if broken is not None:
-        raise TokenizerError(f"{path} is damaged: {broken}; copy the folder again, or train it anew")
+        raise TokenizerError(f"{path} is damaged: {broken}; copy the folder again, or train the tokenizer again")
 
 
-def _weights_of(directory: str | Path) -> Path:
+def _weights_path(directory: str | Path) -> Path:
     path = find(directory) / WEIGHTS_FILE
     if not path.is_file():
         raise TokenizerError(f"{directory} holds no weights ({WEIGHTS_FILE} is missing); copy the whole folder again")
@@ -144,14 +146,14 @@ def _weights_of(directory: str | Path) -> Path:
 
 
 def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
-    """Rounds every floating-point weight and persistent buffer to what `dtype` can hold, in place, staying float32."""
+    """Rounds every floating-point weight and persistent buffer to values of `dtype`, in place; they stay float32."""
     with torch.no_grad():
         for value in module.state_dict().values():
             if value.is_floating_point():
                 value.copy_(value.to(dtype))
 
 
-def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _to_stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     value = value.detach().cpu()
     if dtype is not None and value.is_floating_point():
         value = value.to(dtype)
@@ -159,33 +161,33 @@ def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 class SavedTokenizer(nn.Module, ABC):
-    """A tokenizer that is kept in a folder and named by its fingerprint."""
+    """A tokenizer that can be saved to a folder and has a fingerprint."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """What rebuilds an untrained tokenizer like this one: `type(self).from_config(config)`. JSON can hold it."""
+        """Returns the JSON-serialisable configuration from which `from_config` builds an untrained tokenizer."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The inverse of `config`."""
+        """Builds an untrained tokenizer from what `config` returns."""
         return cls(**config)
 
     def fingerprint(self) -> str:
-        """Names the tokenizer by its configuration, weights and buffers; see `fingerprint`."""
+        """Returns the fingerprint of the class, configuration, weights and buffers; see `fingerprint`."""
         return fingerprint(self, self.config())
 
     def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Writes `config.json` and `model.safetensors` (in `dtype`, default as in memory) to a folder."""
+        """Writes `config.json` and `model.safetensors` (in `dtype`, by default as in memory) to a folder."""
         save_tokenizer(directory, self, self.config(), dtype)
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
-        """Reads what `save` wrote, in evaluation mode.
+        """Loads a tokenizer that `save` wrote, in evaluation mode.
 
         Raises:
-            TokenizerError: the folder is not a saved tokenizer of this class.
+            TokenizerError: the folder holds no saved tokenizer of this class.
         """
-        config, weights = load_config(directory, cls.__name__), _weights_of(directory)
+        config, weights = load_config(directory, cls.__name__), _weights_path(directory)
         try:
             with no_larger_than(weights):
                 tokenizer = cls.from_config(config)
@@ -193,7 +195,7 @@ class SavedTokenizer(nn.Module, ABC):
             raise
         except SafetensorError as error:
             raise TokenizerError(f"{weights} is damaged ({error}); copy the whole folder again") from error
-        except Exception as error:  # a config that somebody else wrote can be wrong in any way
+        except Exception as error:  # a foreign config can be wrong in any way
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise TokenizerError(f"{directory}: {CONFIG_FILE} describes no {cls.__name__}: {reason}") from error
         load_weights(directory, tokenizer)

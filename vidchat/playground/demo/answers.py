@@ -99,7 +99,7 @@ class Answers:
             f"{len(self.test)} answers by speakers unseen in training. The round trip is the ceiling.",
         ]
         for name, timings in self.timings.items():
-            rate = sum(t.duration for t in timings) / sum(t.whole for t in timings)
+            rate = sum(t.duration for t in timings) / sum(t.total for t in timings)
             wait = 1000 * float(np.median([t.first_chunk for t in timings]))
             lines.append(
                 f"{name}: generated at {rate:.2f} x real time on this machine, first chunk after {wait:.0f} ms."

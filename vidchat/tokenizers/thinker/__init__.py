@@ -1,4 +1,4 @@
-"""A frozen Qwen2.5-Omni thinker: an initiator's frames and audio in, features that condition the answer out."""
+"""A frozen Qwen2.5-Omni thinker: turns an initiator's frames and audio into features that condition the answer."""
 
 from vidchat.tokenizers.thinker.thinker import Thinker
 

@@ -1,4 +1,4 @@
-"""A thinker's files: a folder, here or fetched from the Hub, and the fingerprint that names what is in it."""
+"""A thinker's files: its folder, local or downloaded from the Hub, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from safetensors import safe_open
 from vidchat.runtime.hub import HubError, download
 from vidchat.tokenizers.weights import TokenizerError
 
-PREFIX = "thinker."  # of a thinker's tensors in the files of a whole Qwen2.5-Omni
+PREFIX = "thinker."  # prefix of the thinker's tensors in the files of a complete Qwen2.5-Omni
 PATTERNS = ["*.safetensors", "*.json", "*.txt"]
 
 
-def locate(name: str) -> Path:
-    """The folder of that name, or that of a repository on the Hub, fetched if need be.
+def find_folder(name: str) -> Path:
+    """Returns a local folder, or the folder of a Hub repository, which is downloaded if it is not cached.
 
     Raises:
-        TokenizerError: there is none, or it cannot be reached.
+        TokenizerError: there is no such folder or repository, or the Hub cannot be reached.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -35,9 +35,9 @@ def locate(name: str) -> Path:
 
 
 def weights_digest(folder: Path, settings: Mapping[str, Any]) -> str:
-    """Names a thinker by what it does: 16 hex digits over settings and each tensor's name, shape and first row.
+    """Returns the fingerprint of a thinker: 16 hex digits over settings and each tensor's name, shape and first row.
 
-    Not over every weight: there are billions, and nothing but the files is read. Fine-tuning changes them all.
+    It does not cover every weight, because there are billions. Fine-tuning changes all rows.
 
     Raises:
         TokenizerError: the folder holds no weights.
@@ -45,15 +45,15 @@ def weights_digest(folder: Path, settings: Mapping[str, Any]) -> str:
     rows: dict[str, bytes] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118, it is no dictionary
+            for name in file.keys():  # noqa: SIM118, it is not a dictionary
                 tensor = file.get_slice(name)
                 row = tensor[:1] if tensor.get_shape() else file.get_tensor(name)
                 rows[f"{name} {tensor.get_shape()} {tensor.get_dtype()}"] = row.float().numpy().tobytes()
     if not rows:
-        raise TokenizerError(f"{folder} holds no *.safetensors, so no thinker can be loaded; copy the whole folder")
-    # The files of a whole Qwen2.5-Omni hold its talker too, which is none of the thinker's business.
-    own = {told.removeprefix(PREFIX): row for told, row in rows.items() if told.startswith(PREFIX)} or rows
+        raise TokenizerError(f"{folder} holds no *.safetensors, so it is not a thinker; copy the whole folder")
+    # The files of a complete Qwen2.5-Omni hold its talker too, which has no part in the features.
+    own = {key.removeprefix(PREFIX): row for key, row in rows.items() if key.startswith(PREFIX)} or rows
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for told, row in sorted(own.items()):
-        digest.update(told.encode() + row)
+    for key, row in sorted(own.items()):
+        digest.update(key.encode() + row)
     return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Frames to the patches that Qwen's vision tower reads, as its video processor makes them.
+"""Splits frames into the patches that Qwen's vision tower reads, as its video processor does.
 
-The processor itself needs torchvision. A test compares the two where torchvision is there, and with the processor's
-Pillow twin for single frames everywhere.
+The processor itself needs torchvision. Tests compare the two if torchvision is installed, and compare single frames
+with the processor's Pillow variant everywhere.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from torch.nn import functional as F
 
 from vidchat.tokenizers.weights import TokenizerError
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training frames, by which Qwen's are normalised too
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images; Qwen uses them too
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def fitted_size(size: tuple[int, int], factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The nearest (height, width) in multiples of `factor` with between `min_pixels` and `max_pixels` pixels.
+    """Returns the nearest (height, width) in multiples of `factor` with `min_pixels` to `max_pixels` pixels.
 
     Raises:
         TokenizerError: one side is more than 200 times the other.
     """
     height, width = size
     if max(size) > 200 * min(size):
-        raise TokenizerError(f"frames of {height}x{width} are too narrow for the thinker: 200 to 1 is the most")
+        raise TokenizerError(
+            f"frames of {height}x{width} are too narrow for the thinker; the sides may differ by a factor of 200"
+        )
     fitted = round(height / factor) * factor, round(width / factor) * factor
     if fitted[0] * fitted[1] > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -39,23 +41,26 @@ def fitted_size(size: tuple[int, int], factor: int, min_pixels: int, max_pixels:
 
 
 def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 frames (N, 3, H, W) to (N, 3, *size), bicubic, on the CPU, where uint8 is resized without detours."""
+    """Resizes uint8 frames (N, 3, H, W) to (N, 3, *size), bicubic, on the CPU, which supports uint8 directly."""
     if tuple(frames.shape[-2:]) == tuple(size):
         return frames
     return F.interpolate(frames.cpu(), size=size, mode="bicubic", antialias=True)
 
 
 def patchify(frames: Tensor, patch: int, merge: int, span: int) -> tuple[Tensor, Tensor]:
-    """uint8 frames (N, 3, H, W), H and W multiples of patch * merge, to normalised patches.
+    """Normalises frames and splits them into patches.
 
     Args:
-        frames: In order of time; the last is repeated until their number is a multiple of `span`.
+        frames: Frames (N, 3, H, W) uint8; H and W are multiples of patch * merge. The last frame is repeated until N is
+            a multiple of `span`.
         patch: Pixels along one side of a patch.
-        merge: Patches along one side of the square that the tower merges into one token; they stand together.
+        merge: Patches along one side of the square that the tower merges into one token; they are adjacent in the
+            order.
         span: Frames in one patch.
 
     Returns:
-        pixel_values_videos (T*h*w, 3*span*patch*patch) float32 and video_grid_thw (1, 3) = T, h, w.
+        The patches, pixel_values_videos (T*h*w, 3*span*patch*patch) float32, and their grid, video_grid_thw (1, 3) with
+        the values T, h, w.
     """
     missing = -len(frames) % span
     frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
