@@ -36,7 +36,7 @@ FRAMES = (
 _WORDS = """
 apple bread coffee tea river mountain garden window yellow purple green little quickly singing happy angry sad
 tired music guitar violin thunder weather winter summer spring autumn orange banana cherry chocolate cheese
-pizza soup salad fish chicken bird elephant tiger rabbit monkey horse camera frame movie theatre station
+pizza soup salad fish chicken bird elephant tiger rabbit monkey horse camera picture movie theatre station
 village london paris bicycle airplane submarine rocket planet jupiter moonlight sunshine shadow whisper shouting
 question answer number letter pencil paper hammer kitchen bedroom bathroom office meeting monday tuesday
 wednesday thursday friday weekend holiday birthday present family mother father brother sister teacher doctor
