@@ -79,10 +79,10 @@ def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
     return torch.stack(drawn, dim=1)
 
 
-def pass_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[[SpatialContext, Tensor], tuple[Tensor, Tensor]]:
+def pass_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[..., tuple[Tensor, Tensor]]:
     """`spatial.training_pass`, but with every token predicted as at generation."""
 
-    def training_pass(context: SpatialContext, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def training_pass(context: SpatialContext, tokens: Tensor, count_seed: int | None = None) -> tuple[Tensor, Tensor]:
         order, filled, conditions = draw_order(*tokens.shape[:2], tokens.device), 0, []
         decode = spatial.start_decoding(context, order)
         for size in set_sizes(tokens.shape[1], sets):
