@@ -1,6 +1,6 @@
-# make demo    everything, from nothing to a page you can watch, in MINUTES (15) after installation
-# make test    ruff, mypy, the arrows of the house, and the tests
-# make setup   only the environment
+# make demo    trains and scores a model on rendered people and writes a page, in MINUTES (15) after installation
+# make test    runs ruff, mypy, the import contracts and the tests
+# make setup   installs the environment only
 PY ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch>=2.13,<2.14"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,demo,bench,log]"
 	$(BIN)/python -m pip check
-	@# pip check does not see that a broken torchvision or torchaudio poisons these imports; importing them does.
+	@# pip check does not notice a broken torchvision or torchaudio, which breaks these imports.
 	$(BIN)/python -c "import torch, lightning, torchmetrics; from diffusers import AutoencoderKLWan; from transformers import EncodecModel, Qwen3Model, WhisperFeatureExtractor"
 	touch $@
 

@@ -1,12 +1,13 @@
-"""How good an audio codec's round trip is, beside low-passes and silence: a table, and JSON.
+"""Quality of an audio codec's round trip, beside low-passes and silence: a table and JSON.
 
     python benchmarks/audio_codec.py --data outputs/data/speech --split test
     python benchmarks/audio_codec.py --data FOLDER_OF_MP4S --codec checkpoints/demo/audio_codec
 
-Measured: the spectral distances `stft` and `mel` that training minimises; intelligibility by STOI (Taal et al. 2011,
-"An algorithm for intelligibility prediction of time-frequency weighted noisy speech", 1 = as intelligible as the
-original); the share of frames whose pitch is right to a semitone where both sounds are voiced, and how often they agree
-on being voiced; codes in use in each codebook and their perplexity; speed of the stream, pushed by 160 ms.
+Metrics: the spectral distances `stft` and `mel` that training minimises; intelligibility by STOI (Taal et al. 2011, "An
+algorithm for intelligibility prediction of time-frequency weighted noisy speech", 1 = as intelligible as the original);
+the share of frames with the right pitch, to a semitone, where both waveforms are voiced, and the share of frames where
+they agree on voicing; the codes in use in each codebook and their perplexity; the speed of the stream in pushes of 160
+ms.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.training.spectral import SpectralDistance, low_pass
 
 
-def waveforms(root: Path, split: str, limit: int, codec: StftCodec) -> list[Tensor]:
-    """Waveforms (1, n*hop) of a folder data set's split, or of every mp4 of a plain folder."""
+def read_waveforms(root: Path, split: str, limit: int, codec: StftCodec) -> list[Tensor]:
+    """Returns the waveforms (1, n*hop) of a split of a folder data set, or of all mp4 files in a plain folder."""
     if any((root / name).is_file() for name in MANIFESTS):
         clips = [turn.clip for dialogue in read_dialogues(root) if dialogue.split == split for turn in dialogue.turns]
     else:
         clips = [Clip(path, speaker=path.stem) for path in sorted(root.glob("*.mp4"))]
-    found = []
+    waveforms = []
     for clip in clips[:limit]:
         try:
             waveform = read_clip(clip, fps=25, size=(16, 16), sample_rate=codec.sample_rate).waveform
         except MediaError as error:
             print(f"skipped: {error}")
             continue
-        found.append(waveform[None, : len(waveform) // codec.hop * codec.hop])
-    return found
+        waveforms.append(waveform[None, : len(waveform) // codec.hop * codec.hop])
+    return waveforms
 
 
 def stoi(output: Tensor, target: Tensor, sample_rate: int) -> float:
-    """STOI of a waveform (samples,): mean correlation of short-time envelopes in 15 third-octave bands.
+    """Returns the STOI of a waveform (samples,): the mean correlation of short-time envelopes in 15 third-octave bands.
 
     At 10 kHz, frames of 256 with hop 128, transformed by 512; segments of 30 frames (384 ms); frames more than 40 dB
     below the loudest of the target are left out of both.
@@ -71,7 +72,10 @@ def stoi(output: Tensor, target: Tensor, sample_rate: int) -> float:
 
 
 def pitch(waveform: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Pitch in hertz and how voiced (0..1), per 10 ms: the first strong peak of the autocorrelation, 60 to 400 Hz."""
+    """Returns the pitch in hertz and the voicing (0..1) of a waveform (samples,) every 10 ms.
+
+    The pitch is the first strong peak of the autocorrelation between 60 and 400 Hz.
+    """
     size, hop = sample_rate // 20, sample_rate // 100
     frames = waveform.unfold(0, size, hop)
     frames = (frames - frames.mean(1, keepdim=True)) * torch.hann_window(size)
@@ -90,7 +94,7 @@ def pitch(waveform: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
 
 
 def measure(original: Tensor, output: Tensor, distance: SpectralDistance, sample_rate: int) -> dict[str, float]:
-    """Every number for one waveform (1, samples) and what became of it."""
+    """Returns the metrics of one waveform (1, samples) and its round trip."""
     stft, mel = distance(output, original)
     hertz, voiced = pitch(original[0], sample_rate)
     hertz_out, voiced_out = pitch(output[0], sample_rate)
@@ -106,17 +110,17 @@ def measure(original: Tensor, output: Tensor, distance: SpectralDistance, sample
 
 
 def stream_speed(codec: StftCodec, codes: Tensor) -> float:
-    """Seconds of audio per second, codes (1, n, K) pushed by 8 frames."""
+    """Returns the seconds of audio decoded per second, with codes (1, n, K) pushed 8 codec frames at a time."""
     stream = codec.stream()
     began = time.perf_counter()
-    for part in codes.split(8, 1):
-        stream.push(part)
+    for chunk in codes.split(8, 1):
+        stream.push(chunk)
     return codes.shape[1] * codec.hop / codec.sample_rate / (time.perf_counter() - began)
 
 
 @torch.no_grad()
 def run(codec: StftCodec, waveforms: list[Tensor]) -> dict[str, dict[str, float]]:
-    """The table: row -> column -> mean over the waveforms."""
+    """Returns the table as row -> column -> mean over the waveforms."""
     rate, distance = codec.sample_rate, SpectralDistance(codec.sample_rate)
     all_codes = [codec.encode(waveform) for waveform in waveforms]
     outputs = {
@@ -140,13 +144,13 @@ def run(codec: StftCodec, waveforms: list[Tensor]) -> dict[str, dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder data set, or a folder of mp4 files")
-    parser.add_argument("--split", default="test", help="of a folder data set")
+    parser.add_argument("--split", default="test", help="split of a folder data set")
     parser.add_argument("--codec", type=Path, default=Path("checkpoints/demo/audio_codec"))
-    parser.add_argument("--limit", type=int, default=60, help="at most so many clips")
-    parser.add_argument("--json", type=Path, help="write the table here too")
+    parser.add_argument("--limit", type=int, default=60, help="largest number of clips")
+    parser.add_argument("--json", type=Path, help="file for the table as JSON")
     arguments = parser.parse_args()
     codec = StftCodec.load(arguments.codec)
-    speech = waveforms(arguments.data, arguments.split, arguments.limit, codec)
+    speech = read_waveforms(arguments.data, arguments.split, arguments.limit, codec)
     table = run(codec, speech)
     seconds = sum(waveform.shape[1] for waveform in speech) / codec.sample_rate
     print(f"{len(speech)} clips, {seconds:.0f} s, codec {codec.fingerprint()}")

@@ -1,9 +1,9 @@
-"""A stack of blocks through torch.compile, beside itself as it is: forward and backward, processor seconds.
+"""Speed of a stack of blocks with and without torch.compile: forward and backward, processor seconds.
 
     OMP_NUM_THREADS=1 python benchmarks/compiled.py [--precision bf16] [--repeats 5]
 
-The shape is the backbone's of model=tiny: 6 blocks of width 192, 8 sequences of 28 chunks of 17 tokens. On a GPU:
---device cuda, where the seconds are the device's.
+The shape is that of the backbone of model=tiny: 6 blocks of width 192, 8 sequences of 28 chunks of 17 tokens. With
+--device cuda, the seconds are wall time on the GPU.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ def main() -> None:
     visible = torch.ones(BATCH, CHUNKS * TOKENS, dtype=torch.bool, device=options.device)
 
     def step(stack: Transformer) -> float:
-        begun = clock(options.device)
+        start = clock(options.device)
         with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
             outputs = stack(x, positions, BlockCausal(blocks, visible))
         outputs.float().square().mean().backward()
-        return clock(options.device) - begun
+        return clock(options.device) - start
 
     first = step(compiled)
     step(plain)
-    turns = [(step(plain), step(compiled)) for _ in range(options.repeats)]  # by turns, as others use the machine
-    ratios = [before / after for before, after in turns]
-    before, after = (statistics.median(side) for side in zip(*turns, strict=True))
-    print(f"{options.precision} on {options.device}: {before:.3f} s as it is, {after:.3f} s compiled")
+    pairs = [(step(plain), step(compiled)) for _ in range(options.repeats)]  # alternating, since others use the machine
+    ratios = [before / after for before, after in pairs]
+    before, after = (statistics.median(side) for side in zip(*pairs, strict=True))
+    print(f"{options.precision} on {options.device}: {before:.3f} s eager, {after:.3f} s compiled")
     print(
         f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} .. {max(ratios):.2f}); the first step took {first:.0f} s"
     )
 
 
 def clock(device: str) -> float:
-    """Processor seconds, or on a GPU seconds until it has finished."""
+    """Returns processor seconds; on a GPU, wall time after its work has finished."""
     if device == "cpu":
         return time.process_time()
     torch.cuda.synchronize()

@@ -1,20 +1,20 @@
-"""How far a long answer drifts: two releases, one trained with noise injection and one without, rolled out for long.
+"""Drift of long answers: rollouts of two releases, one trained with noise injection and one without.
 
     python benchmarks/drift.py --release noise=outputs/a/release --release plain=outputs/b/release \
         --data outputs/data/dyads [--split test] [--answers 12] [--chunks 100] [--window 14] [--levels 0 0.1] \
         [--sampling temperature=0.7] [--output outputs/drift]
 
-Every release answers the same questions, far beyond the length it was trained on, so that it lives on its own output
-alone. By chunk index, averaged over answers:
+Every release answers the same questions, far beyond the length of its training clips, so that it depends on its own
+output alone. The metrics are averaged over answers for each chunk index:
 
-    psnr_reference   of the frames to the reference, in dB: falls as the frame decays (and with honest motion)
-    identity         share of answers whose face is nearest to their own speaker's reference, of all references
-    latent_mean      |mean over places of a latent, minus the reference's|, averaged over channels: a drift in colour
-    latent_std       spread over places of a latent, over the reference's: 1 is right, less is washed out, more is burnt
+    psnr_reference   of the frames to the reference, in dB: falls as the frames decay (and with real motion)
+    identity         share of answers whose face is nearest to their own reference, among all references
+    latent_mean      |spatial mean of the latents, minus the reference's|, averaged over channels: a drift in colour
+    latent_std       spatial deviation of the latents, over the reference's: 1 is right, less washed out, more burnt
     step             RMS change of the latents from one chunk to the next: 0 is frozen
 
-`truth` is the true answers' round trip through the tokenizer, as long as they last. `first` and `last` are means over
-the first and the last `window` chunks. Writes OUTPUT.json, OUTPUT.md and OUTPUT.png (matplotlib: vidchat[demo]).
+`truth` is the round trip of the true answers through the tokenizer, over their length. The table gives means over the
+first and the last `window` chunks. Writes OUTPUT.json, OUTPUT.md and OUTPUT.png (matplotlib: vidchat[demo]).
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ METRICS = ("psnr_reference", "identity", "latent_mean", "latent_std", "step")
 def measure(
     chunks: Iterator[tuple[Tensor, Tensor]], start: Tensor, speaker: str, references: Mapping[str, Tensor]
 ) -> list[dict[str, float]]:
-    """Metrics of one answer, chunk by chunk.
+    """Returns the metrics of every chunk of one answer.
 
     Args:
-        chunks: Frames (4, 3, H, W) uint8 and latents (C, h, w) of each.
-        start: (C, h, w) latents of the reference.
-        speaker: Whose reference it is.
-        references: Frames (3, H, W) uint8 by speaker.
+        chunks: Frames (4, 3, H, W) uint8 and latents (C, h, w) of each chunk.
+        start: Latents (C, h, w) of the reference.
+        speaker: Speaker of the reference.
+        references: Reference (3, H, W) uint8 of each speaker.
     """
     rows, before = [], start
     for frames, latents in chunks:
         error = (frames.float() - references[speaker].float()).square().mean().clamp(min=1e-3)
-        places, own = latents.flatten(1), start.flatten(1)
+        latent, reference = latents.flatten(1), start.flatten(1)
         rows.append(
             {
                 "psnr_reference": float(10 * torch.log10(255**2 / error)),
                 "identity": float(nearest_face(frames, references) == speaker),
-                "latent_mean": float((places.mean(1) - own.mean(1)).abs().mean()),
-                "latent_std": float(places.std(1).mean() / own.std(1).mean().clamp(min=1e-6)),
+                "latent_mean": float((latent.mean(1) - reference.mean(1)).abs().mean()),
+                "latent_std": float(latent.std(1).mean() / reference.std(1).mean().clamp(min=1e-6)),
                 "step": float((latents - before).square().mean().sqrt()),
             }
         )
@@ -70,41 +70,41 @@ def measure(
 
 
 def question(release: Release, dialogue: Dialogue) -> ChunkBatch:
-    """What the release is asked, with the first frame of the true answer as the reference."""
+    """Returns the release's question, with the first frame of the true answer as the reference."""
     initiator = dialogue.question.path if release.hears and dialogue.question else None
     text = (dialogue.answer.text or "") if "text" in release.conditions else None
     return read_question(release, Question(dialogue.answer.path, initiator, text))
 
 
 def rollout(release: Release, batch: ChunkBatch, options: argparse.Namespace, level: float) -> Iterator:
-    given = {name: json.loads(value) for name, value in (word.split("=") for word in options.sampling)}
-    sampling = release.responder.sampling.changed(given | {"noise_level": level})
+    values = {name: json.loads(value) for name, value in (word.split("=") for word in options.sampling)}
+    sampling = release.responder.sampling.changed(values | {"noise_level": level})
     settings = GenerationSettings(options.chunks, options.window, sampling=sampling)
     for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings):
         yield to_bytes(chunk.frames[0].transpose(0, 1)), chunk.latents[0]
 
 
 def truth(release: Release, dialogue: Dialogue) -> Iterator[tuple[Tensor, Tensor]]:
-    """The true answer, encoded and decoded."""
+    """Yields the frames and latents of the true answer's chunks, encoded and decoded."""
     clock = release.clock
     media = read_clip(dialogue.answer, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
     frames = media.frames[: clock.frames(clock.chunks(len(media.frames)))]
     with torch.no_grad():
         latents = release.video_vae.encode(from_bytes(frames))
         decoded = to_bytes(release.video_vae.decode(latents)[0].transpose(0, 1))[1:]
-    for index, own in enumerate(latents[0, :, 1:].unbind(1)):
-        yield decoded[4 * index : 4 * index + 4], own
+    for index, chunk in enumerate(latents[0, :, 1:].unbind(1)):
+        yield decoded[4 * index : 4 * index + 4], chunk
 
 
 def average(answers: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:
-    """Mean over answers by chunk index, as far as any of them goes."""
+    """Returns the means over answers by chunk index, up to the length of the longest."""
     longest = max(len(rows) for rows in answers)
     by_chunk = [[rows[t] for rows in answers if t < len(rows)] for t in range(longest)]
     return {name: [sum(row[name] for row in rows) / len(rows) for rows in by_chunk] for name in METRICS}
 
 
 def summary(curves: Mapping[str, list[float]], window: int) -> dict[str, tuple[float, float]]:
-    """Means over the first and the last window."""
+    """Returns the means over the first and the last window."""
     means = {}
     for name, values in curves.items():
         size = min(window, len(values))
@@ -113,7 +113,7 @@ def summary(curves: Mapping[str, list[float]], window: int) -> dict[str, tuple[f
 
 
 def table(results: Mapping[str, Mapping[str, list[float]]], window: int) -> str:
-    """Markdown: first -> last window of every metric."""
+    """Returns a Markdown table of every metric, first -> last window."""
     lines = ["| | chunks | " + " | ".join(METRICS) + " |", "| --- " * (len(METRICS) + 2) + "|"]
     for name, curves in results.items():
         cells = [f"{first:.2f} → {last:.2f}" for first, last in summary(curves, window).values()]
@@ -122,7 +122,7 @@ def table(results: Mapping[str, Mapping[str, list[float]]], window: int) -> str:
 
 
 def plot(results: Mapping[str, Mapping[str, list[float]]], path: Path) -> None:
-    """A panel for each metric, by chunk index."""
+    """Plots every metric by chunk index, one panel each."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -146,10 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder data set")
     parser.add_argument("--split", default="test")
     parser.add_argument("--answers", type=int, default=12)
-    parser.add_argument("--chunks", type=int, default=100, help="of every answer, 6.25 a second")
-    parser.add_argument("--window", type=int, default=14, help="chunks that a chunk sees, best as long as in training")
-    parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.1], help="of noise on the model's history")
-    parser.add_argument("--sampling", nargs="*", default=[], metavar="KEY=VALUE", help="instead of the releases' own")
+    parser.add_argument("--chunks", type=int, default=100, help="length of every answer; 6.25 chunks per second")
+    parser.add_argument("--window", type=int, default=14, help="past chunks in reach of a chunk, best as in training")
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.1], help="noise levels on the history")
+    parser.add_argument("--sampling", nargs="*", default=[], metavar="KEY=VALUE", help="replaced values")
     parser.add_argument("--output", type=Path, default=Path("outputs/drift"))
     options = parser.parse_args(arguments)
     folders = dict(entry.partition("=")[::2] for entry in options.release)
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         release = load_release(Path(folder))
         references = {d.answer.speaker: read_image(d.answer.path, release.size) for d in dialogues}
         batches = [question(release, dialogue) for dialogue in dialogues]
-        levels = options.levels if release.responder.noise else [0.0]  # a model without noise is told no level
+        levels = options.levels if release.responder.noise else [0.0]  # a model without noise has no level
         systems = {f"{name}, level {level:g}": level for level in levels}
         for system, level in systems.items():
             results[system] = average(

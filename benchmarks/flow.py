@@ -1,10 +1,11 @@
-"""How well few evaluations of the flow head draw from known distributions: solvers and time grids, by their spread.
+"""Accuracy of solvers and time grids for the flow head with few evaluations, on known distributions.
 
     python benchmarks/flow.py [--evaluations 4 8 12 24] [--temperature 1.0 0.5]
 
-The head is replaced by the exact velocity E[e - x | x_s] of Gaussians and mixtures of them, so what is missing is the
-solver's alone. Every cell is the standard deviation of what is drawn over that of exact integration from the same
-noise; in brackets the root mean square distance to it, over the same deviation. `product` is `FlowHead.integrate`.
+The head is replaced by the exact velocity E[e - x | x_s] of Gaussians and their mixtures, so that the error is the
+solver's alone. Every cell is the standard deviation of the samples, over that of exact integration from the same noise;
+in brackets, the root mean square distance to exact integration, over the same deviation. `product` is
+`FlowHead.integrate`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vidchat.model.flow import FlowHead, FlowShape, flow_time
 Velocity = Callable[[Tensor, float], Tensor]
 Solver = Callable[[Tensor, Velocity, list[float]], Tensor]
 
-# Share, mean and standard deviation of each part.
+# Share, mean and standard deviation of each component.
 DISTRIBUTIONS = {
     "N(0, 1)": [(1.0, 0.0, 1.0)],
     "N(2, 0.5²)": [(1.0, 2.0, 0.5)],
@@ -37,11 +38,11 @@ DISTRIBUTIONS = {
 class Mixture:
     """A mixture of Gaussians and its exact velocity."""
 
-    parts: list[tuple[float, float, float]]
+    components: list[tuple[float, float, float]]
 
     def velocity(self, x: Tensor, time: float | Tensor) -> Tensor:
-        """E[e - x_0 | x_s = x] of any shape at a time s."""
-        share, mean, std = torch.tensor(self.parts, dtype=x.dtype).T
+        """Returns E[e - x_0 | x_s = x] at time s, in the shape of x."""
+        share, mean, std = torch.tensor(self.components, dtype=x.dtype).T
         off, variance = x.unsqueeze(-1) - (1 - time) * mean, ((1 - time) * std) ** 2 + time**2
         weight = (share.log() - variance.log() / 2 - off**2 / (2 * variance)).softmax(-1)
         return (weight * ((time - (1 - time) * std**2) / variance * off - mean)).sum(-1)
@@ -54,7 +55,7 @@ def euler(x: Tensor, velocity: Velocity, times: list[float]) -> Tensor:
 
 
 def heun(x: Tensor, velocity: Velocity, times: list[float]) -> Tensor:
-    """The last step is Euler's, as in EDM (arXiv 2206.00364): one evaluation less."""
+    """Integrates by Heun's method; the last step is Euler's, as in EDM (arXiv 2206.00364)."""
     for start, end in itertools.pairwise(times):
         first = velocity(x, start)
         second = first if end == 0 else velocity(x + (end - start) * first, end)
@@ -70,7 +71,7 @@ def midpoint(x: Tensor, velocity: Velocity, times: list[float]) -> Tensor:
 
 
 def adams_bashforth(x: Tensor, velocity: Velocity, times: list[float]) -> Tensor:
-    """Two steps: one evaluation each, the last one's slope used again."""
+    """Integrates by the two-step method: one evaluation per step, which uses the slope of the last step again."""
     before, length = None, 1.0
     for start, end in itertools.pairwise(times):
         slope, step = velocity(x, start), end - start
@@ -79,18 +80,18 @@ def adams_bashforth(x: Tensor, velocity: Velocity, times: list[float]) -> Tensor
     return x
 
 
-# With the steps that a number of evaluations allows.
+# Each solver with its number of steps for a number of evaluations.
 SOLVERS: dict[str, tuple[Solver, Callable[[int], int]]] = {
     "Euler": (euler, lambda count: count),
     "Heun": (heun, lambda count: (count + 1) // 2),
     "Adams-Bashforth": (adams_bashforth, lambda count: count),
     "midpoint": (midpoint, lambda count: count // 2),
 }
-GRIDS: dict[str, Callable[[float], float]] = {"uniform": lambda place: place, "u/(2-u)": flow_time}
+GRIDS: dict[str, Callable[[float], float]] = {"uniform": lambda step: step, "u/(2-u)": flow_time}
 
 
 class _Known(nn.Module):
-    """A denoiser that knows the velocity."""
+    """A denoiser that returns the exact velocity."""
 
     condition = nn.Identity()
 
@@ -109,13 +110,13 @@ class _Known(nn.Module):
 
 
 def product(mixture: Mixture, noise: Tensor, evaluations: int) -> Tensor:
-    """What the flow head draws with this velocity."""
+    """Returns the samples of the flow head with the exact velocity, from noise (n,)."""
     head = FlowHead(1, 1, FlowShape(width=8, blocks=1))
     head.denoiser = _Known(mixture)
     return head.integrate(noise[:, None], torch.zeros(len(noise), 1), evaluations, 1.0)[:, 0]
 
 
-def cell(drawn: Tensor, exact: Tensor) -> str:
+def format_cell(drawn: Tensor, exact: Tensor) -> str:
     spread = exact.std()
     return f"{drawn.std() / spread:.2f} ({(drawn - exact).square().mean().sqrt() / spread:.2f})"
 
@@ -125,12 +126,12 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, nargs="+", default=[4, 8, 12, 24])
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     options = parser.parse_args()
-    places = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-    normal = torch.special.ndtri(places)  # quantiles, so that no cell depends on a draw
+    quantiles = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    normal = torch.special.ndtri(quantiles)  # no cell depends on random numbers
     for temperature in options.temperature:
         print(f"\n| temperature {temperature:g} | evaluations | {' | '.join(DISTRIBUTIONS)} |")
         print("| --- " * (len(DISTRIBUTIONS) + 2) + "|")
-        mixtures, noise = [Mixture(parts) for parts in DISTRIBUTIONS.values()], temperature * normal
+        mixtures, noise = [Mixture(components) for components in DISTRIBUTIONS.values()], temperature * normal
         fine = [flow_time(step / 1000) for step in range(1000, -1, -1)]
         exact = [midpoint(noise, mixture.velocity, fine) for mixture in mixtures]
         for count in options.evaluations:
@@ -138,10 +139,10 @@ def main() -> None:
                 for grid, warp in GRIDS.items():
                     times = [warp(step / steps(count)) for step in range(steps(count), -1, -1)]
                     drawn = [solver(noise, mixture.velocity, times) for mixture in mixtures]
-                    cells = [cell(*pair) for pair in zip(drawn, exact, strict=True)]
+                    cells = [format_cell(*pair) for pair in zip(drawn, exact, strict=True)]
                     print(f"| {name}, {grid} | {count} | {' | '.join(cells)} |")
             own = [product(mixture, noise, count) for mixture in mixtures]
-            print(f"| product | {count} | {' | '.join(cell(*pair) for pair in zip(own, exact, strict=True))} |")
+            print(f"| product | {count} | {' | '.join(format_cell(*pair) for pair in zip(own, exact, strict=True))} |")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""A model's training step and generated chunk on a GPU: time, memory, and the least time that its work allows.
+"""A model's training step and generated chunk on a GPU: time, memory, and the least possible time.
 
     python benchmarks/gpu.py [--model base] [--size 480x768] [--chunks 25] [--turns 25] [--recompute] [--output FILE]
 
-Random weights and tokens; video tokens as wan21's, codes as encodec_24khz's (--video demo --audio demo for the demo's).
-The training step, forward, backward and fused AdamW in bf16-mixed, as it is and with compiled blocks; the chunk as it
-is and with the depth transformer's and the flow head's loops as CUDA graphs, in fp32 with TF32 products and in bf16.
-Medians of --repeats runs after two, each until the device has finished; peak memory is the allocator's, with the fp32
-weights also in the rows of bf16; the compiled step's is its own. The floors are `vidchat model describe`'s for --gpu,
-in bf16. With --device cpu, where training runs in fp32, it is a check of this file.
+Weights and tokens are random; tokens have the shapes of wan21 and encodec_24khz (or --video demo --audio demo). The
+training step is forward, backward and fused AdamW in bf16-mixed, eager and with compiled blocks. The chunk is eager and
+with the loops of the depth transformer and the flow head as CUDA graphs, in fp32 with TF32 products and in bf16. Times
+are medians of --repeats runs after two, each until the device has finished. Peak memory is the allocator's; it includes
+the fp32 weights in the rows of bf16. The floors are those of `vidchat model describe` for --gpu, in bf16. With --device
+cpu, training runs in fp32, as a check of this file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from vidchat.training.schedule import OptimizerSettings, clip_and_guard, make_op
 
 
 def fill(model: Responder, device: str) -> Responder:
-    """Memory for a model that was built without, with small random weights; code offsets are counted again."""
+    """Allocates a model that was built without memory, with small random weights; recomputes the code offsets."""
     model.to_empty(device=device)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -52,8 +52,8 @@ def fill(model: Responder, device: str) -> Responder:
     return model
 
 
-def tokens(model: Responder, work: Workload, device: str) -> ChunkBatch:
-    """Random answers to random questions."""
+def random_batch(model: Responder, work: Workload, device: str) -> ChunkBatch:
+    """Returns a batch of random answers to random questions."""
 
     def latents(chunks: int) -> torch.Tensor:
         return torch.randn(work.batch, chunks, model.latent.channels, *work.grid, device=device)
@@ -76,14 +76,14 @@ def tokens(model: Responder, work: Workload, device: str) -> ChunkBatch:
 
 
 def timed(function: Callable[[], Any], repeats: int, device: str) -> dict[str, float]:
-    """Seconds of the first run, median seconds of later ones, peak bytes of these."""
+    """Returns the seconds of the first run, and the median seconds and the peak bytes of later runs."""
 
     def once() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         function()
         if device != "cpu":
             torch.cuda.synchronize()
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
 
     first, _ = once(), once()
     if device != "cpu":
@@ -94,7 +94,7 @@ def timed(function: Callable[[], Any], repeats: int, device: str) -> dict[str, f
 
 
 def training(model: Responder, batch: ChunkBatch, device: str) -> Callable[[], None]:
-    """What train.py does in a step."""
+    """Returns a function that runs a training step of `vidchat train`."""
     optimizer, schedule = make_optimizer(model.train(), OptimizerSettings())
     ema = EMA(model, 0.999)
 
@@ -114,7 +114,7 @@ def training(model: Responder, batch: ChunkBatch, device: str) -> Callable[[], N
 def generation(
     model: Responder, batch: ChunkBatch, work: Workload, loops: CapturedLoops | None, device: str
 ) -> Callable[[], None]:
-    """One chunk: written, and read."""
+    """Returns a function that generates one chunk and appends it."""
     generator = torch.Generator(device).manual_seed(0)
     sampling = ChunkSampling(sets=work.sets, flow_steps=work.flow_steps, codes=CodeSampling())
     with torch.no_grad():
@@ -131,17 +131,17 @@ def generation(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="base", help="a file of configs/model")
+    parser.add_argument("--model", default="base", help="a name in configs/model")
     parser.add_argument("--size", type=parse_size, default="480x768", help="HEIGHTxWIDTH")
-    parser.add_argument("--video", default="wan21", help="a name of configs/video_vae")
-    parser.add_argument("--audio", default="encodec_24khz", help="a name of configs/audio_codec, or none")
+    parser.add_argument("--video", default="wan21", help="a name in configs/video_vae")
+    parser.add_argument("--audio", default="encodec_24khz", help="a name in configs/audio_codec, or none")
     parser.add_argument("--chunks", type=int, default=25)
     parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sets", type=int, default=16)
-    parser.add_argument("--recompute", action="store_true", help="of all blocks")
+    parser.add_argument("--recompute", action="store_true", help="recompute all blocks")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--gpu", choices=DEVICES, default="h100", help="whose floors to print")
+    parser.add_argument("--gpu", choices=DEVICES, default="h100", help="GPU of the printed floors")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -158,22 +158,22 @@ def main() -> None:
     result: dict[str, Any] = {"torch": torch.__version__, "device": name, "flash": HAS_FLASH, "floors": floors}
     result["options"] = {key: value for key, value in vars(options).items() if key != "output"}
     fill(model, options.device)
-    batch = tokens(model, work, options.device)
+    batch = random_batch(model, work, options.device)
 
-    def row(what: str, function: Callable[[], None], floor: float) -> None:
-        numbers = result[what] = timed(function, options.repeats, options.device)
-        told = f"{1e3 * numbers['median_s']:9.1f} ms, floor {1e3 * floor:.1f} ms; first {numbers['first_s']:.1f} s"
-        print(f"{what:28}{told}; peak {numbers['peak_bytes'] / 1e9:.1f} GB", flush=True)
-        if options.output:  # what is there counts, should a later row fail
+    def row(name: str, function: Callable[[], None], floor: float) -> None:
+        numbers = result[name] = timed(function, options.repeats, options.device)
+        times = f"{1e3 * numbers['median_s']:9.1f} ms, floor {1e3 * floor:.1f} ms; first {numbers['first_s']:.1f} s"
+        print(f"{name:28}{times}; peak {numbers['peak_bytes'] / 1e9:.1f} GB", flush=True)
+        if options.output:  # after every row, should a later one fail
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(json.dumps(result, indent=2) + "\n")
 
     chunk = sum(floors["generation_floor_s_per_chunk"].values())
     half = copy.deepcopy(model)
     to_bf16(half)
-    for what, network in (("chunk", model), ("chunk, bf16", half)):
-        row(what, generation(network, batch, work, None, options.device), chunk)
-        row(f"{what}, captured", generation(network, batch, work, CapturedLoops(), options.device), chunk)
+    for name, network in (("chunk", model), ("chunk, bf16", half)):
+        row(name, generation(network, batch, work, None, options.device), chunk)
+        row(f"{name}, captured", generation(network, batch, work, CapturedLoops(), options.device), chunk)
     del network, half
     row("training step", training(model, batch, options.device), floors["training_floor_s_per_step"])
     compile_blocks(model)

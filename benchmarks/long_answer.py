@@ -1,10 +1,10 @@
-"""Does a chunk cost more the longer the answer? Chunk 500 against chunk 20, the window full at both.
+"""Cost of a chunk by the length of the answer: chunk 500 against chunk 20, with a full window at both.
 
     OMP_NUM_THREADS=1 python benchmarks/long_answer.py [--chunks 500] [--window 16] [--output FILE]
 
-A random model=tiny with audio on demo-sized latents, in two answers, one at chunk 20 and one at chunk 500, which go on
-by turns, so that a busy machine slows both. Processor seconds, medians; the target is a ratio of at most 1.05. A cache
-that grows, or a window that is not one, fails it.
+A random model=tiny with audio on demo-sized latents generates two answers, one at chunk 20 and one at chunk 500, in
+alternation, so that a busy machine slows both. Prints medians of processor seconds; the target is a ratio of at most
+1.05, which a cache that grows, or a window without effect, misses.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ def main() -> None:
     sampling = ChunkSampling(sets=options.sets, flow_steps=options.steps)
     times: dict[str, dict[str, list[float]]] = {age: {"write": [], "read": []} for age in ("early", "late")}
     with torch.no_grad():
-        readings = {"early": model.prefill(batch, options.window), "late": model.prefill(batch, options.window)}
+        states = {"early": model.prefill(batch, options.window), "late": model.prefill(batch, options.window)}
         for age, chunks in (("early", 20), ("late", options.chunks)):
-            for _ in range(chunks):  # what was said before does not have to be said by the model
+            for _ in range(chunks):  # random chunks cost the same as generated ones
                 said = torch.randn(1, 48, 6, 6), torch.randint(256, (1, 8, 4))
-                readings[age] = model.append_chunk(readings[age], *said)
+                states[age] = model.append_chunk(states[age], *said)
         for _ in range(options.repeats):
-            for age, state in readings.items():
+            for age, state in states.items():
                 start = time.process_time()
                 latents, codes = model.generate_chunk(state, sampling)
                 written = time.process_time()
-                readings[age] = model.append_chunk(state, latents, codes)
+                states[age] = model.append_chunk(state, latents, codes)
                 times[age]["write"].append(written - start)
                 times[age]["read"].append(time.process_time() - written)
     result: dict[str, float] = {"chunks": options.chunks, "window": options.window, "repeats": options.repeats}

@@ -1,18 +1,18 @@
-"""How well releases draw the next chunk when the past is true: what a change of the spatial transformer costs.
+"""Quality of the next chunk after the true past: the effect of a change of the spatial transformer.
 
     python benchmarks/next_chunk.py --release masked=outputs/a/release --release set_causal=outputs/b/release \
         --data outputs/data/dyads [--split test] [--answers 24] [--chunks 14] [--sets 6 16] [--precision fp32 bf16]
 
-In a free rollout two models soon answer differently, and how they differ says little about either. Here each chunk is
-drawn after the true ones, as in training:
+In a free rollout two models soon answer differently, so their difference says little about either. Here each chunk
+follows the true ones, as in training:
 
-    loss N      the flow loss of all tokens, each asked for as at generation: in N sets, the sets before it true,
-                without noise on the history (2 draws of orders, of 4 draws of times each)
-    psnr N      of the frames of chunks drawn in N sets, to the tokenizer's round trip of the true ones, in dB
-    rollout N   the same when each chunk is drawn after the model's own ones
+    loss N      the flow loss of all tokens, predicted as at generation: in N sets, with the previous sets true, and
+                without noise on the history (2 draws of orders, with 4 draws of times each)
+    psnr N      PSNR in dB of the frames of chunks drawn in N sets, to the tokenizer's round trip of the true chunks
+    rollout N   the same, with each chunk drawn after the model's own chunks
 
-Orders, times and noise are the same for all releases, whether or not draws shared times in their training. Below each
-but the first stands its difference from the first, with the standard error over answers.
+Orders, times and noise are the same for all releases, whether or not draws share times in training. Every row but the
+first is followed by its difference from the first, with the standard error over answers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from vidchat.release import Release, load_release
 
 
 def read(release: Release, dialogue: Dialogue, chunks: int) -> ChunkBatch:
-    """The question with its true answer."""
+    """Reads a question with its true answer."""
     initiator = dialogue.question.path if release.hears and dialogue.question else None
     text = (dialogue.answer.text or "") if "text" in release.conditions else None
     batch = read_question(release, Question(dialogue.answer.path, initiator, text))
@@ -56,7 +56,7 @@ def read(release: Release, dialogue: Dialogue, chunks: int) -> ChunkBatch:
 
 
 def psnr(release: Release, drawn: Tensor, batch: ChunkBatch) -> float:
-    """Of drawn chunks (1, T, C, h, w), mean over frames."""
+    """Returns the PSNR in dB of drawn chunks (1, T, C, h, w), averaged over frames."""
     first = batch.latents[:, :1]
     frames, true = (
         to_bytes(release.video_vae.decode(torch.cat([first, rest], dim=1).transpose(1, 2))[0, :, 1:]).float()
@@ -67,7 +67,7 @@ def psnr(release: Release, drawn: Tensor, batch: ChunkBatch) -> float:
 
 
 def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
-    """Every chunk after the true ones, or after the model's `own`: (1, T, C, h, w)."""
+    """Draws every chunk after the true ones, or after the model's `own`; returns latents (1, T, C, h, w)."""
     model, generator = release.responder, torch.Generator().manual_seed(0)
     sampling = replace(model.sampling, sets=sets)
     state, drawn = model.prefill(batch, batch.latents.shape[1]), []
@@ -79,10 +79,10 @@ def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
     return torch.stack(drawn, dim=1)
 
 
-def learn_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[[SpatialContext, Tensor], tuple[Tensor, Tensor]]:
+def pass_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[..., tuple[Tensor, Tensor]]:
     """`spatial.training_pass`, but with every token predicted as at generation."""
 
-    def training_pass(context: SpatialContext, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def training_pass(context: SpatialContext, tokens: Tensor, count_seed: int | None = None) -> tuple[Tensor, Tensor]:
         order, filled, conditions = draw_order(*tokens.shape[:2], tokens.device), 0, []
         decode = spatial.start_decoding(context, order)
         for size in set_sizes(tokens.shape[1], sets):
@@ -95,14 +95,14 @@ def learn_in_sets(spatial: SpatialTransformer, sets: int) -> Callable[[SpatialCo
 
 @torch.no_grad()
 def measure(release: Release, batch: ChunkBatch, sets: Sequence[int]) -> dict[str, float]:
-    """Of one answer."""
+    """Returns the metrics of one answer."""
     model, row = release.responder, {}
     for count in sets:
         losses = []
         for seed in range(2):
             torch.manual_seed(seed)
-            training_pass = learn_in_sets(model.spatial, count) if model.spatial else None
-            with patch.object(model.spatial, "learn", training_pass) if training_pass else nullcontext():
+            training_pass = pass_in_sets(model.spatial, count) if model.spatial else None
+            with patch.object(model.spatial, "training_pass", training_pass) if training_pass else nullcontext():
                 losses.append(float(model.loss(batch)["video"]))
         row[f"loss {count}"] = sum(losses) / len(losses)
     for count in sets:
@@ -112,7 +112,7 @@ def measure(release: Release, batch: ChunkBatch, sets: Sequence[int]) -> dict[st
 
 
 def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Markdown."""
+    """Returns a Markdown table of the means, with differences from the first row."""
     first = next(iter(results.values()))
     lines = ["| | " + " | ".join(first[0]) + " |", "| --- " * (len(first[0]) + 1) + "|"]
     for name, rows in results.items():
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder data set with its clips")
     parser.add_argument("--split", default="test")
     parser.add_argument("--answers", type=int, default=24)
-    parser.add_argument("--chunks", type=int, default=14, help="of an answer at most")
+    parser.add_argument("--chunks", type=int, default=14, help="largest number of chunks of an answer")
     parser.add_argument("--sets", type=int, nargs="+", default=[6, 16])
     parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32"])
     options = parser.parse_args(arguments)
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flow.shape = replace(flow.shape, draws=4, noises=1)
         with torch.no_grad():
             batches = [read(release, dialogue, options.chunks) for dialogue in dialogues]
-        for precision in sorted(set(options.precision), reverse=True):  # in fp32 first: what is cast stays so
+        for precision in sorted(set(options.precision), reverse=True):  # fp32 first, since the cast to bf16 is in place
             if precision == "bf16":
                 to_bf16(release.responder)
             results[f"{name}, {precision}"] = [measure(release, batch, options.sets) for batch in batches]

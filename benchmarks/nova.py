@@ -1,16 +1,16 @@
-"""Speed beside NOVA (arXiv 2412.14169), the public model nearest to this one: same shapes, same run, by turns.
+"""Speed beside NOVA (arXiv 2412.14169), the most similar public model: same shapes, same run, in alternation.
 
     git clone https://github.com/baaivision/NOVA
     OMP_NUM_THREADS=1 NOVA_REPO=NOVA python benchmarks/nova.py [--width 192] [--layers 4 8] [--frames 3] [--output FILE]
 
-NOVA's code is run from NOVA_REPO as it is, and nothing of it is copied. All models get a backbone and a spatial
-transformer of the same width and depth, a head of the same width and depth, 256 text features and 2 more, the same
-latents, batch and dtype; none has audio. The share of masked tokens is held at its mean, 0.867, in all. A training
-step is forward, backward and AdamW; a generated frame is one reading of the frame before and one writing.
+NOVA's code runs unchanged from NOVA_REPO; none of it is copied. All models have a backbone and a spatial transformer of
+the same width and depth, a head of the same width and depth, 256 text features and 2 more, the same latents, batch and
+dtype, and no audio. The share of masked tokens is fixed at its mean, 0.867. A training step is forward, backward and
+AdamW; a generated frame is one forward pass over the last frame and the drawing of the next.
 
-`ours, as NOVA` is the same model as NOVA's, trained on the same draws. In `ours` the four draws of a token share their
-time (noises=4), which is the same model trained for less. `ours, set-causal` is another model: its spatial transformer
-reads each visual token once, where NOVA's reads all anew for each set; its training step predicts all tokens.
+`ours, as NOVA` is the same model as NOVA's, trained on the same draws. In `ours`, the four draws of a token share their
+time (noises=4): the same model, with cheaper training. `ours, set-causal` is another model: its spatial transformer
+reads each visual token once, where NOVA's reads all tokens again for each set; its training step predicts all tokens.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ TEXT, TEXT_WIDTH, MASKED = 256, 2560, 0.867
 
 
 def matrix_product(size: int = 1536) -> float:
-    """GFLOP/s of a square fp32 product: what everything here is made of."""
+    """Returns the GFLOP/s of a square fp32 matrix product."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     best = min(seconds(lambda: a @ b) for _ in range(10))
     return 2 * size**3 / best / 1e9
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Of the processor, not of the clock: with one thread they agree on a quiet machine, and this one may be shared."""
+    """Returns the processor seconds of a call; with one thread on a quiet machine they equal wall time."""
     start = time.process_time()
     function()
     return time.process_time() - start
 
 
 def optimise(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """A training step: forward, backward, AdamW."""
+    """Returns a function that runs a training step: forward, backward, AdamW."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
 
     def step() -> None:
@@ -71,7 +71,7 @@ def optimise(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[],
 
 
 class Ours:
-    """The responder without audio, its text given as features."""
+    """The responder without audio, with its text as features."""
 
     def __init__(
         self, options: argparse.Namespace, latents: Tensor, text: Tensor, noises: int = 4, set_causal: bool = False
@@ -80,7 +80,7 @@ class Ours:
 
         def shape(layers: int) -> Shape:
             heads = width // 64
-            mlp = round(width * 8 / 3)  # SwiGLU's three matrices have the weights of NOVA's two
+            mlp = round(width * 8 / 3)  # SwiGLU's three matrices have as many weights as NOVA's two
             return Shape(width=width, layers=layers, heads=heads, kv_heads=heads, head_dim=64, mlp_width=mlp)
 
         self.model = Responder(
@@ -102,24 +102,24 @@ class Ours:
 
     def frame(self, sets: int, steps: int) -> Callable[[], None]:
         self.model.eval()
-        # Midpoint steps take two evaluations, so 25 of NOVA's Euler steps are compared with 26 evaluations.
+        # Midpoint steps take two evaluations, so NOVA's 25 Euler steps are compared with 26 evaluations.
         sampling = ChunkSampling(sets=sets, flow_steps=steps + steps % 2)
         batch = self.batch.first(1)
         with torch.no_grad():
             start = self.model.prefill(batch, 8)
         written = start.cache.written
 
-        def make() -> None:
+        def generate() -> None:
             with torch.no_grad():
                 start.cache.written = written
                 state = self.model.append_chunk(start, batch.latents[:, 1], None)
                 self.model.generate_chunk(state, sampling)
 
-        return make
+        return generate
 
 
 class Nova:
-    """The peer, from its own repository."""
+    """NOVA, from its own repository."""
 
     def __init__(self, options: argparse.Namespace, latents: Tensor, text: Tensor) -> None:
         sys.path.insert(0, os.environ["NOVA_REPO"])
@@ -152,38 +152,38 @@ class Nova:
         return optimise(self.model, lambda: sum(self.model({**inputs, "x": self.latents.clone()}).values()))  # type: ignore[arg-type]
 
     def frame(self, sets: int, steps: int) -> Callable[[], None]:
-        """Frame 1, on the keys and values of text and frame 0; these are put back before each run."""
+        """Returns a function that generates frame 1 from the cached keys and values of text and frame 0."""
         model = self.model.eval()
         model.sample_scheduler.set_timesteps(steps)
         tokens = self.latents.shape[-2] * self.latents.shape[-1] // 4
         masked = [round(tokens * math.cos(math.pi / 2 * i / sets)) for i in range(sets)] + [0]
         inputs = {**self.inputs(1), "num_preds": [a - b for a, b in itertools.pairwise(masked)]}
         states: dict[str, Any] = {"x": self.latents[:1, :, 0].clone(), "noise": self.latents[:1, :, 0].clone(), "t": 1}
-        encoder, places = model.video_encoder, model.video_pos_embed
-        time_embed = places.get_time_embed(self.latents.shape[2])
+        encoder, positions = model.video_encoder, model.video_pos_embed
+        time_embed = positions.get_time_embed(self.latents.shape[2])
         with torch.inference_mode():
             encoder.enable_kvcache(True)
             for block in encoder.blocks:
-                block.attn.attn_mask = None  # the one from training stays otherwise
+                block.attn.attn_mask = None  # else the mask of training remains
             model.preprocess(inputs)
             first = model.mask_embed.bos_token.expand(1, tokens // 4, -1) + time_embed[0]
-            encoder(places(first.clone()), inputs["c"])
-        kept = [block.attn.cache_kv for block in encoder.blocks]
+            encoder(positions(first.clone()), inputs["c"])
+        caches = [block.attn.cache_kv for block in encoder.blocks]
 
-        def make() -> None:
+        def generate() -> None:
             with torch.inference_mode():
-                for block, cache in zip(encoder.blocks, kept, strict=True):
+                for block, cache in zip(encoder.blocks, caches, strict=True):
                     block.attn.cache_kv = list(cache)
                 model.mask_embed.pred_ids, frame = None, self.latents[:1, :, 0].clone()
                 states["x"] = frame
-                states["c"] = encoder(places(encoder.patch_embed(frame) + time_embed[1]), None)
+                states["c"] = encoder(positions(encoder.patch_embed(frame) + time_embed[1]), None)
                 model.generate_frame(states, inputs)
 
-        return make
+        return generate
 
 
 def compare(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, dict[str, float]]:
-    """By name the median seconds, by turns so that a busy machine slows all, and the last one's over them."""
+    """Returns the median seconds by name, and the ratio of the last function's to them; functions alternate."""
     for function in functions.values():
         function()
     rounds = [{name: seconds(function) for name, function in functions.items()} for _ in range(repeats)]
@@ -199,14 +199,14 @@ def compare(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=192, help="of backbone and spatial transformer")
-    parser.add_argument("--layers", type=int, nargs=2, default=[4, 8], help="of backbone and spatial transformer")
-    parser.add_argument("--head", type=int, default=240, help="width of the head, of 3 blocks")
+    parser.add_argument("--width", type=int, default=192, help="for backbone and spatial transformer")
+    parser.add_argument("--layers", type=int, nargs=2, default=[4, 8], help="for backbone and spatial transformer")
+    parser.add_argument("--head", type=int, default=240, help="width of the head, which has 3 blocks")
     parser.add_argument("--latents", type=int, nargs=2, default=[60, 96], help="rows and columns; 60 96 is 480x768")
-    parser.add_argument("--frames", type=int, default=3, help="latent frames to a clip")
+    parser.add_argument("--frames", type=int, default=3, help="latent frames of a clip")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sets", type=int, default=64, help="64 is NOVA's default")
-    parser.add_argument("--steps", type=int, default=25, help="of the head for each set; 25 is NOVA's default")
+    parser.add_argument("--steps", type=int, default=25, help="steps of the head for each set; 25 is NOVA's default")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -215,14 +215,14 @@ def main() -> None:
     torch.manual_seed(0)
     latents = torch.randn(options.batch, options.frames + 1, 4, *options.latents)
     text = torch.randn(options.batch, TEXT, TEXT_WIDTH)
-    torch.set_num_threads(1)  # processor seconds of several threads are no measure of speed
+    torch.set_num_threads(1)  # processor seconds measure speed with one thread only
     models: dict[str, Ours | Nova] = {
         "ours, as NOVA": Ours(options, latents, text, noises=1),
         "ours": Ours(options, latents, text),
         "ours, set-causal": Ours(options, latents, text, set_causal=True),
         "NOVA": Nova(options, latents, text),
     }
-    sizes = {name: sum(p.numel() for p in each.model.parameters()) / 1e6 for name, each in models.items()}
+    sizes = {name: sum(p.numel() for p in peer.model.parameters()) / 1e6 for name, peer in models.items()}
     floor = matrix_product()
     result: dict[str, Any] = {"options": {k: v for k, v in vars(options).items() if k != "output"}}
     result |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}

@@ -1,9 +1,9 @@
-"""Does the model learn one pair by heart? Trains on a single dialogue and compares its answer with the truth.
+"""Overfitting test: trains on a single dialogue and compares the answer with the truth.
 
     python benchmarks/overfit.py --initiator A.mp4 --responder B.mp4 [--steps 600] [--output outputs/overfit]
 
-Prints, in dB and shares: how near the generated clip and the tokenizers' round trip of the true answer come to the
-truth, how near they come to each other, and how many of the generated codes are the true ones. No frame is published.
+Prints the PSNR of the generated clip and of the tokenizers' round trip of the true answer to the truth and to each
+other, and the share of generated codes that equal the true ones. Writes no frames except the generated clip.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_pair(folder: Path, initiator: Path, responder: Path) -> None:
-    """A folder data set of one dialogue, in every split."""
+    """Writes a folder data set with one dialogue, in both splits."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(initiator, folder / "a.mp4")
     shutil.copyfile(responder, folder / "b.mp4")
@@ -44,14 +44,14 @@ def make_pair(folder: Path, initiator: Path, responder: Path) -> None:
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Of uint8 frames, over their common length, in dB."""
+    """Returns the PSNR in dB of uint8 frames (n, 3, H, W), over their common length."""
     length = min(len(a), len(b))
     error = (a[:length].float() - b[:length].float()).square().mean()
     return float(10 * torch.log10(255**2 / error))
 
 
 def measure(release_folder: Path, pair: Path, output: Path) -> dict[str, float]:
-    """Answer the pair's initiator and compare."""
+    """Answers the pair's initiator and compares the answer with the truth."""
     release = load_release(release_folder)
     clock = release.clock
     truth = read_clip(Clip(pair / "b.mp4", "b"), fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
@@ -64,9 +64,10 @@ def measure(release_folder: Path, pair: Path, output: Path) -> dict[str, float]:
         codes = release.audio_codec.encode(truth.waveform[None, first : first + clock.samples(chunks)])
     sampling = ChunkSampling(sets=6, flow_steps=10, temperature=0.5, codes=CodeSampling(temperature=0))
     batch = read_question(release, Question(reference=pair / "b.mp4", initiator=pair / "a.mp4"))
-    made = list(answer(release, batch, GenerationSettings(chunks=chunks, sampling=sampling), output / "answer.mp4"))
-    generated = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in made])
-    drawn = torch.cat([chunk.codes for chunk in made if chunk.codes is not None], dim=1)
+    settings = GenerationSettings(chunks=chunks, sampling=sampling)
+    answer_chunks = list(answer(release, batch, settings, output / "answer.mp4"))
+    generated = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in answer_chunks])
+    drawn = torch.cat([chunk.codes for chunk in answer_chunks if chunk.codes is not None], dim=1)
     still = frames[:1].expand_as(frames[1:])
     return {
         "psnr of the still reference to the truth": psnr(still, frames[1:]),
@@ -83,14 +84,15 @@ def main() -> None:
     parser.add_argument("--responder", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "overfit")
-    parser.add_argument("overrides", nargs="*", help="more settings for train.py")
-    args = parser.parse_args()
-    output = args.output.resolve()
-    make_pair(output / "data", args.initiator, args.responder)
+    parser.add_argument("overrides", nargs="*", help="overrides of train.py")
+    options = parser.parse_args()
+    output = options.output.resolve()
+    make_pair(output / "data", options.initiator, options.responder)
     command = [sys.executable, "train.py", "stage=sft_dyadic", "data=folder", f"data.root={output / 'data'}"]
-    command += [f"output_dir={output / 'run'}", f"stage.steps={args.steps}", "data.batch_size=2", "data.max_chunks=14"]
+    command += [f"output_dir={output / 'run'}", f"stage.steps={options.steps}", "data.batch_size=2"]
     command += ["stage.optimizer.lr=1e-3", "model.noise=null", "condition.drop=0", "callbacks={}", "logger=none"]
-    subprocess.run([*command, "trainer.val_check_interval=100000", *args.overrides], cwd=ROOT, check=True)
+    command += ["data.max_chunks=14", "trainer.val_check_interval=100000"]
+    subprocess.run([*command, *options.overrides], cwd=ROOT, check=True)
     result = measure(output / "run" / "release", output / "data", output)
     (output / "overfit.json").write_text(json.dumps(result, indent=1))
     for name, value in result.items():

@@ -1,10 +1,10 @@
-"""Where the time of a training step goes on a CPU, and what the attention backends make of it.
+"""Time of a training step on a CPU, by attention backend.
 
     OMP_NUM_THREADS=1 python benchmarks/step.py [--repeats 7] [--output FILE]
 
-A random model=tiny on demo-sized tokens: 17 tokens to a chunk, 14 chunks asked and 14 answered, batch 8; one sample's
-question half hidden, as dropped conditions and padding are. Processor seconds of one thread, medians of runs by turns.
-The floor is the model's operations as counted (vidchat model describe) at the speed of a square matrix product.
+A random model=tiny on demo-sized tokens: 17 tokens per chunk, questions and answers of 14 chunks, batch 8; half of one
+question is hidden, as by padding. Prints medians of processor seconds of one thread, of alternating runs. The floor is
+the model's number of operations (vidchat model describe) at the speed of a square matrix product.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def tiny(attention: str) -> Responder:
 
 
 def a_batch() -> ChunkBatch:
-    asked = torch.ones(BATCH, CHUNKS, dtype=torch.bool)
-    asked[0, CHUNKS // 2 :] = False
+    turn_mask = torch.ones(BATCH, CHUNKS, dtype=torch.bool)
+    turn_mask[0, CHUNKS // 2 :] = False
     return ChunkBatch(
-        torch.randn(BATCH, CHUNKS + 1, CHANNELS, 6, 6), torch.ones_like(asked),
+        torch.randn(BATCH, CHUNKS + 1, CHANNELS, 6, 6), torch.ones_like(turn_mask),
         codes=torch.randint(256, (BATCH, CHUNKS, 8, 4)),
         turn_latents=torch.randn(BATCH, CHUNKS, CHANNELS, 6, 6), turn_codes=torch.randint(256, (BATCH, CHUNKS, 8, 4)),
-        turn_roles=torch.zeros(BATCH, CHUNKS, dtype=torch.long), turn_mask=asked,
+        turn_roles=torch.zeros(BATCH, CHUNKS, dtype=torch.long), turn_mask=turn_mask,
     )  # fmt: skip
 
 
 def attention(backend: str, shape: tuple[int, int, int, int], chunk: int) -> Callable[[], None]:
-    """Forward and backward of (B, heads, N, head_dim) in chunks."""
+    """Returns a function that runs attention of (B, heads, N, head_dim) in chunks, forward and backward."""
     size, heads, tokens, width = shape
     inputs = [torch.randn(size, tokens, heads, width).transpose(1, 2).requires_grad_() for _ in range(3)]
     mask = BlockCausal(torch.arange(tokens) // chunk, torch.ones(size, tokens, dtype=torch.bool))
@@ -64,7 +64,7 @@ def attention(backend: str, shape: tuple[int, int, int, int], chunk: int) -> Cal
 
 
 def generation(name: str, model: Responder, batch: ChunkBatch) -> dict[str, Callable[[], Any]]:
-    """One chunk written after the reference, and its codes alone."""
+    """Returns functions that generate one chunk after the reference, and its codes alone."""
     state, sampling = model.prefill(batch, 16), ChunkSampling()
     audio = state.hidden[:, -model.codec_frames :]
     return {
@@ -73,8 +73,8 @@ def generation(name: str, model: Responder, batch: ChunkBatch) -> dict[str, Call
     }
 
 
-def by_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of each."""
+def alternate(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Returns the median processor seconds of each function; the functions alternate."""
     for function in functions.values():
         function()
     rounds = [{name: seconds(function) for name, function in functions.items()} for _ in range(repeats)]
@@ -91,31 +91,31 @@ def main() -> None:
     result: dict[str, Any] = {"torch": torch.__version__, "matrix_product_gflops": floor}
     print(f"a matrix product: {floor:.0f} GFLOP/s")
     for shape, chunk in (((8, 3, 476, 64), 17), ((1, 8, 1568, 64), 98)):
-        times = by_turns({name: attention(name, shape, chunk) for name in ("spans", "dense")}, options.repeats)
+        times = alternate({name: attention(name, shape, chunk) for name in ("spans", "dense")}, options.repeats)
         result[f"attention {shape}"] = times
-        told = ", ".join(f"{name} {1e3 * time:.1f} ms" for name, time in times.items())
-        print(f"attention, {shape} in chunks of {chunk}: {told}")
+        line = ", ".join(f"{name} {1e3 * time:.1f} ms" for name, time in times.items())
+        print(f"attention, {shape} in chunks of {chunk}: {line}")
     batch, models = a_batch(), {name: tiny(name) for name in ("auto", "dense")}
     steps = {
         name: lambda model=model: (model.loss(batch)["loss"].backward(), model.zero_grad())
         for name, model in models.items()
     }
-    result["training step"] = by_turns(steps, options.repeats)
+    result["training step"] = alternate(steps, options.repeats)
     work = training_work(models["auto"], Workload((6, 6), CHUNKS, CHUNKS, batch=BATCH))
     flops = sum(part.flops for part in work.values())
     for name, time in result["training step"].items():
         print(f"training step, attention {name}: {time:.3f} s, {flops / time / 1e9:.0f} GFLOP/s")
-    both = {"fp32": models["auto"].eval(), "bf16": models["dense"].eval()}
-    to_bf16(both["bf16"])
+    precisions = {"fp32": models["auto"].eval(), "bf16": models["dense"].eval()}
+    to_bf16(precisions["bf16"])
     with torch.no_grad():
-        parts: dict[str, Callable[[], Any]] = {}
-        for name, model in both.items():
-            parts |= generation(name, model, batch.first(1))
-        times = by_turns(parts, options.repeats)
+        functions: dict[str, Callable[[], Any]] = {}
+        for name, model in precisions.items():
+            functions |= generation(name, model, batch.first(1))
+        times = alternate(functions, options.repeats)
     result |= {"training_gflop": flops / 1e9, "generated chunk, 6 sets of 8 steps": times}
-    for name in both:
-        told = f"{1e3 * times[name]:.1f} ms, of which its 32 codes {1e3 * times[f'{name}, codes']:.1f}"
-        print(f"a generated chunk (160 ms), 6 sets of 8 steps, {name}: {told}")
+    for name in precisions:
+        line = f"{1e3 * times[name]:.1f} ms, of which its 32 codes {1e3 * times[f'{name}, codes']:.1f}"
+        print(f"a generated chunk (160 ms), 6 sets of 8 steps, {name}: {line}")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=2) + "\n")

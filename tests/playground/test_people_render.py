@@ -33,7 +33,7 @@ def performed(role="responder", seed=0):
     return perform(make_speaker(0, 1), role, "oh yes i love tea", "happy", np.random.default_rng(seed), 25, 16000)
 
 
-def test_no_speaker_is_in_two_splits_and_every_answer_is_tested():
+def test_no_speaker_is_in_two_splits_and_the_test_split_has_every_answer():
     plans = plan_dialogues(200, 0)
     speakers = {split: {p.initiator.name for p in plans if p.split == split} for split in ("train", "val", "test")}
     for split, names in speakers.items():
@@ -56,7 +56,7 @@ def test_neither_the_words_nor_the_feeling_alone_tell_the_answer():
 
 
 def record(plan):
-    """A line of the manifest, as far as pairing reads it."""
+    """Returns the keys of a manifest line that pairing reads."""
     question = {"clip": f"{plan.id}_a", "speaker": plan.initiator.name}
     truth = {"topic": plan.case.topic, "expression": plan.case.expression}
     answer = {"clip": f"{plan.id}_b", "speaker": plan.responder.name, "truth": truth}
@@ -90,7 +90,7 @@ def test_a_responder_begins_at_rest():
     assert performed().poses[-1].intensity == 1.0
 
 
-def test_a_turn_is_whole_chunks_and_its_sound_is_as_long():
+def test_a_turn_has_whole_chunks_and_audio_of_equal_length():
     turn = performed()
     assert len(turn.poses) % 4 == 1
     assert 45 <= len(turn.poses) <= 65
@@ -99,7 +99,7 @@ def test_a_turn_is_whole_chunks_and_its_sound_is_as_long():
     assert turn.words[-1].end < len(turn.poses) / 25
 
 
-def test_the_mouth_follows_the_sound():
+def test_the_mouth_follows_the_audio():
     turn = performed()
     mouth = np.array([pose.mouth for pose in turn.poses])
     matched = [np.corrcoef(np.roll(mouth, shift), turn.loudness)[0, 1] for shift in (-3, -2, -1, 0, 1, 2, 3)]
@@ -108,8 +108,8 @@ def test_the_mouth_follows_the_sound():
     assert mouth[turn.loudness < 1e-4].max() < 0.2
 
 
-def test_the_written_sound_has_the_loudness_of_the_truth(folder):
-    """The whole way through H.264, AAC and back: within half a frame, else the correlation falls."""
+def test_the_written_audio_has_the_loudness_of_the_truth(folder):
+    """After H.264 and AAC, audio and frames are in step within half a frame; otherwise the correlation falls."""
     for dialogue in read_dialogues(folder):
         media = read_clip(dialogue.answer, fps=25, size=(32, 32), sample_rate=16000)
         loudness = media.waveform.reshape(-1, 640).square().mean(-1).sqrt().numpy()
@@ -132,13 +132,13 @@ def test_the_seed_matters():
 
 def test_an_interrupted_rendering_is_completed(folder, tmp_path):
     render(tmp_path, SETTINGS, workers=1)
-    kept, lost = sorted((tmp_path / "clips").iterdir())[:2]
-    before = kept.stat().st_mtime_ns
+    intact, lost = sorted((tmp_path / "clips").iterdir())[:2]
+    before = intact.stat().st_mtime_ns
     lost.unlink()
     (tmp_path / "dialogues.jsonl").unlink()
     render(tmp_path, SETTINGS, workers=1)
     assert lost.read_bytes() == (folder / "clips" / lost.name).read_bytes()
-    assert kept.stat().st_mtime_ns == before
+    assert intact.stat().st_mtime_ns == before
     assert (tmp_path / "dialogues.jsonl").read_bytes() == (folder / "dialogues.jsonl").read_bytes()
 
 

@@ -11,7 +11,7 @@ from vidchat.playground.people.spoken_sentences import TIMBRES, UNHEARD, SpeechS
 pytest.importorskip("espeakng_loader", reason="espeak-ng is not installed (extra: demo)")
 
 
-def test_sentences_become_a_folder_data_set_that_sounds(tmp_path: Path) -> None:
+def test_sentences_become_a_folder_data_set_with_audible_speech(tmp_path: Path) -> None:
     render_speech(tmp_path, SpeechSettings(sentences=6))
     dialogues = read_dialogues(tmp_path)
     assert [dialogue.split for dialogue in dialogues] == ["test", "val", "train", "train", "train", "train"]
@@ -19,7 +19,7 @@ def test_sentences_become_a_folder_data_set_that_sounds(tmp_path: Path) -> None:
         media = read_clip(dialogue.answer, fps=25, size=(16, 16), sample_rate=16000)
         assert len(media.waveform) == len(media.frames) * 640
         assert media.waveform.abs().max() > 0.1
-        assert media.waveform[:1200].abs().max() < 0.02  # it begins in silence
+        assert media.waveform[:1200].abs().max() < 0.02  # silence at the start
     assert len({dialogue.answer.text for dialogue in dialogues}) == 6
 
 

@@ -12,7 +12,7 @@ from vidchat.playground.people.speaker_voice import PEAK, Voice, random_voice, s
 
 pytest.importorskip("espeakng_loader", reason="voices need the extra 'demo'")
 
-BREATHY = Voice("f2", 90, 50, 180)  # draws noise, which the engine seeds by the clock unless told otherwise
+BREATHY = Voice("f2", 90, 50, 180)  # draws noise, which the engine seeds by the clock by default
 PROGRAM = """
 import hashlib
 from vidchat.playground.people.speaker_voice import Voice, speak
@@ -22,15 +22,15 @@ print(hashlib.sha256(speak("do you like tea?", Voice("f2", 90, 50, 180)).wavefor
 
 
 def fundamental(waveform: np.ndarray, sample_rate: int = 16000) -> float:
-    """Median pitch in Hz, by autocorrelation."""
-    found = []
+    """Returns the median pitch in Hz, by autocorrelation."""
+    pitches = []
     lags = np.arange(sample_rate // 450, sample_rate // 60)
     for i in range(0, len(waveform) - 800, 400):
-        piece = waveform[i : i + 800] - waveform[i : i + 800].mean()
-        spectrum = np.correlate(piece, piece, "full")[799:]
-        if spectrum[0] > 2 and spectrum[lags].max() > 0.5 * spectrum[0]:
-            found.append(sample_rate / lags[spectrum[lags].argmax()])
-    return float(np.median(found))
+        window = waveform[i : i + 800] - waveform[i : i + 800].mean()
+        correlation = np.correlate(window, window, "full")[799:]
+        if correlation[0] > 2 and correlation[lags].max() > 0.5 * correlation[0]:
+            pitches.append(sample_rate / lags[correlation[lags].argmax()])
+    return float(np.median(pitches))
 
 
 def test_the_same_samples_in_any_process():
@@ -40,7 +40,7 @@ def test_the_same_samples_in_any_process():
     assert here == again == elsewhere.stdout.strip()
 
 
-def test_what_is_said_is_in_the_words():
+def test_the_words_are_those_of_the_text_with_their_times():
     said = speak("what about the pancakes?", BREATHY)
     assert [word.text for word in said.words] == ["what", "about", "the", "pancakes"]
     times = [time for word in said.words for time in (word.start, word.end)]

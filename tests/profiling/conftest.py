@@ -1,4 +1,4 @@
-"""The small models of tests/model, whose costs are counted here."""
+"""Fixtures of tests/model: small models and batches."""
 
 from tests.model.conftest import make_batch, make_responder
 

@@ -1,4 +1,4 @@
-"""Counted work, and memory by formula, against what a small model is measured to do."""
+"""Counted work and the memory formula, compared with measurements of a small model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def model(make_responder, mean_draws, request):
 
 
 def products(function) -> float:
-    """Operations of matrix products; attention, whose kernel the counter does not know on a CPU, is not among them."""
+    """Returns the operations of matrix products; on a CPU, the counter does not count attention."""
     with FlopCounterMode(display=False) as counter:
         function()
     by_kind = counter.get_flop_counts()["Global"]
@@ -79,7 +79,7 @@ def attention_flops(shape: Shape, pairs: int, last: int) -> float:
 
 
 def pairs_of(blocks: list[int], queries: list[int] | None = None, last: int | None = None) -> int:
-    """Pairs of a query and a key that are computed, span by span; those of the last queries alone."""
+    """Returns the number of computed pairs of a query and a key, span by span, for the last queries."""
     mask = BlockCausal(
         torch.tensor(blocks), torch.ones(1, len(blocks), dtype=torch.bool), queries and torch.tensor(queries)
     )
@@ -88,7 +88,7 @@ def pairs_of(blocks: list[int], queries: list[int] | None = None, last: int | No
 
 
 def set_causal_flops(spatial, sets: list[int]) -> float:
-    """Attention of one chunk: that of the tokens that are read, then that of all, which are asked for."""
+    """Returns the operations of attention of one chunk: of the tokens that are read, then of all that are predicted."""
     order = [i for i, size in enumerate(sets) for _ in range(size)]
     known = [0] * CHUNK + [i + 1 for i in order[: FINE - sets[-1]]]
     read, asked = pairs_of(known), pairs_of(known, order)
@@ -96,14 +96,14 @@ def set_causal_flops(spatial, sets: list[int]) -> float:
     return attention_flops(encoder, read, read) + attention_flops(decoder, asked, asked)
 
 
-def test_a_product_reads_its_second_factor_and_belongs_to_the_part_that_computes_it():
+def test_a_product_reads_its_second_factor_and_counts_for_the_module_that_computes_it():
     model = torch.nn.ModuleDict({"with_bias": torch.nn.Linear(6, 7), "plain": torch.nn.Linear(7, 5, bias=False)})
     model.to("meta")
     x = torch.empty(2, 3, 6, device="meta")
 
     def run() -> None:
         y = model["plain"](model["with_bias"](x))
-        F.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None])  # outside: part of the last one
+        F.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None])  # outside all modules, counted for the last
 
     parts = count(model, run)
     attention = Work(2 * 2 * (2 * 3 * 3 * 5), 2 * (2 * 3 * 5))
@@ -114,7 +114,7 @@ def test_a_product_reads_its_second_factor_and_belongs_to_the_part_that_computes
 
 
 def test_attention_is_counted_over_the_pairs_that_the_mask_leaves():
-    """Exactly for chunks of 64 tokens or more, as those of every real size are."""
+    """The count is exact for chunks of 64 tokens or more, as at every real size."""
     stack = Transformer(shape()).to("meta")
     stack.layers[0].self_attn.backend = stack.layers[1].self_attn.backend = "spans"
     blocks = torch.arange(4).repeat_interleave(70)
@@ -178,7 +178,7 @@ def test_generation_operations(model):
 
 
 def test_what_generation_reads(model):
-    """The backbone's weights once, with what it has cached; the depth transformer's once for every code."""
+    """Generation reads the backbone's weights and cache once, the depth transformer's weights once for every code."""
     parts = cost.generation_work(model, WORK)
     seen = 5 + CHUNK * (3 + 1 + 6 + 1)
     cached = 2 * 2 * seen * model.backbone.shape.kv_heads * model.backbone.shape.head_dim
@@ -194,7 +194,7 @@ def test_what_generation_reads(model):
     assert guided["backbone"].flops == 2 * parts["backbone"].flops
 
 
-def test_counting_leaves_the_model_and_the_random_numbers_as_they_were(model):
+def test_counting_changes_neither_the_model_nor_the_random_state(model):
     state = torch.get_rng_state()
     cost.training_work(model, WORK)
     cost.generation_work(model, WORK)
@@ -208,7 +208,7 @@ def test_counting_leaves_the_model_and_the_random_numbers_as_they_were(model):
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.usefixtures("mean_draws")
 def test_peak_memory(make_responder, recompute, set_causal, noises):
-    """Within a sixth of what a training step is measured to allocate at its peak."""
+    """The formula is within a sixth of the measured peak of a training step."""
     wide = Shape(64, 4, 4, 2, 16, 192, recompute=recompute)
     model = make_responder(
         backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3, noises=noises),
@@ -238,7 +238,7 @@ H100 = {  # GB that training steps were measured to take at their peak, batch 1,
 
 
 def nova() -> Responder:
-    """The model that benchmarks/nova.py compares with NOVA, at NOVA's full shapes, without memory."""
+    """Returns the model that benchmarks/nova.py compares with NOVA, at NOVA's full shapes, without memory."""
 
     def stack(layers: int) -> Shape:
         return Shape(width=1024, layers=layers, heads=16, kv_heads=16, head_dim=64, mlp_width=2731)
@@ -251,7 +251,7 @@ def nova() -> Responder:
 
 
 @pytest.mark.parametrize("name", H100)
-def test_peak_memory_in_mixed_precision_is_what_a_gpu_was_measured_to_take(name):
+def test_peak_memory_in_mixed_precision_equals_that_measured_on_a_gpu(name):
     measured, work = H100[name]
     model = nova() if name == "nova" else build(Described("base", (480, 768), "wan21", "encodec_24khz"))[0]
     model.objective = Objective()  # measured on all chunks
@@ -260,7 +260,7 @@ def test_peak_memory_in_mixed_precision_is_what_a_gpu_was_measured_to_take(name)
 
 
 def test_a_set_causal_chunk_costs_the_same_in_however_many_sets(make_responder):
-    """But for the last set, which nobody reads; the masked transformer computes all anew for each."""
+    """Except for the last set, which is never read; the masked transformer computes all tokens again for each set."""
     masked, causal = (make_responder(spatial=shape(4), set_causal=kind) for kind in (False, True))
     few, many = (
         [cost.generation_work(model, replace(WORK, sets=sets))["spatial"].flops for model in (masked, causal)]
@@ -318,20 +318,20 @@ def test_the_base_model_is_as_large_as_the_paper_s():
         ("model.set_casual=true", "did you mean 'model.set_causal'?"),
     ],
 )
-def test_mistakes_are_told(words, message):
+def test_a_mistake_is_explained_in_one_sentence(words, message):
     done = CliRunner().invoke(app, ["model", "describe", *words.split()], env={"COLUMNS": "300"})
     assert done.exit_code == 1
     assert message in " ".join(done.output.split())
 
 
-def test_a_yaml_of_one_s_own_is_described_with_any_tokenizer(tmp_path):
-    """Its patch is the tokenizer's; sets and steps are its own."""
+def test_a_model_from_a_yaml_file_is_described_with_any_tokenizer(tmp_path):
+    """The patch follows the tokenizer; sets and flow steps come from the file."""
     (tmp_path / "own.yaml").write_text((CONFIGS / "model" / "tiny.yaml").read_text().replace("sets: 6", "sets: 3"))
     model, work, _ = build(Described(str(tmp_path / "own.yaml"), video_vae="wan21"))
     assert (model.patch, work.sets, work.flow_steps) == (2, 3, 8)
 
 
-def test_keys_of_the_model_are_those_of_training():
+def test_model_keys_of_training_are_accepted():
     _, masked_work, _ = build(Described())
     model, work, _ = build(Described(), ["model.set_causal=true", "model.sampling.sets=12"])
     assert isinstance(model.spatial, set_causal.SetCausalTransformer)

@@ -1,4 +1,4 @@
-"""Parses a page and demands what a browser would forgive."""
+"""A strict parser of HTML pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VOID = {"meta", "br", "input", "hr", "img", "link"}
 
 
 class Parsed(HTMLParser):
-    """Elements must be closed in order."""
+    """A parsed page, whose elements must be closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class Parsed(HTMLParser):
         self.texts.append(data)
 
     def values(self, attribute: str) -> list[str]:
-        """Values of an attribute, in order."""
-        return [value or "" for _, given in self.tags for name, value in given.items() if name == attribute]
+        """Returns the values of an attribute, in order."""
+        return [value or "" for _, attributes in self.tags for name, value in attributes.items() if name == attribute]
 
 
 def checked(page: str) -> Parsed:
-    """Parses a page; ids are unique, links lead to ids, and every element is closed."""
+    """Parses a page and asserts that ids are unique, links lead to ids, and every element is closed."""
     parsed = Parsed()
     parsed.feed(page)
     parsed.close()

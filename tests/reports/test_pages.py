@@ -1,4 +1,4 @@
-"""Every page: valid HTML, and nothing that comes from data is more than text."""
+"""Every page is valid HTML, and shows data as text only."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def data_page(folder: Path, words: str) -> str:
 
 
 @pytest.mark.parametrize("make", [bench_page, demo_page, data_page])
-def test_hostile_words_are_shown_and_change_no_element(make, tmp_path):
-    """The page has the elements and attributes of one with harmless words, and the words stand in it as they are."""
+def test_hostile_text_is_shown_and_changes_no_element(make, tmp_path):
+    """The page has the same elements and attributes as one with harmless text, and contains the text unchanged."""
     hostile, harmless = (checked(make(tmp_path / name, words)) for name, words in (("a", HOSTILE), ("b", "words")))
     assert HOSTILE in "".join(hostile.texts)
     structures = [[(tag, sorted(given)) for tag, given in parsed.tags] for parsed in (hostile, harmless)]
@@ -64,19 +64,19 @@ def test_hostile_words_are_shown_and_change_no_element(make, tmp_path):
     assert hostile.values("onclick") == harmless.values("onclick")
 
 
-def test_a_first_look_has_no_table_and_no_curves(tmp_path):
+def test_a_page_without_scores_has_no_table_and_no_curves(tmp_path):
     page = write_demo(tmp_path, [Shown("Q", "A", {"initiator": tmp_path / "50% #1?.mp4"}, {})], {}, {}, ["note"])
     parsed = checked(page.read_text())
     assert not {"table", "img"} & {tag for tag, _ in parsed.tags}
-    assert parsed.values("src") == ["50%25%20%231%3F.mp4"], "a name that a browser finds again"
+    assert parsed.values("src") == ["50%25%20%231%3F.mp4"], "the file name, escaped as a URL"
 
 
-def test_a_value_that_a_template_lacks_is_an_error():
+def test_a_missing_value_of_a_template_is_an_error():
     with pytest.raises(UndefinedError, match="dialogues"):
         render("dialogues.html", title="x")
 
 
-def test_a_strip_shows_the_first_and_the_last_frame_and_a_sheet_has_room_for_all():
+def test_a_strip_shows_the_first_and_the_last_frame_and_a_sheet_fits_all_panels():
     frames = torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 3, 4, 6)
     shown = strip(frames, 3)
     assert shown.shape == (4, 18, 3)
@@ -87,7 +87,7 @@ def test_a_strip_shows_the_first_and_the_last_frame_and_a_sheet_has_room_for_all
     assert sheet.getpixel((sheet.width - 18, sheet.height - 18)) == (8, 8, 8), "the last frame of the last panel"
 
 
-def test_the_demo_s_sheet_has_a_row_a_dialogue_and_a_panel_a_column(tmp_path):
+def test_the_sheet_of_the_demo_is_drawn(tmp_path):
     root = make_folder(tmp_path / "data", ["train", "train"])
     shown = [Shown(f"“Q{k}”", "A", {"initiator": root / f"q{k}.mp4", "truth": root / f"a{k}.mp4"}, {}) for k in (0, 1)]
     draw_sheet(shown, tmp_path / "one.png", ["initiator", "truth"])

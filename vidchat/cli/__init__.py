@@ -5,9 +5,7 @@ from __future__ import annotations
 import vidchat.runtime.threads  # noqa: F401  (before torch)
 
 # isort: split
-import sys
 from functools import partial
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -52,7 +50,7 @@ def _infer(words: Words = None) -> None:
 
 @_passed_on("people")
 def _people(words: Words = None) -> None:
-    """Renders people who talk, a small data set to experiment with: vidchat people --output DIR --dialogues 24"""
+    """Renders a small data set of people who talk: vidchat people --output DIR --dialogues 24"""
     from vidchat.playground.people.__main__ import main
 
     main(words or [])
@@ -60,9 +58,7 @@ def _people(words: Words = None) -> None:
 
 @_passed_on("demo")
 def _demo(words: Words = None) -> None:
-    """Runs all steps on rendered people, from data to a result page: vidchat demo --minutes 15"""
-    if find_spec("matplotlib") is None:
-        sys.exit("error: the demo draws with matplotlib; install it with: pip install 'vidchat[demo]'")
+    """Trains and scores a model on rendered people and writes a page of its answers: vidchat demo --minutes 15"""
     from vidchat.playground.demo.__main__ import main
 
     main(words or [])

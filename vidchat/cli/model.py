@@ -1,4 +1,4 @@
-"""`vidchat model describe`: how large a model is, what it costs, and how fast a GPU could be at it."""
+"""`vidchat model describe`: the size and the cost of a model, and the highest speed that a GPU allows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vidchat.profiling.cost import Workload
     from vidchat.profiling.describe import Described
 
-app = typer.Typer(help="The model itself: its size and what it costs.", no_args_is_help=True)
+app = typer.Typer(help="Prints the size and the cost of a model.", no_args_is_help=True)
 
 
 @app.callback()
@@ -31,7 +31,7 @@ def _settings() -> list[type]:
 
 
 def _more() -> str:
-    return "Keys of `vidchat train` under model, video_vae and audio_codec, such as model.set_causal=true, work too.\n"
+    return "Keys of `vidchat train` under model, video_vae and audio_codec also work, such as model.set_causal=true.\n"
 
 
 @app.command(cls=command_with(_settings, _more))
@@ -39,7 +39,7 @@ def describe(
     words: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print parameters by part; operations, bytes and memory of training and generation; the floor in time on a GPU.
+    """Prints parameters, operations, bytes and memory of training and generation, and the least times on a GPU.
 
     vidchat model describe model=base size=480x768 video_vae=wan21 audio_codec=mimi gpu=h100
     """
@@ -57,7 +57,7 @@ def describe(
 
 
 def _build(settings: Described, overrides: list[str]) -> tuple[Responder, Workload, float]:
-    """See `vidchat.profiling.describe.build`; what Hydra does not understand is a `ValueError` of one sentence."""
+    """Calls `vidchat.profiling.describe.build`; errors of Hydra become a `ValueError` of one sentence."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

@@ -1,7 +1,7 @@
-"""Exact candidates for rendered dyads, in words and spoken by the responder's own voice.
+"""Candidate replies to rendered dyads, with exact worths, in words and in the responder's own voice.
 
-What there is to understand is a topic (heard) and a feeling (seen and heard), so the worth of a reply is known:
-all of it 1.0; the topic alone 0.8; the feeling alone 0.6; neither 0.4; the question said back 0.2.
+A responder has to understand a topic (heard) and a feeling (seen and heard), so the worth of a reply is known: 1.0 for
+both, 0.8 for the topic alone, 0.6 for the feeling alone, 0.4 for neither, and 0.2 for the question repeated.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ RATE = 16000
 
 
 def rendered_candidates(pair: Pair, folder: Path) -> Mapping[str, Any]:
-    """The candidates of one pair as a line of `candidates.jsonl`; their sounds go to `candidates/`.
+    """Returns a pair's candidates as a line of `candidates.jsonl`, and writes their audio to `candidates/`.
 
     Raises:
-        ValueError: The pair is not of a rendered dyad.
+        ValueError: The pair does not come from a rendered dyad.
         SpeechError: espeak-ng is missing.
     """
     truth = pair.truth.truth
     if not {"topic", "expression", "voice"} <= truth.keys():
-        raise ValueError(f"{pair.id}: is not a rendered dyad, so its candidates are not known; use --model")
+        raise ValueError(f"{pair.id} is not a rendered dyad, so its candidates are not known; use --model")
     right, voice = Case(truth["topic"], truth["expression"]), Voice(**truth["voice"])
-    asked = pair.initiator.text or right.question(0)
-    replies = [(case.answer, case.expression) for case in _ranked(right)] + [(asked, right.expression)]
+    question = pair.initiator.text or right.question(0)
+    replies = [(case.answer, case.expression) for case in _ranked(right)] + [(question, right.expression)]
     (folder / "candidates").mkdir(parents=True, exist_ok=True)
     candidates = []
     for rank, (text, feeling) in enumerate(replies):

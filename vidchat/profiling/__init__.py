@@ -1,1 +1,1 @@
-"""What a model costs: parameters, operations, bytes, and the speed a GPU could reach."""
+"""Cost of a model: parameters, operations, bytes, and the highest speed that a GPU allows."""

@@ -1,4 +1,4 @@
-"""What a responder costs: its work as it is counted, and the least time that this takes on a GPU."""
+"""Cost of a responder: its counted operations and bytes, and the least time that these take on a GPU."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SETS = 16  # median number of sets in training, see `set_causal.draw_set_count`
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU as its data sheet has it.
+    """Peak speeds of a GPU from its data sheet.
 
     Attributes:
-        flops: Peak of dense bf16 matrix products, operations per second.
-        bandwidth: Bandwidth of its memory, bytes per second.
+        flops: Peak rate of dense bf16 matrix products, in operations per second.
+        bandwidth: Memory bandwidth, in bytes per second.
     """
 
     flops: float
     bandwidth: float
 
     def seconds(self, flops: float, moved: float) -> float:
-        """Returns the least time that operations and bytes moved take: whichever is slower."""
+        """Returns the least time for operations and memory traffic: the longer of the two."""
         return max(flops / self.flops, moved / self.bandwidth)
 
 
@@ -49,18 +49,18 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained on and generated.
+    """Sizes of a training step and of a generated chunk.
 
     Attributes:
         grid: Rows and columns of a latent.
         chunks: Chunks of a training clip.
         turns: Chunks of the initiator's clip and of earlier turns.
         text: Text tokens.
-        batch: Clips in a training step; generation is of one.
-        window: Chunks that a generated chunk sees before itself, besides the condition and the reference.
+        batch: Clips in a training step; generation has one clip.
+        window: Past chunks that a generated chunk attends to, besides the condition and the reference.
         sets: Sets in which a chunk's visual tokens are generated.
         flow_steps: Evaluations of the flow head for each set.
-        guided: Whether generation carries an unconditional half.
+        guided: Whether generation runs an unconditional half too (classifier-free guidance).
     """
 
     grid: tuple[int, int]
@@ -81,21 +81,21 @@ class Sizes:
     Attributes:
         coarse: Visual tokens in the backbone.
         fine: Visual tokens in the spatial transformer.
-        frames: Codec frames.
-        books: Codebooks.
+        codec_frames: Codec frames.
+        codebooks: Codebooks.
     """
 
     coarse: int
     fine: int
     codec_frames: int
-    books: int
+    codebooks: int
 
     @classmethod
     def of(cls, model: Responder, work: Workload) -> Sizes:
-        """Returns those of a model's chunks."""
+        """Returns the sizes of a model's chunks."""
         rows, cols = (side // (model.patch * model.ratio) for side in work.grid)
-        books = model.code_shape.codebooks if model.code_shape else 0
-        return cls(rows * cols, rows * cols * model.ratio**2, model.codec_frames, books)
+        codebooks = model.code_shape.codebooks if model.code_shape else 0
+        return cls(rows * cols, rows * cols * model.ratio**2, model.codec_frames, codebooks)
 
     @property
     def chunk(self) -> int:
@@ -104,18 +104,18 @@ class Sizes:
 
 
 def parameters(model: Responder) -> dict[str, int]:
-    """Returns the number of trainable parameters of each part."""
+    """Returns the number of trainable parameters of each submodule."""
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
 
 
 def training_work(model: Responder, work: Workload) -> dict[str, Work]:
-    """Returns the work of one training step, forward and backward, by part.
+    """Returns the work of one training step, forward and backward, by submodule.
 
-    The backward pass is counted as a whole, and shared among the parts as the forward pass is.
+    The backward pass is counted as a whole and divided among the submodules in proportion to their forward passes.
 
     Args:
-        model: The responder, on any device.
-        work: Its clips.
+        model: Responder on any device.
+        work: Sizes of the training step.
     """
     model, batch = _on_meta(model).train(), _batch(model, work)
     losses: list[Tensor] = []
@@ -128,22 +128,22 @@ def training_work(model: Responder, work: Workload) -> dict[str, Work]:
 
 
 def generation_work(model: Responder, work: Workload) -> dict[str, Work]:
-    """Returns the work of one generated chunk by part, the window full: the last chunk is read, then one is written.
+    """Returns the work of one generated chunk by submodule: a chunk is appended to a full window, the next is drawn.
 
     Args:
-        model: The responder, on any device.
-        work: Its window, sets and steps.
+        model: Responder on any device.
+        work: Window, sets and flow steps.
     """
     model = _on_meta(model).eval()
     scale = 2.0 if work.guided else 1.0
     sampling = model.sampling.changed({"sets": work.sets, "flow_steps": work.flow_steps, "guidance": scale})
-    reading, codes = _reading(model, work), _codes(model, 1)
+    state, codes = _full_state(model, work), _codes(model, 1)
     with torch.no_grad():
-        return count(model, lambda: model.generate_chunk(model.append_chunk(reading, reading.last, codes), sampling))
+        return count(model, lambda: model.generate_chunk(model.append_chunk(state, state.last, codes), sampling))
 
 
 def _on_meta(model: Responder) -> Responder:
-    """A copy without values. Attention runs in spans there, which compute what the block-causal mask leaves."""
+    """Returns a copy without values, whose attention computes only the spans that the block-causal mask leaves."""
     model = copy.deepcopy(model).to("meta")
     for module in model.modules():
         if isinstance(module, Attention):
@@ -152,7 +152,7 @@ def _on_meta(model: Responder) -> Responder:
 
 
 def _typical_seed(model: Responder, tokens: int) -> int:
-    """A seed with which a training step draws about the mean number of masked tokens, or the median one of sets."""
+    """Returns a seed with which training draws about the mean number of masked tokens, or the median number of sets."""
     causal = isinstance(model.spatial, SetCausalTransformer)
 
     def distance(seed: int) -> float:
@@ -163,14 +163,14 @@ def _typical_seed(model: Responder, tokens: int) -> int:
 
 
 def _batch(model: Responder, work: Workload) -> ChunkBatch:
-    """A training step's clips without values."""
+    """Returns the clips of a training step, without values."""
 
     def latents(chunks: int) -> Tensor:
         return torch.empty(work.batch, chunks, model.latent.channels, *work.grid, device="meta")
 
     def codes(chunks: int) -> Tensor | None:
-        one = _codes(model, work.batch)
-        return None if one is None else one[:, None].expand(-1, chunks, -1, -1)
+        chunk = _codes(model, work.batch)
+        return None if chunk is None else chunk[:, None].expand(-1, chunks, -1, -1)
 
     def ids(length: int) -> Tensor:
         return torch.zeros(work.batch, length, dtype=torch.long, device="meta")
@@ -185,24 +185,22 @@ def _batch(model: Responder, work: Workload) -> ChunkBatch:
 
 
 def _codes(model: Responder, batch: int) -> Tensor | None:
-    """(batch, F, K) of one chunk without values; `None` for a model without audio."""
+    """Returns the codes (batch, F, K) of one chunk without values; `None` for a model without audio."""
     shape = model.code_shape
-    return (
-        None
-        if shape is None
-        else torch.zeros(batch, shape.codec_frames, shape.codebooks, dtype=torch.long, device="meta")
-    )
+    if shape is None:
+        return None
+    return torch.zeros(batch, shape.codec_frames, shape.codebooks, dtype=torch.long, device="meta")
 
 
-def _reading(model: Responder, work: Workload) -> GenerationState:
-    """Where generation stands with a full window, without values: all that is seen lies in the cache."""
+def _full_state(model: Responder, work: Workload) -> GenerationState:
+    """Returns the state of generation with a full window, without values; the cache holds all past tokens."""
     sizes, shape, copies = Sizes.of(model, work), model.backbone.shape, 2 if work.guided else 1
-    seen = work.text + sizes.chunk * (work.turns + 1 + work.window)
-    cache = KeyValueCache(shape.layers, pinned=seen, chunk=sizes.chunk, window=0)
+    past = work.text + sizes.chunk * (work.turns + 1 + work.window)
+    cache = KeyValueCache(shape.layers, pinned=past, chunk=sizes.chunk, window=0)
     for layer in range(shape.layers):
-        keys = torch.empty(copies, shape.kv_heads, seen, shape.head_dim, device="meta")
+        keys = torch.empty(copies, shape.kv_heads, past, shape.head_dim, device="meta")
         cache.write(layer, keys, keys)
-    cache.advance(seen)
+    cache.advance(past)
     tokens = torch.empty(copies, sizes.chunk, shape.width, device="meta")
     side = model.patch * model.ratio
     last = torch.empty(1, model.latent.channels, *work.grid, device="meta")

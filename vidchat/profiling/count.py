@@ -1,7 +1,7 @@
-"""Counts what a model does by running it on the meta device: operations, and the values that its products read.
+"""Counts the operations of a model, and the values that its products read, by running it on the meta device.
 
-Operations are those of matrix products and attention as `torch.utils.flop_counter` has them, 2 for a multiplication
-with its addition. Every product reads its second factor from memory: weights, or attention's keys or values.
+The operations are those of matrix products and attention, as `torch.utils.flop_counter` counts them: 2 for a
+multiplication and an addition. Every product reads its second factor from memory: weights, keys or values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SECOND = {torch.ops.aten.mm: 1, torch.ops.aten.bmm: 1, torch.ops.aten.addmm: 2,
 
 @dataclass(frozen=True)
 class Work:
-    """Operations, and values read from the device's memory."""
+    """Number of operations, and of values read from the device's memory."""
 
     flops: float = 0.0
     values: float = 0.0
@@ -34,11 +34,11 @@ class Work:
 
 
 def count(model: nn.Module, function: Callable[[], Any]) -> dict[str, Work]:
-    """Returns the work of each part (child) of a model.
+    """Returns the work of each child module of a model.
 
     Args:
-        model: A model on the meta device, or on a CPU, where attention is not counted: its kernel is one operation.
-        function: Calls the model.
+        model: Model on the meta device, or on a CPU, where attention is not counted.
+        function: Function that calls the model.
     """
     with ModuleTracker() as tracker, _Counter(tracker) as counter:
         _Root(model)(function)
@@ -46,7 +46,7 @@ def count(model: nn.Module, function: Callable[[], Any]) -> dict[str, Work]:
 
 
 class _Counter(TorchDispatchMode):
-    """Adds the work of every product to the part that computes it."""
+    """Adds the work of every product to the child module that computes it."""
 
     def __init__(self, tracker: ModuleTracker) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class _Counter(TorchDispatchMode):
         second = _SECOND.get(func.overloadpacket)
         if second is not None:
             _, _, *inside = max(self._tracker.parents, key=lambda name: name.count(".")).split(".") + [""] * 2
-            self._part = inside[0] or self._part  # a product outside of every module belongs to the part before it
+            self._part = inside[0] or self._part  # a product outside all modules counts for the last one
             work = Work(flop_registry[func.overloadpacket](*args, out_val=out), args[second].numel())
             self.parts[self._part] = self.parts.get(self._part, Work()) + work
         return out
 
 
 class _Root(nn.Module):
-    """Runs a function under the name `_Root`, so that the tracker names a part `_Root.model.PART`."""
+    """Runs a function under the name `_Root`, so that the tracker names a child `_Root.model.CHILD`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

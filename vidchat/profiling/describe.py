@@ -1,4 +1,4 @@
-"""Describes a model before it is trained: from the settings of `vidchat model describe` to its numbers."""
+"""Numbers of `vidchat model describe`: the cost of a model before it is trained."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from vidchat.runtime.untrusted import read_yaml
 from vidchat.shipped import CONFIGS
 from vidchat.tokenizers.layout import AudioLayout, VideoLayout, audio_layout, video_layout
 
-HALF = 2  # bytes of a value in bf16
+BF16 = 2  # bytes of a value
 OVERRIDES = ("model.", "video_vae.", "audio_codec.", "video_layout.", "audio_layout.")
-"""Beginnings of keys that `vidchat train` knows and `build` passes on, such as `model.set_causal=true`."""
+"""Prefixes of the keys of `vidchat train` that `build` accepts, such as `model.set_causal=true`."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """What is described.
+    """Settings of `vidchat model describe`.
 
     Attributes:
-        model: A file of configs/model, by its name or as the path of a yaml.
-        size: Size of the frames, HEIGHTxWIDTH.
-        video_vae: Video tokenizer, a name of configs/video_vae.
-        audio_codec: Audio codec, a name of configs/audio_codec, or none.
-        chunks: Chunks of a training clip, 6.25 a second at 160 ms.
+        model: Name of a file of configs/model, or path of a YAML file.
+        size: Frame size, HEIGHTxWIDTH.
+        video_vae: Video tokenizer, a name in configs/video_vae.
+        audio_codec: Audio codec, a name in configs/audio_codec, or none.
+        chunks: Chunks of a training clip; 6.25 per second at 160 ms.
         turns: Chunks of the initiator's clip and of earlier turns.
         text: Text tokens.
         batch: Clips in a training step.
-        window: Chunks that a generated chunk sees before itself.
-        sets: Sets in which a chunk's visual tokens are generated; null is the model's own number.
-        flow_steps: Evaluations of the flow head for each set; null is the model's own number.
-        guided: Whether it generates with classifier-free guidance.
-        gpu: GPU whose floors are shown.
+        window: Past chunks that a generated chunk attends to.
+        sets: Number of sets in which a chunk's visual tokens are generated; null for the model's default.
+        flow_steps: Evaluations of the flow head for each set; null for the model's default.
+        guided: Whether generation uses classifier-free guidance.
+        gpu: GPU for which the least times are given.
     """
 
     model: str = "tiny"
@@ -69,18 +69,18 @@ class Described:
 
 
 def build(settings: Described, overrides: Sequence[str] = ()) -> tuple[Responder, Workload, float]:
-    """Builds a model without memory for its weights, as `vidchat train` builds it for frames and tokenizers.
+    """Builds a model without allocating its weights, as `vidchat train` does for a frame size and tokenizers.
 
     Args:
-        settings: The model, its tokenizers and its work.
-        overrides: Other words of `vidchat train`, in Hydra's grammar, whose keys begin with one of `OVERRIDES`.
+        settings: Model, tokenizers and workload.
+        overrides: Overrides of `vidchat train`, in Hydra's grammar, whose keys begin with one of `OVERRIDES`.
 
     Returns:
-        The model, its work, and the seconds of a chunk.
+        The model, its workload, and the duration of a chunk in seconds.
 
     Raises:
-        ValueError: the size is not possible, or the tokenizers don't tell enough.
-        HydraException: there is no such model, tokenizer or key.
+        ValueError: The frame size does not fit the model, or the shapes of the tokens are unknown before loading.
+        HydraException: A model, tokenizer or key does not exist.
     """
     config = _config(settings, overrides)
     config.condition.update({"initiator": settings.turns > 0, "text": "answer" if settings.text else None})
@@ -99,56 +99,56 @@ def build(settings: Described, overrides: Sequence[str] = ()) -> tuple[Responder
 
 
 def layouts(config: DictConfig) -> tuple[VideoLayout, AudioLayout]:
-    """Returns the shapes of a config's tokens; raises `ValueError` where only loading the tokenizers could tell."""
+    """Returns the shapes of a config's tokens; raises `ValueError` if only loaded tokenizers could tell them."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
     vae = video_layout(plain["video_vae"], plain["video_layout"])
     codec = audio_layout(plain["audio_codec"], plain["audio_layout"])
     if vae is None or codec is None:
-        raise ValueError("this config does not tell the shape of its tokens; take one that names published weights")
+        raise ValueError("this config does not tell the shape of its tokens; choose a tokenizer with published weights")
     return vae, codec
 
 
 def measure(model: Responder, work: Workload, gpu: str) -> dict[str, Any]:
-    """Returns all numbers, in operations, bytes and seconds.
+    """Returns all costs in operations, bytes and seconds.
 
     Args:
         model: The model.
-        work: What it is trained on and generates.
-        gpu: A name of `DEVICES`.
+        work: Sizes of its training step and of a generated chunk.
+        gpu: Name in `DEVICES`.
     """
-    device, trained = DEVICES[gpu], work.chunks * work.batch
+    device, chunks = DEVICES[gpu], work.chunks * work.batch
     training, moved = training_work(model, work), training_bytes(model, work)
     generation = generation_work(model, work)
     return {
         "parameters": parameters(model),
-        "training_flops_per_chunk": {name: part.flops / trained for name, part in training.items()},
-        "training_bytes_per_chunk": moved / trained,
+        "training_flops_per_chunk": {name: part.flops / chunks for name, part in training.items()},
+        "training_bytes_per_chunk": moved / chunks,
         "training_peak_bytes": {
             "fp32": peak_training_bytes(model, work, 4),
-            "bf16_activations": peak_training_bytes(model, work, HALF),
-            "bf16_recomputed": peak_training_bytes(model, work, HALF, recompute=True),
+            "bf16_activations": peak_training_bytes(model, work, BF16),
+            "bf16_recomputed": peak_training_bytes(model, work, BF16, recompute=True),
         },
         "training_floor_s_per_step": device.seconds(sum(part.flops for part in training.values()), moved),
         "generation_flops_per_chunk": {name: part.flops for name, part in generation.items()},
-        "generation_bytes_per_chunk": {name: HALF * part.values for name, part in generation.items()},
+        "generation_bytes_per_chunk": {name: BF16 * part.values for name, part in generation.items()},
         "generation_floor_s_per_chunk": {
-            name: device.seconds(part.flops, HALF * part.values) for name, part in generation.items()
+            name: device.seconds(part.flops, BF16 * part.values) for name, part in generation.items()
         },
     }
 
 
 def _config(settings: Described, overrides: Sequence[str]) -> DictConfig:
-    """The config of a training run with this model and these tokenizers."""
-    own = settings.model.endswith(".yaml")
+    """Returns the config of a training run with this model and these tokenizers."""
+    is_file = settings.model.endswith(".yaml")
     words = ["stage=pretrain_av", "data=folder", "data.root=.", f"video_vae={settings.video_vae}"]
-    words += [] if own else [f"model={settings.model}"]
+    words += [] if is_file else [f"model={settings.model}"]
     silent = settings.audio_codec == "none"
     words += ["model.depth=null"] if silent else [f"audio_codec={settings.audio_codec}"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [*words, *overrides])
-    if own:
+    if is_file:
         if not Path(settings.model).is_file():
-            raise ValueError(f"{settings.model} does not exist; give a name of configs/model or the path of a yaml")
+            raise ValueError(f"{settings.model} does not exist; give a name in configs/model or a YAML file")
         written = to_names(read_yaml(Path(settings.model)), foreign=False)
         fitted = {key: config.model[key] for key in ("patch", "ratio")}
         config.model = OmegaConf.merge(written, fitted, {"depth": None} if silent else {})

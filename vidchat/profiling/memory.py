@@ -1,7 +1,7 @@
-"""The memory that training takes, by formula; the tests hold it to what a small model is measured to take.
+"""Memory of a training step, by formula; tests compare it with the measured memory of a small model.
 
-In mixed precision (an activation of 2 bytes) some values stay in fp32 as autocast keeps them: the residual stream, what
-norms read, what the flow head's norms give, and tokens. What kernels and the allocator take besides is `MARGIN`.
+In mixed precision (activations of 2 bytes), autocast keeps some values in fp32: the residual stream, the inputs of
+norms, the outputs of the flow head's norms, and tokens. `MARGIN` covers what kernels and the allocator take besides.
 """
 
 from __future__ import annotations
@@ -15,95 +15,100 @@ from vidchat.model.transformer import Shape
 from vidchat.profiling.cost import MASKED, SETS, Sizes, Workload, parameters
 
 FULL = 4  # bytes of a value in fp32
-# Measured over formula, at most, in two training steps on an H100 in bf16-mixed: of model=base, all blocks recomputed
-# and all chunks in the spatial part (benchmarks/gpu.py), 44 GB where the formula says 41.9; of the model that
-# benchmarks/nova.py compares, at NOVA's full shapes, 34.0 where it says 30.3.
+# Largest ratio of measured memory to the formula, in two training steps on an H100 in bf16-mixed: model=base with all
+# blocks recomputed and all chunks in the spatial transformer (benchmarks/gpu.py), 44 GB to 41.9; the model of
+# benchmarks/nova.py at NOVA's full shapes, 34.0 GB to 30.3.
 MARGIN = 1.12
 
 
 def training_bytes(model: Responder, work: Workload) -> float:
-    """Bytes that one training step moves at least: weights in bf16 forward and backward, gradients, AdamW and the
-    average in fp32, activations written once and read once."""
+    """Returns the fewest bytes that a training step moves.
+
+    Weights are read in bf16 forward and backward; gradients, AdamW's moments and the average of the weights are in
+    fp32; activations are written once and read once.
+    """
     count = sum(parameters(model).values())
-    optimizer = 4 * (1 + 3 + 3 + 2)  # gradient read; weight and both moments read and written; the average as well
+    optimizer = 4 * (1 + 3 + 3 + 2)  # reads the gradient; reads and writes the weight, both moments and the average
     return count * (2 * 2 + 4 + optimizer) + 2 * activation_bytes(model, work, 2)
 
 
 def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute: bool = False) -> float:
-    """Bytes that autograd keeps between forward and backward.
+    """Returns the bytes that autograd keeps between the forward and the backward pass.
 
-    Of a block, for each token: 4 D + 4 mlp_width + 3 heads head_dim values, and 3 kv_heads head_dim for each that is a
-    key, and where heads share keys, their copies; of the flow head, for each token and time (4 blocks + 5) width, for
-    each draw (6 blocks + 3) width; of the depth transformer's logits, two values each. A stack that recomputes keeps D
-    values for each block, and all of one block at a time.
+    A block keeps 4 D + 4 mlp_width + 3 heads * head_dim values per token, 3 kv_heads * head_dim values per key, and
+    copies of the keys where heads share them. The flow head keeps (4 blocks + 5) width values per token and time, and
+    (6 blocks + 3) width values per draw. The depth transformer keeps two values per logit. A stack that recomputes
+    keeps D values per token and block, and all values of one block at a time.
 
     Args:
         model: The responder.
-        work: Its clips.
+        work: Sizes of the training step.
         width: Bytes of a value that autocast does not keep in fp32: 4, or 2 in mixed precision.
-        recompute: As if every stack recomputed its blocks, see `Shape`.
+        recompute: Whether every stack recomputes its blocks, see `Shape`.
     """
     sizes, clip = Sizes.of(model, work), work.chunks
-    kept = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
-    every = model.spatial is None or isinstance(model.spatial, SetCausalTransformer)
-    predicted = sizes.fine if every else round(sizes.fine * MASKED)
+    drawn = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
+    predicts_all = model.spatial is None or isinstance(model.spatial, SetCausalTransformer)
+    predicted = sizes.fine if predicts_all else round(sizes.fine * MASKED)
     tokens = work.batch * (work.text + sizes.chunk * (work.turns + clip))
-    stacks = [(model.backbone.shape, tokens, tokens)]  # with the tokens that come in and those that are keys
+    stacks = [(model.backbone.shape, tokens, tokens)]  # shape, number of input tokens, number of keys
     total = 0.0
     if model.depth is not None and model.code_shape is not None:
-        steps = work.batch * clip * sizes.codec_frames * sizes.books
+        steps = work.batch * clip * sizes.codec_frames * sizes.codebooks
         stacks.append((model.depth.transformer.shape, steps, steps))
         total += FULL * steps * 2 * model.code_shape.vocabulary
     if model.spatial is not None:
         if isinstance(model.spatial, SetCausalTransformer):
-            known = kept * (sizes.chunk + sizes.fine - set_sizes(sizes.fine, SETS)[-1])
-            asked = kept * sizes.fine, known
+            known = drawn * (sizes.chunk + sizes.fine - set_sizes(sizes.fine, SETS)[-1])
+            decoded = drawn * sizes.fine, known
         else:
-            known = kept * (sizes.chunk + sizes.fine - predicted)
-            asked = (kept * (sizes.chunk + sizes.fine),) * 2
+            known = drawn * (sizes.chunk + sizes.fine - predicted)
+            decoded = (drawn * (sizes.chunk + sizes.fine),) * 2
         stacks.append((model.spatial.encoder.shape, known, known))
-        stacks.append((model.spatial.decoder.shape, *asked))
-    total += kept * predicted * _flow_bytes(model, width)
+        stacks.append((model.spatial.decoder.shape, *decoded))
+    total += drawn * predicted * _flow_bytes(model, width)
     if recompute:
         stacks = [(replace(shape, recompute=True), tokens, keys) for shape, tokens, keys in stacks]
     total += sum(shape.layers * _kept_bytes(shape, tokens, keys, width) for shape, tokens, keys in stacks)
-    again = [_block_bytes(shape, tokens, keys, width) for shape, tokens, keys in stacks if shape.recompute]
-    return total + max(again, default=0)
+    recomputed = [_block_bytes(shape, tokens, keys, width) for shape, tokens, keys in stacks if shape.recompute]
+    return total + max(recomputed, default=0)
 
 
 def _flow_bytes(model: Responder, width: int) -> int:
-    """Of one token that is predicted."""
+    """Returns the bytes that the flow head keeps per predicted token."""
     flow = model.flow.shape
-    of_time = flow.width * (flow.blocks * (FULL + 3 * width) + FULL + 4 * width) + 256 * FULL
-    of_draw = flow.width * (flow.blocks * (2 * FULL + 4 * width) + 2 * FULL + width) + 4 * model.flow.token_dim * FULL
-    return flow.times * of_time + flow.draws * of_draw
+    per_time = flow.width * (flow.blocks * (FULL + 3 * width) + FULL + 4 * width) + 256 * FULL
+    per_draw = flow.width * (flow.blocks * (2 * FULL + 4 * width) + 2 * FULL + width) + 4 * model.flow.token_dim * FULL
+    return flow.times * per_time + flow.draws * per_draw
 
 
-def _kept_bytes(shape: Shape, tokens: int, readable: int, width: int) -> int:
-    """Of one block, until the backward pass."""
-    return FULL * tokens * shape.width if shape.recompute else _block_bytes(shape, tokens, readable, width)
+def _kept_bytes(shape: Shape, tokens: int, keys: int, width: int) -> int:
+    """Returns the bytes that a block keeps until the backward pass."""
+    return FULL * tokens * shape.width if shape.recompute else _block_bytes(shape, tokens, keys, width)
 
 
-def _block_bytes(shape: Shape, tokens: int, readable: int, width: int) -> int:
+def _block_bytes(shape: Shape, tokens: int, keys: int, width: int) -> int:
     copies = 2 * (shape.heads - shape.kv_heads) if shape.heads > shape.kv_heads else 0
     normal = FULL + 2 * width  # queries and keys are normalised in full precision
-    of_key = shape.head_dim * (shape.kv_heads * normal + copies * width)
-    of_token = 2 * (FULL + width) * shape.width + 4 * width * shape.mlp_width + normal * shape.heads * shape.head_dim
-    return tokens * of_token + readable * of_key
+    per_key = shape.head_dim * (shape.kv_heads * normal + copies * width)
+    per_token = 2 * (FULL + width) * shape.width + 4 * width * shape.mlp_width + normal * shape.heads * shape.head_dim
+    return tokens * per_token + keys * per_key
 
 
 def peak_training_bytes(
     model: Responder, work: Workload, width: int = 4, average: bool = True, recompute: bool = False
 ) -> float:
-    """Peak memory of a training step in bytes: weights, both moments, the average, and the larger of gradients and
-    activations, which are freed while gradients come to be; in mixed precision autocast's copies of the weights, too.
+    """Returns the peak memory of a training step in bytes.
+
+    It consists of the weights, both moments, the average, and the larger of gradients and activations, since
+    activations are freed while gradients are computed. Mixed precision adds autocast's copies of the weights.
 
     Args:
         model: The responder.
-        work: Its clips.
+        work: Sizes of the training step.
         width: Bytes of an activation that autocast does not keep in fp32.
-        average: Whether an average of the weights is kept.
-        recompute: As if every stack recomputed its blocks, see `Shape`.
+        average: Whether training keeps an average of the weights.
+        recompute: Whether every stack recomputes its blocks, see `Shape`.
     """
     count = sum(parameters(model).values())
     copies = width * count if width < FULL else 0

@@ -1,4 +1,4 @@
-"""A responder on the meta device, without memory for its weights: from a config and the shapes of its tokens alone."""
+"""A responder on the meta device, without memory for its weights, built from a config and the shapes of its tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vidchat.tokenizers.text import ByteTokenizer
 
 
 class FitError(ValueError):
-    """A model whose tokens do not divide its frames, or whose training step is too large for its device."""
+    """A model whose patches do not divide its latents, or whose training step is too large for its device."""
 
 
 class Video(Protocol):
-    """Shape of latents: a video tokenizer or its `VideoLayout`."""
+    """The shape of latents, from a video tokenizer or its `VideoLayout`."""
 
     @property
     def channels(self) -> int: ...
@@ -29,7 +29,7 @@ class Video(Protocol):
 
 
 class Audio(Protocol):
-    """Shape of codes: an audio codec or its `AudioLayout`."""
+    """The shape of codes, from an audio codec or its `AudioLayout`."""
 
     @property
     def sample_rate(self) -> int: ...
@@ -45,18 +45,18 @@ def check_size(size: Sequence[int], video: Video) -> None:
     """Raises `FitError` unless both sides are multiples of the video tokenizer's spatial stride."""
     stride = video.spatial_stride
     if any(side % stride for side in size):
-        near = [max(stride, round(side / stride) * stride) for side in size]
+        nearest = [max(stride, round(side / stride) * stride) for side in size]
         raise FitError(
             f"data.size={list(size)} must be multiples of {stride} on both sides for this video tokenizer; "
-            f"set data.size=[{near[0]},{near[1]}] or another video_vae"
+            f"set data.size=[{nearest[0]},{nearest[1]}] or another video_vae"
         )
 
 
 def latent_grid(size: Sequence[int], video: Video, patch: int, ratio: int) -> tuple[int, int]:
-    """Rows and columns of the latents of frames of a size (height, width).
+    """Returns the rows and columns of the latents of frames of a size (height, width).
 
     Raises:
-        FitError: they do not divide into the backbone's patches.
+        FitError: The latents do not divide into the backbone's patches.
     """
     rows, columns = (side // video.spatial_stride for side in size)
     side = patch * ratio
@@ -70,8 +70,8 @@ def latent_grid(size: Sequence[int], video: Video, patch: int, ratio: int) -> tu
 
 
 def build_without_memory(config: Mapping[str, Any], video: Any, audio: Any) -> Responder:
-    """The config's responder on the meta device; of text tokenizers other than bytes, the words are not counted."""
+    """Builds a config's responder on the meta device; text is embedded as bytes, whatever the text tokenizer."""
     model, condition = to_names(config["model"]), to_names(config["condition"])
-    tools, trust = (video, audio, ByteTokenizer()), packages_in([model, condition])
+    tokenizers, trust = (video, audio, ByteTokenizer()), packages_in([model, condition])
     with torch.device("meta"):
-        return build_responder(model, condition, config["data"]["fps"], *tools, trust=trust)
+        return build_responder(model, condition, config["data"]["fps"], *tokenizers, trust=trust)

@@ -1,1 +1,1 @@
-"""The pages people look at: templates, one style, contact sheets. Takes plain values, knows nothing of the package."""
+"""HTML pages and contact sheets from plain values; independent of the rest of the package."""

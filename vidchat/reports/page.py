@@ -1,4 +1,4 @@
-"""Fills templates: one HTML page that needs no server, and no other file but the clips it names."""
+"""Fills templates: HTML pages that need no server and no other files than the clips they show."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render(template: str, **values: object) -> str:
-    """Returns a page as HTML; every value is escaped, and one that the template lacks raises `UndefinedError`.
+    """Returns a page as HTML; values are escaped, and a value that the template needs but lacks is an `UndefinedError`.
 
     Args:
-        template: A file of `templates`, such as "bench.html".
-        values: Plain values, by the names that stand in the template.
+        template: Name of a file in `templates`, such as "bench.html".
+        values: Plain values by their names in the template.
     """
     return _environment().get_template(template).render(values)
 
 
-def data_url(content: bytes, kind: str) -> str:
-    """Returns a file's content as a URL, for a page that is sent alone.
+def data_url(content: bytes, media_type: str) -> str:
+    """Returns a file's content as a URL, so that the page needs no other files.
 
     Args:
-        content: The file.
-        kind: Its media type, such as "video/mp4".
+        content: Bytes of the file.
+        media_type: Media type of the file, such as "video/mp4".
     """
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Contact sheets: frames of clips side by side, each strip under its words."""
+"""Contact sheets: strips of frames side by side, each under its caption."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-LINE, GAP, MARGIN = 22, 6, 10  # pixels: a line of words, and the space below a strip and around the sheet
+LINE, GAP, MARGIN = 22, 6, 10  # pixels: height of a caption, space between panels, space around the sheet
 NARROWEST = 900
-LONGEST = 300  # letters of a panel's words
+LONGEST = 300  # characters of a caption
 
 
 class Panel(NamedTuple):
-    """Words, and the strip (H, W, 3) uint8 below them; `None` leaves the words alone, as for a heading."""
+    """A caption and the strip (H, W, 3) uint8 below it; a heading has no strip."""
 
-    words: str
+    caption: str
     strip: NDArray[np.uint8] | None = None
 
 
 def strip(frames: Tensor, moments: int) -> NDArray[np.uint8]:
-    """Returns (H, moments * W, 3): frames at evenly spaced moments, side by side.
+    """Returns a strip (H, moments * W, 3) of evenly spaced frames, side by side.
 
     Args:
         frames: (N, 3, H, W) uint8.
-        moments: Number of frames shown, from the first to the last.
+        moments: Number of frames in the strip, from the first to the last.
     """
     chosen = np.linspace(0, len(frames) - 1, moments).round().astype(int)
     return np.concatenate(list(frames[chosen].permute(0, 2, 3, 1).numpy()), axis=1)
 
 
 def contact_sheet(rows: Sequence[Sequence[Panel]]) -> Image.Image:
-    """Draws rows of panels; words are cut where their panel ends."""
+    """Draws rows of panels; captions are cut at the width of their panel."""
     heights = [LINE + max((GAP + len(p.strip) for p in row if p.strip is not None), default=0) for row in rows]
     width = max([NARROWEST, *(sum(_width(panel) + GAP for panel in row) for row in rows)])
     sheet = Image.new("RGB", (width + 2 * MARGIN, sum(heights) + 2 * MARGIN), "white")
@@ -43,10 +43,10 @@ def contact_sheet(rows: Sequence[Sequence[Panel]]) -> Image.Image:
         left = MARGIN
         for panel in row:
             room = width if len(row) == 1 else _width(panel)
-            words = " ".join(panel.words[:LONGEST].split())
-            while words and pencil.textlength(words, font) > room:
-                words = words[:-1]
-            pencil.text((left, top), words, "#1f2333" if panel.strip is not None else "#2e5fd0", font)
+            caption = " ".join(panel.caption[:LONGEST].split())
+            while caption and pencil.textlength(caption, font) > room:
+                caption = caption[:-1]
+            pencil.text((left, top), caption, "#1f2333" if panel.strip is not None else "#2e5fd0", font)
             if panel.strip is not None:
                 sheet.paste(Image.fromarray(panel.strip), (left, top + LINE))
             left += _width(panel) + GAP

@@ -24,7 +24,7 @@ SLOW = replace(QUICK, step=2.2, dialogue=1.0, precision="32-true")
 
 @pytest.mark.parametrize("speed", [QUICK, SLOW])
 @pytest.mark.parametrize("minutes", [8, 15, 60])
-def test_a_plan_fills_its_minutes_and_no_more(speed, minutes):
+def test_a_plan_fills_the_time_limit_and_no_more(speed, minutes):
     plan = make_plan(speed, minutes, spent=60, answers=24, seed=0)
     training = sum(plan.steps) * speed.step + len(SHARES) * START_UP
     assert plan.seconds == pytest.approx(plan.dialogues * speed.dialogue + training + speed.answering(24))
@@ -39,13 +39,13 @@ def test_a_slower_machine_trains_less_on_fewer_people():
     assert quick.dialogues == pytest.approx(DIALOGUES_PER_STEP * sum(quick.steps), rel=0.05)
 
 
-def test_even_no_time_gives_a_plan_that_can_run():
+def test_a_plan_without_time_can_still_run():
     plan = make_plan(SLOW, 0.1, spent=60, answers=24, seed=0)
     assert plan.dialogues >= 4
     assert min(plan.steps) >= 1
 
 
-def test_it_is_announced_with_times_and_with_what_to_expect():
+def test_the_announcement_states_times_and_what_to_expect():
     first, second, *more = announce(make_plan(QUICK, 15, 60, 24, 0), 840)
     assert "0.50 s" in first
     assert "15 minutes" in second
@@ -53,15 +53,15 @@ def test_it_is_announced_with_times_and_with_what_to_expect():
     assert "MINUTES=60" in announce(make_plan(SLOW, 15, 60, 24, 0), 840)[-1]
 
 
-def test_a_machine_too_slow_for_the_least_answers_fewer_and_says_how_much_longer_it_takes():
+def test_a_machine_too_slow_for_the_smallest_plan_answers_fewer_and_says_how_much_longer_it_takes():
     plan = make_plan(replace(SLOW, answer=8.0), 6, spent=270, answers=24, seed=0)
     assert plan.answers == FEWEST_ANSWERS
-    told = announce(plan, 90)
-    assert f"{FEWEST_ANSWERS} answers" in told[1]
-    assert f"takes {(plan.seconds - 90) / 60:.1f} min more than was given" in told[2]
+    lines = announce(plan, 90)
+    assert f"{FEWEST_ANSWERS} answers" in lines[1]
+    assert f"takes {(plan.seconds - 90) / 60:.1f} min more than the limit" in lines[2]
 
 
-def test_the_last_stage_follows_the_clock():
+def test_the_last_stage_takes_the_steps_that_the_time_left_allows():
     plan = make_plan(QUICK, 15, 60, 24, 0)
     left = plan.steps[2] * QUICK.step + START_UP + QUICK.answering(24)
     assert steps_that_fit(plan, left, QUICK) == pytest.approx(plan.steps[2], abs=1)

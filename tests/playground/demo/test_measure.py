@@ -20,9 +20,9 @@ CASES = cases()[:4]
 
 @pytest.fixture(scope="module")
 def dyads():
-    """Four answers by four people: media from frame 1 on, and everything that `score` asks for."""
+    """Four answers by four people: media from frame 1 on, and the other arguments of `score`."""
     rng = np.random.default_rng(0)
-    speakers = [make_speaker(5, number) for number in range(4)]
+    speakers = [make_speaker(5, index) for index in range(4)]
     media, references, spoken, clips, openings = [], {}, defaultdict(list), [], []
     for speaker, case in zip(speakers, CASES, strict=True):
         turn = perform(speaker, "responder", case.answer, case.expression, rng, 25, 16000)
@@ -50,11 +50,11 @@ def test_the_truth_scores_at_the_ceiling(dyads):
     assert scores.mouth > scores.mouth_shuffled + 0.2
 
 
-def test_another_face_another_answer_and_a_still_mouth_are_noticed(dyads):
+def test_a_wrong_face_a_wrong_answer_and_a_still_mouth_score_zero(dyads):
     media, references, speakers = dyads[:3]
     swapped = [
         Media(media[i - 1].frames, media[i - 1].waveform, 25, 16000) for i in range(len(media))
-    ]  # everybody gives the answer of the one before
+    ]  # each gives the answer of the one before
     scores = scores_of(dyads, swapped)
     assert scores.identity == 0
     assert scores.answer == 0
@@ -74,17 +74,17 @@ def test_silence_is_no_answer(dyads):
     assert scores.answer <= 0.25, "at most the one answer that silence is always taken for"
 
 
-def test_a_later_sound_follows_the_mouth_less_and_less(dyads):
+def test_the_correlation_of_mouth_and_audio_falls_with_the_delay(dyads):
     media, references, speakers, _, _, reader = dyads
-    follows = []
-    for shift in (0, 3, 6, 9):  # frames
+    means = []
+    for delay in (0, 3, 6, 9):  # frames
         values = []
         for m, name in zip(media, speakers, strict=True):
             opening = reader.read(torch.cat([references[name][None], m.frames]))[1:]
-            late = torch.nn.functional.pad(m.waveform, (shift * 640, 0))[: len(m.waveform)]
+            late = torch.nn.functional.pad(m.waveform, (delay * 640, 0))[: len(m.waveform)]
             values.append(correlation(opening, loudness(late, len(m.frames))))
-        follows.append(float(np.mean(values)))
-    assert follows == sorted(follows, reverse=True)
+        means.append(float(np.mean(values)))
+    assert means == sorted(means, reverse=True)
 
 
 def test_a_share_comes_with_its_interval():

@@ -3,7 +3,7 @@ from __future__ import annotations
 from vidchat.playground.demo.page import draw_losses
 
 
-def test_a_stage_of_too_few_steps_to_log_costs_no_page(tmp_path):
+def test_a_stage_too_short_to_log_is_drawn_without_curves(tmp_path):
     runs = [tmp_path / "short", tmp_path / "long"]
     for run in runs:
         run.mkdir()

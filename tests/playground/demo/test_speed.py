@@ -11,7 +11,7 @@ from vidchat.release import load_release
 SHIPPED = Path(__file__).parents[3] / "checkpoints" / "demo"
 
 
-def test_a_step_is_measured_on_a_model_that_stays_as_it_was():
+def test_measuring_a_step_leaves_the_model_unchanged():
     release = load_release(SHIPPED)
     before = {name: value.clone() for name, value in release.responder.state_dict().items()}
     assert speed.measure_step(release, 1, "32-true") > 0
@@ -20,12 +20,12 @@ def test_a_step_is_measured_on_a_model_that_stays_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in release.responder.state_dict().items())
 
 
-def test_a_dialogue_is_rendered_and_encoded_to_be_measured():
+def test_measuring_a_dialogue_renders_and_encodes_it():
     pytest.importorskip("espeakng_loader", reason="voices need the extra 'demo'")
     assert 0 < speed.measure_dialogue(load_release(SHIPPED)) < 60
 
 
-def test_the_fastest_of_what_was_tried_is_taken(monkeypatch):
+def test_the_fastest_threads_and_precision_are_chosen(monkeypatch):
     times = {(4, "bf16-mixed"): 2.0, (4, "32-true"): 3.0, (1, "bf16-mixed"): 0.7}
     monkeypatch.setattr(speed, "measure_step", lambda release, threads, precision: times[threads, precision])
     monkeypatch.setattr(speed, "bf16_is_faster", lambda: True)

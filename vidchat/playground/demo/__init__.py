@@ -1,1 +1,1 @@
-"""The whole path on rendered people: data, three stages, answers to unseen initiators, measurements, a page."""
+"""The whole pipeline on rendered people: data, three training stages, answers to unseen initiators, scores, a page."""

@@ -1,7 +1,7 @@
-"""Everything, from nothing to a page: `vidchat demo` (or `make demo`).
+"""The command `vidchat demo` (or `make demo`): from an empty folder to a page of answers and scores.
 
-Shows the shipped model's answers to people it never saw, measures the machine, and says what fits into the minutes
-given; then renders dyads, trains the three stages, answers with both models, and measures them beside truth and chance.
+Shows the shipped model's answers to people it has never seen, measures the machine, and prints a plan that fits the
+time limit. Then renders dyads, trains three stages, answers with both models, and scores them beside truth and chance.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -36,53 +37,58 @@ from vidchat.shipped import find
 STAGES = ("pretrain_visual", "pretrain_av", "sft_dyadic")
 SHIPPED = find("checkpoints/demo")
 TEST_SEED = 1000
-"""Added to the seed for the people who are answered: neither model has met them."""
-FIRST_LOOK = 6
+"""Added to the seed of the test people, whom neither model has seen."""
+FIRST_ANSWERS = 6
 console = Console()
 
 
 @dataclass(frozen=True)
 class People:
-    """Rendered dialogues to answer, each by another person, and those of others, to fit the reading of mouths to."""
+    """Rendered test dialogues.
+
+    Attributes:
+        answered: Dialogues to answer, each with a different responder.
+        others: Dialogues of other responders, to which the mouth reader is fitted.
+    """
 
     answered: list[Dialogue]
     others: list[Dialogue]
 
 
-def render(folder: Path, dialogues: int, seed: int, *more: str) -> None:
-    """Render a data set on all cores, in a process of its own."""
+def render(folder: Path, dialogues: int, seed: int, *options: str) -> None:
+    """Renders a data set on all cores, in a process of its own."""
     command = [sys.executable, "-m", "vidchat", "people", "--output", str(folder)]
-    subprocess.run([*command, "--dialogues", str(dialogues), "--seed", str(seed), *more], check=True)
+    subprocess.run([*command, "--dialogues", str(dialogues), "--seed", str(seed), *options], check=True)
 
 
 def render_people(folder: Path, answers: int, seed: int) -> People:
-    """Render those who are answered; a third of the dialogues are, so that enough other people are left."""
+    """Renders the test dialogues; a third of them are answered, so that enough other responders are left."""
     console.rule("rendering people to answer")
     render(folder, max(24, round(3.4 * answers)), seed + TEST_SEED, "--pairings", "1")
-    every = read_dialogues(folder)
-    answered = [dialogue for dialogue in every if dialogue.split == "train"][:answers]
+    rendered = read_dialogues(folder)
+    answered = [dialogue for dialogue in rendered if dialogue.split == "train"][:answers]
     speakers = {dialogue.answer.speaker for dialogue in answered}
-    return People(answered, [dialogue for dialogue in every if dialogue.answer.speaker not in speakers])
+    return People(answered, [dialogue for dialogue in rendered if dialogue.answer.speaker not in speakers])
 
 
-def first_look(output: Path, people: People) -> float:
-    """Write a page with some answers of the shipped model, to look at meanwhile; returns the seconds an answer took."""
+def show_first_answers(output: Path, people: People) -> float:
+    """Writes a page with some answers of the shipped model, to watch during training; returns seconds per answer."""
     console.rule("the shipped model answers")
-    systems = Answers(output, [], people.answered[:FIRST_LOOK])
-    seconds = systems.look("shipped", load_release(SHIPPED))
-    note = "Answers of the shipped model. Those of the model now being trained, and all measurements, come at the end."
-    page = write_page(output, _shown(systems, {}), {}, {}, [note])
-    console.print(f"Its first answers can be looked at now: [bold]{page}[/bold]")
+    systems = Answers(output, [], people.answered[:FIRST_ANSWERS])
+    seconds = systems.time_answers("shipped", load_release(SHIPPED))
+    note = "Answers of the shipped model. The answers of the model in training and all scores follow at the end."
+    page = write_page(output, _columns(systems, {}), {}, {}, [note])
+    console.print(f"Its first answers are ready to watch: [bold]{page}[/bold]")
     return seconds
 
 
 def make_or_read_plan(output: Path, people: People, minutes: float, seed: int, start: float) -> Plan:
-    """The plan of an earlier start of this command, or a new one for what this machine can do now; says what it is."""
+    """Returns the plan of an earlier start of this command, or measures the machine, makes a new plan and prints it."""
     path = output / "plan.json"
     if (plan := read_plan(path)) is not None:
-        console.print(f"going on with the plan in {path}; another --output starts afresh")
+        console.print(f"continuing with the plan in {path}; choose another --output to start afresh")
         return plan
-    answer = first_look(output, people)
+    answer = show_first_answers(output, people)
     console.rule("measuring this machine")
     release = load_release(SHIPPED)
     step, threads, precision = measure_training(release)
@@ -98,7 +104,7 @@ def make_or_read_plan(output: Path, people: People, minutes: float, seed: int, s
 
 
 def train_stage(output: Path, index: int, plan: Plan, overrides: Sequence[str]) -> Path:
-    """Run one stage from the release of the one before, in a process of its own; returns its folder."""
+    """Trains one stage, from the release of the stage before, in a process of its own; returns its folder."""
     stage, steps, folder = STAGES[index], plan.steps[index], output / STAGES[index]
     command = [sys.executable, "-m", "vidchat", "train", f"stage={stage}", "data=folder"]
     command += [f"data.root={output / 'data'}", f"output_dir={folder}", f"stage.steps={steps}", "data.max_chunks=14"]
@@ -110,8 +116,8 @@ def train_stage(output: Path, index: int, plan: Plan, overrides: Sequence[str]) 
     return folder
 
 
-def look_again(plan: Plan, seconds_left: float) -> Plan:
-    """The plan with as many steps of the last stage as the clock now leaves; others may have come to this machine."""
+def adjust_last_stage(plan: Plan, seconds_left: float) -> Plan:
+    """Returns the plan with as many steps of the last stage as now fit; the load of the machine may have changed."""
     step = measure_step(load_release(SHIPPED), plan.speed.threads, plan.speed.precision)
     steps = steps_that_fit(plan, seconds_left, replace(plan.speed, step=step))
     console.print(f"A step takes {step:.2f} s now: {steps} steps of the last stage ({plan.steps[2]} were planned).")
@@ -119,17 +125,19 @@ def look_again(plan: Plan, seconds_left: float) -> Plan:
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("outputs/demo"),
-    minutes: Annotated[float, typer.Option(help="Time for everything; the training is fitted into it.")] = 15,
-    dialogues: Annotated[int | None, typer.Option(help="Rendered training dialogues, instead of what fits.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("outputs/demo"),
+    minutes: Annotated[float, typer.Option(help="Total time; training takes what the rest leaves.")] = 15,
+    dialogues: Annotated[int | None, typer.Option(help="Number of training dialogues, instead of what fits.")] = None,
     steps: Annotated[
         tuple[int, int, int] | None, typer.Option(help="Training steps of the three stages, instead of what fits.")
     ] = None,
-    answers: Annotated[int, typer.Option(help="Test dialogues to answer, if the time allows.")] = 24,
+    answers: Annotated[int, typer.Option(help="Number of test dialogues to answer, if time allows.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of the rendered people.")] = 0,
     override: Annotated[list[str] | None, typer.Option(help="More settings for vidchat train.")] = None,
 ) -> None:
-    """Show, measure, render, train, answer, score."""
+    """Renders people, trains a model on them, answers unseen people and writes a page with answers and scores."""
+    if find_spec("matplotlib") is None:
+        sys.exit("error: the demo draws with matplotlib; install it with: pip install 'vidchat[demo]'")
     start = time.monotonic()
     output = output.resolve()
     people = render_people(output / "test", answers, seed)
@@ -139,7 +147,7 @@ def demo(
     render(output / "data", plan.dialogues, plan.seed)
     folders = [train_stage(output, index, plan, override or []) for index in (0, 1)]
     if steps is None and not folders[-1].with_name(STAGES[2]).exists():
-        plan = look_again(plan, 60 * plan.minutes - (time.monotonic() - start))
+        plan = adjust_last_stage(plan, 60 * plan.minutes - (time.monotonic() - start))
         write_plan(output / "plan.json", plan)
     folders.append(train_stage(output, 2, plan, override or []))
     score_and_show(output, People(people.answered[: plan.answers], people.others), folders)
@@ -147,11 +155,11 @@ def demo(
 
 
 def score_and_show(output: Path, people: People, stages: Sequence[Path]) -> None:
-    """Answer with the model just trained and the shipped one, score both, and write the page."""
+    """Answers with the model just trained and with the shipped one, scores both, and writes the page."""
     console.rule("answering")
     systems = Answers(output, people.others, people.answered)
     scores = systems.score({"just trained": stages[-1] / "release", "shipped": SHIPPED})
-    shown = _shown(systems, scores)
+    shown = _columns(systems, scores)
     chance = {
         "identity": 1 / len(systems.references),
         "answer": 1 / len(cases()),
@@ -170,7 +178,7 @@ def score_and_show(output: Path, people: People, stages: Sequence[Path]) -> None
     console.print(f"Open [bold]{page}[/bold]")
 
 
-def _shown(systems: Answers, scores: Mapping[str, Scores]) -> list[Shown]:
+def _columns(systems: Answers, scores: Mapping[str, Scores]) -> list[Shown]:
     return [
         Shown(_title(dialogue), true_case(dialogue).answer, clips, {name: s.heard[i] for name, s in scores.items()})
         for i, (dialogue, clips) in enumerate(zip(systems.test, systems.clips, strict=True))
@@ -179,12 +187,12 @@ def _shown(systems: Answers, scores: Mapping[str, Scores]) -> list[Shown]:
 
 def _title(dialogue: Dialogue) -> str:
     case, question = true_case(dialogue), dialogue.question
-    asked = question.text if question else ""
-    return f"“{asked}”, asked in a {case.expression} way. Right: “{case.answer}”"
+    text = question.text if question else ""
+    return f"“{text}”, asked in a {case.expression} way. Right answer: “{case.answer}”"
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Runs the command on its words, by default this process's."""
+    """Runs the command on the given arguments, by default those of this process."""
     app = typer.Typer(add_completion=False)
     app.command()(demo)
     app(words, prog_name="vidchat demo")

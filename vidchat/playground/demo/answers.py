@@ -1,4 +1,4 @@
-"""Answers to the test split: the truth, the tokenizers' round trip of it, and what models say."""
+"""Answers to the test dialogues: the truth, its round trip through the tokenizers, and the answers of models."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from vidchat.release import Release, load_release
 
 
 def true_case(dialogue: Dialogue) -> Case:
-    """What the responder of a rendered dialogue had to understand."""
+    """Returns the topic and the feeling that the responder of a rendered dialogue has to understand."""
     truth = dialogue.answer.truth
     return Case(truth["topic"], truth["expression"])
 
 
 class Answers:
-    """All clips of the demo's page, and their scores.
+    """The clips of the demo's page and their scores.
 
     Args:
-        folder: Where clips are written.
-        train: Dialogues that the measuring of mouths is fitted to.
+        folder: Folder of the clips.
+        train: Dialogues to which the mouth reader is fitted.
         test: Dialogues to answer.
-        sampling: Values of `ChunkSampling` to take instead of the releases' own.
+        sampling: Values of `ChunkSampling` that replace those of the releases.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class Answers:
         self.references: dict[str, torch.Tensor] = {}
 
     def score(self, releases: Mapping[str, Path]) -> dict[str, Scores]:
-        """Answer every test dialogue with every release, and score these beside the truth and its round trip."""
+        """Answers every test dialogue with every release; returns the scores of truth, round trip and releases."""
         loaded = {name: load_release(path) for name, path in releases.items()}
         first = next(iter(loaded.values()))
-        whole = [self._read(dialogue.answer, first) for dialogue in self.test]
-        truths = [_from_frame_1(media) for media in whole]
-        for dialogue, media in zip(self.test, whole, strict=True):
+        clips = [self._read(dialogue.answer, first) for dialogue in self.test]
+        truths = [_without_reference(media) for media in clips]
+        for dialogue, media in zip(self.test, clips, strict=True):
             self.references.setdefault(dialogue.answer.speaker, media.frames[0])
         systems = {"truth": truths, "round trip": self._round_trips(first)}
-        self._name_clips()
-        self._place("round trip")
+        self._add_given_clips()
+        self._add_clips("round trip")
         for name, release in loaded.items():
             systems[name] = self._generate(name, release)
-            self._place(name)
+            self._add_clips(name)
         reader = self._reader(first)
         spoken = self._spoken(first.clock.sample_rate)
         speakers = [dialogue.answer.speaker for dialogue in self.test]
@@ -75,41 +75,41 @@ class Answers:
             for name, media in track(systems.items(), "measuring", total=len(systems))
         }
 
-    def look(self, name: str, release: Release) -> float:
-        """Answer every test dialogue with one release, to be watched before anything is scored; seconds an answer."""
-        begun = time.monotonic()
-        self._name_clips()
+    def time_answers(self, name: str, release: Release) -> float:
+        """Answers every test dialogue with one release, without scoring; returns seconds per answer."""
+        start = time.monotonic()
+        self._add_given_clips()
         self._generate(name, release)
-        self._place(name)
-        return (time.monotonic() - begun) / len(self.test)
+        self._add_clips(name)
+        return (time.monotonic() - start) / len(self.test)
 
-    def _name_clips(self) -> None:
+    def _add_given_clips(self) -> None:
         for clips, dialogue in zip(self.clips, self.test, strict=True):
             assert dialogue.question is not None
             clips.update({"initiator": dialogue.question.path, "truth": dialogue.answer.path})
 
     def notes(self) -> list[str]:
-        """How the measurements are made, for the page."""
+        """Returns the page's notes: how each number is measured, and the speed of each release."""
         lines = [
-            "Face: nearest of the test speakers' frames by RMS difference over the head.",
-            "Mouth: opening read from the pixels by a regression fitted to the renderer's truth, correlated with the "
-            "loudness of the answer's own audio, and of another answer's.",
-            "Answer: nearest of all answers, spoken by every test voice, by dynamic time warping over cepstra; in "
-            "brackets the 95 % interval (Wilson's).",
+            "Face: the nearest of the test speakers' references, by RMS difference over the head.",
+            "Mouth: correlation of the mouth opening, read from the pixels by a regression fitted to the renderer's "
+            "truth, with the loudness of the answer's own audio, and with that of another answer's audio.",
+            "Answer: the nearest of all possible answers, spoken by every test voice, by dynamic time warping over "
+            "cepstra; in brackets the 95 % interval (Wilson's).",
             f"{len(self.test)} answers by speakers unseen in training. The round trip is the ceiling.",
         ]
         for name, timings in self.timings.items():
             rate = sum(t.duration for t in timings) / sum(t.total for t in timings)
             wait = 1000 * float(np.median([t.first_chunk for t in timings]))
             lines.append(
-                f"{name}: generated at {rate:.2f} x real time on this machine, first chunk after {wait:.0f} ms."
+                f"{name}: generated at {rate:.2f} x real time on this machine; first chunk after {wait:.0f} ms."
             )
         return lines
 
     def _path(self, system: str, dialogue: Dialogue) -> Path:
         return self.folder / "clips" / f"{dialogue.id}_{system.replace(' ', '_')}.mp4"
 
-    def _place(self, system: str) -> None:
+    def _add_clips(self, system: str) -> None:
         for clips, dialogue in zip(self.clips, self.test, strict=True):
             clips[system] = self._path(system, dialogue)
 
@@ -125,16 +125,16 @@ class Answers:
         media = self._read(dialogue.answer, release)
         chunks = clock.chunks(len(media.frames))
         frames = from_bytes(media.frames[: clock.frames(chunks)])
-        true = _from_frame_1(media)
+        waveform = _without_reference(media).waveform[None, : clock.samples(chunks)]
         with torch.no_grad():
             decoded = release.video_vae.decode(release.video_vae.encode(frames))
-            audio = release.audio_codec.decode(release.audio_codec.encode(true.waveform[None, : clock.samples(chunks)]))
+            audio = release.audio_codec.decode(release.audio_codec.encode(waveform))
         result = Media(to_bytes(decoded[0, :, 1:].transpose(0, 1)), audio[0].clamp(-1, 1), clock.fps, clock.sample_rate)
         write_clip(self._path("round trip", dialogue), result.frames, result.waveform, clock.fps, clock.sample_rate)
         return result
 
     def _generate(self, name: str, release: Release) -> list[Media]:
-        """Answers as `infer.py` makes them: from files to files."""
+        """Answers as `vidchat infer` does: from files to files."""
         results = []
         for index, dialogue in enumerate(track(self.test, f"answers, {name}")):
             assert dialogue.question is not None
@@ -143,10 +143,10 @@ class Answers:
             sampling = release.responder.sampling.changed(self.sampling)
             settings = GenerationSettings(chunks=chunks, seed=index, sampling=sampling)
             timing = Timing()
-            made = list(answer(release, batch, settings, self._path(name, dialogue), timing))
+            answer_chunks = list(answer(release, batch, settings, self._path(name, dialogue), timing))
             self.timings[name].append(timing)
-            frames = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in made])
-            audio = torch.cat([chunk.waveform[0] for chunk in made if chunk.waveform is not None])
+            frames = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in answer_chunks])
+            audio = torch.cat([chunk.waveform[0] for chunk in answer_chunks if chunk.waveform is not None])
             results.append(Media(frames, audio.clamp(-1, 1), release.clock.fps, release.clock.sample_rate))
         return results
 
@@ -156,7 +156,7 @@ class Answers:
         return MouthReader().fit(clips, [o[: len(c)] for o, c in zip(openings, clips, strict=True)])
 
     def _spoken(self, sample_rate: int) -> dict[str, list[Floats]]:
-        """Every possible answer in every test speaker's voice, as cepstra."""
+        """Returns the cepstra of every possible answer in the voice of every test speaker."""
         voices = {dialogue.answer.speaker: dialogue.answer.truth for dialogue in self.test}
         spoken: dict[str, list[Floats]] = defaultdict(list)
         for truth in voices.values():
@@ -165,6 +165,6 @@ class Answers:
         return dict(spoken)
 
 
-def _from_frame_1(media: Media) -> Media:
-    """The clip without its reference, as a model gives it."""
+def _without_reference(media: Media) -> Media:
+    """Returns a clip from frame 1 on, as a model generates it."""
     return Media(media.frames[1:], media.waveform[media.sample_rate // media.fps :], media.fps, media.sample_rate)

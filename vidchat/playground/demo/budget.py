@@ -1,4 +1,4 @@
-"""The demo's plan: the dialogues and training steps that fit into a number of minutes at a measured speed."""
+"""The demo's plan: the numbers of dialogues and training steps that fit into a time limit at a measured speed."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SHARES = (0.05, 0.09, 0.86)
-"""The stages' shares of all training steps, as 60, 120 and 1,100 were measured to do well."""
+"""The stages' shares of all training steps; 60, 120 and 1,100 steps were measured to do well."""
 DIALOGUES_PER_STEP = 0.8
 MOST_DIALOGUES, FEWEST_DIALOGUES, FEWEST_STEPS = 3000, 64, 30
 START_UP = 20.0
-"""Seconds that a stage takes beside its steps: imports, the first batch, the export."""
+"""Seconds that a stage takes besides its steps: imports, the first batch, the export."""
 ANSWERING, FEWEST_ANSWERS = 0.25, 6
-"""The share of all minutes that answering may take, as long as that leaves a few answers."""
+"""Largest share of the time for answering, and the number of answers that is made in any case."""
 ENOUGH_STEPS = 800
-"""Fewer are seen to teach faces, but hardly which answer is right."""
+"""Models trained for fewer steps show the right faces, but rarely give the right answers."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast this machine works now, with the fastest settings that were tried.
+    """Present speed of this machine, with the fastest settings that were tried.
 
     Attributes:
-        step: Seconds of a training step of the last stage, the dearest.
+        step: Seconds of a training step of the last stage, the slowest.
         dialogue: Seconds to render and encode a dialogue.
-        answer: Seconds to answer one.
-        comparison: Seconds to compare an answer with all that one voice could have said.
+        answer: Seconds to answer a dialogue.
+        comparison: Seconds to compare an answer with all sentences of one voice.
         threads: Threads of a training process.
-        precision: Its Lightning precision.
+        precision: Lightning precision of a training process.
     """
 
     step: float
@@ -39,13 +39,13 @@ class Speed:
     precision: str
 
     def answering(self, answers: int) -> float:
-        """Seconds in which two models answer, beside the truth and its round trip, and all are compared with all."""
+        """Returns the seconds to answer with two models and to score both, the truth and its round trip."""
         return 3 * answers * self.answer + 4 * answers**2 * self.comparison
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo does: kept in its folder, so that the same command goes on with the same plan."""
+    """What the demo does. It is saved in the demo's folder, so that the same command continues with the same plan."""
 
     dialogues: int
     steps: tuple[int, int, int]
@@ -56,34 +56,34 @@ class Plan:
 
     @property
     def rendering(self) -> float:
-        """Seconds."""
+        """Seconds to render the training dialogues."""
         return self.dialogues * self.speed.dialogue
 
     @property
     def training(self) -> float:
-        """Seconds."""
+        """Seconds to train the three stages."""
         return sum(self.steps) * self.speed.step + len(SHARES) * START_UP
 
     @property
     def answering(self) -> float:
-        """Seconds."""
+        """Seconds to answer and score."""
         return self.speed.answering(self.answers)
 
     @property
     def seconds(self) -> float:
-        """From the plan to the page: more than was given if even the least does not fit."""
+        """Seconds from the plan to the page; more than the limit if even the smallest plan does not fit."""
         return self.rendering + self.training + self.answering
 
 
 def make_plan(speed: Speed, minutes: float, spent: float, answers: int, seed: int) -> Plan:
-    """The most dialogues and steps that fit.
+    """Returns the plan with the most dialogues and training steps that fit.
 
     Args:
-        speed: Measured.
-        minutes: The whole budget, from the command's start to the page.
-        spent: Seconds of it that are gone already.
-        answers: Test dialogues to be answered at the end; fewer are if that took a large share of the time.
-        seed: Of the data set.
+        speed: Measured speed.
+        minutes: Time limit, from the command's start to the page.
+        spent: Seconds of it already spent.
+        answers: Test dialogues to answer; the plan has fewer if they took a large share of the time.
+        seed: Seed of the data set.
     """
     while answers > FEWEST_ANSWERS and speed.answering(answers) > ANSWERING * 60 * minutes:
         answers -= 1
@@ -97,7 +97,7 @@ def make_plan(speed: Speed, minutes: float, spent: float, answers: int, seed: in
 
 
 def announce(plan: Plan, left: float) -> list[str]:
-    """What will be done, how long each part takes, and what to expect of it, if `left` seconds are left."""
+    """Returns lines that state the plan, the time of each part and what to expect, with `left` seconds left."""
     steps, speed = sum(plan.steps), plan.speed
     lines = [
         f"A training step takes {speed.step:.2f} s here ({speed.precision}, {speed.threads} threads), "
@@ -107,11 +107,11 @@ def announce(plan: Plan, left: float) -> list[str]:
         f"{plan.answers} answers of each model ({_minutes(plan.answering)}).",
     ]
     if plan.seconds > left + speed.step:
-        lines.append(f"That is the least, and takes {_minutes(plan.seconds - left)} more than was given.")
+        lines.append(f"This is the smallest plan; it takes {_minutes(plan.seconds - left)} more than the limit.")
     if steps < ENOUGH_STEPS:
         lines.append(
-            f"{steps} steps teach a model faces, but hardly which answer is right: `make demo MINUTES=60` gives it "
-            "longer, and the shipped model shows what an hour does."
+            f"After {steps} steps a model shows the right faces, but rarely gives the right answers. `make demo "
+            "MINUTES=60` trains longer; the shipped model shows the result of an hour."
         )
     return lines
 
@@ -121,19 +121,19 @@ def _minutes(seconds: float) -> str:
 
 
 def steps_that_fit(plan: Plan, seconds: float, speed: Speed) -> int:
-    """Steps of the last stage after a second look at the clock, at most half as many again as planned.
+    """Returns the steps of the last stage that fit into the time left, at most 1.5 times the planned number.
 
     Args:
-        plan: Made at the start.
-        seconds: What is left of its minutes.
-        speed: As measured now.
+        plan: Plan made at the start.
+        seconds: Seconds left.
+        speed: Speed measured now.
     """
     left = seconds - START_UP - speed.answering(plan.answers)
     return max(min(FEWEST_STEPS, plan.steps[2]), min(int(1.5 * plan.steps[2]), int(left / speed.step)))
 
 
 def read_plan(path: Path) -> Plan | None:
-    """The plan of an earlier start of the same command, or `None`."""
+    """Returns the plan of an earlier start of the same command, or `None`."""
     if not path.is_file():
         return None
     values = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""The page that the demo ends with: clips side by side, loss curves, measurements."""
+"""The page that the demo writes: clips side by side, loss curves, scores."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import matplotlib
-
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip
+from vidchat.playground.demo.measure import Scores, percent
 from vidchat.reports.page import render
 from vidchat.reports.sheet import Panel, contact_sheet, strip
 from vidchat.runtime.atomic import write_text
 from vidchat.training.metrics import read_metrics
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-from vidchat.playground.demo.measure import Scores, percent
-
 
 @dataclass(frozen=True)
 class Shown:
-    """One dialogue of the page: its clips by column, and under a column what was heard in it."""
+    """One dialogue of the page.
+
+    Attributes:
+        title: Heading above the clips.
+        right: Words of the right answer.
+        clips: File of each column's clip.
+        heard: Words recognised in the clip of a column.
+    """
 
     title: str
     right: str
@@ -33,10 +34,15 @@ class Shown:
 
 
 def draw_losses(runs: Sequence[Path], path: Path) -> None:
-    """Draws the losses of the stages' `metrics.csv` files, one panel a stage, into a PNG."""
+    """Draws the losses in the stages' `metrics.csv` files into a PNG, one panel per stage."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 2.8), squeeze=False)
     for axis, run in zip(axes[0], runs, strict=True):
-        log = run / "metrics.csv"  # which a stage of very few steps ends without
+        log = run / "metrics.csv"  # absent after a stage of very few steps
         curves = read_metrics(log) if log.is_file() else {}
         for name in ("video", "audio"):
             for split, style in (("train", "-"), ("val", "o")):
@@ -53,7 +59,7 @@ def draw_losses(runs: Sequence[Path], path: Path) -> None:
 
 
 def draw_sheet(dialogues: Sequence[Shown], path: Path, columns: Sequence[str], moments: int = 5) -> None:
-    """Draws frames of some dialogues into a PNG: a row for each, a panel of successive moments for each column."""
+    """Draws frames of some dialogues into a PNG: a row per dialogue, a panel of `moments` frames per column."""
     contact_sheet([[_panel(shown, column, moments) for column in columns] for shown in dialogues]).save(path)
 
 
@@ -81,7 +87,7 @@ def write_page(
     chance: Mapping[str, float],
     notes: Sequence[str],
 ) -> Path:
-    """Writes `index.html` beside the clips; returns its path. Without scores it is the first look at the answers."""
+    """Writes `index.html` beside the clips and returns its path; without scores, it shows the clips alone."""
     face, answer, topic, feeling = (f"{chance.get(name, 0):.0%}" for name in ("identity", "answer", "topic", "feeling"))
     page = folder / "index.html"
     text = render(
@@ -99,7 +105,7 @@ def write_page(
 
 
 def _clips(folder: Path, shown: Shown) -> list[dict[str, object]]:
-    """What stands side by side: each column's clip, what was heard in it, and whether that is right."""
+    """Returns the clips of a row: their columns, files, recognised words, and whether these are right."""
     heard = shown.heard
     return [
         {

@@ -1,4 +1,4 @@
-"""How fast this machine is now: a training step by threads and precision, and a rendered dialogue."""
+"""Present speed of this machine: a training step by threads and precision, a rendered dialogue, a comparison."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BATCH, CHUNKS = 8, 12
 
 
 def measure_training(release: Release) -> tuple[float, int, str]:
-    """Seconds of a training step, and the threads and precision with which it is fastest.
+    """Returns the seconds of a training step, and the threads and the precision with which it is fastest.
 
     Args:
-        release: Holds a model of the size to train; its weights do not change.
+        release: A release whose model has the size to train; its weights do not change.
     """
     most, before = min(os.cpu_count() or 1, 8), torch.get_num_threads()
     precisions = ["bf16-mixed", "32-true"] if bf16_is_faster() else ["32-true"]
@@ -43,7 +43,7 @@ def measure_training(release: Release) -> tuple[float, int, str]:
 
 
 def measure_step(release: Release, threads: int, precision: str) -> float:
-    """Seconds of a training step of the last stage: median of three, the first of which warms up."""
+    """Returns the seconds of a training step of the last stage: the median of three, the first of which warms up."""
     torch.set_num_threads(threads)
     model, batch = release.responder.train(), random_batch(release)
     try:
@@ -54,20 +54,20 @@ def measure_step(release: Release, threads: int, precision: str) -> float:
 
 
 def measure_dialogue(release: Release, seed: int = 0) -> float:
-    """Seconds to render a dialogue, all cores at work on others beside it, and to encode its two clips."""
+    """Returns the seconds to render a dialogue, with all cores in use, and to encode its two clips."""
     settings = RenderSettings(dialogues=4, seed=seed)
     plans = plan_dialogues(settings.dialogues, seed)
     with TemporaryDirectory() as folder:
         (Path(folder) / "clips").mkdir()
-        jobs = iter(plans[:3])
-        rendering = median(_times(lambda: render_dialogue(next(jobs), Path(folder), settings), 3))
+        remaining = iter(plans[:3])
+        rendering = median(_times(lambda: render_dialogue(next(remaining), Path(folder), settings), 3))
         clip = Clip(next(Path(folder, "clips").iterdir()), "")
         encoding = min(_times(lambda: _encode(clip, release), 2))
     return rendering / (os.cpu_count() or 1) + 2 * encoding
 
 
 def measure_comparison(dialogue: Dialogue, sample_rate: int) -> float:
-    """Seconds to find out which of the sentences of one voice an answer is nearest to."""
+    """Returns the seconds to find the sentence of one voice that is nearest to an answer."""
     spoken = candidate_waveforms(dict(dialogue.answer.truth), 3 * sample_rate, sample_rate)
     sentences = {text: [cepstra(waveform, sample_rate)] for text, waveform in spoken.items()}
     answer = next(iter(spoken.values()))
@@ -83,7 +83,7 @@ def _encode(clip: Clip, release: Release) -> None:
 
 
 def bf16_is_faster() -> bool:
-    """Whether this CPU multiplies in bf16 faster than in fp32: only some have instructions for it."""
+    """Returns whether this CPU multiplies faster in bf16 than in fp32; only some have instructions for it."""
     products = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.ones(512, 512, dtype=dtype)
@@ -92,7 +92,7 @@ def bf16_is_faster() -> bool:
 
 
 def random_batch(release: Release) -> ChunkBatch:
-    """Answers and questions as long as the demo's, of random tokens."""
+    """Returns a batch of random tokens, with answers and questions as long as the demo's."""
     channels, (height, width) = release.video_vae.channels, release.video_vae.grid(release.size)
     codes = release.responder.code_shape
     assert codes is not None
@@ -105,10 +105,10 @@ def random_batch(release: Release) -> ChunkBatch:
         shape = (BATCH, CHUNKS, codes.codec_frames, codes.codebooks)
         return torch.randint(codes.vocabulary, shape, generator=generator)
 
-    everything = torch.ones(BATCH, CHUNKS, dtype=torch.bool)
+    mask = torch.ones(BATCH, CHUNKS, dtype=torch.bool)
     return ChunkBatch(
-        latents(CHUNKS + 1), everything, codes=random_codes(), turn_latents=latents(CHUNKS),
-        turn_codes=random_codes(), turn_roles=torch.zeros(BATCH, CHUNKS, dtype=torch.long), turn_mask=everything,
+        latents(CHUNKS + 1), mask, codes=random_codes(), turn_latents=latents(CHUNKS),
+        turn_codes=random_codes(), turn_roles=torch.zeros(BATCH, CHUNKS, dtype=torch.long), turn_mask=mask,
     )  # fmt: skip
 
 
@@ -120,6 +120,6 @@ def _step(model: Responder, batch: ChunkBatch, precision: str) -> None:
 
 def _times(function: Callable[[], Any], count: int) -> Iterator[float]:
     for _ in range(count):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         function()
-        yield time.perf_counter() - begun
+        yield time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The end of `python train.py +experiment=table2`: every row answers the same pairs, and the table is written."""
+"""The last step of `vidchat train +experiment=table2`: every row answers the same pairs, and the table is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWER = [sys.executable, "-m", "vidchat", "infer", "pairs={pairs}", "checkpoint
 
 
 def place_of(config: dict[str, Any]) -> str:
-    """The row of the paper's Table 2 that a release's config belongs to, as `vidchat bench ablation` wants it named."""
+    """Returns the row of the paper's Table 2 that a config belongs to, under its name in `vidchat bench ablation`."""
     protocol = "dyadic" if config["condition"]["initiator"] else "conditioned"
     modules = {"audio": "depth", "spatial": "spatial", "noise": "noise"}
     switches = [switch for switch, module in modules.items() if config["model"][module] is not None]
@@ -28,30 +28,30 @@ def place_of(config: dict[str, Any]) -> str:
 
 
 class Table2(Callback):
-    """Scores all rows that lie in the sweep's folder when the last has been trained.
+    """Scores all rows in the sweep's folder once the last one has been trained.
 
     Args:
-        pairs: How many pairs are asked, of the data's test split.
+        pairs: Number of pairs of the test split that every row answers.
     """
 
     def __init__(self, pairs: int) -> None:
         self.pairs = pairs
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Writes `bench/`, the rows' clips, scores and `ablation.md` into the sweep's folder."""
+        """Writes `bench/`, the clips and scores of the rows, and `ablation.md` into the sweep's folder."""
         folder = Path(config.hydra.sweep.dir)
         paths = [path.parent for path in sorted(folder.glob("*/release/config.yaml"))]
         releases = [path for path in paths if not is_set_aside(path.parent)]
         if not releases:
-            log.error("no row was trained in %s, so there is no table", folder)
+            log.error("no row was trained in %s, so there is no table; train a row first", folder)
             return
         bench = folder / "bench"
         if not (bench / "pairs.jsonl").is_file():
-            _vidchat("make", config.data.root, "-o", bench, f"limit={self.pairs}")
+            _bench("make", config.data.root, "-o", bench, f"limit={self.pairs}")
         rows = [f"rows.{place_of(read_config(release))}={release}" for release in releases]
-        _vidchat("ablation", bench, "-o", folder, f"generate={shlex.join(ANSWER)}", *rows)
+        _bench("ablation", bench, "-o", folder, f"generate={shlex.join(ANSWER)}", *rows)
         log.info("the table is in %s", folder / "ablation.md")
 
 
-def _vidchat(*words: Any) -> None:
+def _bench(*words: Any) -> None:
     subprocess.run([sys.executable, "-m", "vidchat", "bench", *map(str, words)], check=True)

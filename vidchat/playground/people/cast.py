@@ -1,7 +1,7 @@
-"""Who talks with whom about what: every random choice of a data set, made before anything is drawn.
+"""Casts and topics of a data set's dialogues: every random choice that is made before rendering.
 
-Each speaker and each dialogue has a generator of its own, seeded by (seed, what it is for, its number), so one can be
-made without the others, in any process, in any order.
+Each speaker and each dialogue has its own generator, seeded by (seed, purpose, index), so each can be made without the
+others, in any process and any order.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from vidchat.playground.people.speaker_voice import Voice, random_voice
 _SPEAKER, _DIALOGUE, _ORDER = 1, 2, 3
 
 SHARES: dict[Split, float] = {"test": 0.12, "val": 0.04}
-"""Of the dialogues; the rest is `train`."""
+"""Shares of the dialogues; the rest is `train`."""
 DIALOGUES_PER_SPEAKER = 2
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A person of the data set: the same name is the same face and the same voice."""
+    """A person of the data set; a name stands for one face and one voice."""
 
     name: str
     identity: Identity
@@ -37,7 +37,7 @@ class Plan:
     """One dialogue before it is performed.
 
     Attributes:
-        seed: Of the generator that draws the two performances.
+        seed: Seed of the generator that draws the two performances.
     """
 
     id: str
@@ -58,14 +58,14 @@ def make_speaker(seed: int, number: int) -> Speaker:
 
 
 def plan_dialogues(dialogues: int, seed: int) -> list[Plan]:
-    """All dialogues of a data set: no speaker in two splits, cases balanced within each split.
+    """Plans all dialogues of a data set: no speaker is in two splits, and cases are balanced within each split.
 
     Args:
-        dialogues: How many; at least 4.
-        seed: Everything follows from it.
+        dialogues: Number of dialogues, at least 4.
+        seed: Seed of all random choices.
 
     Raises:
-        ValueError: Too few dialogues for three splits.
+        ValueError: There are too few dialogues for three splits.
     """
     if dialogues < 4:
         raise ValueError(f"{dialogues} dialogues cannot fill the splits train, val and test; ask for 4 or more")

@@ -1,8 +1,8 @@
-"""espeak-ng through ctypes: text to samples, bit-equal every time.
+"""Speech synthesis by espeak-ng through ctypes, bit-equal for equal arguments.
 
-The engine keeps hidden state from one utterance to the next, and nothing in its interface clears it: the same sentence
-comes out a few samples longer or shorter the second time. So it is initialised once, and every utterance is spoken by a
-forked child that starts from that same state. Needs the optional extra `demo` (`espeakng-loader`; the library is
+The engine keeps hidden state between utterances that its interface cannot clear: the same sentence is a few samples
+longer or shorter the second time. So it is initialised once, and a forked child speaks every utterance from that
+state. Needs the optional extra `demo` (`espeakng-loader`; the library is
 GPL-3.0-or-later).
 """
 
@@ -50,12 +50,12 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Speech:
-    """What the engine returned.
+    """Output of the engine.
 
     Attributes:
         samples: int16 (n,).
-        sample_rate: Of the samples.
-        words: (character where the word begins in the text, sample where it begins).
+        sample_rate: Samples per second.
+        words: First character and first sample of every word.
     """
 
     samples: NDArray[np.int16]
@@ -64,7 +64,7 @@ class Speech:
 
 
 def synthesise(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> Speech:
-    """Speak a text.
+    """Speaks a text.
 
     Args:
         text: English.

@@ -1,7 +1,7 @@
-"""More dialogues from the clips of some: a right answer is right for everybody who asks the same in the same way.
+"""More dialogues from the same clips: an answer is right for every question with the same topic and feeling.
 
-Whoever meets each answer with one question only can learn the pairs by heart. With several questions to an answer, by
-other people and in other words, what they have in common is what was meant.
+A model that sees each answer with one question only can memorise the pairs. Several questions to an answer, by other
+people and in other words, share nothing but their meaning.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _PAIRING = 4  # beside the kinds of generators in cast.py
 
 
 def pair_again(records: list[dict[str, Any]], times: int, seed: int) -> list[dict[str, Any]]:
-    """The records of the train split once more, `times - 1` times, each answer with somebody else's question.
+    """Returns new records of the train split, up to `times - 1` for each answer, with questions by other people.
 
     Args:
-        records: Lines of the manifest, as performed: a question and the answer to it.
-        times: Questions to an answer, the performed one included.
-        seed: Of the choice.
+        records: Lines of the manifest, each with a question and its answer.
+        times: Number of questions per answer, including its own.
+        seed: Seed of the choice of questions.
 
     Returns:
-        The new records only. In each, the question is of the same case (topic and expression) as the answer, and asked
-        by another person than the one who answers. Fewer where a case has not that many askers.
+        The new records only. The question of each has the same case (topic and expression) as the answer and another
+        speaker. There are fewer records where a case has too few speakers.
     """
     train = [record for record in records if record["split"] == "train"]
     asked = defaultdict(list)

@@ -27,13 +27,13 @@ BLINK = (0.45, 1.0, 0.85, 0.35)
 
 @dataclass(frozen=True)
 class Performance:
-    """A turn, performed.
+    """A performed turn.
 
     Attributes:
         text: What is said.
         poses: One per frame; their number is 4k + 1.
         waveform: float32 (samples,), exactly as long as the frames.
-        words: With times in seconds of the clip.
+        words: Words with their times in seconds.
         loudness: Root mean square of the audio during each frame.
     """
 
@@ -46,7 +46,7 @@ class Performance:
     loudness: Floats
 
     def truth(self) -> dict[str, Any]:
-        """What is known exactly, as plain JSON."""
+        """Returns the exact truth about the turn as plain JSON."""
         return {
             "identity": self.speaker.identity.record(),
             "voice": self.speaker.voice.record(),

@@ -32,20 +32,20 @@ from vidchat.playground.people.speaker_voice import Voice, speak
 from vidchat.runtime.atomic import write_text
 
 VERSION = 2
-"""Of what is drawn and spoken; raised when equal settings give other clips."""
+"""Version of the renderer, raised when equal settings give other clips."""
 MANIFEST, SETTINGS = "dialogues.jsonl", "settings.json"
 
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """What to render; equal settings give equal data sets.
+    """Settings of a rendered data set; equal settings give equal data sets.
 
     Attributes:
-        dialogues: How many are performed.
+        dialogues: Number of performed dialogues.
         pairings: Questions to each training answer, its own and others about the same; more dialogues, no more clips.
-        seed: Everything follows from it.
-        height: Of the frames, in pixels.
-        width: Of the frames, in pixels.
+        seed: Seed of all random choices.
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
         fps: Frames per second.
         sample_rate: Samples per second of the waveforms (files hold AAC at 48 kHz).
     """
@@ -114,12 +114,12 @@ def candidate_waveforms(
 ) -> dict[str, NDArray[np.float32]]:
     """Every answer that could be given, in this responder's voice and with the feeling that goes with it.
 
-    The measure "is the generated answer the right one" compares a generated audio with each of these.
+    The measure "is the generated answer the right one" compares the generated audio with each of these.
 
     Args:
         truth: The `truth` of the right answer's turn: whose voice, and when the speech begins.
         samples: Length of each waveform; what does not fit is cut.
-        sample_rate: Of the waveforms.
+        sample_rate: Samples per second of the waveforms.
 
     Returns:
         Words of the answer -> float32 (samples,), beginning when the true answer begins.

@@ -1,7 +1,7 @@
-"""What is asked and what is answered: the right answer depends on the words of the question and on the asker's feeling.
+"""Questions and answers: the right answer depends on the words of the question and on the initiator's feeling.
 
-Six topics times two feelings give twelve answers. The words of an answer tell both what was heard and what was seen:
-asked happily about tea, "oh yes i love tea"; asked sadly, "never mind the tea".
+Six topics and two feelings give twelve answers. An answer shows whether both were understood: a happy question about
+tea is answered "oh yes i love tea", a sad one "never mind the tea".
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ TOPICS = ("tea", "music", "snow", "dancing", "pancakes", "dogs")
 FEELINGS = ("happy", "sad")
 QUESTIONS = ("do you like {topic}?", "what about the {topic}?")
 ANSWERS = {"happy": "oh yes i love {topic}", "sad": "never mind the {topic}"}
-"""By the asker's feeling; the responder shares it."""
+"""Answers by the initiator's feeling, which the responder shares."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One of the things that can be understood.
+    """The topic and the feeling of a question.
 
     Attributes:
-        topic: From the asker's words.
-        expression: The asker's feeling, seen in the face and heard in the voice.
+        topic: Topic of the initiator's words.
+        expression: Feeling of the initiator, seen in the face and heard in the voice.
     """
 
     topic: str
@@ -38,10 +38,10 @@ class Case:
 
 
 def cases() -> tuple[Case, ...]:
-    """All of them, in a fixed order."""
+    """Returns all cases in a fixed order."""
     return tuple(Case(topic, expression) for topic in TOPICS for expression in FEELINGS)
 
 
 def candidate_answers() -> tuple[str, ...]:
-    """Every answer that somebody could give; for one question, one of them is right."""
+    """Returns all possible answers; one of them is right for a question."""
     return tuple(case.answer for case in cases())

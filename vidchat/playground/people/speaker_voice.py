@@ -1,4 +1,4 @@
-"""A speaker's voice: register from the visible build, the rest the speaker's own; and what a feeling does to it."""
+"""A speaker's voice, whose register follows the visible build, and the effect of a feeling on it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SILENCE = 0.01
 
 @dataclass(frozen=True)
 class Voice:
-    """How somebody speaks.
+    """Parameters of a speaker's voice.
 
     Attributes:
         variant: espeak-ng's variant of its English voice: a timbre.
@@ -50,7 +50,7 @@ class Voice:
     rate: int
 
     def feeling(self, expression: str) -> Voice:
-        """This voice in a mood."""
+        """Returns this voice with a feeling."""
         pitch, intonation, rate = PROSODY[expression]
         return replace(
             self,
@@ -60,7 +60,7 @@ class Voice:
         )
 
     def record(self) -> dict[str, Any]:
-        """The voice as plain JSON."""
+        """Returns the voice as plain JSON."""
         return asdict(self)
 
 
@@ -75,12 +75,12 @@ class Word:
 
 @dataclass(frozen=True)
 class Utterance:
-    """Something said.
+    """A spoken text.
 
     Attributes:
         waveform: float32 (samples,), mono in [-1, 1], without silence at its ends.
-        sample_rate: Of the waveform.
-        words: In order.
+        sample_rate: Samples per second of the waveform.
+        words: Words with their times, in order.
     """
 
     waveform: NDArray[np.float32]
@@ -93,7 +93,7 @@ class Utterance:
 
 
 def random_voice(rng: np.random.Generator, build: Build) -> Voice:
-    """A voice that fits the build: deep for men, higher for women, highest for children."""
+    """Draws a voice that fits the build: deep for men, higher for women, highest for children."""
     low, high = PITCHES[build]
     return Voice(
         variant=VARIANTS[build][rng.integers(len(VARIANTS[build]))],
@@ -104,24 +104,24 @@ def random_voice(rng: np.random.Generator, build: Build) -> Voice:
 
 
 def speak(text: str, voice: Voice, sample_rate: int = 16000) -> Utterance:
-    """The text in this voice: the same samples for the same arguments, in any process.
+    """Speaks a text in a voice; equal arguments give equal samples in any process.
 
     Raises:
-        espeak.SpeechError: espeak-ng is missing or refused.
+        espeak.SpeechError: espeak-ng is missing or rejects the text.
     """
     speech = synthesise(text, f"en-us+{voice.variant}", voice.rate, voice.pitch, voice.intonation)
     waveform = resample_poly(speech.samples.astype(np.float64) / 32768, *_ratio(sample_rate, speech.sample_rate))
     loud = np.flatnonzero(np.abs(waveform) > _SILENCE)
     first, last = (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, len(waveform))
-    kept = waveform[first:last]
+    trimmed = waveform[first:last]
     starts = [max(0.0, sample / speech.sample_rate - first / sample_rate) for _, sample in speech.words]
-    ends = [*starts[1:], len(kept) / sample_rate]
+    ends = [*starts[1:], len(trimmed) / sample_rate]
     names = [text[position:].split()[0].strip("?.,!") for position, _ in speech.words]
     words = tuple(Word(name, round(a, 4), round(b, 4)) for name, a, b in zip(names, starts, ends, strict=True))
-    peak = float(np.abs(kept).max(initial=1e-9))
-    return Utterance((kept * (PEAK / peak)).astype(np.float32), sample_rate, words)
+    peak = float(np.abs(trimmed).max(initial=1e-9))
+    return Utterance((trimmed * (PEAK / peak)).astype(np.float32), sample_rate, words)
 
 
-def _ratio(wanted: int, given: int) -> tuple[int, int]:
-    divisor = int(np.gcd(wanted, given))
-    return wanted // divisor, given // divisor
+def _ratio(target: int, source: int) -> tuple[int, int]:
+    divisor = int(np.gcd(target, source))
+    return target // divisor, source // divisor

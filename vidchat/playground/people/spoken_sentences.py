@@ -1,8 +1,8 @@
 """Spoken sentences without faces: a folder data set with many voices and words, to train audio codecs on.
 
-The rendered dyads say few sentences in a few kinds of voice. A codec that has heard only them knows nothing else, so
-here two thirds of the sentences are random words in any timbre, pitch and pace, and one third is what the dyads say, as
-they say it. Val has other sentences, test has timbres that train lacks.
+The rendered dyads have few sentences and few kinds of voice, too few to train a codec. So two thirds of the sentences
+here are random words in any timbre, pitch and pace, and one third are sentences of the dyads in their voices. Val has
+other sentences, and test has timbres that train lacks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FRAMES = (
 _WORDS = """
 apple bread coffee tea river mountain garden window yellow purple green little quickly singing happy angry sad
 tired music guitar violin thunder weather winter summer spring autumn orange banana cherry chocolate cheese
-pizza soup salad fish chicken bird elephant tiger rabbit monkey horse camera frame movie theatre station
+pizza soup salad fish chicken bird elephant tiger rabbit monkey horse camera picture movie theatre station
 village london paris bicycle airplane submarine rocket planet jupiter moonlight sunshine shadow whisper shouting
 question answer number letter pencil paper hammer kitchen bedroom bathroom office meeting monday tuesday
 wednesday thursday friday weekend holiday birthday present family mother father brother sister teacher doctor
@@ -52,11 +52,11 @@ QUIET = (0.1, 0.35)
 
 @dataclass(frozen=True)
 class SpeechSettings:
-    """What to render; equal settings give equal data sets.
+    """Settings of a speech data set; equal settings give equal data sets.
 
     Attributes:
-        sentences: How many.
-        seed: Everything follows from it.
+        sentences: Number of sentences.
+        seed: Seed of all random choices.
         fps: Frames per second; each frame is 16x16 and black.
         sample_rate: Samples per second of the waveforms (files hold AAC at 48 kHz).
     """
@@ -101,7 +101,7 @@ def _render_sentence(output: Path, number: int, settings: SpeechSettings) -> dic
 
 
 def _anything(rng: np.random.Generator, split: Split) -> tuple[str, Voice]:
-    """Random words in any voice."""
+    """Draws random words and any voice."""
     frame = FRAMES[rng.integers(len(FRAMES))]
     text = frame.format(*(WORDS[rng.integers(len(WORDS))] for _ in range(frame.count("{}"))))
     timbres = UNHEARD if split == "test" else TIMBRES
@@ -111,7 +111,7 @@ def _anything(rng: np.random.Generator, split: Split) -> tuple[str, Voice]:
 
 
 def _dyadic(rng: np.random.Generator) -> tuple[str, Voice]:
-    """What the dyads say, as they say it."""
+    """Draws a sentence of the dyads and one of their voices."""
     every = cases()
     case = every[rng.integers(len(every))]
     text = case.answer if rng.random() < 0.5 else case.question(int(rng.integers(2)))

@@ -16,11 +16,11 @@ choose.value = data.systems.find(name => !builtIn.includes(name)) || data.system
 const scoreOf = pair => pair.systems[choose.value];
 const shown = () => {
   const words = find.value.toLowerCase();
-  const kept = data.pairs.filter(pair => scoreOf(pair) &&
+  const matches = data.pairs.filter(pair => scoreOf(pair) &&
     (pair.id + " " + pair.question + " " + pair.answer).toLowerCase().includes(words));
-  if (sortBy === null) return kept;
-  if (sortBy.text) return ranked(kept, sortBy.text, backwards);
-  return ranked(kept, pair => costOf(sortBy.better, scoreOf(pair).values[sortBy.name]), backwards);
+  if (sortBy === null) return matches;
+  if (sortBy.text) return ranked(matches, sortBy.text, backwards);
+  return ranked(matches, pair => costOf(sortBy.better, scoreOf(pair).values[sortBy.name]), backwards);
 };
 const texts = [{ name: "pair", text: pair => pair.id }, { name: "clip", text: pair => scoreOf(pair).statuses.join() }];
 
@@ -74,7 +74,7 @@ function player(name, source, note) {
     const end = source.end ? "," + source.end : "";
     const video = make("video", null, { controls: "", preload: "metadata", playsinline: "",
       src: source.src + (source.start || source.end ? "#t=" + source.start + end : "") });
-    video.onerror = () => { box.querySelector("button")?.remove(); video.replaceWith(make("div", "this file is not beside the page, or cannot be played", { class: "gone" })); };
+    video.onerror = () => { box.querySelector("button")?.remove(); video.replaceWith(make("div", "this file is missing or cannot be played", { class: "gone" })); };
     box.append(video);
   } else box.append(make("div", note || "no clip", { class: "gone" }));
   box.append(make("b", name));
@@ -95,7 +95,7 @@ function play() {
     const note = name === "truth" ? open.answer && "“" + open.answer + "”" : score.note;
     const box = player(name, score.clip, note);
     if (score.clip) {
-      const both = make("button", "ask, then this");
+      const both = make("button", "play question, then this");
       both.onclick = () => {
         const [first, second] = [players.querySelector("video"), box.querySelector("video")];
         for (const video of players.querySelectorAll("video")) { video.pause(); video.onended = video.ontimeupdate = null; }
@@ -105,7 +105,7 @@ function play() {
           second.currentTime = score.clip.start;
           second.play();
         };
-        // A span's end stops a player without saying that it ended.
+        // A media fragment pauses the player at its end without an `ended` event.
         first.ontimeupdate = () => { if (open.initiator.end && first.currentTime >= open.initiator.end - 0.05) next(); };
         first.onended = next;
         first.currentTime = open.initiator.start;
@@ -118,8 +118,8 @@ function play() {
   watch.replaceChildren(make("h3", open.id), players);
   if (open.candidates.length) {
     const list = make("ol");
-    for (const one of open.candidates) list.append(make("li", one.worth.toFixed(1) + "  " + one.text));
-    watch.append(make("p", "Candidate replies and what they are worth:", { class: "note" }), list);
+    for (const reply of open.candidates) list.append(make("li", reply.worth.toFixed(1) + "  " + reply.text));
+    watch.append(make("p", "Candidate replies and their worths:", { class: "note" }), list);
   }
 }
 
