@@ -117,9 +117,9 @@ def start(work: Path) -> dict[str, float]:
     cost["order_s"] = timed(lambda: order.batch(0, 8))
     cost["ready_wall_s"] = time.perf_counter() - began
     drawn = [place.item for k in range(GETS // 8) for place in order.batch(k, 8)]
-    table = make.items[0].table
-    rows = [make.items[item].row for item in drawn]
-    cost["item_us"] = 1e6 * timed(lambda: [make.items[item] for item in drawn]) / len(drawn)
+    table = make.samples[0].table
+    rows = [make.samples[item].row for item in drawn]
+    cost["item_us"] = 1e6 * timed(lambda: [make.samples[item] for item in drawn]) / len(drawn)
     cost["dialogue_us"] = 1e6 * timed(lambda: [table[row] for row in rows]) / len(rows)
     barrier.wait()
     cost["private_mb"] = private() - before

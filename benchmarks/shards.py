@@ -202,7 +202,7 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
     def ours() -> int:
         for rows in torch.randperm(count, generator=torch.Generator().manual_seed(0)).split(batch_size):
             for row in rows.tolist():
-                cache.ahead(keys[row])  # as a batch does
+                cache.prefetch(keys[row])  # as a batch does
             for row in rows.tolist():
                 cache.load(keys[row])
         return count

@@ -97,7 +97,7 @@ def test_text_is_the_answers_or_the_questions(root: Path, whose: str, expected: 
 def test_the_voice_is_another_answer_of_the_same_speaker_and_split(root: Path) -> None:
     data = module(root, voice=3)
     for split in ("train", "val"):
-        items = data.items(split)  # type: ignore[arg-type]
+        items = data.samples(split)  # type: ignore[arg-type]
         for number, item in enumerate(items):
             told = {i.answer for i in items if i.dialogue.answer.speaker == item.dialogue.answer.speaker}
             assert {name for name, _ in items.voices().of(number)} == told
@@ -136,7 +136,7 @@ def test_a_long_single_clip_becomes_several_answers(tmp_path: Path) -> None:
     turn = {"role": "responder", "speaker": "r", "clip": "a.mp4"}
     write_manifest(tmp_path, [{"id": "d", "branch": "single", "turns": [turn]}])
     data = module(tmp_path, max_chunks=4)
-    assert [item.span for item in data.items("train")] == [0, 1, 2]
+    assert [item.span for item in data.samples("train")] == [0, 1, 2]
     firsts = {numbers(b.latents[:1, 0])[0] for b in islice(iter(data.train_dataloader()), 6)}
     assert firsts <= {0, 17, 34}
     assert len(firsts) > 1

@@ -185,17 +185,17 @@ def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp
     index = pickle.loads(pickle.dumps(TrackIndex(folder, keep)))
     found = index.entry(a)
     assert found is not None
-    assert (found.shard, found.stamp, found.samples[0].shape) == (0, (5, 2**63 + 1), (2, 2))
+    assert (found.shard, found.stamp, found.spans[0].shape) == (0, (5, 2**63 + 1), (2, 2))
     assert index.entry(key_of(number_of(a))) == found, "the hash alone names a piece"
     kept = index.entry(b)
     assert kept is not None
     assert kept.stamp is None
-    assert [tuple(sample.member) for sample in kept.samples] == [(512, 90, "f" * 16), (1024, 80, "0" * 16)]
+    assert [tuple(span.member) for span in kept.spans] == [(512, 90, "f" * 16), (1024, 80, "0" * 16)]
     assert index.entry(c) is index.entry(d) is None
     assert index.bad(a) is None, "it was encoded later"
     assert index.bad(b) == ((1, 1), "no frame", 0)
     assert index.bad(d) == (None, "x", 1)
-    numbers = np.array([found.number, kept.number, kept.number + 1])
+    numbers = np.array([found.first, kept.first, kept.first + 1])
     assert index.shards_of(numbers).tolist() == [0, 1, 1]
     assert index.shapes(numbers).tolist() == [[2, 2], [3, 2], [2, 2]]
     asked = [

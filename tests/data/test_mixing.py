@@ -53,9 +53,9 @@ def test_tiers_and_folders_are_drawn_by_weight(root: Path, tmp_path: Path) -> No
     data = module(root, sources=sources, text="answer", batch_size=5)
     assert isinstance(data, DialogueDataModule)
     make, order = data.train  # type: ignore[misc]
-    counts = Counter(make.items[p.item].source for k in range(400) for p in order.batch(k, 5))
+    counts = Counter(make.samples[p.item].source for k in range(400) for p in order.batch(k, 5))
     assert [round(counts[source] / 2000, 2) for source in range(3)] == [0.6, 0.3, 0.1]
-    assert {item.dialogue.tier for item in make.items if item.source == 1} == {"pretrain"}
+    assert {item.dialogue.tier for item in make.samples if item.source == 1} == {"pretrain"}
     assert len(texts(data, 3)) == 15
     state = data.state_dict() | {"consumed": 4}
     resumed = module(root, sources=sources, text="answer", batch_size=5, num_workers=2)

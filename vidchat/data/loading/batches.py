@@ -16,7 +16,7 @@ from torch import Tensor
 from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch, ConditionValues, collate, pad
 from vidchat.conditions.text import MAX_TEXT
 from vidchat.data.loading.endless import Draw
-from vidchat.data.loading.items import Item, Items, TurnKey
+from vidchat.data.loading.sample_index import Sample, SampleIndex, TurnKey
 from vidchat.data.loading.selection import Selection
 from vidchat.data.loading.shared_buffers import SharedBufferPool
 from vidchat.data.tokens.encoder import Tokens
@@ -47,7 +47,7 @@ class Loaded:
 class DialogueBatches:
     """Makes `ChunkBatch`es from drawn items.
 
-    An item whose tokens cannot be read, or hold what no tokenizer makes, gives way to one of like length.
+    A sample whose tokens cannot be read, or hold what no tokenizer makes, gives way to one of like length.
 
     Args:
         items: What can be drawn.
@@ -60,7 +60,7 @@ class DialogueBatches:
 
     def __init__(
         self,
-        items: Items,
+        samples: SampleIndex,
         caches: list[TokenCache],
         selection: Selection,
         text_tokenizer: TextEncoder | None,
@@ -68,9 +68,9 @@ class DialogueBatches:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.dtype = dtype
-        self.items, self.caches, self.selection = items, caches, selection
+        self.samples, self.caches, self.selection = samples, caches, selection
         self.text_tokenizer, self.statistics = text_tokenizer, statistics
-        self.voices = items.voices() if selection.voice else None
+        self.voices = samples.voices() if selection.voice else None
         self.buffers = SharedBufferPool()
         self._shortened: set[str] = set()  # dialogues whose text is longer than models read
         for cache in caches:
@@ -79,12 +79,12 @@ class DialogueBatches:
     @cached_property
     def alike(self) -> np.ndarray:
         """(n,) the items by shape, then length; made when the first sample cannot be read."""
-        answers, turns = self.items.lengths.T
-        return np.lexsort((turns, answers, self.items.shapes)).astype(np.int32)
+        answers, turns = self.samples.lengths.T
+        return np.lexsort((turns, answers, self.samples.shapes)).astype(np.int32)
 
     def __call__(self, draws: list[Draw]) -> ChunkBatch:
         for index, _ in draws:
-            self._ahead(self.items[index])
+            self._prefetch(self.samples[index])
         with ExitStack() as stack:
             for cache in dict.fromkeys(self.caches):
                 stack.enter_context(cache.borrowing())
@@ -104,12 +104,12 @@ class DialogueBatches:
     def _pad(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return pad(parts, self.dtype, self.buffers.empty)
 
-    def _ahead(self, item: Item) -> None:
+    def _prefetch(self, sample: Sample) -> None:
         """Begins to fetch an item's tokens: a disk that is asked for a whole batch at once is several times faster."""
-        cache = self.caches[item.source]
-        cache.ahead(item.answer, item.span)
-        for turn in item.turns:
-            cache.ahead(turn.key)
+        cache = self.caches[sample.source]
+        cache.prefetch(sample.answer, sample.span)
+        for turn in sample.turns:
+            cache.prefetch(turn.key)
 
     def _load_or_next(self, index: int, generator: torch.Generator) -> Loaded:
         """An item's tokens, or those of the next in length whose tokens can be read.
@@ -122,23 +122,23 @@ class DialogueBatches:
                 (place,) = np.flatnonzero(self.alike == index).tolist()
             if attempt:
                 number = int(self.alike[(place + attempt) % len(self.alike)])
-            item = self.items[number]
-            if attempt and item.grid != self.items[index].grid:
+            sample = self.samples[number]
+            if attempt and sample.grid != self.samples[index].grid:
                 continue
             try:
-                return self._load(number, item, generator)
+                return self._load(number, sample, generator)
             except ShardError as error:
                 told = str(error)
-                log.warning("skipped an answer of dialogue %s: %s", item.dialogue.id, told)
+                log.warning("skipped an answer of dialogue %s: %s", sample.dialogue.id, told)
         raise ShardError(f"the data are bad: {ATTEMPTS} answers in a row could not be used, the last: {told}")
 
-    def _load(self, number: int, item: Item, generator: torch.Generator) -> Loaded:
-        cache, chosen = self.caches[item.source], self.selection
-        whole = cache.load(item.answer, item.span)
+    def _load(self, number: int, sample: Sample, generator: torch.Generator) -> Loaded:
+        cache, chosen = self.caches[sample.source], self.selection
+        whole = cache.load(sample.answer, sample.span)
         codes = None if whole.codes is None else whole.codes[: chosen.max_chunks]
         answer = Tokens(whole.latents[: chosen.max_chunks + 1], codes)
-        turns = [self._load_turn(cache, turn) for turn in item.turns]
-        example = LoadedExample(self, number, item, answer, generator)
+        turns = [self._load_turn(cache, turn) for turn in sample.turns]
+        example = LoadedExample(self, number, sample, answer, generator)
         conditions = {name: condition.from_dialogue(example) for name, condition in chosen.conditions.items()}
         return Loaded(answer, turns, conditions)
 
@@ -172,45 +172,45 @@ class DialogueBatches:
 
 
 class LoadedExample:
-    """An item as its conditions see it: see `vidchat.conditions.base.Example`.
+    """A sample as its conditions see it: see `vidchat.conditions.base.Example`.
 
     Args:
         batches: What loads it.
-        number: Number of the item.
-        item: The item.
+        number: Number of the sample.
+        item: The sample.
         answer: Its tokens.
         generator: Source of its random choices.
     """
 
     def __init__(
-        self, batches: DialogueBatches, number: int, item: Item, answer: Tokens, generator: torch.Generator
+        self, batches: DialogueBatches, number: int, sample: Sample, answer: Tokens, generator: torch.Generator
     ) -> None:
-        self._batches, self._number, self._item, self._answer = batches, number, item, answer
-        self._cache, self._generator = batches.caches[item.source], generator
+        self._batches, self._number, self._sample, self._answer = batches, number, sample, answer
+        self._cache, self._generator = batches.caches[sample.source], generator
 
     @cached_property
     def dialogue(self) -> Dialogue:
-        return self._item.dialogue
+        return self._sample.dialogue
 
     def text_ids(self, text: str | None) -> Tensor:
         return self._batches.text_ids(text, self.dialogue)
 
     def scores(self, names: Sequence[str]) -> Tensor:
-        mean, std = np.array(self._batches.statistics).T
-        scores = (self._batches.items.scores([self._number])[0] - mean) / std
         known = self._batches.selection.scores
+        mean, std = np.array(self._batches.statistics).T
+        scores = (self._batches.samples.scores([self._number], known)[0] - mean) / std
         return torch.from_numpy(scores[[known.index(name) for name in names]])
 
     def voice(self, chunks: int) -> Tensor:
         """The first chunks of codes of another clip of the speaker, drawn at random."""
         assert self._answer.codes is not None, "conditions that need a voice are left out without audio"
         voices = self._batches.voices
-        others = [] if voices is None else [one for one in voices.of(self._number) if one[0] != self._item.answer]
+        others = [] if voices is None else [one for one in voices.of(self._number) if one[0] != self._sample.answer]
         if not others:
             return self._answer.codes[:0]
         name, span = others[int(torch.randint(len(others), (), generator=self._generator))]
         return self._cache.load_codes(name, span)[:chunks]
 
     def thinker_features(self) -> Tensor:
-        assert self._item.question is not None, "dialogues without a question are left out"
-        return self._cache.load_features(self._item.question)
+        assert self._sample.question is not None, "dialogues without a question are left out"
+        return self._cache.load_features(self._sample.question)

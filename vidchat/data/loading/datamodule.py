@@ -18,10 +18,10 @@ from vidchat.data.folder import FolderError
 from vidchat.data.loading.batches import DialogueBatches, TextEncoder
 from vidchat.data.loading.dialogues import Dialogues
 from vidchat.data.loading.endless import EndlessDataModule, FixedDataset, in_order
-from vidchat.data.loading.gather import Stock, gather, order_of, standardisation
-from vidchat.data.loading.items import Items
+from vidchat.data.loading.gather import SourceRows, gather, order_of, standardisation
 from vidchat.data.loading.order import padding
-from vidchat.data.loading.pieces import Pieces
+from vidchat.data.loading.sample_index import SampleIndex
+from vidchat.data.loading.segment_table import SegmentTable
 from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
 from vidchat.data.tokens.encode import fill
@@ -29,6 +29,7 @@ from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncode
 from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.dialogue import Branch, Split, Tier
 from vidchat.release_format import to_names
+from vidchat.runtime.memory import trim_heap
 
 log = logging.getLogger(__name__)
 NAMED = 20  # dialogues that a warning names; the report names all
@@ -94,7 +95,7 @@ class _Folder:
     root: Path
     cache: TokenCache
     dialogues: Dialogues
-    segments: Pieces
+    table: SegmentTable
     sources: list[Source]
 
 
@@ -178,7 +179,7 @@ class DialogueDataModule(EndlessDataModule):
             sources = [source for source in self.sources if source.root == root]
             cache = TokenCache(root, self.encoder, longest, self.point.dtype, keep_index=True)
             dialogues = Dialogues(root)
-            found[root] = _Folder(root, cache, dialogues, Pieces(cache, self.selection, dialogues), sources)
+            found[root] = _Folder(root, cache, dialogues, SegmentTable(cache, self.selection, dialogues), sources)
         return found
 
     def rows(self, source: Source, split: Split) -> np.ndarray:
@@ -196,10 +197,10 @@ class DialogueDataModule(EndlessDataModule):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         for folder in self.folders.values():
             rows = np.concatenate([self.rows(source, split) for source in folder.sources for split in splits])
-            dialogues = (folder.dialogues[row] for row in rows[~folder.segments.encoded(rows)].tolist())
+            dialogues = (folder.dialogues[row] for row in rows[~folder.table.encoded(rows)].tolist())
             report = fill(folder.cache, (p for d in dialogues for p in self.selection.segments(d)), [device])
             if report.skipped:
-                report.read = folder.segments.count(rows) - len(report.skipped)
+                report.read = folder.table.count(rows) - len(report.skipped)
                 log.warning("%s", report)
 
     def setup(self, stage: str | None = None) -> None:
@@ -209,15 +210,16 @@ class DialogueDataModule(EndlessDataModule):
         self._check_splits()
         skipped = [told for folder in self.folders.values() for told in folder.dialogues.report.skipped]
         self.report = Report("answers", 0, skipped)
-        train, val = self.items("train"), self.items("val")
+        train, val = self.samples("train"), self.samples("val")
         for folder in self.folders.values():
-            folder.segments.forget()
+            folder.table.forget()
         for number, source in enumerate(self.sources):
             if not (train.sources == number).any():
                 raise FolderError(f"{source}: no usable clip is left for training: {self.report}")
-        self.statistics = [standardisation(values) for values in train.scores(slice(None)).T]
+        self.statistics = [standardisation(train.scores(slice(None), [name])[:, 0]) for name in self.selection.scores]
         self.train = (self._batches(train), order_of(train, [source.weight for source in self.sources], self.seed))
         self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if len(val) else None
+        trim_heap()
         if self.trainer is None or self.trainer.is_global_zero:
             log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
             self._write_report()
@@ -242,11 +244,11 @@ class DialogueDataModule(EndlessDataModule):
     def damaged_dialogues(self) -> list[str]:
         """Ids of the dialogues of which a sample could not be used so far, in any process of this rank."""
         found: dict[str, None] = {}
-        made = [cast(DialogueBatches, split[0]).items for split in (self.train, self.val) if split is not None]
+        made = [cast(DialogueBatches, split[0]).samples for split in (self.train, self.val) if split is not None]
         for number, source in enumerate(self.sources):
-            segments = self.folders[source.root].cache.damaged_pieces()
+            segments = self.folders[source.root].cache.damaged_segments()
             if segments:
-                found |= dict.fromkeys(name for items in made for name in items.dialogues_of(segments, number))
+                found |= dict.fromkeys(name for samples in made for name in samples.dialogues_of(segments, number))
         return list(found)
 
     def damage(self) -> dict[str, int]:
@@ -263,40 +265,40 @@ class DialogueDataModule(EndlessDataModule):
         except OSError as error:  # a data set that may only be read
             log.info("no report.txt was written: %s", error)
 
-    def items(self, split: Split) -> Items:
+    def samples(self, split: Split) -> SampleIndex:
         """The answers of a split whose clips are all encoded, in the manifests' order; others go to the report.
 
         Raises:
             CacheError: A clip was never encoded.
         """
-        stocks = [Stock(self.rows(source, split), self.folders[source.root].segments) for source in self.sources]
-        return gather(stocks, self.selection, self.report)
+        sources = [SourceRows(self.rows(source, split), self.folders[source.root].table) for source in self.sources]
+        return gather(sources, self.report)
 
     def padding(self, batches: int = 200) -> float:
         """The share of the chunks of the first training batches that is padding, answers and turns together."""
         if self.train is None:
             raise FolderError("padding is known after setup(); call prepare_data() and setup() first")
         make, order = self.train
-        lengths = cast(DialogueBatches, make).items.lengths
+        lengths = cast(DialogueBatches, make).samples.lengths
         drawn = ([place.item for place in order.batch(k, self.batch_size)] for k in range(batches))
         return padding(drawn, lengths)
 
     def split_dataloader(self, split: Split, batch_size: int | None = None) -> DataLoader:
         """Each answer of any split once, in the manifests' order; encodes the split if need be."""
         self.encode(split)
-        items = self.items(split)
-        batches = self._in_order(items, batch_size or self.batch_size)
-        return self._loader(FixedDataset(self._batches(items, torch.float32), batches, self.seed))
+        samples = self.samples(split)
+        batches = self._in_order(samples, batch_size or self.batch_size)
+        return self._loader(FixedDataset(self._batches(samples, torch.float32), batches, self.seed))
 
     @staticmethod
-    def _in_order(items: Items, size: int) -> list[Sequence[int]]:
+    def _in_order(samples: SampleIndex, size: int) -> list[Sequence[int]]:
         """Batches of each item once, in order; of one shape each."""
-        shapes = (np.flatnonzero(items.shapes == shape).tolist() for shape in range(len(items.grids)))
+        shapes = (np.flatnonzero(samples.shapes == shape).tolist() for shape in range(len(samples.grids)))
         return [batch for some in shapes for batch in in_order(some, size)]
 
-    def _batches(self, items: Items, dtype: torch.dtype | None = None) -> DialogueBatches:
+    def _batches(self, samples: SampleIndex, dtype: torch.dtype | None = None) -> DialogueBatches:
         caches = [self.folders[source.root].cache for source in self.sources]
-        return DialogueBatches(items, caches, self.selection, self.tools.text_tokenizer, self.statistics, dtype)
+        return DialogueBatches(samples, caches, self.selection, self.tools.text_tokenizer, self.statistics, dtype)
 
     def _check_splits(self) -> None:
         """Before any long work: are there dialogues to train on, and to validate on if that is asked for?"""

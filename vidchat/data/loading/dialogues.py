@@ -24,7 +24,7 @@ from vidchat.data.tokens.encoder import Part, Segment
 from vidchat.data.tokens.token_cache import name_of, part_of, segment_number
 from vidchat.dialogue import Branch, Dialogue, Role, Split, Tier
 
-FORMAT = 1  # of the index; another number makes old ones void
+FORMAT = 2  # of the index; another number makes old ones void
 FILE = "dialogues.index.arrow"
 LONG = 64 << 20  # bytes of a manifest whose indexing takes long enough for a progress bar
 MOST_TOPS = 1000  # top folders that are told apart
@@ -36,7 +36,7 @@ TABLES = {
     "dialogues": {"branch": "u1", "tier": "u1", "split": "u1", "answer": "i4", "question": "i4", "person": "u8",
                   "check": "u4"},
     "begins": {"turn": "i8"},
-    "turns": {"piece": "u8", "part": "i1", "role": "i1", "top": "i2"},
+    "turns": {"segment": "u8", "part": "i1", "role": "i1", "top": "i2"},
     "sorted": {"turn": "u4"},
     "scores": {"row": "i4", "value": "f8"},
 }  # fmt: skip
@@ -193,7 +193,7 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
             owners.append(report.read - 1)
             values.append(value)
         writer.row("begins", writer.count("turns"))
-    order = np.argsort(np.array(writer.tables["turns"]["piece"]), kind="stable")
+    order = np.argsort(np.array(writer.tables["turns"]["segment"]), kind="stable")
     writer.tables["sorted"]["turn"] = order.astype(TABLES["sorted"]["turn"])
     scored = {}
     for score, some in scores.items():

@@ -93,9 +93,9 @@ class Order:
         for group in self.groups:
             for stream in group:
                 digest.update(f"{stream.name} {stream.weight} {len(stream.items)}".encode())
-                digest.update(np.asarray(stream.items, np.int64).tobytes())
+                _update(digest, stream.items)
         if self.lengths is not None:
-            digest.update(np.ascontiguousarray(self.lengths, np.int64).tobytes())
+            _update(digest, self.lengths)
         return digest.hexdigest()[:16]
 
     def _global_batch(self, group: int, number: int, size: int, ranks: int) -> list[Place]:
@@ -174,6 +174,12 @@ class Shares:
             mine = choices == choice
             before[mine] = np.arange(int(mine.sum()))
         return choices, before
+
+
+def _update(digest: Any, numbers: Sequence[int] | np.ndarray) -> None:
+    """Updates a digest with numbers as int64, some at a time: there may be millions."""
+    for first in range(0, len(numbers), 1 << 16):
+        digest.update(np.asarray(numbers[first : first + (1 << 16)], np.int64).tobytes())
 
 
 def permutation(generator: torch.Generator, count: int) -> np.ndarray:

@@ -100,13 +100,13 @@ def fill(
         for track in cache.tracks.values():
             track.forget()
     tracks = [track for track in cache.tracks.values() if track.exists]
-    if work_folder(cache).is_dir() or not all(is_summarised(track.folder) for track in tracks):
+    if work_folder(cache).is_dir() or not all(is_summarised(t.folder, t.index.count) for t in tracks):
         with hold(cache, "cache", wait=True):
             for track in tracks:
                 summarise(track.folder)
         tidy(cache)
     bad = [
-        (segment.clip.path.name, why) for segment in lacking.values() if (why := cache.look(segment).bad) is not None
+        (segment.clip.path.name, why) for segment in lacking.values() if (why := cache.lookup(segment).bad) is not None
     ]
     return Report("clips", count - len(bad), bad)
 
@@ -115,7 +115,7 @@ def survey(cache: TokenCache, segments: Iterable[Segment]) -> tuple[int, dict[st
     """How many different pieces there are, and by key those that lack something: only these need be kept in mind."""
     every, lacking = array("Q"), dict[str, Segment]()
     for segment in segments:
-        found = cache.look(segment)
+        found = cache.lookup(segment)
         every.append(number_of(found.key))
         if found.missing or found.bad is not None:
             lacking[found.key] = segment if segment.features else lacking.get(found.key, segment)
@@ -126,7 +126,7 @@ def plan(cache: TokenCache, lacking: dict[str, Segment], sharding: Sharding) -> 
     """The jobs that are left. Jobs that are done leave whole slices out, so that the others stay what they were."""
     by_tracks: dict[tuple[Track, ...], list[str]] = {}
     for key, segment in lacking.items():
-        found = cache.look(segment)
+        found = cache.lookup(segment)
         if found.missing and found.bad is None:
             by_tracks.setdefault(found.missing, []).append(key)
     jobs = []

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 TOKENS = "tokens"  # the folder of a data set's tokens
 
 
-class Found(NamedTuple):
-    """How a piece stands: its key, the tracks that it lacks, and why it could not be encoded, if so."""
+class SegmentState(NamedTuple):
+    """The state of a segment: its key, the tracks that it lacks, and why it could not be encoded, if so."""
 
     key: str
     missing: tuple[Track, ...]
@@ -107,8 +107,8 @@ class TokenCache:
         """The tracks that a piece has: features only where it asks for them."""
         return [track for track in self.tracks if track != "features" or segment.features]
 
-    def look(self, segment: Segment) -> Found:
-        """How a piece stands, its clip being what it is now. A clip that is gone counts as unchanged."""
+    def lookup(self, segment: Segment) -> SegmentState:
+        """Returns the state of a segment, for its clip as it is now. A clip that is gone counts as unchanged."""
         key, stamp = self.key(segment), self.stamp(segment.clip)
         missing, why = [], None
         for name in self.tracks_of(segment):
@@ -119,19 +119,19 @@ class TokenCache:
             bad = track.bad(key)
             if bad is not None and bad[0] == stamp:
                 why = bad[1]
-        return Found(key, tuple(missing), why)
+        return SegmentState(key, tuple(missing), why)
 
     def shapes(self, key: str) -> list[tuple[int, ...]]:
-        """Of each span of an encoded piece, its latents' (T+1, C, h, w)."""
+        """Returns the latents' (T+1, C, h, w) of each span of an encoded segment."""
         entry = self.tracks["latents"].entry(key)
         assert entry is not None
-        return [sample.shape for sample in entry.samples]
+        return [span.shape for span in entry.spans]
 
-    def ahead(self, key: str, span: int = 0) -> None:
+    def prefetch(self, key: str, span: int = 0) -> None:
         """Begins to fetch what `load` will read."""
         for name in ("latents", "codes"):
             if name in self.tracks:
-                self.tracks[name].ahead(key, span)
+                self.tracks[name].prefetch(key, span)
 
     def load(self, key: str, span: int = 0) -> Tokens:
         """The latents and codes of one span of a piece.
@@ -164,9 +164,9 @@ class TokenCache:
         for track in self.tracks.values():
             _ = track.verdicts
 
-    def damaged_pieces(self) -> set[int]:
+    def damaged_segments(self) -> set[int]:
         """The numbers that stand for the keys of pieces that turned out to be unusable, in any process."""
-        return {segment for track in self.tracks.values() for segment in track.damaged_pieces()}
+        return {segment for track in self.tracks.values() for segment in track.damaged_segments()}
 
     def damage(self) -> dict[str, int]:
         """How many samples of each shard turned out to be unusable, in any process."""

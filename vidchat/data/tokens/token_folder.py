@@ -75,7 +75,7 @@ class TokenFolder:
             return None
         if self.stride is None:  # at the most what the manifest says
             return None if clip.end is None else clip.end - clip.start
-        chunks = sum(sample.shape[0] - 1 for sample in entry.samples)
+        chunks = sum(span.shape[0] - 1 for span in entry.spans)
         return float(chunks * self.stride / self.latents.made["fps"])
 
     def check(self, decoder: Any, track: Literal["latents", "codes"]) -> None:
@@ -115,7 +115,7 @@ class TokenFolder:
         entry = self._entry(kept, dialogue, clip)
         if entry is None:
             return None
-        return self._reader.tensor(kept.index.shards[entry.shard], entry.samples[0].member, name)
+        return self._reader.tensor(kept.index.shard_path(entry.shard), entry.spans[0].member, name)
 
 
 def _largest(root: Path, track: Literal["latents", "codes"]) -> LRUCache | None:
