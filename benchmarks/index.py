@@ -26,7 +26,7 @@ from shards import BASE, BOOKS, CHUNKS, LATENTS, RandomEncoder, Stub, machine
 from vidchat.conditions.scores import Scores
 from vidchat.conditions.text import Text
 from vidchat.data.loading.batches import DialogueBatches
-from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.loading.dialogues import FILE, Dialogues
 from vidchat.data.loading.selection import Selection
 from vidchat.data.tokens.encoder import MediaFormat, Segment, Track
@@ -105,7 +105,7 @@ def make(work: Path) -> dict[str, float]:
 
 def start(work: Path) -> dict[str, float]:
     """Opens the indexes, and starts the data module, as a rank does."""
-    point, tools = MediaFormat(25, BASE, dtype="float16"), Tools(Stub(), Stub())
+    point, tools = MediaFormat(25, BASE, dtype="float16"), Tokenizers(Stub(), Stub())
     conditions = {"text": Text(), "scores": Scores(("dover", "motion"))}
     chosen = Selection(conditions, initiator=True, max_chunks=CHUNKS)
     cost = {"open_s": timed(lambda: (Dialogues(work), [TrackIndex(folder, keep=True) for folder in tracks(work)]))}

@@ -30,7 +30,7 @@ import torch
 import webdataset
 from torch import Tensor
 
-from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.loading.selection import Selection
 from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.data.tokens.encode import fill
@@ -259,7 +259,11 @@ def datamodule(root: Path, batch_size: int, workers: int = 0) -> DialogueDataMod
     """Of token shards that `RandomEncoder` made."""
     point = MediaFormat(25, BASE, dtype="float16")
     data = DialogueDataModule(
-        [Source(root)], point, Selection(max_chunks=CHUNKS), Batching(batch_size, 0, workers), Tools(Stub(), Stub())
+        [Source(root)],
+        point,
+        Selection(max_chunks=CHUNKS),
+        Batching(batch_size, 0, workers),
+        Tokenizers(Stub(), Stub()),
     )
     data.setup()
     return data

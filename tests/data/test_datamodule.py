@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch, ConditionValues, pad
 from vidchat.data.folder import FolderError
-from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.tokens.encoder import MediaFormat
 from vidchat.data.tokens.provenance import CacheError
 from vidchat.dialogue import Dialogue
@@ -27,7 +27,7 @@ def module(root: Path, prepare: bool = True, **more: Any) -> DialogueDataModule:
     sources = more.pop("sources", None) or [Source(root, **told("branch", "tier"))]
     point = MediaFormat(25, SIZE, **told("allow_portrait", "dtype"))
     batching = Batching(more.pop("batch_size", 2), **told("seed", "num_workers"))
-    tools = Tools(Vae(), Codec() if more.pop("audio", True) else None, Bytes(), more.pop("thinker", None))
+    tools = Tokenizers(Vae(), Codec() if more.pop("audio", True) else None, Bytes(), more.pop("thinker", None))
     data = DialogueDataModule(sources, point, selection(**more), batching, tools)
     if prepare:
         data.prepare_data()

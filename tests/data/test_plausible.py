@@ -14,7 +14,7 @@ from folders import SIZE, Bytes, Codec, Vae, make_folder, selection
 from torch import Tensor
 
 from vidchat.data.loading.crops import ClipDataModule
-from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.media.read import Media
 from vidchat.data.tokens.encoder import MediaFormat
 from vidchat.data.tokens.plausible import implausible
@@ -52,7 +52,7 @@ class BadCodec(Codec):
 
 
 def module(root: Path, vae: Vae, codec: Codec, workers: int = 0, **chosen: Any) -> DialogueDataModule:
-    tools = Tools(vae, codec, Bytes(), None)
+    tools = Tokenizers(vae, codec, Bytes(), None)
     conditions = selection(text="answer", **chosen)
     data = DialogueDataModule([Source(root)], MediaFormat(25, SIZE), conditions, Batching(2, 0, workers), tools)
     data.prepare_data()
