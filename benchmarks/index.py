@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/index.py --work /tmp/index --dialogues 200000
 
-Dialogues have two turns with words and five scores each, as `vidchat data branches` writes them. There are no clips; the
-shards' indexes say where latents and codes of each turn would be. One rank of a machine calls `prepare_data`, and each
-calls `setup`. "private" is the memory of a rank that the other does not share (USS): both map the indexes. It is counted
-from before the data module is made. Seconds are CPU seconds, except "wall".
+Dialogues have two turns with words and five scores each, as `vidchat data branches` writes them. There are no clips:
+indexes of shards say where latents and codes of each turn would be. "private" is the memory of a rank that the other
+does not share (USS): both map the indexes. It counts from before the data module is made. In training, one rank of a
+machine calls `prepare_data`; here both do. Seconds are CPU seconds, except "wall".
 """
 
 from __future__ import annotations

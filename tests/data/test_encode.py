@@ -103,6 +103,16 @@ def test_shards_are_tars_that_webdataset_reads_and_their_index_tells_the_truth(r
             assert torch.equal(sample[track.track], expected)
 
 
+def test_a_missing_or_stale_summary_is_written_again(root: Path) -> None:
+    fill(cache(root), segments_of(root), sharding=SMALL)
+    paths = [track.folder / "index.json" for track in cache(root).tracks.values()]
+    before = [path.read_text() for path in paths]
+    paths[0].write_text(before[0].replace('"samples": 9', '"samples": 8', 1))
+    paths[1].unlink()
+    fill(cache(root), [])
+    assert [path.read_text() for path in paths] == before
+
+
 @pytest.mark.parametrize(
     ("sample", "sentence"),
     [

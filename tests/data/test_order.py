@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -131,3 +132,10 @@ def test_batches_come_in_no_order_of_length() -> None:
 
 def test_a_snake_is_a_permutation() -> None:
     assert sorted(snake(lengths_of(101), 8)) == list(range(101))
+
+
+def test_the_fingerprint_of_many_items_is_the_one_that_checkpoints_hold() -> None:
+    lengths = lengths_of(70_000)
+    order = Order(0, [[Stream("", range(70_000))]], lengths)
+    numbers = np.arange(70_000).tobytes() + lengths.tobytes()
+    assert order.fingerprint() == hashlib.sha256(b" 1.0 70000" + numbers).hexdigest()[:16]

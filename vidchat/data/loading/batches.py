@@ -119,9 +119,9 @@ class DialogueBatches:
         number, why = index, ""
         for attempt in range(ATTEMPTS):
             if attempt == 1:
-                (place,) = np.flatnonzero(self.alike == index).tolist()
+                (position,) = np.flatnonzero(self.alike == index).tolist()
             if attempt:
-                number = int(self.alike[(place + attempt) % len(self.alike)])
+                number = int(self.alike[(position + attempt) % len(self.alike)])
             sample = self.samples[number]
             if attempt and sample.grid != self.samples[index].grid:
                 continue

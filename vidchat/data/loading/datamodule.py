@@ -285,8 +285,8 @@ class DialogueDataModule(EndlessDataModule):
             raise FolderError("padding is known after setup(); call prepare_data() and setup() first")
         make, order = self.train
         lengths = cast(DialogueBatches, make).samples.lengths
-        drawn = ([place.item for place in order.batch(k, self.batch_size)] for k in range(batches))
-        return padding(drawn, lengths)
+        by_batch = ([drawn.item for drawn in order.batch(k, self.batch_size)] for k in range(batches))
+        return padding(by_batch, lengths)
 
     def split_dataloader(self, split: Split, batch_size: int | None = None) -> DataLoader:
         """Returns a loader of each answer of any split once, in the manifests' order; encodes the split if need be."""

@@ -102,9 +102,9 @@ class Dialogues(Sequence[Dialogue]):
             first, end = self._scored.get(name, (0, 0))
             owners, values = (self._scores[key][first:end] for key in ("row", "value"))
             if end > first:
-                place = np.minimum(owners.searchsorted(rows.astype(owners.dtype)), end - first - 1)
-                mine = owners[place] == rows
-                scores[mine, column] = values[place[mine]]
+                match = np.minimum(owners.searchsorted(rows.astype(owners.dtype)), end - first - 1)
+                mine = owners[match] == rows
+                scores[mine, column] = values[match[mine]]
         return scores
 
     def __len__(self) -> int:
@@ -170,14 +170,14 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
     for entry, dialogue in track(entries, f"indexing {manifest}", disable=not long):
         text = (entry if isinstance(entry, str) else json.dumps(entry)).encode("utf-8", "surrogatepass")
         writer.text(text)
-        answer, places = dialogue.answer, {turn.role: place for place, turn in enumerate(dialogue.turns)}
+        answer, positions = dialogue.answer, {turn.role: position for position, turn in enumerate(dialogue.turns)}
         writer.row(
             "dialogues",
             BRANCHES.index(dialogue.branch),
             TIERS.index(dialogue.tier),
             SPLITS.index(dialogue.split),
-            places["responder"],
-            places.get("initiator", -1),
+            positions["responder"],
+            positions.get("initiator", -1),
             xxhash.xxh3_64_intdigest(answer.speaker.encode("utf-8", "surrogatepass")),
             xxhash.xxh32_intdigest(text),
         )

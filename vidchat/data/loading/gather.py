@@ -125,10 +125,10 @@ def order_of(samples: SampleIndex, weights: Sequence[float], seed: int) -> Order
 
 
 def standardisation(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of a score over the items that have it; (0, 1) where it says nothing.
+    """Returns the mean and standard deviation of a score over the samples that have it; 0 and 1 if none has it.
 
     Args:
-        values: (n,) of each item, NaN where it has none.
+        values: (n,) the score of each sample, NaN where it has none.
     """
     known = torch.from_numpy(values[~np.isnan(values)]).float()
     if not len(known):

@@ -41,11 +41,11 @@ class SegmentTable:
         dialogues, selection = self.dialogues, self.selection
         first = dialogues.first[rows]
         count = dialogues.first[rows + 1] - first
-        owner, place = np.repeat(np.arange(len(rows)), count), ranges(np.zeros_like(first), count)
-        question = place == dialogues.question[rows][owner]
-        earlier = ~question & (place != dialogues.answer[rows][owner])
+        owner, position = np.repeat(np.arange(len(rows)), count), ranges(np.zeros_like(first), count)
+        question = position == dialogues.question[rows][owner]
+        earlier = ~question & (position != dialogues.answer[rows][owner])
         used = (question & selection.initiator) | (earlier & selection.earlier_turns)
-        return (first[owner] + place)[used], owner[used]
+        return (first[owner] + position)[used], owner[used]
 
     def needed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (t,) all turns that n dialogues need, and (t,) the position of their dialogue.

@@ -64,7 +64,7 @@ class TrackWriter:
         """Appends a segment's spans; begins another tar where they do not fit."""
         name = self.track.track
         data = [pack(name, tensor) for tensor in tensors]
-        if self.writer.size and self.writer.whole(map(len, data)) > limit:
+        if self.writer.size and self.writer.finished_size(map(len, data)) > limit:
             self._end()
             self._begin()
         samples = []

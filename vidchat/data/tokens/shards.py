@@ -85,7 +85,7 @@ class ShardWriter:
         self.size += BLOCK + len(data) + -len(data) % BLOCK
         return member
 
-    def whole(self, sizes: Iterable[int]) -> int:
+    def finished_size(self, sizes: Iterable[int]) -> int:
         """Returns the bytes of the finished tar, if members of these sizes were added before."""
         return self.size + sum(BLOCK + size + -size % BLOCK for size in sizes) + len(END)
 

@@ -65,7 +65,7 @@ class TrackIndex:
 
     Args:
         folder: The folder of the track.
-        keep: Whether the index is kept in a file; else it is made in memory.
+        keep: Whether the index is kept in a file; else it is built in memory.
 
     Raises:
         ShardError: The index of a shard is damaged.
@@ -118,8 +118,8 @@ class TrackIndex:
         for first in range(0, len(order) if len(known) else 0, BLOCK):
             some = order[first : first + BLOCK]
             wanted = segments[some]
-            place = np.minimum(known.searchsorted(wanted), len(known) - 1)
-            rows[some] = np.where(known[place] == wanted, place, -1)
+            match = np.minimum(known.searchsorted(wanted), len(known) - 1)
+            rows[some] = np.where(known[match] == wanted, match, -1)
         return rows
 
     def good(self, rows: np.ndarray, stamps: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
