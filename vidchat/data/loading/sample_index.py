@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Sample:
         return self.dialogues[self.row]
 
 
-class SampleIndex(Sequence[Sample]):
+class SampleIndex:
     """The samples of one split of all sources.
 
     Args:
@@ -86,13 +86,7 @@ class SampleIndex(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, number: int) -> Sample: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Sample]: ...
-    def __getitem__(self, number: int | slice) -> Sample | list[Sample]:
-        if isinstance(number, slice):
-            return [self[k] for k in range(*number.indices(len(self)))]
+    def __getitem__(self, number: int) -> Sample:
         source, row = int(self.sources[number]), int(self._rows[number])
         table, rows = self._tables[source], np.array([row])
         turns, used = table.dialogues.turns, table.turns(rows)[0]
