@@ -1,11 +1,11 @@
-"""What many dialogues cost a rank before its first batch: the indexes made once, and opened by two ranks at once.
+"""Measures what many dialogues cost before the first batch: indexes built once, and opened by two ranks at once.
 
     OMP_NUM_THREADS=1 python benchmarks/index.py --work /tmp/index --dialogues 200000
 
-Dialogues are of two turns with words and five scores each, as `vidchat data branches` writes them; their clips are
-gone, and the shards' indexes say where latents and codes of each turn would be. One rank of a machine prepares, and
-each sets up. "private" is what a rank has to itself (USS): what it has mapped from the indexes, it shares with the
-other. It is counted from before the data module is made. Seconds are the processor's, but for "wall".
+Dialogues have two turns with words and five scores each, as `vidchat data branches` writes them. There are no clips:
+indexes of shards say where latents and codes of each turn would be. "private" is the memory of a rank that the other
+does not share (USS): both map the indexes. It counts from before the data module is made. In training, one rank of a
+machine calls `prepare_data`; here both do. Seconds are CPU seconds, except "wall".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shards import BASE, BOOKS, CHUNKS, LATENTS, RandomEncoder, Stub, machine
 from vidchat.conditions.scores import Scores
 from vidchat.conditions.text import Text
 from vidchat.data.loading.batches import DialogueBatches
-from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.loading.dialogues import FILE, Dialogues
 from vidchat.data.loading.selection import Selection
 from vidchat.data.tokens.encoder import MediaFormat, Segment, Track
@@ -39,7 +39,7 @@ RANKS, GETS = 2, 2000
 
 
 def imitate(work: Path, count: int) -> None:
-    """A data set of so many dialogues, and the indexes of empty shards."""
+    """Writes a data set of so many dialogues, and the indexes of empty shards."""
     done = work / "imitated.json"
     if done.is_file() and json.loads(done.read_text()) == count:
         return
@@ -52,8 +52,8 @@ def imitate(work: Path, count: int) -> None:
             keys = []
             for k in range(first, min(first + 32, count)):
                 turns = [imitated_turn(k, role) for role in ("initiator", "responder")]
-                told = {"branch": "dialogue", "tier": "pretrain", "split": "train", "turns": turns}
-                file.write(json.dumps({"id": f"dialogue/{k:011d}_1920x1080_full_video_003_B_01"} | told) + "\n")
+                kind = {"branch": "dialogue", "tier": "pretrain", "split": "train", "turns": turns}
+                file.write(json.dumps({"id": f"dialogue/{k:011d}_1920x1080_full_video_003_B_01"} | kind) + "\n")
                 for turn, part in zip(turns, ("last", "first"), strict=True):
                     clip = Clip(work / turn["clip"], "", start=turn["start"], end=turn["end"])
                     keys.append(f"{clip.path.stem}-{key_of(segment_number(turn['clip'], Segment(clip, part, CHUNKS)))}")
@@ -71,7 +71,7 @@ def imitate(work: Path, count: int) -> None:
 
 
 def imitated_turn(k: int, role: str) -> dict[str, Any]:
-    """A turn with the words and scores that a clip of SpeakerVid-5M has."""
+    """Returns a turn with words and scores like those of SpeakerVid-5M."""
     clip = f"clips/{k % 1000:03d}/{k:011d}_1920x1080_full_video_003_{role[0]}_01.mp4"
     scores = {"dover": k % 997 / 1000, "motion": 3.0, "face_blur": 0.71, "hand_blur": 0.52, "asr_confidence": -0.23}
     words = "I think that what they said about it last week was right, and so do you"
@@ -80,19 +80,19 @@ def imitated_turn(k: int, role: str) -> dict[str, Any]:
 
 
 def tracks(work: Path) -> list[Path]:
-    """The folders of latents and codes."""
+    """Returns the folders of latents and codes."""
     return [track.folder for track in TokenCache(work, RandomEncoder(), CHUNKS, "float16").tracks.values()]
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Processor seconds that a function takes."""
+    """Returns the CPU seconds that a function takes."""
     start = time.process_time()
     function()
     return time.process_time() - start
 
 
 def make(work: Path) -> dict[str, float]:
-    """Makes the indexes anew; in a process of its own."""
+    """Builds the indexes again; in a process of its own."""
     (work / FILE).unlink(missing_ok=True)
     cost = {"make_dialogues_s": timed(lambda: Dialogues(work))}
     for folder in tracks(work):
@@ -105,22 +105,22 @@ def make(work: Path) -> dict[str, float]:
 
 def start(work: Path) -> dict[str, float]:
     """Opens the indexes, and starts the data module, as a rank does."""
-    point, tools = MediaFormat(25, BASE, dtype="float16"), Tools(Stub(), Stub())
+    media_format, tokenizers = MediaFormat(25, BASE, dtype="float16"), Tokenizers(Stub(), Stub())
     conditions = {"text": Text(), "scores": Scores(("dover", "motion"))}
-    chosen = Selection(conditions, initiator=True, max_chunks=CHUNKS)
+    selection = Selection(conditions, initiator=True, max_chunks=CHUNKS)
     cost = {"open_s": timed(lambda: (Dialogues(work), [TrackIndex(folder, keep=True) for folder in tracks(work)]))}
     before, began = private(), time.perf_counter()
-    data = DialogueDataModule([Source(work)], point, chosen, Batching(8), tools)
+    data = DialogueDataModule([Source(work)], media_format, selection, Batching(8), tokenizers)
     cost["prepare_s"], cost["setup_s"] = timed(data.prepare_data), timed(data.setup)
     assert data.train is not None
-    make, order = cast(DialogueBatches, data.train[0]), data.train[1]
+    samples, order = cast(DialogueBatches, data.train[0]).samples, data.train[1]
     cost["order_s"] = timed(lambda: order.batch(0, 8))
     cost["ready_wall_s"] = time.perf_counter() - began
-    drawn = [place.item for k in range(GETS // 8) for place in order.batch(k, 8)]
-    table = make.items[0].table
-    rows = [make.items[item].row for item in drawn]
-    cost["item_us"] = 1e6 * timed(lambda: [make.items[item] for item in drawn]) / len(drawn)
-    cost["dialogue_us"] = 1e6 * timed(lambda: [table[row] for row in rows]) / len(rows)
+    numbers = [drawn.item for k in range(GETS // 8) for drawn in order.batch(k, 8)]
+    dialogues = samples[0].dialogues
+    rows = [samples[number].row for number in numbers]
+    cost["item_us"] = 1e6 * timed(lambda: [samples[number] for number in numbers]) / len(numbers)
+    cost["dialogue_us"] = 1e6 * timed(lambda: [dialogues[row] for row in rows]) / len(rows)
     barrier.wait()
     cost["private_mb"] = private() - before
     cost["peak_mb"] = memory("status", "VmHWM")
@@ -129,24 +129,24 @@ def start(work: Path) -> dict[str, float]:
 
 
 def private() -> float:
-    """Megabytes that this process has to itself."""
+    """Returns the megabytes that this process shares with no other."""
     return memory("smaps_rollup", "Private_Clean") + memory("smaps_rollup", "Private_Dirty")
 
 
 def memory(file: str, key: str) -> float:
-    """A figure of this process's memory, in megabytes."""
+    """Returns a figure of this process's memory, in megabytes."""
     lines = Path(f"/proc/self/{file}").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{key}:"))
 
 
 def share(common: Barrier) -> None:
-    """Gives a process what all wait at."""
+    """Gives a process the barrier that all wait at."""
     global barrier
     barrier = common
 
 
 def ranks(count: int) -> Pool:
-    """Processes that start at the same time."""
+    """Returns processes that start at the same time."""
     spawn = multiprocessing.get_context("spawn")
     return spawn.Pool(count, share, (spawn.Barrier(count),))
 
@@ -156,21 +156,21 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for the data set; it is left there")
     parser.add_argument("--dialogues", type=int, default=200_000)
     parser.add_argument("--output", type=Path, help="by default benchmarks/results/index.json")
-    told = parser.parse_args(None if arguments is None else list(arguments))
-    told.work.mkdir(parents=True, exist_ok=True)
-    imitate(told.work, told.dialogues)
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    options.work.mkdir(parents=True, exist_ok=True)
+    imitate(options.work, options.dialogues)
     with ranks(1) as pool:
-        cost = pool.apply(make, (told.work,))
+        cost = pool.apply(make, (options.work,))
     with ranks(RANKS) as pool:
-        started = pool.map(start, [told.work] * RANKS, chunksize=1)
-    cost |= {key: max(one[key] for one in started) for key in started[0]}
-    print(f"{os.cpu_count()} cores of {machine()}, {told.dialogues} dialogues, {RANKS} ranks")
+        started = pool.map(start, [options.work] * RANKS, chunksize=1)
+    cost |= {key: max(rank[key] for rank in started) for key in started[0]}
+    print(f"{os.cpu_count()} cores of {machine()}, {options.dialogues} dialogues, {RANKS} ranks")
     for key, value in cost.items():
         print(f"{key:20} {value:10.2f}")
-    output = told.output or Path(__file__).parent / "results" / "index.json"
+    output = options.output or Path(__file__).parent / "results" / "index.json"
     known = json.loads(output.read_text()) if output.is_file() else {}
     rounded = {key: round(value, 3) for key, value in cost.items()}
-    output.write_text(json.dumps(known | {str(told.dialogues): {"machine": machine()} | rounded}, indent=1) + "\n")
+    output.write_text(json.dumps(known | {str(options.dialogues): {"machine": machine()} | rounded}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

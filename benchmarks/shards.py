@@ -1,12 +1,12 @@
-"""How fast clips are decoded and encoded, and token shards read, beside PyAV and webdataset alone: a table, and JSON.
+"""Measures how fast clips are decoded and encoded and token shards read, beside PyAV and webdataset: a table, and JSON.
 
     python benchmarks/shards.py --work /tmp/shards
     python benchmarks/shards.py --work /tmp/shards --clips 16 --samples 512
 
 Clips are rendered noise that moves, 6 s of 480x768 at 25 fps with audio. Token samples are random, of 6 s at the base
 size: latents (38, 16, 96, 60) in float16, as Wan 2.1 gives them, and codes (37, 12, 8), as EnCodec at 24 kHz does; 7 MB
-a sample. "cold" drops the shards from the page cache before. CPU is that of all processes, in cores; the rate for each
-second of CPU tells what the wall clock cannot where others use the machine.
+a sample. "cold" drops the shards from the page cache before. CPU is that of all processes, in cores; the rate per CPU
+second is comparable where others use the machine, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 import webdataset
 from torch import Tensor
 
-from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.loading.selection import Selection
 from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.data.tokens.encode import fill
@@ -50,7 +50,7 @@ LATENTS = (CHUNKS + 1, 16, 96, 60)
 
 
 class Stub:
-    """A tokenizer's place; what is measured does not depend on what it gives."""
+    """A stand-in for a tokenizer; what is measured does not depend on its tokens."""
 
     temporal_stride, sample_rate, hop = 4, CODEC_RATE, HOP
 
@@ -65,7 +65,7 @@ class Stub:
 
 
 class RandomEncoder(ClipEncoder):
-    """Tokens of the base size's shapes, without clips."""
+    """Makes random tokens of the base size's shapes, without clips."""
 
     def __init__(self) -> None:
         super().__init__(Stub(), Stub(), 25, BASE)
@@ -79,7 +79,7 @@ class RandomEncoder(ClipEncoder):
 
 
 class Table:
-    """Rows of what was measured."""
+    """The rows of measurements."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -92,7 +92,7 @@ class Table:
         repeats: int = 3,
         before: Callable[[], None] = lambda: None,
     ) -> float:
-        """Runs it some times; notes the median rate. `run` returns how many samples it went through."""
+        """Calls `run`, which returns a number of samples, some times; returns the median samples per second."""
         rates, shares, efforts = [], [], []
         for _ in range(repeats):
             before()
@@ -122,9 +122,9 @@ class Table:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children, those that have ended and those that run."""
-    told = os.times()
-    total = told.user + told.system + told.children_user + told.children_system
+    """Returns the CPU seconds of this process and of its children, those that have ended and those that run."""
+    times = os.times()
+    total = times.user + times.system + times.children_user + times.children_system
     for child in multiprocessing.active_children():
         fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
         total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -132,7 +132,7 @@ def cpu_seconds() -> float:
 
 
 def render(folder: Path, count: int) -> list[Path]:
-    """Clips of moving noise."""
+    """Writes clips of moving noise."""
     paths = []
     for k in range(count):
         path = folder / f"{k}.mp4"
@@ -147,7 +147,7 @@ def render(folder: Path, count: int) -> list[Path]:
 
 
 def clips(table: Table, work: Path, count: int, vae: Path, codec: Path) -> None:
-    """Decoding, alone and as training does it, and encoding."""
+    """Measures decoding, alone and as training does it, and encoding."""
     paths = render(work, count)
     size = sum(path.stat().st_size for path in paths) / count
 
@@ -180,7 +180,7 @@ def clips(table: Table, work: Path, count: int, vae: Path, codec: Path) -> None:
 
 
 def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, float]:
-    """Reading token shards of the base size."""
+    """Measures the reading of token shards of the base size."""
     segments = [Segment(Clip(work / f"{k}.mp4", "a"), "spans", CHUNKS) for k in range(count)]
     turns = [[{"role": "responder", "speaker": "a", "clip": f"{k}.mp4"}] for k in range(count)]
     lines = [dumps({"id": str(k), "branch": "single", "turns": turn}) for k, turn in enumerate(turns)]
@@ -202,14 +202,14 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
     def ours() -> int:
         for rows in torch.randperm(count, generator=torch.Generator().manual_seed(0)).split(batch_size):
             for row in rows.tolist():
-                cache.ahead(keys[row])  # as a batch does
+                cache.prefetch(keys[row])  # as a batch does
             for row in rows.tolist():
                 cache.load(keys[row])
         return count
 
     def batches(workers: int) -> Callable[[], int]:
         stream = iter(datamodule(work, batch_size, workers).train_dataloader())
-        for _ in islice(stream, 8):  # a loader process has started, and has memory that it uses again
+        for _ in islice(stream, 8):  # a loader process has started, and has memory that it reuses
             pass
 
         def run() -> int:
@@ -221,7 +221,7 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
         return run
 
     def fresh(shared: bool) -> Callable[[], int]:
-        """The floor of a batch: as many bytes, written once into memory that was not used before."""
+        """Returns the floor of a batch: as many bytes, written once into memory that was not used before."""
 
         def run() -> int:
             for _ in range(max(1, count // batch_size)):
@@ -256,10 +256,14 @@ def tokens(table: Table, work: Path, count: int, batch_size: int) -> dict[str, f
 
 
 def datamodule(root: Path, batch_size: int, workers: int = 0) -> DialogueDataModule:
-    """Of token shards that `RandomEncoder` made."""
-    point = MediaFormat(25, BASE, dtype="float16")
+    """Returns the data module of token shards that `RandomEncoder` made."""
+    media_format = MediaFormat(25, BASE, dtype="float16")
     data = DialogueDataModule(
-        [Source(root)], point, Selection(max_chunks=CHUNKS), Batching(batch_size, 0, workers), Tools(Stub(), Stub())
+        [Source(root)],
+        media_format,
+        Selection(max_chunks=CHUNKS),
+        Batching(batch_size, 0, workers),
+        Tokenizers(Stub(), Stub()),
     )
     data.setup()
     return data
@@ -274,20 +278,20 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--vae", type=Path, default=Path("checkpoints/demo/video_vae"))
     parser.add_argument("--codec", type=Path, default=Path("checkpoints/demo/audio_codec"))
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/shards.json"))
-    told = parser.parse_args(None if arguments is None else list(arguments))
-    folders = {name: told.work / name for name in ("clips", "tokens")}
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    folders = {name: options.work / name for name in ("clips", "tokens")}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     print(f"{os.cpu_count()} cores of {machine()}, torch {torch.__version__} with {torch.get_num_threads()} threads")
     table = Table()
-    clips(table, folders["clips"], told.clips, told.vae, told.codec)
-    rates = tokens(table, folders["tokens"], told.samples, told.batch_size)
-    told.output.parent.mkdir(parents=True, exist_ok=True)
-    told.output.write_text(json.dumps({"machine": machine(), "rows": table.rows, "rates": rates}, indent=1))
+    clips(table, folders["clips"], options.clips, options.vae, options.codec)
+    rates = tokens(table, folders["tokens"], options.samples, options.batch_size)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"machine": machine(), "rows": table.rows, "rates": rates}, indent=1))
 
 
 def machine() -> str:
-    """The processor's name."""
+    """Returns the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

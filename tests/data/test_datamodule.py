@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidchat.batch import ChunkBatch, ConditionValues, pad
 from vidchat.data.folder import FolderError
-from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.tokens.encoder import MediaFormat
 from vidchat.data.tokens.provenance import CacheError
 from vidchat.dialogue import Dialogue
@@ -21,13 +21,13 @@ from vidchat.dialogue import Dialogue
 def module(root: Path, prepare: bool = True, **more: Any) -> DialogueDataModule:
     """A data module of one folder; further words go to the dataclass that knows them."""
 
-    def told(*names: str) -> dict[str, Any]:
+    def options(*names: str) -> dict[str, Any]:
         return {name: more.pop(name) for name in names if name in more}
 
-    sources = more.pop("sources", None) or [Source(root, **told("branch", "tier"))]
-    point = MediaFormat(25, SIZE, **told("allow_portrait", "dtype"))
-    batching = Batching(more.pop("batch_size", 2), **told("seed", "num_workers"))
-    tools = Tools(Vae(), Codec() if more.pop("audio", True) else None, Bytes(), more.pop("thinker", None))
+    sources = more.pop("sources", None) or [Source(root, **options("branch", "tier"))]
+    point = MediaFormat(25, SIZE, **options("allow_portrait", "dtype"))
+    batching = Batching(more.pop("batch_size", 2), **options("seed", "num_workers"))
+    tools = Tokenizers(Vae(), Codec() if more.pop("audio", True) else None, Bytes(), more.pop("thinker", None))
     data = DialogueDataModule(sources, point, selection(**more), batching, tools)
     if prepare:
         data.prepare_data()
@@ -63,7 +63,7 @@ def test_answers_are_padded_and_masked(root: Path) -> None:
     assert not batch.conditions
 
 
-def test_the_question_conditions_without_its_first_picture(root: Path) -> None:
+def test_the_question_conditions_without_its_first_frame(root: Path) -> None:
     batch = next(iter(module(root, initiator=True).val_dataloader()))
     assert batch.turn_latents is not None
     assert batch.turn_codes is not None
@@ -83,9 +83,9 @@ def test_a_text_that_is_too_long_is_shortened_and_its_dialogue_named_once(root: 
     for _ in range(2):
         batch = next(iter(data.val_dataloader()))
     assert words(batch.conditions["text"]) == ["a", "a"]
-    told = [record.getMessage() for record in caplog.records if "of its text" in record.getMessage()]
-    assert len(told) in (2, 4), "once for each reader of batches"
-    assert "of its text of 2 tokens the first 1 are read" in told[0]
+    warnings = [record.getMessage() for record in caplog.records if "of its text" in record.getMessage()]
+    assert len(warnings) in (2, 4), "once for each reader of batches"
+    assert "of its text of 2 tokens the first 1 are read" in warnings[0]
 
 
 @pytest.mark.parametrize(("whose", "expected"), [("answer", ["a4", "a5"]), ("question", ["q4", "q5"])])
@@ -97,10 +97,10 @@ def test_text_is_the_answers_or_the_questions(root: Path, whose: str, expected: 
 def test_the_voice_is_another_answer_of_the_same_speaker_and_split(root: Path) -> None:
     data = module(root, voice=3)
     for split in ("train", "val"):
-        items = data.items(split)  # type: ignore[arg-type]
+        items = data.samples(split)  # type: ignore[arg-type]
         for number, item in enumerate(items):
-            told = {i.answer for i in items if i.dialogue.answer.speaker == item.dialogue.answer.speaker}
-            assert {name for name, _ in items.voices().of(number)} == told
+            expected = {i.answer for i in items if i.dialogue.answer.speaker == item.dialogue.answer.speaker}
+            assert {name for name, _ in items.voices().of(number)} == expected
     first, second = list(data.val_dataloader())
     assert first.conditions["voice"].values.shape == (2, 3, 8, 2)
     assert first.conditions["voice"].mask.tolist() == [[True] * 3, [False] * 3]  # r1 answers only once in this split
@@ -136,7 +136,7 @@ def test_a_long_single_clip_becomes_several_answers(tmp_path: Path) -> None:
     turn = {"role": "responder", "speaker": "r", "clip": "a.mp4"}
     write_manifest(tmp_path, [{"id": "d", "branch": "single", "turns": [turn]}])
     data = module(tmp_path, max_chunks=4)
-    assert [item.span for item in data.items("train")] == [0, 1, 2]
+    assert [sample.span for sample in data.samples("train")] == [0, 1, 2]
     firsts = {numbers(b.latents[:1, 0])[0] for b in islice(iter(data.train_dataloader()), 6)}
     assert firsts <= {0, 17, 34}
     assert len(firsts) > 1
@@ -187,12 +187,12 @@ def test_filters_choose_dialogues(root: Path, tmp_path: Path) -> None:
         module(tmp_path, tier="sft", branch="listening")
 
 
-def test_any_split_can_be_gone_through(root: Path) -> None:
+def test_any_split_can_be_loaded(root: Path) -> None:
     (batch,) = list(module(root, text="answer").split_dataloader("test"))
     assert words(batch.conditions["text"]) == ["a7"]
 
 
-def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:
+def test_missing_splits_are_refused_before_any_work(tmp_path: Path) -> None:
     make_folder(tmp_path, ["train"])
     with pytest.raises(CacheError, match="prepare_data"):
         module(tmp_path, prepare=False).setup("fit")
@@ -218,7 +218,7 @@ def make_bad(root: Path) -> Path:
     return root
 
 
-def test_nothing_pads_to_one_masked_place() -> None:
+def test_empty_tensors_pad_to_one_masked_position() -> None:
     padded, mask = pad([torch.zeros(0, 2), torch.zeros(0, 2)])
     assert padded.shape == (2, 1, 2)
     assert not mask.any()

@@ -44,7 +44,7 @@ def root(films: Path, tmp_path: Path) -> Path:
 
 
 def segments_of(root: Path) -> list[Segment]:
-    """Seven good pieces, one of them in three spans, and a bad one."""
+    """Seven good segments, one of them in three spans, and a bad one."""
     names = [*(f"{k}.mp4" for k in range(len(LENGTHS))), "bad.mp4"]
     return [Segment(Clip(root / name, "ann"), "spans" if name == "6.mp4" else "first", 4) for name in names]
 
@@ -87,12 +87,12 @@ def test_shards_are_tars_that_webdataset_reads_and_their_index_tells_the_truth(r
         assert sorted(whole["files"]) == names
         assert whole["samples"] == 9
         assert len(names) > 2 or track.track == "codes"
-        for name, told in whole["files"].items():
+        for name, entry in whole["files"].items():
             data = (track.folder / name).read_bytes()
-            assert told["bytes"] == len(data) <= SMALL.bytes
-            assert told["sha256"] == hashlib.sha256(data).hexdigest()
+            assert entry["bytes"] == len(data) <= SMALL.bytes
+            assert entry["sha256"] == hashlib.sha256(data).hexdigest()
             with tarfile.open(track.folder / name) as tar:
-                assert len(tar.getmembers()) == told["samples"]
+                assert len(tar.getmembers()) == entry["samples"]
                 assert all((member.mtime, member.uid, member.uname) == (0, 0, "") for member in tar)
         shards = webdataset.WebDataset([str(track.folder / name) for name in names], shardshuffle=False)
         samples = list(shards.map(decode_sample))
@@ -101,6 +101,16 @@ def test_shards_are_tars_that_webdataset_reads_and_their_index_tells_the_truth(r
             expected = track.load(sample["key"], sample["span"])
             assert sample[track.track].dtype == expected.dtype
             assert torch.equal(sample[track.track], expected)
+
+
+def test_a_missing_or_stale_summary_is_written_again(root: Path) -> None:
+    fill(cache(root), segments_of(root), sharding=SMALL)
+    paths = [track.folder / "index.json" for track in cache(root).tracks.values()]
+    before = [path.read_text() for path in paths]
+    paths[0].write_text(before[0].replace('"samples": 9', '"samples": 8', 1))
+    paths[1].unlink()
+    fill(cache(root), [])
+    assert [path.read_text() for path in paths] == before
 
 
 @pytest.mark.parametrize(
@@ -156,7 +166,7 @@ def test_a_bad_clip_is_named_and_tried_again_only_when_it_changes(root: Path) ->
     assert fill(cache(root), segments_of(root)).read == 8
 
 
-def test_longer_tokens_serve_shorter_pieces_and_not_the_other_way(root: Path) -> None:
+def test_longer_tokens_serve_shorter_segments_and_not_the_other_way(root: Path) -> None:
     fill(cache(root, longest=6), segments_of(root))
     assert cache(root, longest=4).longest == 6
     assert cache(root, longest=6).tracks["codes"].exists
@@ -193,7 +203,7 @@ def test_whenever_a_write_fails_resuming_gives_the_same_bytes(
     monkeypatch.setattr(os, "replace", counted(replace))
     monkeypatch.setattr(ShardWriter, "add", counted(add))
     monkeypatch.setattr(ShardWriter, "flush", counted(flush))
-    monkeypatch.setattr("vidchat.data.tokens.windows.WINDOW", 1)  # a piece at a time
+    monkeypatch.setattr("vidchat.data.tokens.windows.WINDOW", 1)  # a segment at a time
     stops = 0
     while True:
         left[0] = chance.randint(1, 25)
@@ -233,21 +243,21 @@ class Other(Vae):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"vae": Other()}, r"latents.*tokenizer\.fingerprint=vae \(here other\)"),
         ({"dtype": "float16"}, r"dtype=float32 \(here float16\)"),
         ({"longest": 9}, r"longest=4 \(here 9\)"),
     ],
 )
-def test_tokens_made_with_something_else_are_refused_by_name(
-    root: Path, tmp_path: Path, change: dict[str, Any], told: str
+def test_tokens_of_other_settings_are_refused_by_the_names_of_their_keys(
+    root: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     fill(cache(root, folder=tmp_path / "set" / "tokens"), segments_of(root))
     segments = [
         Segment(Clip(tmp_path / "set" / segment.clip.path.name, "ann"), "first", 4) for segment in segments_of(root)
     ]
-    with pytest.raises(CacheError, match=told):
+    with pytest.raises(CacheError, match=message):
         fill(cache(tmp_path / "set", **change), segments)
     # Where the clips are there, they are encoded anew, beside the others.
     fill(cache(root, **change), segments_of(root))

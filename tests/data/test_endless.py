@@ -181,7 +181,7 @@ def test_a_checkpoint_of_other_batches_is_refused() -> None:
         Numbers(batch_size=3, seed=6).load_state_dict(state)
 
 
-def test_missing_splits_are_told() -> None:
+def test_missing_splits_are_errors() -> None:
     empty = EndlessDataModule(batch_size=2)
     with pytest.raises(FolderError, match="'train'"):
         empty.train_dataloader()

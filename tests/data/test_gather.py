@@ -1,4 +1,4 @@
-"""The answers that are found by column are those that are found by looking at one dialogue after the other."""
+"""The samples gathered by column are those found by reading one dialogue after the other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from test_mixing import Thinker
 
 from vidchat.data.loading import gather as gathering
 from vidchat.data.loading.dialogues import Dialogues
-from vidchat.data.loading.gather import Stock, gather
-from vidchat.data.loading.items import Item, Items, TurnKey
-from vidchat.data.loading.pieces import Pieces
+from vidchat.data.loading.gather import SourceRows, gather
+from vidchat.data.loading.sample_index import Sample, SampleIndex, TurnKey
+from vidchat.data.loading.segment_table import SegmentTable
 from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
 from vidchat.data.tokens.encoder import ClipEncoder, Segment, Track
@@ -55,7 +55,7 @@ def dialogues(rng: random.Random) -> list[dict[str, Any]]:
     return lines
 
 
-def stock(root: Path, conditions: Selection, lacking: int = 0) -> Stock:
+def source(root: Path, conditions: Selection, lacking: int = 0) -> SourceRows:
     """A data set of which some clips are there, some are gone and some are bad, and whose tokens are of two shapes."""
     rng = random.Random(0)
     write_manifest(root, dialogues(rng))
@@ -75,12 +75,12 @@ def stock(root: Path, conditions: Selection, lacking: int = 0) -> Stock:
             if segment.features or cache.key(segment) not in every:
                 every[cache.key(segment)] = segment
     encode(cache, list(every.items())[lacking:], rng)
-    return Stock(rows, Pieces(cache, conditions, table))
+    return SourceRows(rows, SegmentTable(cache, conditions, table))
 
 
 def encode(cache: TokenCache, segments: list[tuple[str, Segment]], rng: random.Random) -> None:
-    """Writes the indexes of shards that hold pieces."""
-    told: dict[Track, list[Any]] = {track: [] for track in cache.tracks}
+    """Writes the indexes of shards that hold segments."""
+    entries: dict[Track, list[Any]] = {track: [] for track in cache.tracks}
     bad = []
     for key, segment in segments:
         clip = int(segment.clip.path.stem)
@@ -94,8 +94,8 @@ def encode(cache: TokenCache, segments: list[tuple[str, Segment]], rng: random.R
         ]
         samples = [[512 * n, 100, f"{rng.getrandbits(64):016x}", shape] for n, shape in enumerate(shapes)]
         for track in cache.tracks_of(segment):
-            told[track].append({"key": key, "stamp": stamp, "samples": samples})
-    for name, some in told.items():
+            entries[track].append({"key": key, "stamp": stamp, "samples": samples})
+    for name, some in entries.items():
         cache.tracks[name].claim()
         for n in range(0, len(some), 16):
             whole = {"generation": 0, "pieces": some[n : n + 16], "bad": bad if n == 0 and name == "codes" else []}
@@ -103,18 +103,18 @@ def encode(cache: TokenCache, segments: list[tuple[str, Segment]], rng: random.R
         cache.tracks[name].forget()
 
 
-def one_by_one(stocks: list[Stock], conditions: Selection) -> tuple[list[Item], list[tuple[str, str]]]:
-    items, left_out = [], []
-    for source, some in enumerate(stocks):
+def one_by_one(sources: list[SourceRows], conditions: Selection) -> tuple[list[Sample], list[tuple[str, str]]]:
+    samples, left_out = [], []
+    for number, some in enumerate(sources):
         for row in some.rows.tolist():
-            dialogue, cache = some.segments.dialogues[row], some.segments.cache
-            looks = [cache.look(segment) for segment in conditions.segments(dialogue)]
-            assert not any(look.missing for look in looks) or any(look.bad for look in looks)
-            why = next((look.bad for look in looks if look.bad is not None), None)
-            before = len(items)
+            dialogue, cache = some.table.dialogues[row], some.table.cache
+            states = [cache.lookup(segment) for segment in conditions.segments(dialogue)]
+            assert not any(state.missing for state in states) or any(state.bad for state in states)
+            why = next((state.bad for state in states if state.bad is not None), None)
+            before = len(samples)
             if why is None:
-                keys, told = [look.key for look in looks], conditions.turns(dialogue)
-                turns = tuple(TurnKey(p.part, k[-16:], role) for (p, role), k in zip(told, keys[1:], strict=False))
+                keys, wanted = [state.key for state in states], conditions.turns(dialogue)
+                turns = tuple(TurnKey(p.part, k[-16:], role) for (p, role), k in zip(wanted, keys[1:], strict=False))
                 shapes = [cache.shapes(turn.key)[0] for turn in turns]
                 length = sum(min(shape[0] - 1, conditions.turn_chunks) for shape in shapes)
                 question = keys[-1][-16:] if conditions.features else None
@@ -123,75 +123,76 @@ def one_by_one(stocks: list[Stock], conditions: Selection) -> tuple[list[Item], 
                     if all(other[2:] == grid for other in shapes):
                         lengths = min(shape[0] - 1, conditions.max_chunks), length
                         answer = keys[0][-16:]
-                        items.append(
-                            Item(some.segments.dialogues, row, source, answer, span, turns, question, lengths, grid)
+                        samples.append(
+                            Sample(some.table.dialogues, row, number, answer, span, turns, question, lengths, grid)
                         )
-            if len(items) == before:
+            if len(samples) == before:
                 left_out.append((f"dialogue {dialogue.id}", why or gathering.SHAPES))
-    return items, left_out
+    return samples, left_out
 
 
-def check(stocks: list[Stock], conditions: Selection) -> Items:
+def check(sources: list[SourceRows], conditions: Selection) -> SampleIndex:
     report = Report("answers")
-    found = gather(stocks, conditions, report)
-    items, left_out = one_by_one(stocks, conditions)
-    assert len(items) > 30
-    assert list(found) == items
-    assert (report.read, report.skipped) == (len(items), left_out)
+    found = gather(sources, report)
+    samples, left_out = one_by_one(sources, conditions)
+    assert len(samples) > 30
+    assert list(found) == samples
+    assert (report.read, report.skipped) == (len(samples), left_out)
     assert any("is bad" in why for _, why in left_out)
-    scores = [[item.dialogue.answer.scores.get(name, np.nan) for name in conditions.scores] for item in items]
-    np.testing.assert_array_equal(found.scores(slice(None)), np.array(scores).reshape(len(items), -1))
+    scores = [[sample.dialogue.answer.scores.get(name, np.nan) for name in conditions.scores] for sample in samples]
+    expected = np.array(scores).reshape(len(samples), -1)
+    np.testing.assert_array_equal(found.scores(slice(None), conditions.scores), expected)
     if conditions.voice:
         voices, people = found.voices(), dict[tuple[int, str], set[tuple[str, int]]]()
-        for item in items:
-            people.setdefault((item.source, item.dialogue.answer.speaker), set()).add((item.answer, item.span))
-        for number, item in enumerate(items):
-            assert set(voices.of(number)) == people[item.source, item.dialogue.answer.speaker]
+        for sample in samples:
+            people.setdefault((sample.source, sample.dialogue.answer.speaker), set()).add((sample.answer, sample.span))
+        for number, sample in enumerate(samples):
+            assert set(voices.of(number)) == people[sample.source, sample.dialogue.answer.speaker]
     return found
 
 
 @pytest.mark.parametrize("conditions", CONDITIONS)
 @pytest.mark.parametrize("block", [7, 65536])
-def test_columns_find_what_dialogues_one_by_one_do(
+def test_columns_give_the_same_samples_as_reading_one_dialogue_after_the_other(
     conditions: Selection, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathering, "BLOCK", block)
-    one = stock(tmp_path, conditions)
-    sft = Stock(np.intersect1d(one.rows, one.segments.dialogues.rows(tier="sft")), one.segments)
+    one = source(tmp_path, conditions)
+    sft = SourceRows(np.intersect1d(one.rows, one.table.dialogues.rows(tier="sft")), one.table)
     found = check([one, sft], conditions)
     assert len(found.grids) > 1
     if conditions.earlier_turns or conditions.initiator:
         assert any(why == gathering.SHAPES for _, why in one_by_one([one], conditions)[1])
 
 
-def test_what_was_never_encoded_is_an_error_and_nothing_is_left_of_what_is_bad(tmp_path: Path) -> None:
+def test_a_segment_that_was_never_encoded_is_an_error_and_bad_ones_give_no_sample(tmp_path: Path) -> None:
     conditions = CONDITIONS[0]
-    one = stock(tmp_path, conditions, lacking=3)
-    assert (~one.segments.encoded(one.rows)).sum() > 0
+    one = source(tmp_path, conditions, lacking=3)
+    assert (~one.table.encoded(one.rows)).sum() > 0
     with pytest.raises(CacheError, match=r"dialogue d\d+ of .* is not encoded"):
-        gather([one], conditions, Report("answers"))
-    cache, table = one.segments.cache, one.segments.dialogues
-    bad = [row for row in one.rows.tolist() if any(cache.look(p).bad for p in conditions.segments(table[row]))]
-    assert len(gather([Stock(np.array(bad), one.segments)], conditions, Report(""))) == 0
+        gather([one], Report("answers"))
+    cache, table = one.table.cache, one.table.dialogues
+    bad = [row for row in one.rows.tolist() if any(cache.lookup(p).bad for p in conditions.segments(table[row]))]
+    assert len(gather([SourceRows(np.array(bad), one.table)], Report(""))) == 0
 
 
 def test_a_clip_that_has_changed_is_not_encoded_any_more(tmp_path: Path) -> None:
     conditions = CONDITIONS[0]
-    one = stock(tmp_path, conditions)
-    cache, table, before = one.segments.cache, one.segments.dialogues, one.segments.encoded(one.rows)
+    one = source(tmp_path, conditions)
+    cache, table, before = one.table.cache, one.table.dialogues, one.table.encoded(one.rows)
     for path in [path for path in tmp_path.glob("*/*.mp4") if int(path.stem) % 25][::2]:
         path.write_bytes(b"another film")
-    expected = [not any(cache.look(p).missing for p in conditions.segments(table[row])) for row in one.rows.tolist()]
-    after = one.segments.encoded(one.rows)
+    expected = [not any(cache.lookup(p).missing for p in conditions.segments(table[row])) for row in one.rows.tolist()]
+    after = one.table.encoded(one.rows)
     assert 0 < after.sum() < before.sum()
     assert after.tolist() == (before & expected).tolist()
     every = {cache.key(segment): segment for row in one.rows for segment in conditions.segments(table[row])}
     encode(cache, list(every.items()), random.Random(0))
-    assert one.segments.encoded(one.rows).tolist() == before.tolist()
+    assert one.table.encoded(one.rows).tolist() == before.tolist()
     check([one], conditions)
 
 
-def test_pieces_are_counted_once(tmp_path: Path) -> None:
-    one = stock(tmp_path, CONDITIONS[4])
-    cache, table = one.segments.cache, one.segments.dialogues
-    assert one.segments.count(one.rows) == len({cache.key(CONDITIONS[4].answer(table[r])) for r in one.rows})
+def test_segments_are_counted_once(tmp_path: Path) -> None:
+    one = source(tmp_path, CONDITIONS[4])
+    cache, table = one.table.cache, one.table.dialogues
+    assert one.table.count(one.rows) == len({cache.key(CONDITIONS[4].answer(table[r])) for r in one.rows})

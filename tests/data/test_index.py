@@ -1,4 +1,4 @@
-"""Indexes give back what they were made from, and whatever happens to their files is mended."""
+"""Indexes return what they were built from, and damage to their files is repaired."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def whole(root: Path) -> list[Dialogue]:
+def expected(root: Path) -> list[Dialogue]:
     return [make_dialogue(root, entry(k), media=False) for k in range(COUNT)]
 
 
@@ -57,17 +57,17 @@ def same(found: Dialogues) -> bool:
     """Whether these are the fixture's dialogues, row by row and by column."""
     assert [where for where, _ in found.report.skipped] == ["dialogues.jsonl line 10"]
     assert found.report.read == COUNT
-    ours = whole(found.root)
+    ours = expected(found.root)
     scores = [[d.answer.scores.get(name, np.nan) for name in ("motion", "?", "dover")] for d in ours]
     np.testing.assert_array_equal(found.scores(np.arange(COUNT), ["motion", "?", "dover"]), scores)
     return list(found) == ours and [len(d.turns) for d in ours] == np.diff(found.first).tolist()
 
 
 def never(*_: Any) -> None:
-    raise AssertionError("it is made again")
+    raise AssertionError("it is built again")
 
 
-def test_dialogues_are_read_once_and_come_back_as_they_were(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dialogues_are_indexed_once_and_read_back_unchanged(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(Dialogues(root))
     assert [path.name for path in root.iterdir() if "index" in path.name] == [FILE]
     monkeypatch.setattr(dialogues_module, "_build", never)
@@ -76,8 +76,8 @@ def test_dialogues_are_read_once_and_come_back_as_they_were(root: Path, monkeypa
     packed = pickle.dumps(found)
     assert len(packed) < 1000, "another process maps the same file"
     assert same(pickle.loads(packed))
-    assert [found[k] for k in reversed(range(COUNT))] == whole(root)[::-1]
-    assert found[3:5] == whole(root)[3:5]
+    assert [found[k] for k in reversed(range(COUNT))] == expected(root)[::-1]
+    assert found[3:5] == expected(root)[3:5]
     with pytest.raises(IndexError):
         found[COUNT]
 
@@ -98,7 +98,7 @@ def test_a_manifest_that_has_changed_is_read_again(root: Path) -> None:
     assert same(old), "who has opened the old one goes on with it"
 
 
-def test_a_damaged_index_is_made_again(root: Path) -> None:
+def test_a_damaged_index_is_built_again(root: Path) -> None:
     Dialogues(root)
     good = (root / FILE).read_bytes()
     for place in [*range(0, len(good), len(good) // 80), len(good) - 1]:
@@ -168,14 +168,14 @@ def test_an_id_is_used_once_among_many() -> None:
 
 def shard(folder: Path, name: str, generation: int, segments: list[Any], bad: list[Any]) -> Path:
     path = folder / f"shard-{name}.json"
-    told = [{"key": key, "stamp": stamp, "samples": samples} for key, stamp, samples in segments]
-    told_bad = [{"key": key, "stamp": stamp, "why": why} for key, stamp, why in bad]
-    path.write_text(json.dumps({"generation": generation, "pieces": told, "bad": told_bad}))
+    entries = [{"key": key, "stamp": stamp, "samples": samples} for key, stamp, samples in segments]
+    bad_entries = [{"key": key, "stamp": stamp, "why": why} for key, stamp, why in bad]
+    path.write_text(json.dumps({"generation": generation, "pieces": entries, "bad": bad_entries}))
     return path
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp_path: Path, keep: bool) -> None:
+def test_of_two_entries_the_later_generation_counts_whatever_the_shards_are_called(tmp_path: Path, keep: bool) -> None:
     folder = tmp_path / "tokens" / "latents-0"
     folder.mkdir(parents=True)
     a, b, c, d = (f"clip-{k:016x}" for k in (2**64 - 1, 7, 0, 8))
@@ -185,17 +185,17 @@ def test_of_two_entries_the_later_made_counts_whatever_the_shards_are_called(tmp
     index = pickle.loads(pickle.dumps(TrackIndex(folder, keep)))
     found = index.entry(a)
     assert found is not None
-    assert (found.shard, found.stamp, found.samples[0].shape) == (0, (5, 2**63 + 1), (2, 2))
-    assert index.entry(key_of(number_of(a))) == found, "the hash alone names a piece"
+    assert (found.shard, found.stamp, found.spans[0].shape) == (0, (5, 2**63 + 1), (2, 2))
+    assert index.entry(key_of(number_of(a))) == found, "the hash alone names a segment"
     kept = index.entry(b)
     assert kept is not None
     assert kept.stamp is None
-    assert [tuple(sample.member) for sample in kept.samples] == [(512, 90, "f" * 16), (1024, 80, "0" * 16)]
+    assert [tuple(span.member) for span in kept.spans] == [(512, 90, "f" * 16), (1024, 80, "0" * 16)]
     assert index.entry(c) is index.entry(d) is None
     assert index.bad(a) is None, "it was encoded later"
     assert index.bad(b) == ((1, 1), "no frame", 0)
     assert index.bad(d) == (None, "x", 1)
-    numbers = np.array([found.number, kept.number, kept.number + 1])
+    numbers = np.array([found.first, kept.first, kept.first + 1])
     assert index.shards_of(numbers).tolist() == [0, 1, 1]
     assert index.shapes(numbers).tolist() == [[2, 2], [3, 2], [2, 2]]
     asked = [

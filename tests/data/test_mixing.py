@@ -53,9 +53,9 @@ def test_tiers_and_folders_are_drawn_by_weight(root: Path, tmp_path: Path) -> No
     data = module(root, sources=sources, text="answer", batch_size=5)
     assert isinstance(data, DialogueDataModule)
     make, order = data.train  # type: ignore[misc]
-    counts = Counter(make.items[p.item].source for k in range(400) for p in order.batch(k, 5))
+    counts = Counter(make.samples[p.item].source for k in range(400) for p in order.batch(k, 5))
     assert [round(counts[source] / 2000, 2) for source in range(3)] == [0.6, 0.3, 0.1]
-    assert {item.dialogue.tier for item in make.items if item.source == 1} == {"pretrain"}
+    assert {sample.dialogue.tier for sample in make.samples if sample.source == 1} == {"pretrain"}
     assert len(texts(data, 3)) == 15
     state = data.state_dict() | {"consumed": 4}
     resumed = module(root, sources=sources, text="answer", batch_size=5, num_workers=2)
@@ -63,7 +63,7 @@ def test_tiers_and_folders_are_drawn_by_weight(root: Path, tmp_path: Path) -> No
     assert texts(resumed, 4) == texts(data, 8)[20:]
 
 
-def test_a_changed_mix_or_number_of_ranks_is_told(root: Path) -> None:
+def test_a_changed_mix_or_number_of_ranks_is_reported(root: Path) -> None:
     data = module(root)
     state = data.state_dict()
     with pytest.warns(UserWarning, match="its mix or its lengths are not those of the checkpoint"):
@@ -78,13 +78,13 @@ def test_a_changed_mix_or_number_of_ranks_is_told(root: Path) -> None:
 
 
 def test_training_needs_no_clips_once_they_are_encoded(root: Path, tmp_path: Path) -> None:
-    chosen: dict[str, Any] = {"initiator": True, "voice": True, "text": "answer"}
-    whole = list(islice(iter(module(root, **chosen).train_dataloader()), 5))
+    options: dict[str, Any] = {"initiator": True, "voice": True, "text": "answer"}
+    whole = list(islice(iter(module(root, **options).train_dataloader()), 5))
     copy_manifest(root, tmp_path / "set")
     shutil.copytree(root / "tokens", tmp_path / "set" / "tokens")
-    alone = list(islice(iter(module(tmp_path / "set", **chosen).train_dataloader()), 5))
+    alone = list(islice(iter(module(tmp_path / "set", **options).train_dataloader()), 5))
     assert all(same(one, other) for one, other in zip(whole, alone, strict=True))
-    shorter = next(iter(module(tmp_path / "set", **chosen, max_chunks=3).train_dataloader()))
+    shorter = next(iter(module(tmp_path / "set", **options, max_chunks=3).train_dataloader()))
     assert shorter.latents.shape[1] == 4
     assert shorter.turn_latents is not None
     assert shorter.turn_latents.shape[1] == 3
@@ -120,9 +120,9 @@ def test_damaged_samples_are_skipped_and_counted_by_shard(tmp_path: Path, worker
     drawn = Counter(texts(damaged, 8))
     assert drawn["a1"] == 0
     assert sum(drawn.values()) == 16
-    (told,) = damaged.damage().items()
-    assert told[0].endswith(shard.name)
-    assert told[1] == 1
+    ((name, count),) = damaged.damage().items()
+    assert name.endswith(shard.name)
+    assert count == 1
     damaged.teardown("fit")
     assert f"{shard.name}: 1 samples could not be read" in (tmp_path / "tokens" / "report.txt").read_text()
     assert len(list(problems(shard.parent))) == 1
@@ -131,7 +131,7 @@ def test_damaged_samples_are_skipped_and_counted_by_shard(tmp_path: Path, worker
     assert set(rest) == {"a0"}
 
 
-def test_pictures_of_two_shapes_never_share_a_batch(tmp_path: Path) -> None:
+def test_frames_of_two_shapes_never_share_a_batch(tmp_path: Path) -> None:
     lines = []
     for k in range(6):
         shape = (32, 16) if k % 3 else (16, 32)

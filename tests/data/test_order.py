@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_all_ranks_together_draw_every_item_once_an_epoch(
     seed=st.integers(0, 3),
     grids=st.integers(1, 2),
 )
-def test_every_stream_of_a_mix_is_gone_through_without_repeats_or_gaps(
+def test_every_epoch_of_every_stream_draws_each_item_once(
     counts: list[int], weights: list[float], ranks: int, seed: int, grids: int
 ) -> None:
     groups: list[list[Stream]] = [[] for _ in range(min(grids, len(counts)))]
@@ -75,7 +76,7 @@ def test_every_stream_of_a_mix_is_gone_through_without_repeats_or_gaps(
                 assert max(Counter(some).values(), default=1) == 1
 
 
-def test_a_batch_depends_on_nothing_but_its_number() -> None:
+def test_a_batch_depends_on_its_number_alone() -> None:
     def order() -> Order:
         streams = [Stream("a", range(50), 3), Stream("b", range(50, 80), 1)]
         return Order(7, [streams, [Stream("c", range(80, 90), 1)]], lengths_of(90))
@@ -96,15 +97,15 @@ def test_two_ranks_have_the_halves_of_a_global_batch_that_does_not_depend_on_the
 @pytest.mark.parametrize("weights", [[1, 1], [3, 1], [0.7, 0.2, 0.1], [1, 1000]])
 def test_shares_are_as_the_weights_say(weights: list[float]) -> None:
     shares = Shares(3, "x", weights)
-    chosen = [shares(n) for n in range(2000)]
-    counts = Counter(choice for choice, _ in chosen)
+    choices = [shares(n) for n in range(2000)]
+    counts = Counter(choice for choice, _ in choices)
     for choice, weight in enumerate(weights):
         assert counts[choice] / 2000 == pytest.approx(weight / sum(weights), abs=1e-3)
-        assert [before for c, before in chosen if c == choice] == list(range(counts[choice]))
-    assert [choice for choice, _ in chosen[:1000]] != [choice for choice, _ in chosen[1000:]]
+        assert [before for c, before in choices if c == choice] == list(range(counts[choice]))
+    assert [choice for choice, _ in choices[:1000]] != [choice for choice, _ in choices[1000:]]
 
 
-def test_a_weight_of_nothing_is_refused() -> None:
+def test_a_weight_of_zero_is_refused() -> None:
     assert sum(apportion([1e-9, 5, 5], 100)) == 100
     with pytest.raises(ValueError, match="weights must be above 0"):
         apportion([0, 1], 100)
@@ -131,3 +132,10 @@ def test_batches_come_in_no_order_of_length() -> None:
 
 def test_a_snake_is_a_permutation() -> None:
     assert sorted(snake(lengths_of(101), 8)) == list(range(101))
+
+
+def test_the_fingerprint_of_many_items_is_the_one_that_checkpoints_hold() -> None:
+    lengths = lengths_of(70_000)
+    order = Order(0, [[Stream("", range(70_000))]], lengths)
+    numbers = np.arange(70_000).tobytes() + lengths.tobytes()
+    assert order.fingerprint() == hashlib.sha256(b" 1.0 70000" + numbers).hexdigest()[:16]

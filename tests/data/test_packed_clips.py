@@ -52,14 +52,14 @@ def test_shards_are_counted_as_the_files_were(root: Path, packed: Path) -> None:
     assert found.sums["words"] == [5, 6]
     assert found.sums["dover"] == [2, 1]
     assert not found.heights
-    told = run("stats", packed)
-    assert "5 of them" in told
-    assert "resolution is not counted" in told
-    assert "5 clips" in told
+    output = run("stats", packed)
+    assert "5 of them" in output
+    assert "resolution is not counted" in output
+    assert "5 clips" in output
     assert (packed / "stats.png").stat().st_size > 1000
 
 
-def test_no_picture_is_decoded_to_count_them(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_frame_is_decoded_to_count_them(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidchat.data.tokens.shards.ShardReader.read", None)  # a whole clip out of a shard
     monkeypatch.setattr("vidchat.data.media.container.frames_of", None)
     run("stats", packed)

@@ -14,7 +14,7 @@ from folders import SIZE, Bytes, Codec, Vae, make_folder, selection
 from torch import Tensor
 
 from vidchat.data.loading.crops import ClipDataModule
-from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tools
+from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.media.read import Media
 from vidchat.data.tokens.encoder import MediaFormat
 from vidchat.data.tokens.plausible import implausible
@@ -51,9 +51,9 @@ class BadCodec(Codec):
         return codes
 
 
-def module(root: Path, vae: Vae, codec: Codec, workers: int = 0, **chosen: Any) -> DialogueDataModule:
-    tools = Tools(vae, codec, Bytes(), None)
-    conditions = selection(text="answer", **chosen)
+def module(root: Path, vae: Vae, codec: Codec, workers: int = 0, **options: Any) -> DialogueDataModule:
+    tools = Tokenizers(vae, codec, Bytes(), None)
+    conditions = selection(text="answer", **options)
     data = DialogueDataModule([Source(root)], MediaFormat(25, SIZE), conditions, Batching(2, 0, workers), tools)
     data.prepare_data()
     data.setup("fit")
@@ -97,7 +97,7 @@ def test_impossible_tokens_are_skipped_counted_and_named(
     assert "dialogue d5: a sample of it could not be used" in (tmp_path / "tokens" / "report.txt").read_text()
 
 
-def test_what_conditions_an_answer_is_looked_at_too_whoever_reads_it(
+def test_the_values_of_conditions_are_checked_too_in_any_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = make_folder(tmp_path, ["train"] * 8)
@@ -121,8 +121,8 @@ def test_plausible_values_are_let_through() -> None:
     assert implausible("latents", 30 * torch.randn(3, 4).half()) is None
     assert implausible("features", 2e4 * torch.ones(3)) is None
     assert implausible("codes", torch.tensor([0, 1023]), 1024) is None
-    told = implausible("codes", torch.tensor([0, 1024]), 1024)
-    assert told == "its codes lie between 0 and 1024, where 0 to 1023 is possible"
+    message = implausible("codes", torch.tensor([0, 1024]), 1024)
+    assert message == "its codes lie between 0 and 1024, where 0 to 1023 is possible"
     assert implausible("latents", torch.zeros(0)) is None
     assert implausible("features", torch.tensor([0.0, torch.nan])) is not None
 

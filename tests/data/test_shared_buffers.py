@@ -1,4 +1,4 @@
-"""Memory that loader processes use again: never while the trainer still looks at it."""
+"""Memory that loader processes reuse: never while the trainer still has it."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_its_tokens_are_counted(tokens: Path) -> None:
     assert seconds == [pytest.approx(0.16 * chunks) for chunks in (5, 5, 5, 5, 10)]
 
 
-def test_it_is_shown_by_what_made_it_and_by_nothing_else(tokens: Path, tools: Path, tmp_path: Path) -> None:
+def test_it_is_shown_by_the_tokenizers_that_made_it_alone(tokens: Path, tools: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     other = run("show", tokens, "--output", page)
     assert other.exit_code == 1

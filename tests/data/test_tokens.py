@@ -43,7 +43,7 @@ def test_an_answer_is_the_clips_beginning_in_whole_chunks(clip: Path) -> None:
     assert torch.equal(cropped.latents, tokens.latents[:6])
 
 
-def test_sound_starts_with_picture_one(clip: Path) -> None:
+def test_audio_starts_with_frame_one(clip: Path) -> None:
     """The tone begins with frame 9, the first of chunk 3: its frames are chunk 3's, and none of chunk 2's are."""
     (tokens,) = encode(clip, "first", 25)
     assert tokens.codes is not None
@@ -53,7 +53,7 @@ def test_sound_starts_with_picture_one(clip: Path) -> None:
     assert torch.equal(tokens.codes[..., 1].flatten(), torch.arange(88))
 
 
-def test_of_a_long_question_the_end_is_kept(clip: Path) -> None:
+def test_the_end_of_a_long_question_is_encoded(clip: Path) -> None:
     (tokens,) = encode(clip, "last", 5)
     assert levels(tokens) == list(range(26, 47, 4))
     (whole,) = encode(clip, "last", 25)

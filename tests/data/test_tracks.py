@@ -33,7 +33,7 @@ def test_the_video_with_the_default_flag_is_seen(tmp_path: Path) -> None:
     assert not read_image(first, (32, 64)).max() > 8
 
 
-def test_the_sound_with_the_default_flag_is_heard(tmp_path: Path) -> None:
+def test_the_audio_track_with_the_default_flag_is_read(tmp_path: Path) -> None:
     path = shoot(tmp_path / "a.mkv", [corners()] * 25, waveforms=[0 * tone(), tone()])
     assert read_clip(Clip(path, ""), fps=25, size=(16, 16), sample_rate=16000).waveform.abs().max() > 0.4
 
@@ -85,7 +85,7 @@ def test_a_cover_that_comes_first_is_passed_over(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("balance", [-1.0, -0.9])
-def test_channels_that_cancel_each_other_out_are_heard(tmp_path: Path, balance: float) -> None:
+def test_channels_that_cancel_each_other_out_are_read(tmp_path: Path, balance: float) -> None:
     stereo = np.concatenate([tone(), balance * tone()])
     path = shoot(tmp_path / "a.mkv", [corners()] * 25, waveforms=[stereo])
     waveform = read_clip(Clip(path, ""), fps=25, size=(16, 16), sample_rate=16000).waveform

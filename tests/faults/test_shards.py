@@ -50,7 +50,7 @@ class Reader:
 
     def load(self) -> list[Any]:
         cache = TokenCache(self.data, self.encoder, 4, folder=self.tokens)
-        there = [piece for piece in self.pieces if not cache.look(piece).missing]
+        there = [piece for piece in self.pieces if not cache.lookup(piece).missing]
         try:
             return [(tokens.latents, tokens.codes) for piece in there for tokens in [cache.load(cache.key(piece))]]
         finally:

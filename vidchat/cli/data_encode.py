@@ -130,7 +130,7 @@ def encode(
         if dry_run:
             count, lacking = survey(cache, segments)
             missing = sum(len(job.segments) for job in plan(cache, lacking, sharding))
-            typer.echo(f"{count} pieces of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
+            typer.echo(f"{count} segments of {len(dialogues)} dialogues, {missing} to encode, into {cache.folder}")
             return
         devices, run = _engine(work)
         skipped = dialogues.report.skipped + fill(cache, segments, devices, work.workers, run, sharding).skipped

@@ -1,10 +1,10 @@
-"""Indexes: Arrow files that are made once from other files, and opened memory-mapped by all processes from then on.
+"""Indexes: Arrow files that are built once from other files, and then opened memory-mapped by all processes.
 
-An index bears a stamp of what it was made from. One that is missing, damaged or of another stamp is made again. Where
-its folder cannot be written it lies in the user's cache folder, and where that cannot be either, in memory.
+An index carries a stamp of the files it was built from. One that is missing, damaged or of another stamp is built
+again. If its folder cannot be written, it lies in the user's cache folder; if that cannot be written either, in memory.
 
-A file holds tables of columns of numbers, and texts. Every record batch is one row, whose lists are whole tables, so
-that each column is one stretch of the file: NumPy views of it cost nothing, and all processes share its pages.
+A file holds tables of numeric columns, and texts. Every record batch is one row whose lists are whole tables, so that
+each column is contiguous in the file: NumPy views of it cost nothing, and all processes share its pages.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ Columns = Mapping[str, np.ndarray]
 
 
 class StaleIndexError(ValueError):
-    """An index that is damaged, or was made from something else."""
+    """An index that is damaged, or was built from other files."""
 
 
 class IndexWriter:
-    """Writes an index: texts go to the file as they come, rows of tables when it is finished.
+    """Writes an index: texts go to the file at once, tables when it is finished.
 
     Args:
         sink: The file, by name or open.
-        stamp: The stamp of what the index is made from.
-        tables: The columns of each table by name, and their types, as `np.dtype` takes them.
+        stamp: The stamp of the files that the index is built from.
+        tables: The type of each column of each table, as `np.dtype` takes it.
 
     Attributes:
-        tables: The tables, column by column.
+        tables: The columns of each table so far.
     """
 
     def __init__(self, sink: Any, stamp: str, tables: Mapping[str, Mapping[str, str]]) -> None:
-        kinds = {table: {name: np.dtype(kind) for name, kind in columns.items()} for table, columns in tables.items()}
+        types = {table: {name: np.dtype(kind) for name, kind in columns.items()} for table, columns in tables.items()}
         self._stamp, self._texts = stamp, list[bytes]()
         self.tables: dict[str, dict[str, Any]] = {
-            table: {name: array(kind.char) for name, kind in columns.items()} for table, columns in kinds.items()
+            table: {name: array(kind.char) for name, kind in columns.items()} for table, columns in types.items()
         }
         lists = {
             table: pa.struct([(name, pa.from_numpy_dtype(kind)) for name, kind in columns.items()])
-            for table, columns in kinds.items()
+            for table, columns in types.items()
         }
         lists |= {"texts": pa.large_binary(), "seal": pa.large_binary()}
         self._schema = pa.schema([(name, pa.large_list(kind)) for name, kind in lists.items()])
@@ -74,11 +74,11 @@ class IndexWriter:
             column.append(value)
 
     def count(self, table: str) -> int:
-        """How many rows a table has."""
+        """Returns how many rows a table has."""
         return len(next(iter(self.tables[table].values())))
 
     def finish(self, more: Mapping[str, Any]) -> None:
-        """Writes the tables, and what else the index says as JSON."""
+        """Writes the tables, and more values as JSON."""
         self._flush()
         tables = {
             table: {name: np.ascontiguousarray(column) for name, column in columns.items()}
@@ -111,16 +111,16 @@ class Index:
     """An open index.
 
     Args:
-        buffer: The file's bytes.
-        stamp: The stamp that it must bear.
+        buffer: The bytes of the file.
+        stamp: The stamp that it must carry.
         path: The file, or `None` for one in memory.
 
     Raises:
-        StaleIndexError: It is damaged, or bears another stamp.
+        StaleIndexError: It is damaged, or carries another stamp.
 
     Attributes:
-        tables: Each table's columns, (n,) each, not copied.
-        more: What else the index says.
+        tables: The columns of each table, (n,) each, views of the file.
+        more: The values that were stored as JSON.
     """
 
     def __init__(self, buffer: pa.Buffer, stamp: str, path: Path | None = None) -> None:
@@ -130,12 +130,12 @@ class Index:
             self._file = pa.ipc.open_file(buffer)
             count = self._file.num_record_batches
             seal, check = self._list(count - 1, "seal").to_pylist()
-            told = json.loads(seal)
-            if told["stamp"] != stamp:
-                raise StaleIndexError(f"{path}: was made from something else")
+            content = json.loads(seal)
+            if content["stamp"] != stamp:
+                raise StaleIndexError(f"{path}: was built from other files")
             names = set(self._file.schema.names) - {"texts", "seal"}
             self.tables: dict[str, Columns] = {name: _columns(self._list(count - 2, name)) for name in names}
-            self.more: dict[str, Any] = told["more"]
+            self.more: dict[str, Any] = content["more"]
             damaged = check != _check(seal, self.tables)
         except StaleIndexError:
             raise
@@ -145,20 +145,20 @@ class Index:
             raise StaleIndexError(f"{path}: is damaged")
 
     def text(self, row: int) -> bytes:
-        """A text; any bytes, or `StaleIndexError`, where the file is damaged."""
-        number, within = divmod(row, TEXTS)
-        if number not in self._texts:
+        """Returns a text; any bytes, or raises `StaleIndexError`, where the file is damaged."""
+        batch, within = divmod(row, TEXTS)
+        if batch not in self._texts:
             try:
-                _, ends, data = self._list(number, "texts").buffers()
-                self._texts[number] = np.frombuffer(ends, np.int64), np.frombuffer(data, np.uint8)
+                _, ends, data = self._list(batch, "texts").buffers()
+                self._texts[batch] = np.frombuffer(ends, np.int64), np.frombuffer(data, np.uint8)
             except DAMAGE as error:
                 raise StaleIndexError(f"{self.path}: is damaged ({error})") from error
-        ends, data = self._texts[number]
+        ends, data = self._texts[batch]
         begin, end = ends[within : within + 2].tolist()
         return data[begin:end].tobytes()
 
     def _list(self, number: int, name: str) -> Any:
-        """The list of a record batch; Arrow checks that its buffers are as long as its length says."""
+        """Returns a list of a record batch; Arrow checks that its buffers are as long as they must be."""
         batch = self._file.get_batch(number)
         batch.validate()
         return batch.column(name).values
@@ -168,31 +168,31 @@ class Index:
 
 
 def open_index(path: Path, stamp: str, build: Callable[[Any], None], writable: bool = True) -> Index:
-    """Opens an index, and makes it before if need be.
+    """Opens an index, and builds it first if need be.
 
     Args:
         path: The file.
-        stamp: The stamp of what it is made from, as that is now.
+        stamp: The stamp of the files it is built from, as they are now.
         build: Writes the index into a file, given by name or open.
-        writable: Whether a file may be written; else it is made in memory.
+        writable: Whether a file may be written; else the index is built in memory.
     """
-    places = [path, *_cache(path)] if writable else []
-    for place in places:
+    paths = [path, *_cache(path)] if writable else []
+    for target in paths:
         with suppress(StaleIndexError, OSError):
-            return _opened(place, stamp)
+            return _opened(target, stamp)
     with _lock(path.parent):
-        for place in places:
-            with suppress(StaleIndexError, OSError):  # another process has made it meanwhile
-                return _opened(place, stamp)
+        for target in paths:
+            with suppress(StaleIndexError, OSError):  # another process has built it meanwhile
+                return _opened(target, stamp)
             with suppress(OSError):
-                if place != path:
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                remove_orphans(place)
-                with whole(place) as partial:
+                if target != path:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                remove_orphans(target)
+                with whole(target) as partial:
                     build(str(partial))
-                return _opened(place, stamp)
-    if places:
-        log.warning("%s cannot be written, nor can %s: it is made in memory, by every process", *places)
+                return _opened(target, stamp)
+    if paths:
+        log.warning("%s cannot be written, nor can %s: every process builds it in memory", *paths)
     sink = pa.BufferOutputStream()
     build(sink)
     return Index(sink.getvalue(), stamp)
@@ -204,10 +204,10 @@ def _opened(path: Path, stamp: str) -> Index:
 
 
 def _cache(path: Path) -> list[Path]:
-    """Where an index lies whose own folder cannot be written."""
+    """Returns where an index lies whose own folder cannot be written."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # this user has no home folder
         return []
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     return [base / "vidchat" / f"{digest}-{path.name}"]
@@ -215,7 +215,7 @@ def _cache(path: Path) -> list[Path]:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """One process at a time, where the file system can: two would do the same work, and no harm."""
+    """Lets one process in at a time, where the file system can lock: two would do the same work, and no harm."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

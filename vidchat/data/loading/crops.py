@@ -1,4 +1,4 @@
-"""Crops of decoded clips, to train tokenizers on: frames, audio, or both of one span."""
+"""Crops of decoded clips to train tokenizers on: frames, audio, or both of one span."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ATTEMPTS = 20  # clips tried for one draw before a data set counts as broken
 
 @dataclass(frozen=True)
 class Crop:
-    """What is cut out of a clip.
+    """The format of a crop.
 
     Attributes:
         fps: Frames per second.
@@ -45,7 +45,7 @@ class Crop:
 
     @property
     def span(self) -> int:
-        """Frames that last as long as the crop."""
+        """Returns how many frames last as long as the crop."""
         return max(self.frames or 0, math.ceil((self.samples or 0) * self.fps / self.sample_rate))
 
     def read(self, clip: Clip) -> Media:
@@ -62,30 +62,30 @@ class Crop:
         return media
 
     def cut(self, media: Media, first: int) -> dict[str, Tensor]:
-        """The crop that begins with frame `first`."""
-        cut: dict[str, Tensor] = {}
+        """Returns the crop that begins with frame `first`; see `Crops`."""
+        crop: dict[str, Tensor] = {}
         if self.frames is not None:
-            cut["frames"] = media.frames[first : first + self.frames]
+            crop["frames"] = media.frames[first : first + self.frames]
         if self.samples is not None:
             begin = round(first * self.sample_rate / self.fps)
-            cut["waveform"] = media.waveform[begin : begin + self.samples]
-        return cut
+            crop["waveform"] = media.waveform[begin : begin + self.samples]
+        return crop
 
 
 class Crops:
-    """Makes batches of crops from clips, of which some are kept decoded.
+    """Makes batches of crops from clips, some of which are cached decoded.
 
     Args:
-        clips: Where crops are cut from.
-        crop: What is cut.
-        kept: Decoded clips, by index; the others are decoded when drawn.
+        clips: The clips that crops are cut from.
+        crop: The format of a crop.
+        cached: Decoded clips, by index; the others are decoded when drawn.
     """
 
-    def __init__(self, clips: list[Clip], crop: Crop, kept: dict[int, Media]) -> None:
-        self.clips, self.crop, self.kept = clips, crop, kept
+    def __init__(self, clips: list[Clip], crop: Crop, cached: dict[int, Media]) -> None:
+        self.clips, self.crop, self.cached = clips, crop, cached
 
     def __call__(self, draws: list[Draw]) -> dict[str, Tensor]:
-        """`frames` (B, n, 3, H, W) uint8 and `waveform` (B, s) float32 in [-1, 1], each where asked for."""
+        """Returns `frames` (B, n, 3, H, W) uint8 and `waveform` (B, s) float32 in [-1, 1], those that crops have."""
         cuts = [self._draw(*draw) for draw in draws]
         return {key: torch.stack([cut[key] for cut in cuts]) for key in cuts[0]}
 
@@ -102,9 +102,9 @@ class Crops:
         )
 
     def _crop(self, index: int, where: float) -> dict[str, Tensor]:
-        """The crop at the fraction `where` of a clip."""
-        if index in self.kept:
-            media = self.kept[index]
+        """Returns the crop at the fraction `where` of a clip."""
+        if index in self.cached:
+            media = self.cached[index]
             return self.crop.cut(media, int(where * (len(media.frames) - self.crop.span + 1)))
         clip, fps = self.clips[index], self.crop.fps
         end = length_of(clip.path) if clip.end is None else clip.end
@@ -114,7 +114,7 @@ class Crops:
 
 
 class ClipDataModule(EndlessDataModule):
-    """Crops of every clip of a folder data set, whoever speaks in it.
+    """Crops of every clip of a folder data set, whoever speaks.
 
     Args:
         root: The folder.
@@ -124,9 +124,9 @@ class ClipDataModule(EndlessDataModule):
         frames: Frames in a crop (4k+1 for a causal video tokenizer), or `None` for audio only.
         samples: Samples in a crop (a multiple of the codec's hop), or `None` for frames only.
         batch_size: Crops in a batch, per process.
-        seed: Of the order and the crops.
+        seed: The seed of the order and the crops.
         num_workers: Processes that make batches.
-        memory_gb: Decoded clips are kept up to this much; the rest are decoded when drawn.
+        memory_gb: Gigabytes of decoded clips to cache; the others are decoded when drawn.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class ClipDataModule(EndlessDataModule):
         self.report = Report("clips")
 
     def setup(self, stage: str | None = None) -> None:
-        """Decodes what memory holds; what cannot be decoded is skipped and reported."""
+        """Decodes as many clips as fit into memory; skips and reports those that cannot be decoded."""
         if self.train is not None:
             return
         dialogues, folder = read_folder(self.root)
@@ -163,7 +163,7 @@ class ClipDataModule(EndlessDataModule):
     def _split(self, dialogues: list[Dialogue], split: str) -> Crops | None:
         clips = _distinct(turn.clip for dialogue in dialogues if dialogue.split == split for turn in dialogue.turns)
         good: list[Clip] = []
-        kept: dict[int, Media] = {}
+        cached: dict[int, Media] = {}
         for clip in track(clips, f"decoding {split}", disable=not clips):
             media = None
             if self.memory > 0:
@@ -172,10 +172,10 @@ class ClipDataModule(EndlessDataModule):
                 except MediaError as error:
                     self.report.skipped.append((clip.path.name, str(error)))
                     continue
-                kept[len(good)] = media
+                cached[len(good)] = media
             good.append(clip)
         self.report.read += len(good)
-        return Crops(good, self.crop, kept) if good else None
+        return Crops(good, self.crop, cached) if good else None
 
     def _decode(self, clip: Clip) -> Media:
         media = self.crop.read(clip)
@@ -186,7 +186,7 @@ class ClipDataModule(EndlessDataModule):
 
 
 def _distinct(clips: Iterable[Clip]) -> list[Clip]:
-    found: dict[tuple[Path, float, float | None], Clip] = {}
+    distinct: dict[tuple[Path, float, float | None], Clip] = {}
     for clip in clips:
-        found.setdefault((clip.path, clip.start, clip.end), clip)
-    return list(found.values())
+        distinct.setdefault((clip.path, clip.start, clip.end), clip)
+    return list(distinct.values())

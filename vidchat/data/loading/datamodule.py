@@ -18,10 +18,10 @@ from vidchat.data.folder import FolderError
 from vidchat.data.loading.batches import DialogueBatches, TextEncoder
 from vidchat.data.loading.dialogues import Dialogues
 from vidchat.data.loading.endless import EndlessDataModule, FixedDataset, in_order
-from vidchat.data.loading.gather import Stock, gather, order_of, standardisation
-from vidchat.data.loading.items import Items
+from vidchat.data.loading.gather import SourceRows, gather, order_of, standardisation
 from vidchat.data.loading.order import padding
-from vidchat.data.loading.pieces import Pieces
+from vidchat.data.loading.sample_index import SampleIndex
+from vidchat.data.loading.segment_table import SegmentTable
 from vidchat.data.loading.selection import Selection
 from vidchat.data.report import Report
 from vidchat.data.tokens.encode import fill
@@ -29,6 +29,7 @@ from vidchat.data.tokens.encoder import AudioEncoder, ClipEncoder, FeatureEncode
 from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.dialogue import Branch, Split, Tier
 from vidchat.registry import to_names
+from vidchat.runtime.memory import trim_heap
 
 log = logging.getLogger(__name__)
 NAMED = 20  # dialogues that a warning names; the report names all
@@ -39,7 +40,7 @@ class Source:
     """Dialogues of one folder that are drawn with one weight.
 
     Attributes:
-        root: The folder: a `dialogues.jsonl`, with the clips, media shards or tokens that it tells of.
+        root: The folder: a `dialogues.jsonl`, with the clips, media shards or tokens that it names.
         branch: Only dialogues of this branch, or all.
         tier: Only dialogues of this tier, or all.
         weight: The share of all draws, compared with the other sources.
@@ -57,11 +58,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Batching:
-    """How items become batches.
+    """How samples become batches.
 
     Attributes:
-        size: Answers in a batch, per process.
-        seed: Of the order and of every random choice.
+        size: Samples in a batch, per process.
+        seed: The seed of the order and of every random choice.
         num_workers: Processes that make batches.
     """
 
@@ -71,14 +72,14 @@ class Batching:
 
 
 @dataclass(frozen=True)
-class Tools:
-    """What turns clips and texts into tokens.
+class Tokenizers:
+    """The tokenizers of clips and texts.
 
     Attributes:
-        video_vae: Frames to latents.
-        audio_codec: Audio to codes, or `None`: answers then have no audio, and clips need none.
-        text_tokenizer: Transcripts to ids, or `None`: answers then have no text.
-        thinker: Clips to features, or `None`.
+        video_vae: Encodes frames as latents.
+        audio_codec: Encodes audio as codes, or `None`: answers then have no audio, and clips need none.
+        text_tokenizer: Encodes transcripts as ids, or `None`: answers then have no text.
+        thinker: Encodes clips as features, or `None`.
     """
 
     video_vae: VideoEncoder
@@ -89,12 +90,12 @@ class Tools:
 
 @dataclass
 class _Folder:
-    """One folder of those that are mixed."""
+    """One of the folders that are mixed."""
 
     root: Path
     cache: TokenCache
     dialogues: Dialogues
-    segments: Pieces
+    table: SegmentTable
     sources: list[Source]
 
 
@@ -102,31 +103,36 @@ class DialogueDataModule(EndlessDataModule):
     """Batches of dialogues whose clips were encoded once, into `<root>/tokens`.
 
     Args:
-        sources: What is mixed.
-        point: Working rates and size.
+        sources: The sources that are mixed.
+        media_format: Working rates and size.
         selection: What answers are made from.
-        batching: How they become batches.
-        tools: What turns clips and texts into tokens.
+        batching: How samples become batches.
+        tokenizers: The tokenizers of clips and texts.
 
     Raises:
         ClockError: The tokenizers' chunks do not span the same time.
         FolderError: There is no data set in a folder, or no dialogue for training.
-        CacheError: There are tokens that were made with something else, and no clips to make others from.
+        CacheError: There are tokens of other tokenizers or settings, and no clips to encode again.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        point: MediaFormat,
+        media_format: MediaFormat,
         selection: Selection,
         batching: Batching,
-        tools: Tools,
+        tokenizers: Tokenizers,
     ) -> None:
         super().__init__(batching.size, batching.seed, batching.num_workers)
-        self.sources, self.point, self.tools = list(sources), point, tools
-        self.selection = selection if tools.audio_codec is not None else selection.without("voice")
+        self.sources, self.media_format, self.tokenizers = list(sources), media_format, tokenizers
+        self.selection = selection if tokenizers.audio_codec is not None else selection.without("voice")
         self.encoder = ClipEncoder(
-            tools.video_vae, tools.audio_codec, point.fps, point.size, point.allow_portrait, tools.thinker
+            tokenizers.video_vae,
+            tokenizers.audio_codec,
+            media_format.fps,
+            media_format.size,
+            media_format.allow_portrait,
+            tokenizers.thinker,
         )
         self.report = Report("answers")
         self.statistics: list[tuple[float, float]] = []
@@ -145,44 +151,44 @@ class DialogueDataModule(EndlessDataModule):
         text_tokenizer: TextEncoder,
         thinker: FeatureEncoder | None = None,
     ) -> Self:
-        """The data module of a config.
+        """Returns the data module of a config.
 
         Args:
-            data: Of the data set; each of `data.sources` may say `root`, `branch`, `tier` and `weight`.
-            condition: What answers are made from.
-            seed: Of everything random.
+            data: The config's `data`; each of `data.sources` may give `root`, `branch`, `tier` and `weight`.
+            condition: The config's `condition`.
+            seed: The seed of everything random.
             audio: Whether answers have audio.
-            branch: Of the sources that do not say their own.
-            tier: Likewise.
-            video_vae: See `Tools`.
-            audio_codec: See `Tools`.
-            text_tokenizer: See `Tools`.
-            thinker: See `Tools`.
+            branch: The branch of the sources that do not give one.
+            tier: The tier of the sources that do not give one.
+            video_vae: See `Tokenizers`.
+            audio_codec: See `Tokenizers`.
+            text_tokenizer: See `Tokenizers`.
+            thinker: See `Tokenizers`.
         """
-        told = [{"root": data["root"], "branch": branch, "tier": tier} | source for source in data["sources"] or [{}]]
-        tools = Tools(video_vae, audio_codec if audio else None, text_tokenizer, thinker)
+        defaults = {"root": data["root"], "branch": branch, "tier": tier}
+        sources = [defaults | source for source in data["sources"] or [{}]]
         return cls(
-            [Source(**source | {"root": Path(source["root"])}) for source in told],
+            [Source(**source | {"root": Path(source["root"])}) for source in sources],
             MediaFormat(data["fps"], tuple(data["size"]), data["allow_portrait"], data["dtype"]),
             Selection.read(to_names(condition), data["max_chunks"]),
             Batching(data["batch_size"], seed, data["num_workers"]),
-            tools,
+            Tokenizers(video_vae, audio_codec if audio else None, text_tokenizer, thinker),
         )
 
     @cached_property
     def folders(self) -> dict[Path, _Folder]:
-        """The folders, each opened once."""
+        """Folders by path, each opened once."""
         longest = max(self.selection.max_chunks, self.selection.turn_chunks)
-        found: dict[Path, _Folder] = {}
+        folders: dict[Path, _Folder] = {}
         for root in dict.fromkeys(source.root for source in self.sources):
             sources = [source for source in self.sources if source.root == root]
-            cache = TokenCache(root, self.encoder, longest, self.point.dtype, keep_index=True)
+            cache = TokenCache(root, self.encoder, longest, self.media_format.dtype, keep_index=True)
             dialogues = Dialogues(root)
-            found[root] = _Folder(root, cache, dialogues, Pieces(cache, self.selection, dialogues), sources)
-        return found
+            folders[root] = _Folder(root, cache, dialogues, SegmentTable(cache, self.selection, dialogues), sources)
+        return folders
 
     def rows(self, source: Source, split: Split) -> np.ndarray:
-        """(n,) the numbers of a source's dialogues of a split, in its folder."""
+        """Returns (n,) the rows of a source's dialogues of a split, in its folder."""
         question = True if self.selection.asks else None
         return self.folders[source.root].dialogues.rows(split, source.branch, source.tier, question)
 
@@ -196,42 +202,43 @@ class DialogueDataModule(EndlessDataModule):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         for folder in self.folders.values():
             rows = np.concatenate([self.rows(source, split) for source in folder.sources for split in splits])
-            dialogues = (folder.dialogues[row] for row in rows[~folder.segments.encoded(rows)].tolist())
-            report = fill(folder.cache, (p for d in dialogues for p in self.selection.segments(d)), [device])
+            dialogues = (folder.dialogues[row] for row in rows[~folder.table.encoded(rows)].tolist())
+            report = fill(folder.cache, (s for d in dialogues for s in self.selection.segments(d)), [device])
             if report.skipped:
-                report.read = folder.segments.count(rows) - len(report.skipped)
+                report.read = folder.table.count(rows) - len(report.skipped)
                 log.warning("%s", report)
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the items of both splits; `report`, and `report.txt` beside the tokens, name what was left out."""
+        """Lists the samples of both splits; `report`, and `report.txt` beside the tokens, name what was left out."""
         if self.train is not None:
             return
         self._check_splits()
-        skipped = [told for folder in self.folders.values() for told in folder.dialogues.report.skipped]
+        skipped = [entry for folder in self.folders.values() for entry in folder.dialogues.report.skipped]
         self.report = Report("answers", 0, skipped)
-        train, val = self.items("train"), self.items("val")
+        train, val = self.samples("train"), self.samples("val")
         for folder in self.folders.values():
-            folder.segments.forget()
+            folder.table.forget()
         for number, source in enumerate(self.sources):
             if not (train.sources == number).any():
                 raise FolderError(f"{source}: no usable clip is left for training: {self.report}")
-        self.statistics = [standardisation(values) for values in train.scores(slice(None)).T]
+        self.statistics = [standardisation(train.scores(slice(None), [name])[:, 0]) for name in self.selection.scores]
         self.train = (self._batches(train), order_of(train, [source.weight for source in self.sources], self.seed))
         self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if len(val) else None
+        trim_heap()
         if self.trainer is None or self.trainer.is_global_zero:
             log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
             self._write_report()
 
     def teardown(self, stage: str) -> None:
-        """Says which shards held samples that could not be read, or held impossible values, and of which dialogues."""
+        """Logs which shards held samples that could not be read or had impossible values, and of which dialogues."""
         damage, names = self.damage(), self.damaged_dialogues()
         if damage:
-            told = ", ".join(f"{count} of {shard}" for shard, count in damage.items())
+            counts = ", ".join(f"{count} of {shard}" for shard, count in damage.items())
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             log.warning(
                 "samples that could not be used and were skipped: %s, of the dialogues %s%s; `vidchat data verify` "
                 "checks all shards",
-                told,
+                counts,
                 ", ".join(names[:NAMED]),
                 more,
             )
@@ -240,21 +247,21 @@ class DialogueDataModule(EndlessDataModule):
             self._write_report()
 
     def damaged_dialogues(self) -> list[str]:
-        """Ids of the dialogues of which a sample could not be used so far, in any process of this rank."""
-        found: dict[str, None] = {}
-        made = [cast(DialogueBatches, split[0]).items for split in (self.train, self.val) if split is not None]
+        """Returns the ids of the dialogues of which a sample could not be used so far, in any process of this rank."""
+        names: dict[str, None] = {}
+        splits = [cast(DialogueBatches, split[0]).samples for split in (self.train, self.val) if split is not None]
         for number, source in enumerate(self.sources):
-            segments = self.folders[source.root].cache.damaged_pieces()
+            segments = self.folders[source.root].cache.damaged_segments()
             if segments:
-                found |= dict.fromkeys(name for items in made for name in items.dialogues_of(segments, number))
-        return list(found)
+                names |= dict.fromkeys(name for samples in splits for name in samples.dialogues_of(segments, number))
+        return list(names)
 
     def damage(self) -> dict[str, int]:
-        """How many samples of each shard could not be used so far, in any process of this rank."""
-        found: dict[str, int] = {}
+        """Returns how many samples of each shard could not be used so far, in any process of this rank."""
+        damage: dict[str, int] = {}
         for folder in self.folders.values():
-            found |= {f"{folder.root}: {shard}": count for shard, count in folder.cache.damage().items()}
-        return found
+            damage |= {f"{folder.root}: {shard}": count for shard, count in folder.cache.damage().items()}
+        return damage
 
     def _write_report(self) -> None:
         folder = self.folders[self.sources[0].root].cache.folder
@@ -263,60 +270,60 @@ class DialogueDataModule(EndlessDataModule):
         except OSError as error:  # a data set that may only be read
             log.info("no report.txt was written: %s", error)
 
-    def items(self, split: Split) -> Items:
-        """The answers of a split whose clips are all encoded, in the manifests' order; others go to the report.
+    def samples(self, split: Split) -> SampleIndex:
+        """Returns the samples of a split whose clips are all encoded, in the manifests' order; reports the others.
 
         Raises:
             CacheError: A clip was never encoded.
         """
-        stocks = [Stock(self.rows(source, split), self.folders[source.root].segments) for source in self.sources]
-        return gather(stocks, self.selection, self.report)
+        sources = [SourceRows(self.rows(source, split), self.folders[source.root].table) for source in self.sources]
+        return gather(sources, self.report)
 
     def padding(self, batches: int = 200) -> float:
-        """The share of the chunks of the first training batches that is padding, answers and turns together."""
+        """Returns the share of padding among the chunks of the first training batches, answers and turns together."""
         if self.train is None:
             raise FolderError("padding is known after setup(); call prepare_data() and setup() first")
         make, order = self.train
-        lengths = cast(DialogueBatches, make).items.lengths
-        drawn = ([place.item for place in order.batch(k, self.batch_size)] for k in range(batches))
-        return padding(drawn, lengths)
+        lengths = cast(DialogueBatches, make).samples.lengths
+        by_batch = ([drawn.item for drawn in order.batch(k, self.batch_size)] for k in range(batches))
+        return padding(by_batch, lengths)
 
     def split_dataloader(self, split: Split, batch_size: int | None = None) -> DataLoader:
-        """Each answer of any split once, in the manifests' order; encodes the split if need be."""
+        """Returns a loader of each answer of any split once, in the manifests' order; encodes the split if need be."""
         self.encode(split)
-        items = self.items(split)
-        batches = self._in_order(items, batch_size or self.batch_size)
-        return self._loader(FixedDataset(self._batches(items, torch.float32), batches, self.seed))
+        samples = self.samples(split)
+        batches = self._in_order(samples, batch_size or self.batch_size)
+        return self._loader(FixedDataset(self._batches(samples, torch.float32), batches, self.seed))
 
     @staticmethod
-    def _in_order(items: Items, size: int) -> list[Sequence[int]]:
-        """Batches of each item once, in order; of one shape each."""
-        shapes = (np.flatnonzero(items.shapes == shape).tolist() for shape in range(len(items.grids)))
-        return [batch for some in shapes for batch in in_order(some, size)]
+    def _in_order(samples: SampleIndex, size: int) -> list[Sequence[int]]:
+        """Returns batches of each sample once, in order; each batch has one shape."""
+        by_shape = (np.flatnonzero(samples.shapes == shape).tolist() for shape in range(len(samples.grids)))
+        return [batch for numbers in by_shape for batch in in_order(numbers, size)]
 
-    def _batches(self, items: Items, dtype: torch.dtype | None = None) -> DialogueBatches:
+    def _batches(self, samples: SampleIndex, dtype: torch.dtype | None = None) -> DialogueBatches:
         caches = [self.folders[source.root].cache for source in self.sources]
-        return DialogueBatches(items, caches, self.selection, self.tools.text_tokenizer, self.statistics, dtype)
+        return DialogueBatches(samples, caches, self.selection, self.tokenizers.text_tokenizer, self.statistics, dtype)
 
     def _check_splits(self) -> None:
-        """Before any long work: are there dialogues to train on, and to validate on if that is asked for?"""
+        """Refuses, before any long work, sources without dialogues to train on, or to validate on where asked to."""
         for source in self.sources:
             if not self.rows(source, "train").size:
                 raise FolderError(self._nothing(source, "train"))
-        wanted = self.trainer is not None and self.trainer.limit_val_batches != 0
-        if wanted and not any(self.rows(source, "val").size for source in self.sources):
+        validates = self.trainer is not None and self.trainer.limit_val_batches != 0
+        if validates and not any(self.rows(source, "val").size for source in self.sources):
             raise FolderError(self._nothing(self.sources[0], "val"))
 
     def _nothing(self, source: Source, split: Split) -> str:
         filters = {"tier": source.tier, "branch": source.branch, "question": self.selection.asks or None}
-        told = ", ".join(f"{key}={value}" for key, value in filters.items() if value is not None)
+        chosen = ", ".join(f"{key}={value}" for key, value in filters.items() if value is not None)
         remedy = " or set trainer.limit_val_batches=0" if split == "val" else ""
         return (
-            f"{source.root}: no dialogue of the split '{split}'{f' with {told}' if told else ''}; "
+            f"{source.root}: no dialogue of the split '{split}'{f' with {chosen}' if chosen else ''}; "
             f'give some dialogues "split": "{split}"{remedy}'
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves a `ChunkBatch`; what is kept in half precision becomes float32 there, not on the way."""
+        """Moves a `ChunkBatch`; values stored in half precision become float32 on the device, not on the way."""
         moved: ChunkBatch = batch.to(device)
         return moved.map(lambda value: value.float() if value.is_floating_point() else value)

@@ -1,7 +1,7 @@
-"""The dialogues of a folder by number, and columns of what loading asks of all of them at once.
+"""The dialogues of a folder by row, and columns of what loading needs of all of them at once.
 
-Both come from an index beside the manifest (`vidchat.data.index`), which is made when the folder is first opened, and
-again when the manifest has changed. A dialogue is made from its JSON each time it is asked for.
+Both come from an index beside the manifest (`vidchat.data.index`), which is built when the folder is first opened, and
+again when the manifest has changed. A dialogue is parsed from its JSON each time it is read.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ from vidchat.data.tokens.encoder import Part, Segment
 from vidchat.data.tokens.token_cache import name_of, part_of, segment_number
 from vidchat.dialogue import Branch, Dialogue, Role, Split, Tier
 
-FORMAT = 1  # of the index; another number makes old ones void
+FORMAT = 2  # of the index; another number makes old ones void
 FILE = "dialogues.index.arrow"
 LONG = 64 << 20  # bytes of a manifest whose indexing takes long enough for a progress bar
-MOST_TOPS = 1000  # top folders that are told apart
+MOST_TOPS = 1000  # top folders that are distinguished
 BRANCHES, TIERS, SPLITS = get_args(Branch), get_args(Tier), get_args(Split)
 PARTS, ROLE_NAMES = get_args(Part), get_args(Role)
-# Dialogues, where their turns begin (and a last row: where all end), turns, the numbers of the turns sorted by piece,
-# and the scores of the answers, one name's after the other's. A piece is the part of a turn's clip that is encoded.
+# Dialogues; where the turns of each begin (and a last row: where all end); turns; the rows of the turns sorted by
+# segment, the part of a turn's clip that is encoded; and the scores of the answers, those of one name together.
 TABLES = {
     "dialogues": {"branch": "u1", "tier": "u1", "split": "u1", "answer": "i4", "question": "i4", "person": "u8",
                   "check": "u4"},
     "begins": {"turn": "i8"},
-    "turns": {"piece": "u8", "part": "i1", "role": "i1", "top": "i2"},
+    "turns": {"segment": "u8", "part": "i1", "role": "i1", "top": "i2"},
     "sorted": {"turn": "u4"},
     "scores": {"row": "i4", "value": "f8"},
 }  # fmt: skip
 
 
 class Dialogues(Sequence[Dialogue]):
-    """Dialogues by number.
+    """Dialogues by row.
 
     Args:
         root: The folder.
 
     Raises:
-        FolderError: There is no data set in it, or no usable dialogue.
+        FolderError: It holds no data set, or no usable dialogue.
 
     Attributes:
-        report: What was left out of the manifest, and why.
-        turns: (t,) columns of the turns of all dialogues, one dialogue's after the other's: `segment`, the number that
-            stands for the key of what is encoded of the turn's clip; `part` and `role`, places in `PARTS` and
-            `ROLE_NAMES`; `top`, the place in `tops` of the clip's top folder, -1 for further ones.
+        report: The lines of the manifest that were left out, and why.
+        turns: (t,) columns of the turns of all dialogues, those of one dialogue together: `segment`, the number that
+            stands for the key of the segment; `part` and `role`, positions in `PARTS` and `ROLE_NAMES`; `top`, the
+            position in `tops` of the clip's top folder, -1 for further ones.
         tops: Names of folders in the root, "" for the root itself.
-        sorted: (t,) the turns sorted by piece.
-        first: (n+1,) where the dialogues' turns begin, and where the last one's end.
-        answer: (n,) which of its turns is a dialogue's answer.
-        question: (n,) which of its turns is a dialogue's question, -1 where there is none.
-        person: (n,) hash of who answers.
+        sorted: (t,) the turns sorted by segment.
+        first: (n+1,) the first turn of each dialogue, and the number of all turns.
+        answer: (n,) the position of the answer among a dialogue's turns.
+        question: (n,) the position of the question among a dialogue's turns, -1 where there is none.
+        person: (n,) the hash of the name of who answers.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -73,11 +73,11 @@ class Dialogues(Sequence[Dialogue]):
 
     def _use(self, index: Index) -> None:
         self._index, tables, more = index, index.tables, index.more
-        self._kinds, self._scores, self._scored = tables["dialogues"], tables["scores"], more["scored"]
+        self._columns, self._scores, self._scored = tables["dialogues"], tables["scores"], more["scored"]
         self.report = Report("dialogues", len(self), [(where, why) for where, why in more["skipped"]])
         self.turns, self.tops, self.sorted = tables["turns"], more["tops"], tables["sorted"]["turn"]
         self.first = tables["begins"]["turn"]
-        self.answer, self.question, self.person = (self._kinds[key] for key in ("answer", "question", "person"))
+        self.answer, self.question, self.person = (self._columns[key] for key in ("answer", "question", "person"))
 
     def rows(
         self,
@@ -86,29 +86,29 @@ class Dialogues(Sequence[Dialogue]):
         tier: Tier | None = None,
         question: bool | None = None,
     ) -> np.ndarray:
-        """(n,) int32 the numbers of the dialogues that have these properties, `None` being any, in order."""
-        chosen = np.ones(len(self), bool)
+        """Returns (n,) int32, the rows of the dialogues with these properties, in order; `None` is any."""
+        match = np.ones(len(self), bool)
         for name, value, names in (("branch", branch, BRANCHES), ("tier", tier, TIERS), ("split", split, SPLITS)):
             if value is not None:
-                chosen &= self._kinds[name] == names.index(value)
+                match &= self._columns[name] == names.index(value)
         if question is not None:
-            chosen &= (self.question >= 0) == question
-        return np.flatnonzero(chosen).astype(np.int32)
+            match &= (self.question >= 0) == question
+        return np.flatnonzero(match).astype(np.int32)
 
     def scores(self, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """(n, S) float64 the scores of n dialogues' answers, by name; NaN where there is none."""
-        found = np.full((len(rows), len(names)), np.nan)
+        """Returns (n, S) float64, the scores of n dialogues' answers by name; NaN where there is none."""
+        scores = np.full((len(rows), len(names)), np.nan)
         for column, name in enumerate(names):
             first, end = self._scored.get(name, (0, 0))
             owners, values = (self._scores[key][first:end] for key in ("row", "value"))
             if end > first:
-                place = np.minimum(owners.searchsorted(rows.astype(owners.dtype)), end - first - 1)
-                mine = owners[place] == rows
-                found[mine, column] = values[place[mine]]
-        return found
+                match = np.minimum(owners.searchsorted(rows.astype(owners.dtype)), end - first - 1)
+                mine = owners[match] == rows
+                scores[mine, column] = values[match[mine]]
+        return scores
 
     def __len__(self) -> int:
-        return len(self._kinds["branch"])
+        return len(self._columns["branch"])
 
     @overload
     def __getitem__(self, row: int) -> Dialogue: ...
@@ -120,25 +120,25 @@ class Dialogues(Sequence[Dialogue]):
         return make_dialogue(self.root, parse_entry(self.text(row)), media=False)
 
     def names(self, row: int) -> list[str]:
-        """The paths of the clips of a dialogue's turns, inside the folder."""
+        """Returns the paths of the clips of a dialogue's turns, inside the folder."""
         return [str(PurePosixPath(turn["clip"])) for turn in parse_entry(self.text(row))["turns"]]
 
     def text(self, row: int) -> str:
-        """The JSON of a dialogue."""
+        """Returns the JSON of a dialogue."""
         if not 0 <= row < len(self):
             raise IndexError(f"dialogue {row} of {len(self)}")
         row = int(row)
         for index in (self._index, None):
             try:
-                text = (index or self._made_again()).text(row)
-                if xxhash.xxh32_intdigest(text) == self._kinds["check"][row]:
+                text = (index or self._rebuild()).text(row)
+                if xxhash.xxh32_intdigest(text) == self._columns["check"][row]:
                     return text.decode("utf-8", "surrogatepass")
             except StaleIndexError:
                 pass
-        raise FolderError(f"{self.root}: its {FILE} is damaged again and again; see to the disk")
+        raise FolderError(f"{self.root}: its {FILE} is damaged again and again; check the disk")
 
-    def _made_again(self) -> Index:
-        """The index, made again since its file turned out damaged."""
+    def _rebuild(self) -> Index:
+        """Returns the index, built again since its file turned out damaged."""
         if self._index.path is not None:
             self._index.path.unlink(missing_ok=True)
         fresh = Dialogues(self.root)._index
@@ -156,7 +156,7 @@ class Dialogues(Sequence[Dialogue]):
 
 
 def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """(sum of count,) first[0], first[0] + 1, ... (count[0] of them), first[1], ..."""
+    """Returns (sum of count,): first[0], first[0] + 1, ... (count[0] of them), first[1], ..."""
     before = np.cumsum(count) - count
     return np.repeat(first - before, count) + np.arange(count.sum())
 
@@ -170,14 +170,14 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
     for entry, dialogue in track(entries, f"indexing {manifest}", disable=not long):
         text = (entry if isinstance(entry, str) else json.dumps(entry)).encode("utf-8", "surrogatepass")
         writer.text(text)
-        answer, places = dialogue.answer, {turn.role: place for place, turn in enumerate(dialogue.turns)}
+        answer, positions = dialogue.answer, {turn.role: position for position, turn in enumerate(dialogue.turns)}
         writer.row(
             "dialogues",
             BRANCHES.index(dialogue.branch),
             TIERS.index(dialogue.tier),
             SPLITS.index(dialogue.split),
-            places["responder"],
-            places.get("initiator", -1),
+            positions["responder"],
+            positions.get("initiator", -1),
             xxhash.xxh3_64_intdigest(answer.speaker.encode("utf-8", "surrogatepass")),
             xxhash.xxh32_intdigest(text),
         )
@@ -193,11 +193,11 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
             owners.append(report.read - 1)
             values.append(value)
         writer.row("begins", writer.count("turns"))
-    order = np.argsort(np.array(writer.tables["turns"]["piece"]), kind="stable")
+    order = np.argsort(np.array(writer.tables["turns"]["segment"]), kind="stable")
     writer.tables["sorted"]["turn"] = order.astype(TABLES["sorted"]["turn"])
     scored = {}
-    for score, some in scores.items():
-        scored[score] = writer.count("scores"), writer.count("scores") + len(some[0])
-        for column, part in zip(writer.tables["scores"].values(), some, strict=True):
-            column.extend(part)
+    for score, columns in scores.items():
+        scored[score] = writer.count("scores"), writer.count("scores") + len(columns[0])
+        for column, values in zip(writer.tables["scores"].values(), columns, strict=True):
+            column.extend(values)
     writer.finish({"skipped": report.skipped, "tops": list(tops), "scored": scored})

@@ -1,6 +1,6 @@
-"""A training stream that never ends, and of which batch k is a pure function of the seed and k.
+"""An endless training stream whose batch k is a pure function of the seed and k.
 
-So resuming is starting at k, exactly, whatever the number of workers; nothing of a worker's state need be saved.
+So a resumed run starts at k, exactly, whatever the number of workers; no state of a worker need be saved.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from vidchat.data.loading.shared_buffers import PooledBatch
 
 log = logging.getLogger(__name__)
 Draw = tuple[int, torch.Generator]  # an item's index, and the generator of every random choice made for it
-Make = Callable[[list[Draw]], Any]  # draws to a batch
+Make = Callable[[list[Draw]], Any]  # makes a batch from draws
 
 
 class EndlessDataset(IterableDataset):
-    """Batches k = start, start + 1, ... for ever; of W workers, the w-th makes start + w, start + w + W, ...
+    """Batches k = start, start + 1, ... without end; of W workers, the w-th makes start + w, start + w + W, ...
 
     The batches of one optimizer step, accumulated or on several ranks, are shares of one global batch of the order: the
     same answers make a step however it is split.
 
     Args:
-        make: Draws to a batch; looks at nothing else that changes.
-        order: Which items are drawn for batch k.
+        make: Makes a batch from draws; depends on nothing else that changes.
+        order: The items of batch k.
         batch_size: Draws in a batch of one rank.
         start: The first batch.
         rank: This process among `ranks`.
@@ -54,11 +54,11 @@ class EndlessDataset(IterableDataset):
         self.start, self.rank, self.ranks, self.accumulated = start, rank, ranks, accumulated
 
     def batch(self, k: int) -> Any:
-        """Batch k of this rank."""
+        """Returns batch k of this rank."""
         step, micro = divmod(k, self.accumulated)
         share = micro * self.ranks + self.rank
-        places = self.order.batch(step, self.batch_size, share, self.ranks * self.accumulated)
-        return self.make([(p.item, generator_for(self.order.seed, "draw", p.where)) for p in places])
+        items = self.order.batch(step, self.batch_size, share, self.ranks * self.accumulated)
+        return self.make([(drawn.item, generator_for(self.order.seed, "draw", drawn.where)) for drawn in items])
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -70,15 +70,15 @@ class EndlessDataset(IterableDataset):
 
 
 class FixedDataset(Dataset):
-    """Given batches of items, each item drawn the same way every time.
+    """Fixed batches of items, each item drawn the same way every time.
 
-    Ranks take the batches in turn, all of them equally many, or they would wait for each other for ever: where the
-    batches do not divide, the last of some ranks is one that counts for nothing.
+    Ranks take the batches in turn, and equally many each, or they would wait for each other for ever: where the number
+    of batches does not divide, some ranks end with a batch that counts for nothing.
 
     Args:
-        make: Draws to a batch.
-        batches: The items of each.
-        seed: Of every random choice.
+        make: Makes a batch from draws.
+        batches: The items of each batch.
+        seed: The seed of every random choice.
         rank: This process among `ranks`.
         ranks: Processes that share the batches.
     """
@@ -93,15 +93,15 @@ class FixedDataset(Dataset):
     def __getitem__(self, k: int) -> Any:
         if k >= len(self):
             raise IndexError(f"there are {len(self)} batches, not {k + 1}")
-        place = k * self.ranks + self.rank
-        counts = place < len(self.batches)
-        items = self.batches[place if counts else 0]
+        number = k * self.ranks + self.rank
+        counts = number < len(self.batches)
+        items = self.batches[number if counts else 0]
         batch = self.make([(item, generator_for(self.seed, "fixed", item)) for item in items])
         return batch if counts else uncounted(batch)
 
 
 def uncounted(batch: Any) -> Any:
-    """The same batch, of which nothing counts: all is padding, or its `count` is 0."""
+    """Returns the batch as one that counts for nothing: all is padding, or its `count` is 0."""
     if isinstance(batch, PooledBatch):
         batch.batch = uncounted(batch.batch)
         return batch
@@ -111,12 +111,12 @@ def uncounted(batch: Any) -> Any:
 
 
 def in_order(items: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Every item once, in order, in batches, of which the last may be smaller."""
+    """Returns batches of every item once, in order; the last may be smaller."""
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 class EndlessDataModule(L.LightningDataModule):
-    """Loads endless training batches and fixed validation batches, and knows how many of the former were trained on.
+    """Loads endless training batches and fixed validation batches, and counts the former that were trained on.
 
     A subclass has `train` (make, order) and `val` (make, batches) after `setup`, or `None`.
     """
@@ -127,10 +127,10 @@ class EndlessDataModule(L.LightningDataModule):
     def __init__(self, batch_size: int, seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self.consumed = 0  # batches handed to the training step, not those that workers have made ahead
+        self.consumed = 0  # batches handed to the training step, without those that workers have prefetched
 
     def train_dataloader(self) -> DataLoader:
-        """Endless batches of the split `train`, from the first that was not trained on."""
+        """Returns a loader of endless batches of the split `train`, from the first that was not trained on."""
         if self.train is None:
             raise FolderError('the data set has no usable clip of the split \'train\'; give some "split": "train"')
         return self._loader(
@@ -153,7 +153,7 @@ class EndlessDataModule(L.LightningDataModule):
         return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """This rank's share of the batches of the split `val`; no loader where validation is off and there are none.
+        """Returns a loader of this rank's share of the split `val`; none if it is empty and validation is off.
 
         Each item is there once, in order. Where a number of batches is the limit, it is that of all ranks together.
         """
@@ -166,8 +166,8 @@ class EndlessDataModule(L.LightningDataModule):
                 "trainer.limit_val_batches=0 to train without validation"
             )
         make, batches = self.val
-        some = batches[:limit] if isinstance(limit, int) and limit > 0 else batches
-        return self._loader(FixedDataset(make, some, self.seed, self.rank, self.ranks))
+        batches = batches[:limit] if isinstance(limit, int) and limit > 0 else batches
+        return self._loader(FixedDataset(make, batches, self.seed, self.rank, self.ranks))
 
     def _loader(self, dataset: Dataset) -> DataLoader:
         return DataLoader(
@@ -186,16 +186,16 @@ class EndlessDataModule(L.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, and what decides its batches."""
+        """Returns how many batches were consumed, and what decides the batches."""
         state = {"consumed": self.consumed, "seed": self.seed, "batch_size": self.batch_size, "ranks": self.ranks}
         state["accumulated"] = self.accumulated
         return state | ({} if self.train is None else {"order": self.train[1].fingerprint()})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues where a run stood, exactly; says so where that cannot be exact.
+        """Continues after the batches that a run consumed; warns where that cannot be exact.
 
         Raises:
-            ValueError: Its batches were other batches.
+            ValueError: The seed or the batch size is another, so the batches are too.
         """
         if state_dict["seed"] != self.seed:
             raise ValueError(
@@ -220,9 +220,9 @@ class EndlessDataModule(L.LightningDataModule):
             )
 
     def _change_split(self, before: Split, now: Split) -> None:
-        """Says what another split of a step's answers means; the same number of answers counts as consumed."""
+        """Warns what another split of a step's answers means; the same number of answers counts as consumed."""
         ranks, answers = ("rank" if before.ranks == 1 else "ranks"), ("answer" if before.size == 1 else "answers")
-        told = (
+        change = (
             f"the checkpoint was made with {before.ranks} {ranks} of {before.size} {answers}{before.times}, and this "
             f"run has {now.ranks} of {now.size}{now.times}"
         )
@@ -230,17 +230,17 @@ class EndlessDataModule(L.LightningDataModule):
         steps = round(consumed / now.answers)
         self.consumed = steps * now.accumulated
         if before.answers == now.answers:
-            rank_zero_warn(f"{told}: every batch of all ranks together holds the same answers")
+            rank_zero_warn(f"{change}: every batch of all ranks together holds the same answers")
             return
         rank_zero_warn(
-            f"{told}: resuming is not exact. Training goes on after {steps * now.answers} answers ({consumed} were "
+            f"{change}: resuming is not exact. Training goes on after {steps * now.answers} answers ({consumed} were "
             "consumed), in other batches; a few thousand answers may come again or be left out"
         )
 
 
 @dataclass(frozen=True)
 class Split:
-    """How the answers of one optimizer step are split.
+    """The split of the answers of one optimizer step.
 
     Attributes:
         size: Answers in a batch of one rank.
@@ -254,16 +254,16 @@ class Split:
 
     @classmethod
     def of(cls, state: dict[str, Any], default: Split) -> Split:
-        """That of a checkpoint; an old one does not say everything."""
+        """Returns the split of a checkpoint; an old one does not hold everything."""
         known = {"size": state["batch_size"], "ranks": state.get("ranks"), "accumulated": state.get("accumulated")}
         return replace(default, **{name: value for name, value in known.items() if value is not None})
 
     @property
     def answers(self) -> int:
-        """Of one optimizer step."""
+        """Returns the answers of one optimizer step."""
         return self.size * self.ranks * self.accumulated
 
     @property
     def times(self) -> str:
-        """In words, where batches are accumulated."""
+        """Returns in words how often batches are accumulated."""
         return f", accumulated {self.accumulated} times" if self.accumulated > 1 else ""

@@ -1,134 +1,134 @@
-"""From dialogues to the answers that can be drawn, and the order in which they are."""
+"""From dialogues to the samples that can be drawn, and the order in which they are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from vidchat.data.index import Columns
 from vidchat.data.loading.dialogues import ranges
-from vidchat.data.loading.items import NOBODY, Items
 from vidchat.data.loading.order import Order, Stream
-from vidchat.data.loading.pieces import BLOCK, Pieces
-from vidchat.data.loading.selection import Selection
+from vidchat.data.loading.sample_index import COLUMNS, SampleIndex
+from vidchat.data.loading.segment_table import BLOCK, SegmentTable
 from vidchat.data.report import Report
 from vidchat.data.tokens.provenance import CacheError
 
 LARGEST_SCORE = 1e6  # one that is larger would leave nothing of the others when they are standardised
 SCORES = f"a score of its answer is infinite or beyond {LARGEST_SCORE:g}; mend it in the manifest, or take it out"
 SHAPES = "its turns and its answer are not of one shape; give them the same orientation"
+NONE, MIXED = -1, -2  # grids of dialogues without turns, and with turns of several
 
 
-@dataclass(frozen=True)
-class Stock:
-    """What one source of a mix draws from.
-
-    Attributes:
-        rows: (n,) the dialogues that the source takes.
-        pieces: The pieces of its folder's dialogues.
-    """
+class SourceRows(NamedTuple):
+    """The dialogues that one source of a mix draws from: their (n,) rows, and the segments of their folder."""
 
     rows: np.ndarray
-    segments: Pieces
+    table: SegmentTable
 
 
-def gather(stocks: Sequence[Stock], conditions: Selection, report: Report) -> Items:
-    """The answers whose clips are all encoded, in the sources' and manifests' order.
+def gather(sources: Sequence[SourceRows], report: Report) -> SampleIndex:
+    """Lists the samples whose segments are all encoded, in the order of the sources and their manifests.
 
-    Whether clips have changed since they were encoded is not looked at: `prepare_data` has seen to that.
+    It does not check whether clips have changed since they were encoded: `prepare_data` has done so.
 
     Args:
-        stocks: What each source draws from.
-        conditions: What answers are made from.
-        report: Where the answers are counted, and dialogues named that have none.
+        sources: What each source draws from.
+        report: The report that counts the samples, and names the dialogues that have none.
 
     Raises:
-        CacheError: A clip was never encoded.
+        CacheError: A segment was never encoded.
     """
-    found, people = list[dict[str, Any]](), 0
-    for source, stock in enumerate(stocks):
-        dialogues, segments = stock.segments.dialogues, stock.segments
-        person = np.full(len(stock.rows), NOBODY)
-        if conditions.voice:  # the same name in another set may be another person
-            person = people + np.unique(dialogues.person[stock.rows], return_inverse=True)[1]
+    blocks, people = list[Columns](), 0
+    for number, (rows, table) in enumerate(sources):
+        person = None
+        if table.selection.voice:  # the same name in another set may be another person
+            person = people + np.unique(table.dialogues.person[rows], return_inverse=True)[1]
             people = person.max(initial=people - 1) + 1
-        for first in range(0, len(stock.rows), BLOCK):
-            rows = stock.rows[first : first + BLOCK]
-            doubtful = rows[~segments.encoded(rows, look=False)].tolist()
-            why = {row: told for row in doubtful if (told := _why_not(segments, row)) is not None}
-            absurd = (np.abs(dialogues.scores(rows, conditions.scores)) > LARGEST_SCORE).any(1)
-            why |= {row: SCORES for row in rows[absurd].tolist() if row not in why}
-            kept = ~np.isin(rows, np.fromiter(why, np.int64, len(why)))
-            if kept.any():
-                answers = _answers(segments, source, rows[kept], person[first : first + BLOCK][kept])
-                found.append(answers)
-                none = ~np.isin(rows, answers["row"], kind="table")
-                why |= dict.fromkeys(rows[kept & none].tolist(), SHAPES)
-            report.skipped += [(f"dialogue {dialogues[row].id}", why[row]) for row in sorted(why)]
-    items = Items([stock.segments for stock in stocks], found)
-    report.read += len(items)
-    return items
+        for first in range(0, len(rows), BLOCK):
+            some = slice(first, first + BLOCK)
+            blocks.append(_gather_block(table, number, rows[some], None if person is None else person[some], report))
+    samples = SampleIndex([source.table for source in sources], blocks)
+    report.read += len(samples)
+    return samples
 
 
-def _why_not(segments: Pieces, row: int) -> str | None:
-    """Why a dialogue cannot be used that is not encoded; `None` if it can, its clips having changed since.
+def _gather_block(
+    table: SegmentTable, source: int, rows: np.ndarray, person: np.ndarray | None, report: Report
+) -> Columns:
+    """Returns the columns of the samples of some dialogues; reports those that have none."""
+    dialogues = table.dialogues
+    doubtful = rows[~table.encoded(rows, check_clips=False)].tolist()
+    why = {row: reason for row in doubtful if (reason := _why_unusable(table, row)) is not None}
+    absurd = (np.abs(dialogues.scores(rows, table.selection.scores)) > LARGEST_SCORE).any(1)
+    why |= {row: SCORES for row in rows[absurd].tolist() if row not in why}
+    usable = ~np.isin(rows, np.fromiter(why, np.int64, len(why)))
+    columns = _samples(table, source, rows[usable], None if person is None else person[usable])
+    fitting = np.isin(rows, columns["row"], kind="table")
+    why |= dict.fromkeys(rows[usable & ~fitting].tolist(), SHAPES)
+    report.skipped += [(f"dialogue {dialogues[row].id}", why[row]) for row in sorted(why)]
+    return columns
+
+
+def _why_unusable(table: SegmentTable, row: int) -> str | None:
+    """Says why a dialogue that is not encoded cannot be used; `None` if it can, its clips having changed since.
 
     Raises `CacheError`.
     """
-    dialogue = segments.dialogues[row]
-    looks = [segments.cache.look(segment) for segment in segments.conditions.segments(dialogue)]
-    why = next((look.bad for look in looks if look.bad is not None), None)
-    if why is None and any(look.missing for look in looks):
-        root = segments.dialogues.root
+    dialogue = table.dialogues[row]
+    states = [table.cache.lookup(segment) for segment in table.selection.segments(dialogue)]
+    why = next((state.bad for state in states if state.bad is not None), None)
+    if why is None and any(state.missing for state in states):
+        root = table.dialogues.root
         raise CacheError(f"dialogue {dialogue.id} of {root} is not encoded; call prepare_data() first")
     return why
 
 
-def _answers(segments: Pieces, source: int, rows: np.ndarray, person: np.ndarray) -> dict[str, Any]:
-    """The columns of `Items` for n dialogues that are encoded: no item if shapes differ, several if it is single."""
-    index, places, conditions = segments.cache.tracks["latents"].index, segments.places("latents"), segments.conditions
-    sample, spans = index.spans(places[segments.answers(rows)])
-    shape = index.shapes(ranges(sample, spans))
-    owner, span = np.repeat(np.arange(len(rows)), spans), ranges(np.zeros_like(sample), spans)
+def _samples(table: SegmentTable, source: int, rows: np.ndarray, person: np.ndarray | None) -> Columns:
+    """Returns the columns of n encoded dialogues' samples: none where shapes differ, several where it is single."""
+    index, index_rows, selection = table.cache.tracks["latents"].index, table.index_rows("latents"), table.selection
+    first, spans = index.spans(index_rows[table.answers(rows)])
+    owner, span = np.repeat(np.arange(len(rows)), spans), ranges(np.zeros_like(first), spans)
+    shape = index.shapes(ranges(first, spans))
 
-    turn, turn_owner = segments.turns(rows)
-    turn_shape = index.shapes(index.spans(places[turn])[0])
-    chunks = np.minimum(turn_shape[:, 0] - 1, conditions.turn_chunks)
+    turn, turn_owner = table.turns(rows)
+    turn_shape = index.shapes(index.spans(index_rows[turn])[0])
+    chunks = np.minimum(turn_shape[:, 0] - 1, selection.turn_chunks)
     turn_length = np.bincount(turn_owner, chunks, len(rows)).astype(np.int64)
-    # Turns are of an answer's shape if the least and the greatest of them are, in height and in width.
-    least, most = np.full((len(rows), 2), np.iinfo(np.int64).max), np.full((len(rows), 2), -1)
-    np.minimum.at(least, turn_owner, turn_shape[:, -2:])
-    np.maximum.at(most, turn_owner, turn_shape[:, -2:])
-    grid = shape[:, -2:]
-    fits = (most[owner] < 0).all(1) | ((least[owner] == grid) & (most[owner] == grid)).all(1)
-    owner, span, shape = owner[fits], span[fits], shape[fits]
-    length = np.minimum(shape[:, 0] - 1, conditions.max_chunks)
-    columns = {"row": rows[owner], "span": span, "length": length, "turn_length": turn_length[owner]}
-    return columns | {"source": source, "grid": shape[:, -2:], "person": person[owner]}
+    grid, turn_grid = (some[:, -2] << 16 | some[:, -1] for some in (shape, turn_shape))
+    expected = np.full(len(rows), NONE)
+    expected[turn_owner] = turn_grid
+    expected[turn_owner[expected[turn_owner] != turn_grid]] = MIXED
+    fits = (expected[owner] == NONE) | (expected[owner] == grid)
+    owner = owner[fits]
+    lengths = np.stack([np.minimum(shape[fits, 0] - 1, selection.max_chunks), turn_length[owner]], axis=1)
+    columns = {"source": np.full(len(owner), source), "row": rows[owner], "span": span[fits]}
+    columns |= {"lengths": lengths, "grid": grid[fits]} | ({} if person is None else {"person": person[owner]})
+    return {name: column.astype(COLUMNS[name]) for name, column in columns.items()}
 
 
-def order_of(items: Items, weights: Sequence[float], seed: int) -> Order:
-    """The endless order of items: sources by weight, those of one shape in a batch, of like length together."""
+def order_of(samples: SampleIndex, weights: Sequence[float], seed: int) -> Order:
+    """Returns the endless order of samples: sources by weight, those of one shape in a batch, like lengths together."""
     groups: list[list[Stream]] = []
-    for shape, grid in enumerate(sorted(items.grids)):
+    for shape, grid in enumerate(samples.grids):
         group = []
-        for source in np.unique(items.sources[items.shapes == shape]).tolist():
-            mine = np.flatnonzero((items.shapes == shape) & (items.sources == source)).astype(np.int32)
-            name = "" if len(mine) == len(items) else f"source {source} of {grid[0]}x{grid[1]}"
-            weight = weights[source] * len(mine) / int((items.sources == source).sum())
-            group.append(Stream(name, mine, weight))
+        for source in np.unique(samples.sources[samples.shapes == shape]).tolist():
+            of_source = samples.sources == source
+            mine = np.flatnonzero((samples.shapes == shape) & of_source).astype(np.int32)
+            name = "" if len(mine) == len(samples) else f"source {source} of {grid[0]}x{grid[1]}"
+            weight = weights[source] * len(mine) / int(of_source.sum())
+            group.append(Stream(name, range(len(samples)) if not name else mine, weight))
         groups.append(group)
-    return Order(seed, groups, items.lengths)
+    return Order(seed, groups, samples.lengths)
 
 
 def standardisation(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of a score over the items that have it; (0, 1) where it says nothing.
+    """Returns the mean and standard deviation of a score over the samples that have it; 0 and 1 if none has it.
 
     Args:
-        values: (n,) of each item, NaN where it has none.
+        values: (n,) the score of each sample, NaN where it has none.
     """
     known = torch.from_numpy(values[~np.isnan(values)]).float()
     if not len(known):

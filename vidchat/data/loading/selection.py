@@ -1,4 +1,4 @@
-"""What an answer is made from: which parts of a dialogue's clips are encoded, and what conditions it."""
+"""The selection of what an answer is made from: the segments of a dialogue's clips, and the conditions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from vidchat.registry import packages_in
 
 @dataclass(frozen=True)
 class Selection:
-    """What is taken from a dialogue for its answer, besides the reference.
+    """The parts of a dialogue that its answer is made from, besides the reference.
 
     Attributes:
         conditions: Conditions by name.
-        initiator: Whether the question's latents and codes are heard.
-        earlier_turns: Whether those of the turns before the question are.
-        max_chunks: Length of the longest answer. A longer one is cut to its beginning; in the single branch, into
+        initiator: Whether the question's latents and codes condition the answer.
+        earlier_turns: Whether those of the turns before the question do.
+        max_chunks: The length of the longest answer. A longer one is cut to its beginning; in the single branch, into
             spans.
-        max_turn_chunks: Length of the longest other turn, by default `max_chunks`; of a longer one its end is kept,
+        max_turn_chunks: The length of the longest other turn, by default `max_chunks`; of a longer one its end is kept,
             since what follows answers it.
     """
 
@@ -35,7 +35,7 @@ class Selection:
 
     @classmethod
     def read(cls, condition: Mapping[str, Any], max_chunks: int) -> Self:
-        """The selection of a config's `condition` node, of names."""
+        """Returns the selection of a config's `condition` node, which holds names."""
         return cls(
             read_conditions(condition, packages_in(condition)),
             bool(condition["initiator"]),
@@ -67,34 +67,37 @@ class Selection:
     @property
     def scores(self) -> tuple[str, ...]:
         """Names of the answer's scores that conditions read."""
-        return tuple(dict.fromkeys(name for one in self.conditions.values() for name in one.columns))
+        return tuple(dict.fromkeys(name for condition in self.conditions.values() for name in condition.columns))
 
     def needs(self, need: Need) -> bool:
-        """Whether any condition needs this of the data."""
+        """Returns whether any condition needs this of the data."""
         return any(need in condition.needs for condition in self.conditions.values())
 
     def without(self, need: Need) -> Self:
-        """The same without the conditions that need this."""
-        return replace(self, conditions={name: one for name, one in self.conditions.items() if need not in one.needs})
+        """Returns the same selection without the conditions that need this."""
+        return replace(
+            self,
+            conditions={name: condition for name, condition in self.conditions.items() if need not in condition.needs},
+        )
 
     def answer(self, dialogue: Dialogue) -> Segment:
-        """Of a dialogue the answer's beginning; of the single branch, all of it in spans, to learn from everything."""
+        """Returns a dialogue's answer: its beginning, or all of it in spans in the single branch."""
         part: Literal["first", "spans"] = "spans" if dialogue.branch == "single" else "first"
         return Segment(dialogue.answer, part, self.max_chunks)
 
     def turns(self, dialogue: Dialogue) -> list[tuple[Segment, Role]]:
-        """The turns that are heard before the answer, in order: earlier ones, then the question."""
-        chosen: list[Turn] = []
+        """Returns the turns that condition the answer, in order: earlier ones, then the question."""
+        turns: list[Turn] = []
         question, answer = dialogue.question, dialogue.answer
         for turn in dialogue.turns:
             if turn.clip is question:
-                chosen += [turn] if self.initiator else []
+                turns += [turn] if self.initiator else []
             elif turn.clip is not answer and self.earlier_turns:
-                chosen.append(turn)
-        return [(self._turn(dialogue, turn.clip), turn.role) for turn in chosen]
+                turns.append(turn)
+        return [(self._turn(dialogue, turn.clip), turn.role) for turn in turns]
 
     def question(self, dialogue: Dialogue) -> Segment | None:
-        """What the thinker sees, if there is one."""
+        """Returns what the thinker sees, if there is one."""
         clip = dialogue.question if self.features else None
         return None if clip is None else replace(self._turn(dialogue, clip), features=True)
 
@@ -104,7 +107,7 @@ class Selection:
         return Segment(clip, part, self.turn_chunks)
 
     def segments(self, dialogue: Dialogue) -> list[Segment]:
-        """Everything of a dialogue that is to be encoded; the question last, which may ask for features too."""
+        """Returns all segments of a dialogue to encode; the question last, which may ask for features too."""
         question = self.question(dialogue)
         turns = [segment for segment, _ in self.turns(dialogue)]
         return [self.answer(dialogue), *turns, *([] if question is None else [question])]

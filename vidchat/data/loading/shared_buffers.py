@@ -1,8 +1,8 @@
-"""Shared memory that a loader's process fills again and again, once the training process is done with it.
+"""Shared memory that a loader process reuses once the training process has released it.
 
-A batch goes from the process that makes it to the one that trains on it in memory that both see. Fresh memory of that
-kind costs ten times what filling it costs, since the system has to find, clear and map each page when it is first
-touched. So a loader's process keeps what it has handed over, and uses it again when the training process has let go.
+A batch goes from the process that makes it to the one that trains on it in shared memory. Fresh shared memory costs ten
+times what filling it costs, since the system has to find, clear and map each page when it is first touched. So a loader
+process keeps the memory of the batches it has sent, and reuses it when the training process has released it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import get_worker_info
 
-SLOTS = 32  # of one process: tensors that it keeps
+SLOTS = 32  # tensors that a process keeps
 PAGE = 4096
-LEAST = 1 << 18  # bytes from which on it is worth it
+LEAST = 1 << 18  # bytes of the smallest tensor that is worth it
 
 
 class SharedBufferPool:
-    """Tensors for batches; each of a loader's processes lends memory of its own."""
+    """Tensors for batches; each loader process has a pool of its own."""
 
     def __init__(self) -> None:
-        self._lent: Tensor | None = None  # (SLOTS,) uint8, which both processes see; 1: the trainer has it
+        self._lent: Tensor | None = None  # (SLOTS,) uint8, shared by both processes; 1: the trainer has it
         self._slots: dict[int, torch.UntypedStorage] = {}
-        self._handed: list[int] = []
+        self._sent: list[int] = []
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor of any content; in a loader's process, in memory that the training process sees too."""
+        """Returns an uninitialised tensor; in a loader process, in memory shared with the training process."""
         size = math.prod(shape) * dtype.itemsize
         if get_worker_info() is None or size < LEAST:
             return torch.empty(shape, dtype=dtype)
@@ -41,28 +41,28 @@ class SharedBufferPool:
         storage = torch.UntypedStorage._new_shared(size) if slot is None else self._slots[slot]
         if slot is not None:
             self._lent[slot] = 1
-            self._handed.append(slot)
+            self._sent.append(slot)
         return torch.empty(0, dtype=dtype).set_(storage)[: math.prod(shape)].view(shape)
 
     def _slot(self, lent: Tensor, size: int) -> int | None:
-        """A slot that is free and large enough; `None` if the trainer keeps all of them."""
+        """Returns a slot that is free and large enough; `None` if the trainer has all of them."""
         free = torch.nonzero(lent == 0).flatten().tolist()
         fitting = [slot for slot in free if slot in self._slots and self._slots[slot].nbytes() >= size]
         if fitting:
             return min(fitting, key=lambda slot: self._slots[slot].nbytes())
         unused = [slot for slot in free if slot not in self._slots] or free
-        if unused:  # larger than need be, as the next batch may be larger
+        if unused:  # an eighth larger, as the next batch may be larger
             self._slots[unused[0]] = torch.UntypedStorage._new_shared(-(-size * 9 // 8 // PAGE) * PAGE)
         return unused[0] if unused else None
 
     def to_trainer(self, batch: Any) -> Any:
-        """A batch made of this lender's tensors, ready to be sent: it arrives as the batch itself."""
-        handed, self._handed = self._handed, []
-        return PooledBatch(batch, self._lent, handed) if handed else batch
+        """Wraps a batch of this pool's tensors to be sent; it arrives as the batch itself."""
+        sent, self._sent = self._sent, []
+        return PooledBatch(batch, self._lent, sent) if sent else batch
 
 
 class PooledBatch:
-    """A batch on its way."""
+    """A batch that is being sent, and the slots of its tensors."""
 
     def __init__(self, batch: Any, lent: Tensor | None, slots: list[int]) -> None:
         self.batch, self.lent, self.slots = batch, lent, slots
@@ -71,22 +71,22 @@ class PooledBatch:
         return _arrive, (self.batch, self.lent, self.slots)
 
 
-_held: list[tuple[list[StorageWeakRef], Tensor, list[int]]] = []  # of batches that have arrived in this process
+_held: list[tuple[list[StorageWeakRef], Tensor, list[int]]] = []  # tensors of batches that arrived in this process
 
 
 def _arrive(batch: Any, lent: Tensor, slots: list[int]) -> Any:
-    """Gives back what this process has let go of, and notes what it now has."""
-    for one in list(_held):
-        storages, theirs, numbers = one
+    """Releases the slots of batches that this process has freed, and notes those of this batch."""
+    for held in list(_held):
+        storages, theirs, numbers = held
         if all(storage.expired() for storage in storages):
             theirs[numbers] = 0
-            _held.remove(one)
+            _held.remove(held)
     _held.append(([StorageWeakRef(tensor.untyped_storage()) for tensor in _tensors(batch)], lent, slots))
     return batch
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a batch, however deep."""
+    """Yields the tensors in a batch, however deep."""
     if isinstance(value, Tensor):
         yield value
     for part in value.values() if isinstance(value, dict) else vars(value).values() if is_dataclass(value) else ():

@@ -1,9 +1,9 @@
-"""Filling a token cache: in one process or many, on one machine or many, stopped and gone on with at any moment.
+"""Filling a token cache: in one process or many, on one machine or many, stopped and continued at any moment.
 
-What is missing is cut into jobs, each of consecutive pieces. The jobs follow from the data set alone, whoever works on
-them and however often they were stopped. Who works takes any job that is not done and that nobody holds, and encodes it
-window after window into tars; after each it notes in the job's journal how far they are (`tokens.journal`).
-Whoever goes on with the job begins there, and the windows that follow are those of an undisturbed run, which makes the
+Missing segments are cut into jobs of consecutive segments. The jobs follow from the data set alone, whoever works on
+them and however often they are stopped. A worker takes any job that is not done and that no other worker holds, and
+encodes it window after window into tars; after each window it notes the progress in the job's journal
+(`tokens.journal`). The next worker of the job continues there, with the windows of an undisturbed run, and so makes the
 same bytes.
 """
 
@@ -32,17 +32,17 @@ from vidchat.data.tokens.track_index import number_of
 from vidchat.data.tokens.windows import Decoded, encode, windows
 from vidchat.data.workers import each
 
-ROUND = 2048  # jobs that workers are told of at a time
+ROUND = 2048  # jobs that are given to workers at a time
 Engine = Callable[[Callable[[int], None], int], None]  # runs function(0) .. function(n - 1), at the same time if it can
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """How pieces become shards.
+    """How segments become shards.
 
     Attributes:
-        pieces: Most pieces of a job, whose tokens go into shards of their own.
-        bytes: Of the largest shard, unless one piece alone is larger.
+        segments: The most segments of a job, whose tokens go into shards of their own.
+        bytes: Bytes of the largest shard, unless one segment alone is larger.
     """
 
     segments: int = 64
@@ -51,7 +51,7 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Job:
-    """Consecutive pieces that lack the same tracks."""
+    """Consecutive segments that lack the same tracks."""
 
     name: str
     generation: int
@@ -67,20 +67,20 @@ def fill(
     engine: Engine | None = None,
     sharding: Sharding | None = None,
 ) -> Report:
-    """Encodes what is not yet encoded; stopped and called again, it goes on.
+    """Encodes what is not yet encoded; called again after a stop, it continues.
 
-    A piece that cannot be encoded is skipped, and remembered until its clip changes.
+    A segment that cannot be encoded is skipped, and remembered until its clip changes.
 
     Args:
-        cache: What is filled.
-        pieces: What is to be there.
-        devices: Where to encode; worker i takes the i-th, going round.
-        workers: How many work at the same time.
-        engine: What runs them; by default processes, or this one if it is the only one.
-        sharding: How pieces become shards.
+        cache: The cache to fill.
+        segments: The segments that it shall hold.
+        devices: The devices to encode on; worker i takes the i-th, in turn.
+        workers: How many workers there are.
+        engine: The engine that runs them; by default one process each, or this process if there is one worker.
+        sharding: How segments become shards.
 
     Raises:
-        CacheError: There are only tokens that were made with something else, and no clips to make others from.
+        CacheError: There are only tokens of other tokenizers or settings, and no clips to encode again.
     """
     sharding = sharding or Sharding()
     publish_finished(cache)
@@ -95,57 +95,57 @@ def fill(
         run = engine or (in_this_process if workers == 1 else in_processes)
         with _progress(cache, jobs):
             for first in range(0, len(jobs), ROUND):
-                some = jobs[first : first + ROUND]
-                run(Worker(cache, some, tuple(devices), workers, sharding.bytes), workers)
+                batch = jobs[first : first + ROUND]
+                run(Worker(cache, batch, tuple(devices), workers, sharding.bytes), workers)
         for track in cache.tracks.values():
             track.forget()
     tracks = [track for track in cache.tracks.values() if track.exists]
-    if work_folder(cache).is_dir() or not all(is_summarised(track.folder) for track in tracks):
+    if work_folder(cache).is_dir() or not all(is_summarised(t.folder, t.index.count) for t in tracks):
         with hold(cache, "cache", wait=True):
             for track in tracks:
                 summarise(track.folder)
         tidy(cache)
     bad = [
-        (segment.clip.path.name, why) for segment in lacking.values() if (why := cache.look(segment).bad) is not None
+        (segment.clip.path.name, why) for segment in lacking.values() if (why := cache.lookup(segment).bad) is not None
     ]
     return Report("clips", count - len(bad), bad)
 
 
 def survey(cache: TokenCache, segments: Iterable[Segment]) -> tuple[int, dict[str, Segment]]:
-    """How many different pieces there are, and by key those that lack something: only these need be kept in mind."""
-    every, lacking = array("Q"), dict[str, Segment]()
+    """Returns how many different segments there are, and by key those that lack something."""
+    numbers, lacking = array("Q"), dict[str, Segment]()
     for segment in segments:
-        found = cache.look(segment)
-        every.append(number_of(found.key))
-        if found.missing or found.bad is not None:
-            lacking[found.key] = segment if segment.features else lacking.get(found.key, segment)
-    return len(np.unique(np.frombuffer(every, np.uint64))), lacking
+        state = cache.lookup(segment)
+        numbers.append(number_of(state.key))
+        if state.missing or state.bad is not None:
+            lacking[state.key] = segment if segment.features else lacking.get(state.key, segment)
+    return len(np.unique(np.frombuffer(numbers, np.uint64))), lacking
 
 
 def plan(cache: TokenCache, lacking: dict[str, Segment], sharding: Sharding) -> list[Job]:
-    """The jobs that are left. Jobs that are done leave whole slices out, so that the others stay what they were."""
+    """Returns the jobs that are left. Those that are done leave out whole slices, so the others stay what they were."""
     by_tracks: dict[tuple[Track, ...], list[str]] = {}
     for key, segment in lacking.items():
-        found = cache.look(segment)
-        if found.missing and found.bad is None:
-            by_tracks.setdefault(found.missing, []).append(key)
+        state = cache.lookup(segment)
+        if state.missing and state.bad is None:
+            by_tracks.setdefault(state.missing, []).append(key)
     jobs = []
-    for tracks, keys in by_tracks.items():
-        for first in range(0, len(keys), sharding.segments):
-            some = keys[first : first + sharding.segments]
-            generation = max(cache.tracks[track].generation(key) for track in tracks for key in some)
+    for tracks, lacking_keys in by_tracks.items():
+        for first in range(0, len(lacking_keys), sharding.segments):
+            keys = lacking_keys[first : first + sharding.segments]
+            generation = max(cache.tracks[track].generation(key) for track in tracks for key in keys)
             folders = [cache.tracks[track].folder.name for track in tracks]
-            digest = hashlib.sha256(dumps([folders, some, generation, sharding.bytes]).encode()).hexdigest()
-            jobs.append(Job(f"shard-{digest[:12]}", generation, tracks, tuple(lacking[key] for key in some)))
+            digest = hashlib.sha256(dumps([folders, keys, generation, sharding.bytes]).encode()).hexdigest()
+            jobs.append(Job(f"shard-{digest[:12]}", generation, tracks, tuple(lacking[key] for key in keys)))
     return jobs
 
 
-# Who works.
+# Workers.
 
 
 @dataclass
 class Worker:
-    """Takes jobs until none is left; called with its number."""
+    """Takes jobs until none is left; called with its index."""
 
     cache: TokenCache
     jobs: list[Job]
@@ -160,7 +160,7 @@ class Worker:
         first = number * len(self.jobs) // self.workers
         encoder = self.cache.encoder
         with _on(device, encoder.video_vae, encoder.audio_codec, encoder.thinker):
-            # At first only jobs that nobody holds; then those too whose holder may have been killed meanwhile.
+            # First the jobs that no worker holds; then those too whose worker may have been killed meanwhile.
             for wait in (False, True):
                 for job in self.jobs[first:] + self.jobs[:first]:
                     with hold(self.cache, job.name, wait) as mine:
@@ -186,7 +186,7 @@ class Worker:
     ) -> None:
         for decoded, spans in zip(window, encoded, strict=True):
             segment = decoded.segment
-            told: dict[str, Any] = {
+            entry: dict[str, Any] = {
                 "key": self.cache.key(segment),
                 "clip": self.cache.name(segment.clip),
                 "start": segment.clip.start,
@@ -195,12 +195,12 @@ class Worker:
                 "stamp": decoded.stamp,
             }
             if decoded.why is not None:
-                # In the last of the tracks alone: what has no audio may still have a frame.
-                writers[job.tracks[-1]].shard["bad"].append(told | {"why": decoded.why})
+                # In the last track alone: a clip without audio may still have frames.
+                writers[job.tracks[-1]].shard["bad"].append(entry | {"why": decoded.why})
                 continue
             for track in job.tracks:
                 tensors = [self._stored(track, span[track]) for span in spans]
-                writers[track].add(told, tensors, self.shard_bytes)
+                writers[track].add(entry, tensors, self.shard_bytes)
         journal.note(len(window), writers)
 
     def _stored(self, track: Track, tensor: Tensor) -> Tensor:
@@ -208,19 +208,19 @@ class Worker:
 
 
 def in_this_process(function: Callable[[int], None], count: int) -> None:
-    """One worker after the other."""
+    """Runs one worker after the other."""
     for number in range(count):
         function(number)
 
 
 def in_processes(function: Callable[[int], None], count: int) -> None:
-    """Every worker in a process of its own, which ends with this one."""
+    """Runs every worker in a process of its own, which ends with this one."""
     for _ in each(function, range(count), count):
         pass
 
 
 def on_ray(function: Callable[[int], None], count: int, gpus: float = 0) -> None:
-    """Every worker as a task of a Ray cluster, whose nodes must all see the data set's folder and the cache's."""
+    """Runs every worker as a task of a Ray cluster, whose nodes must all see the data set's and the cache's folder."""
     try:
         import ray
     except ImportError:
@@ -230,15 +230,15 @@ def on_ray(function: Callable[[int], None], count: int, gpus: float = 0) -> None
     shared = ray.put(function)
 
     @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)
-    def run(one: Callable[[int], None], number: int) -> None:
-        one(number)
+    def run(worker: Callable[[int], None], number: int) -> None:
+        worker(number)
 
     ray.get([run.remote(shared, number) for number in range(count)])
 
 
 @contextmanager
 def _progress(cache: TokenCache, jobs: list[Job]) -> Iterator[None]:
-    """A bar of the pieces done, by whichever process."""
+    """Shows a bar of the segments that all processes have done."""
     columns = (TextColumn("encoding clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     stop = threading.Event()
     with Progress(*columns) as progress:
@@ -269,7 +269,7 @@ def _done(cache: TokenCache, job: Job) -> int:
 
 @contextmanager
 def _on(device: str, *tokenizers: Any) -> Iterator[None]:
-    """Tokenizers on the device for as long as it takes, and back in the CPU's memory afterwards."""
+    """Moves tokenizers to the device for the block, and back to the CPU's memory afterwards."""
     present = [tokenizer for tokenizer in tokenizers if tokenizer is not None]
     for tokenizer in present:
         tokenizer.to(device)

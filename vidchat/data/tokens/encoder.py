@@ -1,7 +1,7 @@
 """Clips to tokens: latents and codes of the same chunks, to the frame, and a frozen thinker's features.
 
-A piece of a clip is 4T+1 frames. Its latents are chunks 0..T, chunk 0 being frame 0 alone; its audio starts with
-frame 1, so codec frames F(t-1) .. Ft-1 belong to chunk t. Encoding therefore starts at a piece's own first frame:
+A segment of a clip is 4T+1 frames. Its latents are chunks 0..T, chunk 0 being frame 0 alone; its audio starts with
+frame 1, so codec frames F(t-1) .. Ft-1 belong to chunk t. Encoding therefore starts at a segment's own first frame:
 a chunk-0 latent cannot be cut out of the middle of a longer encoding.
 """
 
@@ -22,11 +22,11 @@ from vidchat.dialogue import ChunkClock, Clip
 # of them in consecutive spans, each with a reference of its own (the single branch).
 Part = Literal["first", "last", "spans"]
 Track = Literal["latents", "codes", "features"]
-VERSION = 2  # of what is computed here; another number makes old tokens void
+VERSION = 2  # of the encoding; another number makes old tokens void
 
 
 class VideoEncoder(Protocol):
-    """What is needed of a video tokenizer: frames (B, 3, 4T+1, H, W) in [-1, 1] to latents (B, C, T+1, h, w)."""
+    """A video tokenizer, as encoding needs it: frames (B, 3, 4T+1, H, W) in [-1, 1] to latents (B, C, T+1, h, w)."""
 
     temporal_stride: int
 
@@ -36,7 +36,7 @@ class VideoEncoder(Protocol):
 
 
 class AudioEncoder(Protocol):
-    """What is needed of an audio codec: waveform (B, n * hop) to codes (B, n, K)."""
+    """An audio codec, as encoding needs it: waveform (B, n * hop) to codes (B, n, K)."""
 
     sample_rate: int
     hop: int
@@ -47,12 +47,12 @@ class AudioEncoder(Protocol):
 
 
 class FeatureEncoder(Protocol):
-    """What is needed of a frozen thinker: what it makes of a clip, (P, D)."""
+    """A frozen thinker, as encoding needs it: a clip to features (P, D)."""
 
     def encode(self, media: Media) -> Tensor: ...
     def fingerprint(self) -> str: ...
     def to(self, device: Any) -> Any: ...
-    def unload(self) -> None: ...  # gives its memory back until it is asked again
+    def unload(self) -> None: ...  # frees its memory until it is used again
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Segment:
 
 @dataclass
 class Tokens:
-    """One encoded piece.
+    """One encoded span.
 
     Attributes:
         latents: (T+1, C, h, w) floating point.
@@ -80,14 +80,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class MediaFormat:
-    """What clips are brought to before they are encoded, and how tokens are kept.
+    """The format that clips are brought to before they are encoded, and the dtype of stored tokens.
 
     Attributes:
         fps: Frames per second.
         size: (height, width) of a frame.
         allow_portrait: Whether clips that lie the other way round than `size` are brought to (width, height): batches
             then hold frames of one shape each.
-        dtype: Of latents and features on the disk: `float32`, or `float16` or `bfloat16` for half the bytes.
+        dtype: The dtype of latents and features on the disk: `float32`, or `float16` or `bfloat16` for half the bytes.
     """
 
     fps: int
@@ -97,15 +97,15 @@ class MediaFormat:
 
 
 class ClipEncoder:
-    """Reads pieces of clips at the working rates and encodes them.
+    """Reads segments of clips at the working rates and encodes them.
 
     Args:
-        video_vae: Frames to latents.
-        audio_codec: Audio to codes, or `None` to leave audio alone.
+        video_vae: Encodes frames as latents.
+        audio_codec: Encodes audio as codes, or `None` to ignore audio.
         fps: Working frames per second.
         size: (height, width) of the working frame.
         allow_portrait: Whether clips that lie the other way round are brought to (width, height).
-        thinker: Frames and audio to features, or `None`.
+        thinker: Encodes frames and audio as features, or `None`.
 
     Raises:
         ClockError: The tokenizers' chunks do not span the same time.
@@ -128,7 +128,7 @@ class ClipEncoder:
         self.clock = ChunkClock(fps, stride, rate, hop)
 
     def read(self, segment: Segment) -> list[Media]:
-        """Decodes a piece: one span of 4T+1 frames with T in 1 .. max_chunks, or all spans of them.
+        """Decodes a segment: one span of 4T+1 frames with T in 1 .. max_chunks, or all spans of them.
 
         Raises:
             MediaError: The clip cannot be decoded, or holds less than a chunk.
@@ -152,13 +152,13 @@ class ClipEncoder:
                 f"{segment.clip.path}: too short, with {count} frames at {self.fps} fps; at least {least} are needed, "
                 "so give a longer clip or remove it"
             )
-        kept = min(longest, self.clock.frames(self.clock.chunks(count)))
-        first = {"first": 0, "last": count - kept, "spans": 0}[segment.part]
+        length = min(longest, self.clock.frames(self.clock.chunks(count)))
+        first = {"first": 0, "last": count - length, "spans": 0}[segment.part]
         starts = range(first, count - least + 1, longest) if segment.part == "spans" else [first]
         return [self._cut(media, start, min(longest, count - start)) for start in starts]
 
     def _cut(self, media: Media, first: int, count: int) -> Media:
-        """At most `count` frames from `first` on, and the audio from frame `first` on, in whole chunks."""
+        """Cuts out at most `count` frames from `first` on, and the audio after frame `first`, in whole chunks."""
         chunks = self.clock.chunks(count)
         begin = round((first + 1) * self.clock.sample_rate / self.fps)
         waveform = media.waveform[begin : begin + self.clock.samples(chunks)]
@@ -168,26 +168,25 @@ class ClipEncoder:
     def encode(self, spans: Sequence[Media], device: torch.device | str = "cpu") -> list[Tokens]:
         """Encodes spans from `read`, all of one shape, in one batch."""
         tracks: list[Track] = ["latents"] if self.audio_codec is None else ["latents", "codes"]
-        return [Tokens(one["latents"], one.get("codes")) for one in self.encode_tracks(spans, tracks, device)]
+        return [Tokens(tokens["latents"], tokens.get("codes")) for tokens in self.encode_tracks(spans, tracks, device)]
 
     @torch.inference_mode()
     def encode_tracks(
         self, spans: Sequence[Media], tracks: Sequence[Track], device: torch.device | str = "cpu"
     ) -> list[dict[Track, Tensor]]:
-        """Of each span the tokens that are asked for; see `Tokens` for their shapes."""
-        done: list[dict[Track, Tensor]] = [{} for _ in spans]
+        """Returns the tokens of each span for the given tracks; see `Tokens` for their shapes."""
+        encoded: list[dict[Track, Tensor]] = [{} for _ in spans]
         if "latents" in tracks:
             frames = torch.stack([span.frames for span in spans]).to(device).transpose(1, 2)
             latents = self.video_vae.encode(frames.float() / 127.5 - 1).transpose(1, 2).float().cpu()
-            for one, tokens in zip(done, latents, strict=True):
-                one["latents"] = tokens.clone()
+            for span_tokens, tokens in zip(encoded, latents, strict=True):
+                span_tokens["latents"] = tokens.clone()
         if "codes" in tracks and self.audio_codec is not None:
             codes = self.audio_codec.encode(torch.stack([span.waveform for span in spans]).to(device))
-            for one, tokens in zip(
-                done, codes.unflatten(1, (-1, self.clock.codec_frames_per_chunk)).cpu(), strict=True
-            ):
-                one["codes"] = tokens.clone()
+            codes = codes.unflatten(1, (-1, self.clock.codec_frames_per_chunk)).cpu()
+            for span_tokens, tokens in zip(encoded, codes, strict=True):
+                span_tokens["codes"] = tokens.clone()
         if "features" in tracks and self.thinker is not None:
-            for one, span in zip(done, spans, strict=True):
-                one["features"] = self.thinker.encode(span).float().cpu()
-        return done
+            for span_tokens, span in zip(encoded, spans, strict=True):
+                span_tokens["features"] = self.thinker.encode(span).float().cpu()
+        return encoded

@@ -1,9 +1,9 @@
-"""What keeps the filling of a cache killable at any moment: what was noted is neither lost nor done again.
+"""Journals of jobs, which let encoding be killed at any moment: noted work is neither lost nor done again.
 
-A job's tokens are appended to a tar per track. After each window the journal notes how far these tars are good, and
-whoever goes on with the job cuts them there. Once the journal says that they are finished, they and their indexes are
-given their names, which may be done twice. A job is held by a lock on a file, which ends with its holder. Journals and
-locks lie in a folder that is there only while somebody works.
+A job's tokens are appended to a tar per track. After each window the journal notes the good length of these tars, and
+the next worker of the job cuts them there. Once the journal says that they are finished, they and their indexes get
+their final names, which may be done twice. A worker holds a job by a lock on a file, which ends with the worker.
+Journals and locks lie in a folder that exists only during the work.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class TrackWriter:
     """Writes one track of a job, into one tar after another.
 
     Args:
-        track: Whose.
-        name: Of the job.
-        generation: Of the job.
-        shards: What its tars hold so far, the last of which is not full: goes into the journal, and the indexes.
+        track: The track.
+        name: The name of the job.
+        generation: The generation of the job.
+        shards: The indexes of its tars so far, the last of which is not full; they go into the journal.
     """
 
     def __init__(self, track: TrackCache, name: str, generation: int, shards: list[dict[str, Any]]) -> None:
@@ -60,21 +60,22 @@ class TrackWriter:
         self.shards.append({"generation": self.generation, "samples": 0, "bytes": 0, "pieces": [], "bad": []})
         self.writer = ShardWriter(self._path)
 
-    def add(self, told: dict[str, Any], tensors: list[Tensor], limit: int) -> None:
-        """Appends a piece's spans; what does not fit into the tar begins another."""
+    def add(self, entry: dict[str, Any], tensors: list[Tensor], limit: int) -> None:
+        """Appends a segment's spans; begins another tar where they do not fit."""
         name = self.track.track
         data = [pack(name, tensor) for tensor in tensors]
-        if self.writer.size and self.writer.whole(map(len, data)) > limit:
+        if self.writer.size and self.writer.finished_size(map(len, data)) > limit:
             self._end()
             self._begin()
         samples = []
         for k, (packed, tensor) in enumerate(zip(data, tensors, strict=True)):
-            member = self.writer.add(f"{told['key']}-{k:03d}.{name}.safetensors", packed)
+            member = self.writer.add(f"{entry['key']}-{k:03d}.{name}.safetensors", packed)
             samples.append([*member, list(tensor.shape)])
-        self.shard["pieces"].append(told | {"samples": samples})
+        self.shard["pieces"].append(entry | {"samples": samples})
         self.shard["samples"] += len(samples)
 
     def flush(self) -> None:
+        """Writes everything to the disk, and notes how long the tar is."""
         self.shard["bytes"] = self.writer.flush()
 
     def _end(self) -> None:
@@ -87,7 +88,7 @@ class TrackWriter:
 
 @dataclass
 class Journal:
-    """How far a job is: pieces done, and what its tars hold, of every track."""
+    """The progress of a job: how many segments are done, and the indexes of its tars by track."""
 
     path: Path
     done: int = 0
@@ -96,13 +97,13 @@ class Journal:
 
     @classmethod
     def read(cls, cache: TokenCache, job: str) -> Journal:
-        """The journal of a job that was begun, or a new one."""
+        """Returns the journal of a job that was begun, or a new one."""
         path = work_folder(cache) / f"{job}.json"
-        told = json.loads(path.read_text()) if path.is_file() else {}
-        return cls(path, **told)
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        return cls(path, **content)
 
     def writer(self, track: TrackCache, generation: int) -> TrackWriter:
-        """Goes on with a track of the job, or begins it."""
+        """Continues a track of the job, or begins it."""
         shards = self.shards.setdefault(track.track, [])
         return TrackWriter(track, self.path.stem, generation, shards)
 
@@ -114,7 +115,7 @@ class Journal:
         self._write()
 
     def finish(self, writers: dict[Track, TrackWriter]) -> None:
-        """Notes that the tars are whole."""
+        """Notes that the tars are finished."""
         for writer in writers.values():
             writer.finish()
         self.finished = True
@@ -124,7 +125,7 @@ class Journal:
         write_text(self.path, dumps({"done": self.done, "finished": self.finished, "shards": self.shards}))
 
     def publish(self, cache: TokenCache) -> None:
-        """Gives the tars and their indexes their names, and closes the journal."""
+        """Gives the tars and their indexes their final names, and removes the journal."""
         for name, shards in self.shards.items():
             for number, index in enumerate(shards):
                 publish(shard_path(cache.tracks[name], self.path.stem, number), index)  # type: ignore[index]
@@ -132,28 +133,28 @@ class Journal:
 
 
 def shard_path(track: TrackCache, job: str, number: int) -> Path:
-    """Where a job's tar goes."""
+    """Returns the path of a job's tar."""
     return track.folder / f"{job}-{number:03d}.tar"
 
 
 def is_done(cache: TokenCache, job: str, tracks: Sequence[Track]) -> bool:
-    """Whether a job's tars have their names."""
-    there = all(shard_path(cache.tracks[t], job, 0).with_suffix(".json").is_file() for t in tracks)
-    return there and not (work_folder(cache) / f"{job}.json").is_file()
+    """Returns whether a job's tars have their final names."""
+    published = all(shard_path(cache.tracks[t], job, 0).with_suffix(".json").is_file() for t in tracks)
+    return published and not (work_folder(cache) / f"{job}.json").is_file()
 
 
-# The folder of locks and journals, which is there only while somebody works.
+# The folder of locks and journals, which exists only during the work.
 
 
 def work_folder(cache: TokenCache) -> Path:
-    """Journals and locks, of the caches' folders that this cache reads: another codec's work is not ours."""
+    """Returns the folder of journals and locks for the tracks of this cache: other tokenizers have another."""
     digest = hashlib.sha256("/".join(t.folder.name for t in cache.tracks.values()).encode()).hexdigest()
     return cache.folder / f"work-{digest[:12]}"
 
 
 @contextmanager
 def hold(cache: TokenCache, name: str, wait: bool) -> Iterator[bool]:
-    """Whether this process holds a job, as long as the block lasts."""
+    """Yields whether this process holds a job, for the block."""
     path = work_folder(cache) / f"{name}.lock"
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +177,7 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 
 def publish_finished(cache: TokenCache) -> None:
-    """Finishes what a killed worker left between a finished journal and the last name."""
+    """Publishes what a killed worker had finished but not published."""
     for path in sorted(work_folder(cache).glob("shard-*.json")):
         with hold(cache, path.stem, wait=True):
             if not path.is_file():
@@ -189,7 +190,7 @@ def publish_finished(cache: TokenCache) -> None:
 
 
 def tidy(cache: TokenCache) -> None:
-    """Removes locks that nobody holds, and what was begun of jobs whose pieces are all there by now."""
+    """Removes locks that no worker holds, and unfinished files of jobs whose segments are all encoded by now."""
     folder = work_folder(cache)
     for lock in sorted(folder.glob("*.lock")):
         with hold(cache, lock.stem, wait=False) as mine:
@@ -197,15 +198,15 @@ def tidy(cache: TokenCache) -> None:
             if not mine or (journal.is_file() and not _is_superseded(cache, json.loads(journal.read_text()))):
                 continue
             for track in cache.tracks.values():
-                for left in track.folder.glob(f".{lock.stem}-*.partial"):
-                    left.unlink(missing_ok=True)
+                for leftover in track.folder.glob(f".{lock.stem}-*.partial"):
+                    leftover.unlink(missing_ok=True)
             partial(journal).unlink(missing_ok=True)
             journal.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
     try:
         folder.rmdir()
     except OSError:
-        log.info("%s is kept: encoding is under way there, or was stopped and can be gone on with", folder)
+        log.info("%s is kept: encoding is under way there, or was stopped and can be continued", folder)
 
 
 def _is_superseded(cache: TokenCache, journal: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
     <output>/dialogues.jsonl  media/shard-*.tar  media/shard-*.json  media/index.json
 
-The folder is a data set like any other, of which the clips lie in tars: `vidchat data encode` reads them there.
+The folder is a data set like any other, whose clips lie in tars: `vidchat data encode` reads them there.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class MediaShards:
 
     @property
     def count(self) -> int:
-        """Clips in all shards."""
+        """Returns how many clips all shards hold."""
         return len(self._files)
 
     def seconds(self, dialogue: Dialogue, clip: Clip) -> float | None:
-        """How long a dialogue's clip lasts, by the manifest or else its header; `None` where it is in no shard.
+        """Returns the seconds of a dialogue's clip, by the manifest or its header; `None` where it is in no shard.
 
         Raises `MediaError` or `ShardError`.
         """
@@ -84,7 +84,7 @@ class MediaShards:
             raise MediaError(str(error).replace(str(tar), f"{name} in {tar}")) from error
 
     def stamp(self, name: str) -> tuple[int, int] | None:
-        """What changes when a file's bytes do; `None` where it is not there."""
+        """Returns what changes when a file's bytes do; `None` where it is not there."""
         if name not in self._files:
             return None
         member = self._files[name][1]
@@ -92,7 +92,7 @@ class MediaShards:
 
     @contextmanager
     def extracted(self, name: str) -> Iterator[Path | None]:
-        """A file as one of its own for as long as it takes; `None` where it is not there. Raises `ShardError`."""
+        """Yields the path of a temporary copy of a file; `None` where it is not there. Raises `ShardError`."""
         if name not in self._files:
             yield None
             return
@@ -101,20 +101,20 @@ class MediaShards:
             file.flush()
             try:
                 yield Path(file.name)
-            except MediaError as error:  # the file of the moment tells nobody which clip it is
+            except MediaError as error:  # the name of the temporary file does not say which clip it is
                 raise MediaError(str(error).replace(file.name, f"{name} in {self._files[name][0]}")) from error
 
 
 def pack(root: Path, output: Path, shard_bytes: int) -> tuple[Report, dict[str, Any]]:
-    """Writes the clips of a folder data set into media shards; stopped and called again, it goes on.
+    """Writes the clips of a folder data set into media shards; called again after a stop, it continues.
 
     Args:
         root: The folder.
-        output: Another folder; its manifest is the same.
-        shard_bytes: Of the largest shard, unless one clip alone is larger.
+        output: Another folder, which gets the same manifest.
+        shard_bytes: Bytes of the largest shard, unless one clip alone is larger.
 
     Returns:
-        What was left out of the manifest, and the shards' summary.
+        What was left out of the manifest, and the summary of the shards.
 
     Raises:
         FolderError: There is no data set, or `output` holds shards of something else.
@@ -125,9 +125,9 @@ def pack(root: Path, output: Path, shard_bytes: int) -> tuple[Report, dict[str, 
         clips.setdefault(clip.path, []).append(clip)
     plan = dict(_plan(root, list(clips), shard_bytes))
     folder = output / MEDIA
-    strange = [path.name for path in indexes(folder) if path.stem not in plan]
-    if strange:
-        raise FolderError(f"{folder}: holds shards of other clips ({strange[0]}); give another --output or delete it")
+    foreign = [path.name for path in indexes(folder) if path.stem not in plan]
+    if foreign:
+        raise FolderError(f"{folder}: holds shards of other clips ({foreign[0]}); give another --output or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     for name, paths in track(plan.items(), "packing shards"):
         if not (folder / f"{name}.json").is_file():
@@ -137,7 +137,7 @@ def pack(root: Path, output: Path, shard_bytes: int) -> tuple[Report, dict[str, 
 
 
 def copy_manifest(root: Path, output: Path) -> None:
-    """Gives another folder the data set's manifest, whole or not at all."""
+    """Copies the data set's manifest into another folder, whole or not at all."""
     manifest = manifest_of(root)
     output.mkdir(parents=True, exist_ok=True)
     with whole(output / manifest.name) as unfinished:
@@ -145,7 +145,7 @@ def copy_manifest(root: Path, output: Path) -> None:
 
 
 def _plan(root: Path, paths: list[Path], shard_bytes: int) -> Iterator[tuple[str, list[Path]]]:
-    """The shards' names and what goes into each, in the manifest's order."""
+    """Yields the name of each shard and its clips, in the manifest's order."""
     held: list[Path] = []
     size = 0
     for path in paths:
@@ -176,13 +176,13 @@ def _write(root: Path, path: Path, clips: dict[Path, list[Clip]]) -> None:
 
 
 def _add(writer: ShardWriter, root: Path, source: Path, spans: list[Clip]) -> dict[str, Any]:
-    """Appends a clip and what the manifest tells of it; returns the clip's place."""
+    """Appends a clip and what the manifest says of it; returns where the clip is."""
     name = source.relative_to(root).as_posix()
     key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', source.stem)[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     suffix = re.sub(r"[^a-z0-9]", "", source.suffix.lower()) or "mp4"
     member = writer.add(f"{key}.{suffix}", source.read_bytes())
-    told = [
+    spoken = [
         {"speaker": c.speaker, "text": c.text, "start": c.start, "end": c.end, "scores": dict(c.scores)} for c in spans
     ]
-    writer.add(f"{key}.json", dumps({"name": name, "clips": told}).encode())
+    writer.add(f"{key}.json", dumps({"name": name, "clips": spoken}).encode())
     return {"name": name, **member._asdict()}

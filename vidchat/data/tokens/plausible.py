@@ -1,4 +1,4 @@
-"""Tokens and audio that cannot be what they are said to be, whole as their file may be."""
+"""Tokens whose values are impossible, though their file is intact."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ LARGEST: dict[Track, float] = {"latents": 1e3, "features": 1e6}
 
 
 def implausible(track: Track, tokens: Tensor, vocabulary: int | None = None) -> str | None:
-    """What is wrong with the values of tokens, or `None`: not finite, absurdly large, or no codes of the codec.
+    """Returns what is wrong with the values of tokens, or `None`: not finite, too large, or no codes of the codec.
 
     Args:
-        track: What they are.
-        tokens: Of any shape.
-        vocabulary: V, codes being 0 .. V-1; `None` does not look.
+        track: The track of the tokens.
+        tokens: The tokens, of any shape.
+        vocabulary: V of codes, which are 0 .. V-1; codes are not checked if it is `None`.
     """
     if not tokens.numel() or (track == "codes" and vocabulary is None):
         return None

@@ -1,8 +1,7 @@
-"""What decides the tokens of a cache: put together, named by a fingerprint, written down, compared in words.
+"""The provenance of tokens: everything that decides them, as plain values.
 
-A track's ingredients are everything that decides its tokens, in the clear. Their fingerprint is in the name of the
-folder that holds the tokens; its `made_with.json` holds the ingredients themselves, so that a cache that was made with
-something else can be refused by the names of the keys that differ.
+The name of the folder that holds a track's tokens ends in a fingerprint of their provenance. Its `made_with.json` holds
+the provenance itself, so that a cache of other tokenizers or settings is refused by the names of the keys that differ.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ class CacheError(FolderError):
 
 
 def provenance_of(encoder: ClipEncoder, longest: int, dtype: str) -> dict[Track, dict[str, Any]]:
-    """Everything that decides the tokens, by track, in the clear."""
+    """Returns everything that decides the tokens, by track, as plain values."""
     common = {"version": VERSION, "fps": encoder.fps, "longest": longest}
     frames = {"size": list(encoder.size), "turn": encoder.allow_portrait, "dtype": dtype}
     clock = encoder.clock
-    made: dict[Track, dict[str, Any]] = {"latents": common | frames | {"tokenizer": describe(encoder.video_vae)}}
+    provenance: dict[Track, dict[str, Any]] = {"latents": common | frames | {"tokenizer": describe(encoder.video_vae)}}
     if encoder.audio_codec is not None:
-        made["codes"] = common | {
+        provenance["codes"] = common | {
             "tokenizer": describe(encoder.audio_codec),
             "sample_rate": clock.sample_rate,
             "frames_per_chunk": clock.codec_frames_per_chunk,
@@ -40,52 +39,52 @@ def provenance_of(encoder: ClipEncoder, longest: int, dtype: str) -> dict[Track,
         }
     if encoder.thinker is not None:
         thinker = {"tokenizer": describe(encoder.thinker), "sample_rate": clock.sample_rate}
-        made["features"] = common | frames | thinker
-    return made
+        provenance["features"] = common | frames | thinker
+    return provenance
 
 
 def describe(tokenizer: Any) -> dict[str, Any]:
-    """A tokenizer's class, fingerprint and, if it has one, configuration, as JSON holds them."""
-    told: dict[str, Any] = {"class": type(tokenizer).__name__, "fingerprint": tokenizer.fingerprint()}
+    """Returns a tokenizer's class, fingerprint and, if it has one, configuration, as JSON holds them."""
+    description: dict[str, Any] = {"class": type(tokenizer).__name__, "fingerprint": tokenizer.fingerprint()}
     if hasattr(tokenizer, "config"):
-        told["config"] = tokenizer.config()
-    plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+        description["config"] = tokenizer.config()
+    plain: dict[str, Any] = json.loads(json.dumps(description, default=str))
     return plain
 
 
 def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree. A tokenizer's fingerprint covers its configuration, which is kept to name differences by."""
+    """Returns what must agree: all but a tokenizer's configuration, which its fingerprint covers."""
     tokenizer = {key: value for key, value in provenance["tokenizer"].items() if key != "config"}
     return {**provenance, "tokenizer": tokenizer}
 
 
 def folder_name(track: str, provenance: Mapping[str, Any]) -> str:
-    """The name of the folder of a track's tokens that were made with these."""
+    """Returns the name of the folder of a track's tokens of this provenance."""
     return f"{track}-{hashlib.sha256(dumps(identity(provenance)).encode()).hexdigest()[:16]}"
 
 
 def read_provenance(path: Path, track: str) -> dict[str, Any]:
-    """The ingredients that a folder's record names.
+    """Returns the provenance that a folder's `made_with.json` holds.
 
     Raises:
-        CacheError: They are not those of the folder's name.
+        CacheError: It is not that of the folder's name.
     """
     try:
         made = json.loads(path.read_text())
     except (ValueError, RecursionError):
         made = None
-    whole = isinstance(made, dict) and "longest" in made and isinstance(made.get("tokenizer"), dict)
-    if not whole or folder_name(track, made) != path.parent.name:
+    complete = isinstance(made, dict) and "longest" in made and isinstance(made.get("tokenizer"), dict)
+    if not complete or folder_name(track, made) != path.parent.name:
         raise CacheError(f"{path}: was changed, so nobody knows what made these tokens; delete {path.parent}")
     return dict(made)
 
 
 def differences(ours: Mapping[str, Any], others: Mapping[Path, Mapping[str, Any]]) -> Iterator[tuple[Path, str]]:
-    """Of each other cache, by its folder, the keys that differ from ours, the nearest cache first."""
-    found: list[tuple[int, Path, str]] = []
+    """Yields the folder of each other cache and the keys that differ from ours, the nearest cache first."""
+    differing: list[tuple[int, Path, str]] = []
     for folder, made in others.items():
         keys = differing_leaves(ours, made)
-        told = ", ".join(f"{key}={theirs} (here {here})" for key, here, theirs in keys)
-        found.append((len(keys), folder, told))
-    for _, folder, told in sorted(found):
-        yield folder, told
+        values = ", ".join(f"{key}={theirs} (here {here})" for key, here, theirs in keys)
+        differing.append((len(keys), folder, values))
+    for _, folder, values in sorted(differing):
+        yield folder, values

@@ -17,14 +17,14 @@ def decode_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the tokens of a sample, for `webdataset.WebDataset(...).map(decode_sample)`.
 
     Args:
-        sample: Bytes by extension, and `__key__`.
+        sample: The bytes by extension, and `__key__`.
 
     Returns:
-        `key` of the piece of a clip, the number of its `span`, and its tokens by track as stored: `latents`
+        the `key` of the segment, the index of its `span`, and its tokens by track as stored: `latents`
         (T+1, C, h, w), `codes` (T, F, K) or `features` (P, D).
 
     Raises:
-        ShardError: it is no sample of tokens, or is damaged.
+        ShardError: It is no sample of tokens, or is damaged.
     """
     place = f"{sample.get('__url__', 'a shard')}: {sample.get('__key__')}"
     key, _, span = str(sample.get("__key__")).rpartition("-")

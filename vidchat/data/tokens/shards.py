@@ -1,7 +1,7 @@
 """Shards: tars as WebDataset reads them, written by appending and read by position.
 
-What stands in a tar is never changed, so a writer that was killed goes on after the last member it is sure of, and the
-file that results is, byte for byte, the one that an undisturbed writer makes: members carry no time, owner or host.
+The content of a tar never changes, so a writer that was killed continues after the last member known to be good. The
+resulting file is, byte for byte, that of an undisturbed writer: members carry no time, owner or host.
 A shard is `NAME.tar` with its index `NAME.json` beside it; it exists once the index does.
 """
 
@@ -24,9 +24,9 @@ from torch import Tensor
 
 from vidchat.runtime.atomic import naming, write_text
 
-BLOCK = 512  # what a tar is made of
+BLOCK = 512  # bytes of a tar block
 END = bytes(2 * BLOCK)
-OPEN_FILES = 64  # of one reader
+OPEN_FILES = 64  # files that a reader keeps open
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}  # of safetensors
 
 
@@ -36,7 +36,7 @@ class ShardError(ValueError):
 
 @contextmanager
 def reading(index: Path) -> Iterator[None]:
-    """Raises a `ShardError` that names the index for whatever its content does to the block that reads it."""
+    """Turns errors of a block that reads an index into a `ShardError` that names the index."""
     try:
         yield
     except ShardError:
@@ -47,7 +47,7 @@ def reading(index: Path) -> Iterator[None]:
 
 
 class Member(NamedTuple):
-    """Where the bytes of a member are in a tar, and their 64-bit XXH3, which is as fast as reading them."""
+    """The position of a member's bytes in a tar, and their 64-bit XXH3, which is as fast as reading them."""
 
     offset: int
     size: int
@@ -55,11 +55,11 @@ class Member(NamedTuple):
 
 
 class ShardWriter:
-    """Appends members to a tar, which bears a partial name until `publish`.
+    """Appends members to a tar, which has a partial name until `publish`.
 
     Args:
         path: The tar's final name.
-        size: Bytes of an earlier writer's partial tar that are known to be good; what follows them is cut off.
+        size: Bytes of an earlier writer's partial tar that are known to be good; the rest is cut off.
 
     Attributes:
         size: Bytes written, without the end mark.
@@ -85,19 +85,19 @@ class ShardWriter:
         self.size += BLOCK + len(data) + -len(data) % BLOCK
         return member
 
-    def whole(self, sizes: Iterable[int]) -> int:
-        """Bytes of the ended tar, if members of these sizes were added before."""
+    def finished_size(self, sizes: Iterable[int]) -> int:
+        """Returns the bytes of the finished tar, if members of these sizes were added before."""
         return self.size + sum(BLOCK + size + -size % BLOCK for size in sizes) + len(END)
 
     def flush(self) -> int:
-        """Puts everything on the disk; returns the bytes that a later writer may rely on."""
+        """Writes everything to the disk; returns the bytes that a later writer may rely on."""
         with naming(self.path, self.partial):
             self._file.flush()
             os.fsync(self._file.fileno())
         return self.size
 
     def finish(self) -> tuple[int, str]:
-        """Ends the tar; returns its bytes and their SHA-256. A tar without members is removed: (0, "")."""
+        """Finishes the tar; returns its bytes and their SHA-256. Removes a tar without members: (0, "")."""
         if self.size:
             with naming(self.path, self.partial):
                 self._file.write(END)
@@ -110,22 +110,22 @@ class ShardWriter:
             return self.size + len(END), hashlib.file_digest(file, "sha256").hexdigest()
 
     def close(self) -> None:
-        """Leaves the tar as it is, to be gone on with."""
+        """Leaves the tar as it is, for a later writer."""
         self._file.close()
 
     def discard(self) -> None:
-        """Removes the tar that was begun."""
+        """Removes the unfinished tar."""
         self._file.close()
         self.partial.unlink(missing_ok=True)
 
 
 def partial(path: Path) -> Path:
-    """The name of a file that is not yet whole."""
+    """Returns the name of a file while it is unfinished."""
     return path.with_name(f".{path.name}.partial")
 
 
 def publish(path: Path, index: dict[str, Any]) -> None:
-    """Gives a finished tar its name and its index; doing it twice does no harm."""
+    """Gives a finished tar its final name and its index; twice does no harm."""
     if partial(path).is_file():
         os.replace(partial(path), path)
     write_text(path.with_suffix(".json"), dumps(index))
@@ -140,82 +140,81 @@ def summarise(folder: Path) -> dict[str, Any]:
             if index["bytes"]:
                 shards[path.with_suffix(".tar").name] = {key: index[key] for key in ("samples", "bytes", "sha256")}
     total = {key: sum(shard[key] for shard in shards.values()) for key in ("samples", "bytes")}
-    whole = {"shards": len(shards), **total, "files": shards}
-    write_text(folder / "index.json", json.dumps(whole, indent=1) + "\n")
-    return whole
+    summary = {"shards": len(shards), **total, "files": shards}
+    write_text(folder / "index.json", json.dumps(summary, indent=1) + "\n")
+    return summary
 
 
-def is_summarised(folder: Path) -> bool:
-    """Whether `index.json` tells of the shards that are there; one that cannot be read tells of none."""
-    names = {path.name for path in folder.glob("shard-*.tar")}
+def is_summarised(folder: Path, samples: int) -> bool:
+    """Returns whether `index.json` counts so many samples, by its beginning: it may be of 100,000s of shards."""
     try:
-        return (folder / "index.json").is_file() and _summary(folder).keys() == names
-    except ShardError:
+        with (folder / "index.json").open("rb") as file:
+            return f'"samples": {samples},'.encode() in file.read(BLOCK).partition(b'"files"')[0]
+    except OSError:
         return False
 
 
 def _summary(folder: Path) -> dict[str, dict[str, Any]]:
-    """The files that `index.json` tells of; raises `ShardError`."""
+    """Returns the files that `index.json` lists; raises `ShardError`."""
     path = folder / "index.json"
     with reading(path):
         files: dict[str, dict[str, Any]] = json.loads(path.read_text())["files"]
-        for name, told in files.items():
-            if "/" in name or not {"bytes", "sha256"} <= told.keys():
+        for name, entry in files.items():
+            if "/" in name or not {"bytes", "sha256"} <= entry.keys():
                 raise ValueError(f"{name} is no shard with 'bytes' and 'sha256'")
         return files
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """What is wrong with a folder's shards, after reading them all; raises `ShardError` without a readable index."""
-    for name, told in _summary(folder).items():
+    """Reads all shards of a folder and yields what is wrong; raises `ShardError` without a readable `index.json`."""
+    for name, entry in _summary(folder).items():
         path = folder / name
         if not path.is_file():
             yield f"{path}: is missing; copy it again"
             continue
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if path.stat().st_size != told["bytes"] or sha256 != told["sha256"]:
-            yield f"{path}: is not what its index says ({path.stat().st_size} bytes, {told['bytes']} expected)"
+        if path.stat().st_size != entry["bytes"] or sha256 != entry["sha256"]:
+            yield f"{path}: is not what its index says ({path.stat().st_size} bytes, {entry['bytes']} expected)"
 
 
 def indexes(folder: Path) -> list[Path]:
-    """The indexes of a folder's shards, by name."""
-    return sorted(path for path in folder.glob("shard-*.json"))
+    """Returns the indexes of a folder's shards, sorted by name."""
+    return sorted(folder.glob("shard-*.json"))
 
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))  # json.dumps would make it anew for every value
 
 
 def dumps(value: Any) -> str:
-    """JSON, the same text for the same value."""
+    """Returns JSON, the same text for the same value."""
     return _JSON.encode(value)
 
 
 def pack(name: str, tensor: Tensor) -> bytes:
-    """One tensor as a safetensors file."""
+    """Returns one tensor as a safetensors file."""
     return save({name: tensor.contiguous()})
 
 
 def unpack(name: str, data: Tensor) -> Tensor:
-    """The inverse of `pack`: a tensor that lies in `data` (n,) uint8, not a copy, as the library would make it.
+    """Returns what `pack` packed: a view of `data` (n,) uint8, where the library would make a copy.
 
     Raises:
         ShardError: It is no such file.
     """
     try:
         size = int.from_bytes(data[:8].numpy().tobytes(), "little")
-        told = json.loads(data[8 : 8 + size].numpy().tobytes())[name]
-        begin, end = told["data_offsets"]
-        return data[8 + size + begin : 8 + size + end].view(DTYPES[told["dtype"]]).view(told["shape"])
+        header = json.loads(data[8 : 8 + size].numpy().tobytes())[name]
+        begin, end = header["data_offsets"]
+        return data[8 + size + begin : 8 + size + end].view(DTYPES[header["dtype"]]).view(header["shape"])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ShardError(f"holds no readable {name} ({error})") from error
 
 
 class ShardReader:
-    """Reads members of tars at known places, in any order, from any process; keeps a few files open.
+    """Reads members of tars at known offsets, in any order, from any process; keeps a few files open.
 
-    What is read lies in buffers that are used again once `borrowing` ends: where memory is fresh, touching it for the
-    first time costs more than reading a shard into it.
+    Buffers are reused once `borrowing` ends: touching fresh memory costs more than reading a shard into it.
     """
 
     def __init__(self) -> None:
@@ -225,7 +224,7 @@ class ShardReader:
 
     @contextmanager
     def borrowing(self) -> Iterator[None]:
-        """What is read in the block is overwritten after it."""
+        """Makes what is read in the block be overwritten after it."""
         self._lent = []
         try:
             yield
@@ -234,7 +233,7 @@ class ShardReader:
             self._lent = None
 
     def _buffer(self, size: int) -> Tensor:
-        """(size,) uint8, of any content."""
+        """Returns (size,) uint8, uninitialised."""
         if self._lent is None:
             return torch.empty(size, dtype=torch.uint8)
         large = [number for number, spare in enumerate(self._spare) if len(spare) >= size]
@@ -244,13 +243,13 @@ class ShardReader:
         self._lent.append(buffer)
         return buffer[:size]
 
-    def ahead(self, path: Path, member: Member) -> None:
+    def prefetch(self, path: Path, member: Member) -> None:
         """Tells the system that a member will be read, so that several are fetched at the same time."""
-        with suppress(OSError, AttributeError):  # reading will tell, and not every system takes advice
+        with suppress(OSError, AttributeError):  # reading will raise them, and not every system takes advice
             os.posix_fadvise(self._descriptor(path), member.offset, member.size, os.POSIX_FADV_WILLNEED)
 
     def read(self, path: Path, member: Member) -> Tensor:
-        """The bytes of a member, (size,) uint8.
+        """Returns the bytes of a member, (size,) uint8.
 
         Raises:
             ShardError: The tar is missing or shorter than its index says, or the bytes have changed.
@@ -272,7 +271,7 @@ class ShardReader:
         return data
 
     def tensor(self, path: Path, member: Member, name: str) -> Tensor:
-        """A member that `pack` made; raises `ShardError`."""
+        """Returns the tensor of a member that `pack` made; raises `ShardError`."""
         data = self.read(path, member)
         try:
             return unpack(name, data)
@@ -283,7 +282,7 @@ class ShardReader:
         if path in self._open:
             self._open.move_to_end(path)
         else:
-            self._open[path] = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+            self._open[path] = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
             if len(self._open) > OPEN_FILES:
                 os.close(self._open.popitem(last=False)[1])
         return self._open[path]
@@ -304,5 +303,6 @@ class ShardReader:
 
 
 def zeros_shared(count: int) -> Tensor:
-    """(count,) uint8 zeros in memory that forked and spawned processes share."""
-    return torch.zeros(max(1, count), dtype=torch.uint8).share_memory_()
+    """Returns (count,) uint8 zeros that forked and spawned processes share; a page takes memory once it is written."""
+    storage = torch.UntypedStorage._new_shared(max(1, count))
+    return torch.empty(0, dtype=torch.uint8).set_(storage)

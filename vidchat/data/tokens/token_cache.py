@@ -1,12 +1,12 @@
-"""Token caches: every piece of a data set encoded once, and read from then on.
+"""Token caches: every segment of a data set is encoded once, and read from then on.
 
     <root>/tokens/latents-<fingerprint>/made_with.json  shard-*.tar  shard-*.json  index.json
     <root>/tokens/codes-<fingerprint>/...
 
-Latents, codes and features are tracks of their own, so that a stage without audio and one with it share latents, and a
-thinker's features can be added later. A fingerprint covers everything that decides the tokens; `made_with.json` says
-the same in words. A folder whose clips are not there (any more) is read all the same: tokens are all that training
-needs. `vidchat.data.tokens.encode` fills a cache; `tokens.track` reads one track, `tokens.made_with` names it.
+Latents, codes and features are separate tracks, so that a stage without audio and one with it share latents, and a
+thinker's features can be added later. A fingerprint covers everything that decides the tokens; `made_with.json` holds
+the same in words. A folder without its clips can be read too: tokens are all that training needs.
+`vidchat.data.tokens.encode` fills a cache; `tokens.track` reads one track, `tokens.provenance` names it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 TOKENS = "tokens"  # the folder of a data set's tokens
 
 
-class Found(NamedTuple):
-    """How a piece stands: its key, the tracks that it lacks, and why it could not be encoded, if so."""
+class SegmentState(NamedTuple):
+    """The state of a segment: its key, the tracks that it lacks, and why it could not be encoded, if so."""
 
     key: str
     missing: tuple[Track, ...]
@@ -48,11 +48,11 @@ class TokenCache:
 
     Args:
         root: The data set's folder; a clip's name is its path inside it.
-        encoder: What makes the tokens.
-        longest: Chunks of the longest piece that will be asked for; there may be more in `self.longest`.
-        dtype: Of latents and features on the disk.
-        folder: Where tokens are kept, by default `<root>/tokens`.
-        keep_index: Whether what the shards' indexes say is kept in files, which training reads and encoding changes.
+        encoder: The encoder of the tokens.
+        longest: Chunks of the longest segment that will be read; `self.longest` may be more.
+        dtype: The dtype of latents and features on the disk.
+        folder: The folder of the tokens, by default `<root>/tokens`.
+        keep_index: Whether the index of all shards is kept in files: training reads them, encoding makes them stale.
     """
 
     def __init__(
@@ -70,32 +70,32 @@ class TokenCache:
         track_cache = partial(TrackCache, self.folder, keep_index=keep_index)
         self.tracks: dict[Track, TrackCache] = {"latents": track_cache(*latents, longer=True)}
         self.longest: int = self.tracks["latents"].provenance["longest"]
-        for track, provenance in others:  # of one length with the latents, since spans follow each other
+        for track, provenance in others:  # as long as the latents, since spans follow each other
             vocabulary = getattr(encoder.audio_codec, "vocabulary", None) if track == "codes" else None
-            told = provenance | {"longest": self.longest}
-            self.tracks[track] = track_cache(track, told, vocabulary=vocabulary)
+            provenance = provenance | {"longest": self.longest}
+            self.tracks[track] = track_cache(track, provenance, vocabulary=vocabulary)
         self.media = MediaShards(self.root)
         self._folders: dict[str, bool] = {}
 
     def key(self, segment: Segment) -> str:
-        """Names a piece by its clip's path inside the data set, the clip's span in the file, and the part of it."""
+        """Returns the key of a segment: of its clip's path inside the data set, its span in the file, and its part."""
         return segment_key(self.name(segment.clip), segment)
 
     def name(self, clip: Clip) -> str:
-        """A clip's path inside the data set."""
+        """Returns a clip's path inside the data set."""
         return name_of(self.root, clip)
 
     def stamp(self, clip: Clip) -> Stamp:
-        """What changes when a clip's bytes do; `None` where they are not there."""
+        """Returns what changes when a clip's bytes do; `None` where they are not there."""
         return self.stamp_of(self.name(clip))
 
     def stamp_of(self, name: str) -> Stamp:
-        """The stamp of the clip of a name, its path inside the data set."""
+        """Returns the stamp of the clip with this path inside the data set."""
         path = f"{self.root}/{name}"
         parent = os.path.dirname(path)
         if parent not in self._folders:
             self._folders[parent] = os.path.isdir(parent or ".")
-        if self._folders[parent]:  # one look at a folder spares a look at each clip where all are gone
+        if self._folders[parent]:  # one check of a folder spares a check of each clip where all are gone
             try:
                 stat = os.stat(path)
                 return stat.st_size, stat.st_mtime_ns % 2**64  # which is negative before 1970
@@ -104,11 +104,11 @@ class TokenCache:
         return self.media.stamp(name)
 
     def tracks_of(self, segment: Segment) -> list[Track]:
-        """The tracks that a piece has: features only where it asks for them."""
+        """Returns the tracks of a segment: features only where it asks for them."""
         return [track for track in self.tracks if track != "features" or segment.features]
 
-    def look(self, segment: Segment) -> Found:
-        """How a piece stands, its clip being what it is now. A clip that is gone counts as unchanged."""
+    def lookup(self, segment: Segment) -> SegmentState:
+        """Returns the state of a segment, for its clip as it is now. A clip that is gone counts as unchanged."""
         key, stamp = self.key(segment), self.stamp(segment.clip)
         missing, why = [], None
         for name in self.tracks_of(segment):
@@ -119,22 +119,22 @@ class TokenCache:
             bad = track.bad(key)
             if bad is not None and bad[0] == stamp:
                 why = bad[1]
-        return Found(key, tuple(missing), why)
+        return SegmentState(key, tuple(missing), why)
 
     def shapes(self, key: str) -> list[tuple[int, ...]]:
-        """Of each span of an encoded piece, its latents' (T+1, C, h, w)."""
+        """Returns the latents' (T+1, C, h, w) of each span of an encoded segment."""
         entry = self.tracks["latents"].entry(key)
         assert entry is not None
-        return [sample.shape for sample in entry.samples]
+        return [span.shape for span in entry.spans]
 
-    def ahead(self, key: str, span: int = 0) -> None:
+    def prefetch(self, key: str, span: int = 0) -> None:
         """Begins to fetch what `load` will read."""
         for name in ("latents", "codes"):
             if name in self.tracks:
-                self.tracks[name].ahead(key, span)
+                self.tracks[name].prefetch(key, span)
 
     def load(self, key: str, span: int = 0) -> Tokens:
-        """The latents and codes of one span of a piece.
+        """Returns the latents and codes of one span of a segment.
 
         Raises:
             ShardError: They cannot be read.
@@ -144,39 +144,39 @@ class TokenCache:
         return Tokens(latents, codes)
 
     def load_codes(self, key: str, span: int = 0) -> Tensor:
-        """The codes alone; raises `ShardError`."""
+        """Returns the codes alone, (T, F, K); raises `ShardError`."""
         return self.tracks["codes"].load(key, span)
 
     def load_features(self, key: str) -> Tensor:
-        """What a thinker made of a piece, (P, D); raises `ShardError`."""
+        """Returns a thinker's features of a segment, (P, D); raises `ShardError`."""
         return self.tracks["features"].load(key, 0)
 
     @contextmanager
     def borrowing(self) -> Iterator[None]:
-        """What is loaded in the block is overwritten after it; see `ShardReader`."""
+        """Makes what is loaded in the block be overwritten after it; see `ShardReader`."""
         with ExitStack() as stack:
             for track in self.tracks.values():
                 stack.enter_context(track.reader.borrowing())
             yield
 
     def share_damage(self) -> None:
-        """Makes the place where every process that is started from now on marks what it cannot read."""
+        """Makes the memory in which every process that is started from now on marks what it cannot read."""
         for track in self.tracks.values():
             _ = track.verdicts
 
-    def damaged_pieces(self) -> set[int]:
-        """The numbers that stand for the keys of pieces that turned out to be unusable, in any process."""
-        return {segment for track in self.tracks.values() for segment in track.damaged_pieces()}
+    def damaged_segments(self) -> set[int]:
+        """Returns the numbers that stand for the keys of segments that turned out to be unusable, in any process."""
+        return {segment for track in self.tracks.values() for segment in track.damaged_segments()}
 
     def damage(self) -> dict[str, int]:
-        """How many samples of each shard turned out to be unusable, in any process."""
+        """Returns how many samples of each shard turned out to be unusable, in any process."""
         return {name: count for track in self.tracks.values() for name, count in track.damage().items()}
 
     def refuse_stale(self, segments: Iterable[Segment]) -> None:
-        """Says so where there are only tokens that were made with something else.
+        """Refuses, or logs, that there are only tokens of other tokenizers or settings.
 
         Raises:
-            CacheError: And the clips to make others from are not there.
+            CacheError: The clips to encode again are not there.
         """
         stale = [track for track in self.tracks.values() if not track.exists]
         if not stale or not any(self.folder.glob(f"*/{MADE_WITH}")):
@@ -184,37 +184,37 @@ class TokenCache:
         there = any(self.stamp(segment.clip) is not None for segment in segments)
         for track in stale:
             others = differences(track.provenance, track.others)
-            told = "; ".join(f"{folder} was made with {told}" for folder, told in others)
+            why = "; ".join(f"{folder} was made with {keys}" for folder, keys in others)
             if not there:
                 raise CacheError(
                     f"{self.folder} holds no {track.track} of this run's tokenizers and settings, and the clips to "
-                    f"make them from are not in {self.root}: {told or f'it has no {track.track} at all'}; set these "
+                    f"make them from are not in {self.root}: {why or f'it has no {track.track} at all'}; set these "
                     "keys to what the tokens were made with, or encode again with `vidchat data encode`"
                 )
-            if told:
-                log.info("encoding %s anew: %s", track.track, told)
+            if why:
+                log.info("encoding %s again: %s", track.track, why)
 
 
 def name_of(root: Path, clip: Clip) -> str:
-    """A clip's path inside a data set's folder; as pathlib does it, it takes most of the time to index many."""
+    """Returns a clip's path inside a data set's folder; by pathlib it would take most of the time of an index."""
     path, start = str(clip.path), f"{root}/"
     return path[len(start) :] if path.startswith(start) else clip.path.relative_to(root).as_posix()
 
 
 def segment_key(name: str, segment: Segment) -> str:
-    """The key of a piece whose clip has this path inside the data set."""
+    """Returns the key of a segment whose clip has this path inside the data set."""
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", segment.clip.path.stem)[:40]
     return f"{stem}-{key_of(segment_number(name, segment))}"
 
 
 def part_of(dialogue: Dialogue, clip: Clip) -> Part:
-    """Which part of a dialogue's clip is encoded; `Selection` asks for the same."""
+    """Returns the part of a dialogue's clip that is encoded; `Selection` gives the same."""
     if clip is dialogue.answer:
         return "spans" if dialogue.branch == "single" else "first"
     return "first" if dialogue.branch == "listening" else "last"
 
 
 def segment_number(name: str, segment: Segment) -> int:
-    """The number that stands for the key of a piece."""
-    whole = dumps([name, segment.clip.start, segment.clip.end, segment.part])
-    return int.from_bytes(hashlib.sha256(whole.encode()).digest()[:8], "big")
+    """Returns the number that stands for the key of a segment."""
+    identity = dumps([name, segment.clip.start, segment.clip.end, segment.part])
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")

@@ -1,4 +1,4 @@
-"""Folders that hold tokens and no clips: how much there is and, decoded again, what it looks and sounds like."""
+"""Folders that hold tokens and no clips: how long they are, and the frames and audio that they decode to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vidchat.dialogue import Clip, Dialogue
 
 
 class VideoDecoder(Protocol):
-    """What is needed of a video tokenizer: latents (1, C, T+1, h, w) to frames (1, 3, N, H, W) in [-1, 1]."""
+    """A video tokenizer, as decoding needs it: latents (1, C, T+1, h, w) to frames (1, 3, N, H, W) in [-1, 1]."""
 
     temporal_stride: int
 
@@ -28,7 +28,7 @@ class VideoDecoder(Protocol):
 
 
 class AudioDecoder(Protocol):
-    """What is needed of an audio codec: codes (1, n, K) to a waveform (1, n * hop)."""
+    """An audio codec, as decoding needs it: codes (1, n, K) to a waveform (1, n * hop)."""
 
     sample_rate: int
 
@@ -36,8 +36,8 @@ class AudioDecoder(Protocol):
 
 
 @dataclass
-class LRUCache:
-    """The pieces of one track, and what made them."""
+class StoredTrack:
+    """The segments of one track, and their provenance."""
 
     index: TrackIndex
     made: dict[str, Any]
@@ -62,37 +62,37 @@ class TokenFolder:
 
     @property
     def stride(self) -> int | None:
-        """Frames of a chunk, if what made the tokens tells."""
-        told = self.latents.made["tokenizer"].get("config", {}).get("temporal_stride")
-        if told is None and self.codes is not None:
-            told = self.codes.made.get("temporal_stride")
-        return told if isinstance(told, int) else None
+        """Returns the frames of a chunk, if the provenance tells."""
+        stride = self.latents.made["tokenizer"].get("config", {}).get("temporal_stride")
+        if stride is None and self.codes is not None:
+            stride = self.codes.made.get("temporal_stride")
+        return stride if isinstance(stride, int) else None
 
     def seconds(self, dialogue: Dialogue, clip: Clip) -> float | None:
-        """How long the tokens of a dialogue's clip last; `None` where there are none."""
+        """Returns how many seconds the tokens of a dialogue's clip last; `None` where there are none."""
         entry = self._entry(self.latents, dialogue, clip)
         if entry is None:
             return None
-        if self.stride is None:  # at the most what the manifest says
+        if self.stride is None:  # what the manifest says
             return None if clip.end is None else clip.end - clip.start
-        chunks = sum(sample.shape[0] - 1 for sample in entry.samples)
+        chunks = sum(span.shape[0] - 1 for span in entry.spans)
         return float(chunks * self.stride / self.latents.made["fps"])
 
     def check(self, decoder: Any, track: Literal["latents", "codes"]) -> None:
         """Raises `CacheError` unless a tokenizer is the one that made a track, which it names."""
-        kept = self.latents if track == "latents" else self.codes
-        made, here = {} if kept is None else kept.made["tokenizer"], describe(decoder)
+        stored = self.latents if track == "latents" else self.codes
+        made, here = {} if stored is None else stored.made["tokenizer"], describe(decoder)
         if (made.get("class"), made.get("fingerprint")) != (here["class"], here["fingerprint"]):
             key = "video_vae" if track == "latents" else "audio_codec"
-            told = ", ".join(f"{key}={value}" for key, value in made.get("config", {}).items())
+            config = ", ".join(f"{key}={value}" for key, value in made.get("config", {}).items())
             raise CacheError(
-                f"the {track} of {self.root} were made by {made.get('class')} {made.get('fingerprint')} ({told}), and "
-                f"only it can decode them; give its config or the folder it was saved in by {key}=NAME"
+                f"the {track} of {self.root} were made by {made.get('class')} {made.get('fingerprint')} ({config}), "
+                f"and only it can decode them; give its config or the folder it was saved in by {key}=NAME"
             )
 
     @torch.inference_mode()
     def media(self, dialogue: Dialogue, clip: Clip, video: VideoDecoder, audio: AudioDecoder | None) -> Media | None:
-        """What a clip's first span decodes to; `None` where there are no tokens. Raises `ShardError`."""
+        """Decodes a clip's first span; returns `None` where there are no tokens. Raises `ShardError`."""
         fps = int(self.latents.made["fps"])
         latents = self._load(self.latents, "latents", dialogue, clip)
         if latents is None:
@@ -107,20 +107,20 @@ class TokenFolder:
             waveform[begin : begin + len(speech)] = speech[: len(waveform) - begin]
         return Media(frames, waveform, fps, rate)
 
-    def _entry(self, kept: LRUCache, dialogue: Dialogue, clip: Clip) -> Entry | None:
+    def _entry(self, track: StoredTrack, dialogue: Dialogue, clip: Clip) -> Entry | None:
         name = clip.path.relative_to(self.root).as_posix()
-        return kept.index.entry(segment_key(name, Segment(clip, part_of(dialogue, clip), 0)))
+        return track.index.entry(segment_key(name, Segment(clip, part_of(dialogue, clip), 0)))
 
-    def _load(self, kept: LRUCache, name: str, dialogue: Dialogue, clip: Clip) -> Tensor | None:
-        entry = self._entry(kept, dialogue, clip)
+    def _load(self, track: StoredTrack, name: str, dialogue: Dialogue, clip: Clip) -> Tensor | None:
+        entry = self._entry(track, dialogue, clip)
         if entry is None:
             return None
-        return self._reader.tensor(kept.index.shards[entry.shard], entry.samples[0].member, name)
+        return self._reader.tensor(track.index.shard_path(entry.shard), entry.spans[0].member, name)
 
 
-def _largest(root: Path, track: Literal["latents", "codes"]) -> LRUCache | None:
-    found = [
-        LRUCache(TrackIndex(made.parent), read_provenance(made, track))
+def _largest(root: Path, track: Literal["latents", "codes"]) -> StoredTrack | None:
+    tracks = [
+        StoredTrack(TrackIndex(made.parent), read_provenance(made, track))
         for made in sorted((root / TOKENS).glob(f"{track}-*/{MADE_WITH}"))
     ]
-    return max(found, key=lambda kept: kept.index.count, default=None)
+    return max(tracks, key=lambda stored: stored.index.count, default=None)

@@ -1,4 +1,4 @@
-"""Clips to tokens, a window at a time: what memory holds is decoded, then encoded in batches of one shape."""
+"""From clips to tokens, a window at a time: clips are decoded, then encoded in batches of one shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH = 8  # spans of one shape that are encoded together
 
 @dataclass
 class Decoded:
-    """A piece's spans, or why there are none."""
+    """The spans of a segment, or why there are none."""
 
     segment: Segment
     stamp: tuple[int, int] | None
@@ -27,7 +27,7 @@ class Decoded:
 
 
 def windows(cache: TokenCache, segments: Sequence[Segment]) -> Iterator[list[Decoded]]:
-    """Decoded pieces, a few at a time."""
+    """Yields decoded segments, a few at a time."""
     window: list[Decoded] = []
     held = 0
     for segment in segments:
@@ -41,12 +41,12 @@ def windows(cache: TokenCache, segments: Sequence[Segment]) -> Iterator[list[Dec
 
 
 def _decode(cache: TokenCache, segment: Segment) -> Decoded:
-    """Decodes a piece, in all the chunks that the cache has room for, from its file or from a media shard."""
+    """Decodes a segment, as many chunks as the cache may hold, from its file or from a media shard."""
     stamp = cache.stamp(segment.clip)
     try:
         with cache.media.extracted(cache.name(segment.clip)) as path:
-            there = segment.clip if path is None or segment.clip.path.is_file() else replace(segment.clip, path=path)
-            return Decoded(segment, stamp, cache.encoder.read(replace(segment, clip=there, max_chunks=cache.longest)))
+            clip = segment.clip if path is None or segment.clip.path.is_file() else replace(segment.clip, path=path)
+            return Decoded(segment, stamp, cache.encoder.read(replace(segment, clip=clip, max_chunks=cache.longest)))
     except (MediaError, ShardError) as error:
         return Decoded(segment, stamp, why=str(error))
 
@@ -54,16 +54,16 @@ def _decode(cache: TokenCache, segment: Segment) -> Decoded:
 def encode(
     encoder: ClipEncoder, window: list[Decoded], tracks: Sequence[Track], device: str
 ) -> list[list[dict[Track, Tensor]]]:
-    """Encodes the spans of a window in batches of one shape; in the window's order."""
+    """Encodes the spans of a window in batches of one shape; returns the tokens of each segment's spans, in order."""
     by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for number, decoded in enumerate(window):
         for k, span in enumerate(decoded.spans):
             by_shape.setdefault(tuple(span.frames.shape), []).append((number, k))
-    done: list[list[dict[Track, Tensor]]] = [[{} for _ in decoded.spans] for decoded in window]
-    for places in by_shape.values():
-        for first in range(0, len(places), BATCH):
-            some = places[first : first + BATCH]
-            spans = [window[number].spans[k] for number, k in some]
-            for (number, k), tokens in zip(some, encoder.encode_tracks(spans, tracks, device), strict=True):
-                done[number][k] = tokens
-    return done
+    encoded: list[list[dict[Track, Tensor]]] = [[{} for _ in decoded.spans] for decoded in window]
+    for alike in by_shape.values():
+        for first in range(0, len(alike), BATCH):
+            batch = alike[first : first + BATCH]
+            spans = [window[number].spans[k] for number, k in batch]
+            for (number, k), tokens in zip(batch, encoder.encode_tracks(spans, tracks, device), strict=True):
+                encoded[number][k] = tokens
+    return encoded

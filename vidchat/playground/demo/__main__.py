@@ -6,7 +6,7 @@ time limit. Then renders dyads, trains three stages, answers with both models, a
 
 from __future__ import annotations
 
-from vidchat.runtime.threads import GIVEN  # (before torch)
+from vidchat.runtime.threads import VARIABLES  # (before torch)
 
 # isort: split
 import os
@@ -111,7 +111,7 @@ def train_stage(output: Path, index: int, plan: Plan, overrides: Sequence[str]) 
     command += ["stage.module.release_dtype=float16", f"trainer.precision={plan.speed.precision}"]
     command += [f"init_from={output / STAGES[index - 1] / 'release'}"] if index else []
     console.rule(f"training {stage}, {steps} steps")
-    threads = dict.fromkeys(GIVEN, str(plan.speed.threads))
+    threads = dict.fromkeys(VARIABLES, str(plan.speed.threads))
     subprocess.run([*command, *overrides], env=os.environ | threads, check=True)
     return folder
 
