@@ -67,7 +67,7 @@ def _read(kind: str, bucket: int, units: Sequence[Unit], parts: Path, found: _Fo
             content = "the same content as" if digests[kept] == digests[row] else "other content than"
             damage = Damage("name comes twice", f"with {content} in {origin[kept]}, which counts")
             found.damage.append(damaged(kind, origin[row], members[row], damage, kept=False))
-    return table.gather_tokens(pa.array(list(first.values()), pa.int64()))
+    return table.take(pa.array(list(first.values()), pa.int64()))
 
 
 def _file(member: str) -> str:
@@ -82,7 +82,7 @@ def _clips(tables: dict[str, pa.Table], found: _Found) -> pa.Table:
         found.counts[f"without {kind}"] += chosen.null_count
         for name in FILLS[kind]:
             if name in tables[kind].column_names:
-                columns[name] = tables[kind][name].gather_tokens(chosen)
+                columns[name] = tables[kind][name].take(chosen)
     for listed in LISTS.values():
         columns[f"in_{listed}"] = pc.is_in(base["clip"], value_set=tables[listed]["clip"].combine_chunks())
     columns["speech"] = _speech(base, tables["speaker_json"], found)
@@ -95,7 +95,7 @@ def _clips(tables: dict[str, pa.Table], found: _Found) -> pa.Table:
     _unmatched(tables, base, found)
     table = pa.table([_column(columns, field, base.num_rows) for field in SCHEMA], schema=SCHEMA)
     keys = [(name, "ascending") for name in ("video", "start_s", "scene", "clip")]
-    return table.gather_tokens(pc.sort_indices(table, sort_keys=keys))
+    return table.take(pc.sort_indices(table, sort_keys=keys))
 
 
 def _column(columns: dict[str, Any], field: pa.Field, length: int) -> pa.ChunkedArray | pa.Array:
