@@ -13,7 +13,7 @@ import pytest
 import torch
 from folders import make_folder
 
-from vidchat.data.atomic_path import forget, whole
+from vidchat.data.atomic_path import atomic_path, remove_partials
 from vidchat.data.manifest.dialogues import Derive, write_dialogues
 from vidchat.data.manifest.sources import ingest_folder
 from vidchat.data.media.write import ClipWriter, write_clip
@@ -36,7 +36,7 @@ def test_a_file_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> N
     write_text(tmp_path / "a.json", "old")
 
     def fail() -> None:
-        with whole(tmp_path / "a.json") as partial:
+        with atomic_path(tmp_path / "a.json") as partial:
             partial.write_text("half of the n")
             full()
 
@@ -45,7 +45,7 @@ def test_a_file_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> N
     assert (tmp_path / "a.json").read_text() == "old"
     assert files(tmp_path) == ["a.json"]
     (tmp_path / ".a[1].json.99.partial").touch()
-    forget(tmp_path / "a[1].json")
+    remove_partials(tmp_path / "a[1].json")
     assert files(tmp_path) == ["a.json"]
 
 

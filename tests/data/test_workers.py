@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 from vidchat.runtime.atomic import write_text
 
 
@@ -26,14 +26,14 @@ def note_and_wait(number: int, folder: str) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_item_has_its_result(workers: int) -> None:
     items = iter(range(30))
-    assert sorted(each(partial(power, exponent=2), items, workers)) == [k * k for k in range(30)]
+    assert sorted(parallel_map(partial(power, exponent=2), items, workers)) == [k * k for k in range(30)]
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = (
         "import sys; from functools import partial; from test_workers import note_and_wait\n"
-        "from vidchat.data.workers import each\n"
-        "if __name__ == '__main__': list(each(partial(note_and_wait, folder=sys.argv[1]), range(2), 2))\n"
+        "from vidchat.data.workers import parallel_map\n"
+        "if __name__ == '__main__': list(parallel_map(partial(note_and_wait, folder=sys.argv[1]), range(2), 2))\n"
     )
     (tmp_path / "run.py").write_text(script)
     here = Path(__file__).parent

@@ -20,7 +20,7 @@ from typing import Any
 
 from vidchat.data.manifest.speakervid.annotation_folder import KINDS
 from vidchat.data.manifest.speakervid.names import ClipName, is_voice
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 
 SCENES = 8  # of a video
 WORDS = ("yes", "no", "well", "the", "a", "we", "you", "think", "tea", "rain", "music", "work", "then", "people")
@@ -82,7 +82,7 @@ def imitate(
     jobs = [(kind, archive) for kind in KINDS for archive in range(archives)]
     job = partial(_archive, root=root, videos=videos, archives=archives, seed=seed, damage_every=damage_every)
     damaged: list[tuple[str, str, str]] = []
-    for found in each(job, jobs, workers):
+    for found in parallel_map(job, jobs, workers):
         damaged += found
     _lists(root, videos, seed)
     return sorted(damaged)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.media.read import Media, MediaError, frame_size, read_clip, write_clip
 from vidchat.data.tokens.media_shards import MediaShards
@@ -145,7 +145,7 @@ def show(
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() in (".png", ".jpg"):
         sheet = _sheet(dialogues, elsewhere)
-        with whole(output) as partial:
+        with atomic_path(output) as partial:
             sheet.save(partial, format="PNG" if output.suffix.lower() == ".png" else "JPEG")
     else:
         write_text(output, _spatial_context(root, dialogues, elsewhere))

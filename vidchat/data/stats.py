@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.folder import FolderError, entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.dialogues import SUMMARY
 from vidchat.data.manifest.manifest_file import COLUMNS, ROWS, ManifestError, as_table, open_manifest
@@ -242,7 +242,7 @@ def draw(found: Distributions, frame: Path) -> None:
     panels[7].text(0.05, 0.95, "\n".join(told), va="top", fontsize=13)
     figure.tight_layout()
     frame.parent.mkdir(parents=True, exist_ok=True)
-    with whole(frame) as partial:
+    with atomic_path(frame) as partial:
         figure.savefig(partial, dpi=110, format=frame.suffix[1:] or "png")
     plt.close(figure)
 

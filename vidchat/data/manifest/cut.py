@@ -21,7 +21,7 @@ from rich.progress import Progress
 from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.cut_video import CutReport, CutSettings, cut_video
 from vidchat.data.manifest.manifest_file import ManifestError, open_manifest, videos
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 from vidchat.runtime.atomic import write_text
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def cut(
     own = ((clips, _source(clips, sources)) for clips in videos(manifest, CUT_COLUMNS) if _mine(clips, part))
     with Progress() as progress:
         task = progress.add_task("cutting", total=total // part[1])
-        for found in each(job, own, workers):
+        for found in parallel_map(job, own, workers):
             report.add(found)
             progress.update(task, completed=sum(report.counts.values()))
     if not dry_run:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vidchat.data.atomic_path import forget
+from vidchat.data.atomic_path import remove_partials
 from vidchat.data.manifest.manifest_file import ManifestError, clip_file
 from vidchat.data.manifest.silence import others, silence
 from vidchat.data.manifest.tiers import is_silent
@@ -108,7 +108,7 @@ def cut_video(
                     report.counts["there already"] += not voice_only
                 else:
                     if not dry_run:
-                        forget(output / name)
+                        remove_partials(output / name)
                         seconds = (_write_voice if voice_only else _write_clip)(output / name, path, clip, settings)
                         _note_short(report, clip, seconds, settings)
                     report.counts["voices cut" if voice_only else "cut"] += 1

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from vidchat.data.atomic_path import forget, whole
+from vidchat.data.atomic_path import atomic_path, remove_partials
 from vidchat.data.manifest.branches import BRANCH_COLUMNS, BranchSettings, Found, Row, find
 from vidchat.data.manifest.manifest_file import SCORES, ManifestError, clip_file, open_manifest, rows, videos
 from vidchat.data.manifest.splits import SPLIT_COLUMNS, SplitSettings, split_videos
@@ -193,8 +193,8 @@ def write_dialogues(
     target, other = output / "dialogues.jsonl", output / "dialogues.parquet"
     if as_parquet:
         target, other = other, target
-    forget(target)
-    with whole(target) as partial:
+    remove_partials(target)
+    with atomic_path(target) as partial:
         (_write_parquet if as_parquet else _write_jsonl)(partial, entries)
     other.unlink(missing_ok=True)
     told = {"settings": asdict(settings), "in_place": media is not None, **summary.as_json()}

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidchat.data.atomic_path import forget, whole
+from vidchat.data.atomic_path import atomic_path, remove_partials
 
 SPEECH = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("speaker", pa.string())]))
 
@@ -125,10 +125,10 @@ def videos(path: Path, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]
 def write_manifest(path: Path, tables: Iterable[pa.Table]) -> int:
     """Writes tables of the manifest's columns one after another, whole or not at all; returns the number of clips."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    forget(path)
+    remove_partials(path)
     clips = 0
     waiting: list[pa.Table] = []
-    with whole(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
         for table in tables:
             clips += table.num_rows
             waiting.append(table)

@@ -25,7 +25,7 @@ from vidchat.data.manifest.speakervid.annotation_folder import LayoutError
 from vidchat.data.manifest.speakervid.archives import Member, read_archive, read_folder_part
 from vidchat.data.manifest.speakervid.json_values import Record, number, parse, text
 from vidchat.data.manifest.speakervid.names import Damage, base_name
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 from vidchat.runtime.atomic import write_text
 
 _ID = re.compile(r"(V[0-9A-Z]+_S[0-9A-Z]+_I[0-9A-Z]+)_(P[0-9A-Z]+)")
@@ -49,7 +49,7 @@ def ingest_seamless(root: Path, output: Path, workers: int | None = None) -> dic
     work = output.with_name(f"{output.name}.work")
     work.mkdir(parents=True, exist_ok=True)
     job = partial(_read_place, root=root, work=work)
-    for _ in track(each(job, places, workers), "reading archives", total=len(places)):
+    for _ in track(parallel_map(job, places, workers), "reading archives", total=len(places)):
         pass
     people: dict[str, dict[str, Any]] = {}
     damage: list[dict[str, Any]] = []

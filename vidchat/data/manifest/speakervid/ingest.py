@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.manifest.manifest_file import SCORES, write_manifest
 from vidchat.data.manifest.speakervid.annotation_folder import KINDS, LISTS, LayoutError, Unit, find_units
 from vidchat.data.manifest.speakervid.join import join_bucket
 from vidchat.data.manifest.speakervid.parts import BUCKETS, make_part, part_stamp
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 from vidchat.runtime.atomic import write_text
 
 
@@ -81,7 +81,7 @@ def _make_parts(units: list[Unit], root: Path, parts: Path, workers: int | None)
             shutil.rmtree(folder, ignore_errors=True)
     largest_first = sorted(units, key=lambda unit: -unit.size)
     job = partial(make_part, root=root, parts=parts)
-    for _ in track(each(job, largest_first, workers), "reading archives", total=len(units)):
+    for _ in track(parallel_map(job, largest_first, workers), "reading archives", total=len(units)):
         pass
 
 
@@ -91,7 +91,7 @@ def _join(units: list[Unit], work: Path, joined: Path, workers: int | None) -> N
             shutil.rmtree(folder, ignore_errors=True)
     joined.mkdir(exist_ok=True)
     job = partial(join_bucket, units=units, parts=work / "parts", joined=joined)
-    for _ in track(each(job, range(BUCKETS), workers), "joining", total=BUCKETS):
+    for _ in track(parallel_map(job, range(BUCKETS), workers), "joining", total=BUCKETS):
         pass
 
 
@@ -151,5 +151,5 @@ def _damage_lines(units: list[Unit], parts: Path, joined: Path) -> Iterator[str]
 
 
 def _list_damage(units: list[Unit], parts: Path, joined: Path, path: Path) -> None:
-    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(_damage_lines(units, parts, joined))

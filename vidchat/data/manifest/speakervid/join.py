@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.manifest.manifest_file import SCHEMA, SPEECH
 from vidchat.data.manifest.speakervid.annotation_folder import LISTS, Unit
 from vidchat.data.manifest.speakervid.names import Damage
@@ -46,7 +46,7 @@ def join_bucket(bucket: int, units: Sequence[Unit], parts: Path, joined: Path) -
     with (joined / f"{bucket:02d}.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in found.damage)
     write_text(joined / f"{bucket:02d}.json", json.dumps(found.counts, sort_keys=True))
-    with whole(target) as unfinished:
+    with atomic_path(target) as unfinished:
         pq.write_table(table, unfinished, compression="zstd")
     return bucket
 
