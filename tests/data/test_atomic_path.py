@@ -14,7 +14,7 @@ import torch
 from folders import make_folder
 
 from vidchat.data.atomic_path import atomic_path, remove_partials
-from vidchat.data.manifest.dialogues import Derive, write_dialogues
+from vidchat.data.manifest.dialogues import DeriveSettings, write_dialogues
 from vidchat.data.manifest.sources import ingest_folder
 from vidchat.data.media.write import ClipWriter, write_clip
 from vidchat.data.tokens import shards
@@ -121,7 +121,7 @@ def test_dialogues_that_cannot_be_written_leave_nothing(
 ) -> None:
     monkeypatch.setattr("vidchat.data.manifest.dialogues._entry", full)
     with pytest.raises(OSError, match="No space left"):
-        write_dialogues(data / "clips.parquet", tmp_path, Derive(), file_format=file_format)
+        write_dialogues(data / "clips.parquet", tmp_path, DeriveSettings(), file_format=file_format)
     assert files(tmp_path) == ["branches.json"]
 
 

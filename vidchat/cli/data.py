@@ -86,9 +86,9 @@ def _cut_settings() -> Sequence[type]:
 
 
 def _branch_settings() -> Sequence[type]:
-    from vidchat.data.manifest.dialogues import Derive
+    from vidchat.data.manifest.dialogues import DeriveSettings
 
-    return Derive, DialogueFiles
+    return DeriveSettings, DialogueFiles
 
 
 @app.command(cls=command_with(lambda: (IngestSettings,)))
@@ -166,14 +166,14 @@ def cut(
     are listed in cut.report.json and skipped.
     """
     with user_errors():
-        from vidchat.data.manifest.cut import CutSettings, wanted_files
+        from vidchat.data.manifest.cut import CutSettings, dialogue_files
         from vidchat.data.manifest.cut import cut as run
 
         how, work = read_two(CutSettings, CutWork, settings)
         share = work.share()
-        wanted = wanted_files(output) if only_dialogues else None
+        selected = dialogue_files(output) if only_dialogues else None
         path = _manifest(manifest)
-        report = run(path, media, output, how, wanted=wanted, part=share, workers=work.workers, dry_run=dry_run)
+        report = run(path, media, output, how, selected=selected, part=share, workers=work.workers, dry_run=dry_run)
         missing = sorted(set(report.missing))
         _print_cut(report, missing, dry_run)
         if download and missing and not dry_run:
@@ -208,9 +208,9 @@ def branches(manifest: Manifest, output: Folder, dry_run: DryRun = False, settin
     No person and no source video is in two splits. The thresholds' defaults are the paper's, where it gives them.
     """
     with user_errors():
-        from vidchat.data.manifest.dialogues import Derive, write_dialogues
+        from vidchat.data.manifest.dialogues import DeriveSettings, write_dialogues
 
-        chosen, files = read_two(Derive, DialogueFiles, settings)
+        chosen, files = read_two(DeriveSettings, DialogueFiles, settings)
         summary = write_dialogues(_manifest(manifest), output, chosen, files.media, files.format, dry_run)
         found = summary.as_json()
         print_table(found["dialogues"])
