@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what was begun is gone after an error."""
+"""Atomic writes: a file appears complete or not at all, and an error leaves no partial file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_file_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_replaces_an_older_one_only_when_it_is_complete(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "old")
 
     def fail() -> None:
@@ -78,7 +78,7 @@ def test_a_clip_that_cannot_be_written_leaves_nothing(
 
 
 def test_folders_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
-    """A pipe stands for a device here: renaming a file to /dev/null makes /dev/null a file, for everybody."""
+    """A pipe stands for a device: renaming a file to /dev/null would replace /dev/null for all programs."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")

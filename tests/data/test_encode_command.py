@@ -28,15 +28,15 @@ def encode(root: Path, *more: str) -> Result:
 
 def test_a_folder_becomes_a_folder_of_tokens_that_can_be_verified(root: Path, tmp_path: Path) -> None:
     dry = encode(root, "--output", str(tmp_path), "--dry-run")
-    assert "4 pieces of 2 dialogues, 4 to encode" in dry.output
+    assert "4 segments of 2 dialogues, 4 to encode" in dry.output
     assert not list(tmp_path.iterdir())
     done = encode(root, "--output", str(tmp_path), "data.max_chunks=5", "data.dtype=float16")
     assert done.exit_code == 0, done.output
     assert done.output.count("4 samples in 1 shards") == 2
     (made,) = tmp_path.glob("tokens/latents-*/made_with.json")
-    told = json.loads(made.read_text())
-    assert (told["size"], told["longest"], told["dtype"]) == ([16, 16], 5, "float16")
-    assert told["tokenizer"]["class"] == "StackedVAE"
+    record = json.loads(made.read_text())
+    assert (record["size"], record["longest"], record["dtype"]) == ([16, 16], 5, "float16")
+    assert record["tokenizer"]["class"] == "StackedVAE"
     assert (tmp_path / "dialogues.jsonl").read_text() == (root / "dialogues.jsonl").read_text()
     verify = ["data", "verify", str(tmp_path)]
     assert "2 folders of shards, 0 problems" in CliRunner().invoke(app, verify).output
@@ -47,8 +47,8 @@ def test_a_folder_becomes_a_folder_of_tokens_that_can_be_verified(root: Path, tm
     assert f"{shard.name}: is not what its index says" in broken.output
 
 
-def test_mistakes_are_told_in_a_sentence(root: Path) -> None:
-    for word, told in (
+def test_mistakes_are_reported_in_one_sentence(root: Path) -> None:
+    for word, message in (
         ("engine=slurm", "engine must be one of processes, ray"),
         ("shard_mb=0", "shard_mb must be at least 1"),
         ("worker=2", "there is no key 'worker'; did you mean 'workers'?"),
@@ -61,6 +61,6 @@ def test_mistakes_are_told_in_a_sentence(root: Path) -> None:
     ):
         done = encode(root, word)
         assert done.exit_code == 1
-        assert told in done.output.replace("\n", " ")
+        assert message in done.output.replace("\n", " ")
     missing = CliRunner().invoke(app, ["data", "encode", "nowhere"])
     assert "there is no such data folder" in missing.output
