@@ -120,8 +120,8 @@ def make_part(unit: Unit, root: Path, parts: Path) -> str:
     with (work / "damage.jsonl").open("w", encoding="utf-8") as file:
         tally = Tally(unit, file)
         rows = _rows(unit, root, tally)
-        for number, waiting in enumerate(_batches(rows)):
-            _write(work / f"rows-{number:05d}.arrow", unit.kind, waiting)
+        for k, batch in enumerate(_batches(rows)):
+            _write(work / f"rows-{k:05d}.arrow", unit.kind, batch)
     keys = dict(sorted(tally.keys.items(), key=lambda item: (-item[1], item[0]))[:200])
     summary = {"stamp": part_stamp(unit), "kind": unit.kind, "path": unit.path, "read": tally.read, "keys": keys}
     write_text(work / "done.json", json.dumps(summary))
