@@ -34,9 +34,9 @@ def test_a_folder_becomes_a_folder_of_tokens_that_can_be_verified(root: Path, tm
     assert done.exit_code == 0, done.output
     assert done.output.count("4 samples in 1 shards") == 2
     (made,) = tmp_path.glob("tokens/latents-*/made_with.json")
-    record = json.loads(made.read_text())
-    assert (record["size"], record["longest"], record["dtype"]) == ([16, 16], 5, "float16")
-    assert record["tokenizer"]["class"] == "StackedVAE"
+    provenance = json.loads(made.read_text())
+    assert (provenance["size"], provenance["longest"], provenance["dtype"]) == ([16, 16], 5, "float16")
+    assert provenance["tokenizer"]["class"] == "StackedVAE"
     assert (tmp_path / "dialogues.jsonl").read_text() == (root / "dialogues.jsonl").read_text()
     verify = ["data", "verify", str(tmp_path)]
     assert "2 folders of shards, 0 problems" in CliRunner().invoke(app, verify).output
@@ -47,7 +47,7 @@ def test_a_folder_becomes_a_folder_of_tokens_that_can_be_verified(root: Path, tm
     assert f"{shard.name}: is not what its index says" in broken.output
 
 
-def test_mistakes_are_reported_in_one_sentence(root: Path) -> None:
+def test_mistakes_are_reported_in_a_sentence(root: Path) -> None:
     for word, message in (
         ("engine=slurm", "engine must be one of processes, ray"),
         ("shard_mb=0", "shard_mb must be at least 1"),

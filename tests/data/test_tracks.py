@@ -85,7 +85,7 @@ def test_a_cover_image_in_the_first_track_is_skipped(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("balance", [-1.0, -0.9])
-def test_the_first_channel_is_read_where_the_channels_cancel_out(tmp_path: Path, balance: float) -> None:
+def test_channels_that_cancel_each_other_out_are_read(tmp_path: Path, balance: float) -> None:
     stereo = np.concatenate([tone(), balance * tone()])
     path = shoot(tmp_path / "a.mkv", [corners()] * 25, waveforms=[stereo])
     waveform = read_clip(Clip(path, ""), fps=25, size=(16, 16), sample_rate=16000).waveform
