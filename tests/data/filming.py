@@ -1,4 +1,4 @@
-"""Films with flashes and clicks at known instants, in every container and rate, and where they are found again."""
+"""Test films with flashes and tones at known instants, and the detection of these in decoded media."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from vidchat.data.media.read import Media
 
 @dataclass(frozen=True)
 class Film:
-    """How a test film is made.
+    """Settings of a test film.
 
     Attributes:
-        name: The file's name; its suffix is the container.
+        name: File name; its suffix selects the container.
         fps: Frames per second.
         rate: Samples per second.
-        layout: Audio channels.
+        layout: Layout of the audio channels.
         size: (width, height).
-        codecs: Video and audio codec.
-        options: Of the container.
-        keep: Of the frames, which are written; the others are left out, as recorders do.
-        seconds: How long it is.
-        shift: Seconds that are added to all timestamps.
+        codecs: Video codec and audio codec.
+        options: Options of the container.
+        keep: Share of the frames that are written; the others are dropped, as recorders do.
+        seconds: Duration in seconds.
+        shift: Seconds added to all time stamps.
     """
 
     name: str
@@ -92,30 +92,30 @@ def _record(container: av.container.OutputContainer, audio: av.AudioStream, film
 
 
 def shown_from(film: Film) -> list[float]:
-    """When the film itself first shows each flash: its frames are only so many a second."""
+    """Returns the time of the first frame of each flash, at the film's frame rate."""
     return [float(-(-Fraction(t).limit_denominator(1000) * film.fps // 1) / film.fps) for t in FLASHES]
 
 
 def flashes(frames: Tensor, fps: int) -> np.ndarray:
-    """When the frame turns white, in seconds."""
+    """Returns the times at which frames (N, 3, H, W) turn white, in seconds."""
     bright = frames.float().mean((1, 2, 3)).numpy() > 127
     return (np.flatnonzero(np.diff(bright.astype(int)) > 0) + 1) / fps
 
 
 def tones(waveform: Tensor, rate: int) -> np.ndarray:
-    """When the tone sets in, in seconds, to within a few milliseconds."""
+    """Returns the times at which tones begin in a waveform (n,), in seconds, to within a few milliseconds."""
     window = round(rate * 0.004)
     loud = np.convolve(np.abs(waveform.numpy()), np.ones(window) / window, "same") > 0.12
     starts = np.flatnonzero(np.diff(loud.astype(int)) > 0) / rate
-    keep: list[float] = []
+    onsets: list[float] = []
     for start in starts:
-        if not keep or start - keep[-1] > 2 * LASTS:
-            keep.append(float(start))
-    return np.array(keep)
+        if not onsets or start - onsets[-1] > 2 * LASTS:
+            onsets.append(float(start))
+    return np.array(onsets)
 
 
 def offsets(media: Media, shown: Sequence[float], heard: Sequence[float] = FLASHES) -> np.ndarray:
-    """(flashes, 2): how late each flash is against `shown` and each tone against `heard`, in seconds."""
+    """Returns the delays of flashes against `shown` and tones against `heard`, (flashes, 2), in seconds."""
     flash, tone = flashes(media.frames, media.fps), tones(media.waveform, media.sample_rate)
     assert len(flash) == len(shown), (flash, shown)
     assert len(tone) == len(heard), (tone, heard)

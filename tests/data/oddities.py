@@ -1,4 +1,4 @@
-"""Files as other people's phones, editors and accidents make them; each is small and made when it is asked for."""
+"""Small media files with the oddities of phones, editors and accidents, made on demand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MATRICES = {
 
 
 def corners(height: int = 32, width: int = 64) -> np.ndarray:
-    """(H, W, 3) uint8: red, green, blue and yellow from the top left to the bottom right."""
+    """Returns an image (H, W, 3) uint8 with a red, green, blue and yellow corner, from top left to bottom right."""
     image = np.empty((height, width, 3), np.uint8)
     top, left = slice(0, height // 2), slice(0, width // 2)
     image[:, :] = YELLOW
@@ -41,15 +41,15 @@ def corners(height: int = 32, width: int = 64) -> np.ndarray:
 
 
 def names(pixels: np.ndarray) -> str:
-    """The colours of the corners of (3, H, W), as letters, from the top left to the bottom right."""
+    """Returns the colours of the corners of (3, H, W) as letters, from top left to bottom right."""
     height, width = pixels.shape[-2:]
     shown = [pixels[:, y, x] for y in (height // 4, -height // 4) for x in (width // 4, -width // 4)]
-    known = dict(zip("RGBY", (RED, GREEN, BLUE, YELLOW), strict=True))
-    return "".join(min(known, key=lambda n: np.abs(colour - np.array(known[n], float)).sum()) for colour in shown)
+    colours = dict(zip("RGBY", (RED, GREEN, BLUE, YELLOW), strict=True))
+    return "".join(min(colours, key=lambda n: np.abs(colour - np.array(colours[n], float)).sum()) for colour in shown)
 
 
 def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """How a camera that notes this EXIF orientation stores an upright frame (H, W, C)."""
+    """Returns an upright frame (H, W, C) as a camera stores it with this EXIF orientation."""
     back: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
@@ -77,14 +77,14 @@ def shoot(
     """Writes frames (H, W, C) at 25 fps and audio tracks (channels, n) at 16 kHz.
 
     Args:
-        path: The file; its suffix is the container.
-        frames: Of the format `source`.
-        sounds: In [-1, 1]; the last track has the default flag.
-        times: When the frames are shown, in seconds.
+        path: Target file; its suffix selects the container.
+        frames: Frames in the format `source`.
+        waveforms: Audio tracks in [-1, 1]; the last one has the default flag.
+        times: Times of the frames in seconds.
         codec: Video codec.
-        kind: Pixel format that is encoded.
+        kind: Pixel format of the encoded video.
         source: Pixel format of the frames.
-        tags: Colour properties of the codec context; they are also those that the frames are brought to.
+        tags: Colour properties of the codec context, to which the frames are converted.
     """
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=25)
@@ -96,8 +96,8 @@ def shoot(
         tracks = [
             container.add_stream("aac", rate=16000, layout="mono" if len(s) == 1 else "stereo") for s in waveforms
         ]
-        for number, track in enumerate(tracks, 1):
-            track.disposition = av.stream.Disposition.default if number == len(tracks) else av.stream.Disposition(0)
+        for k, track in enumerate(tracks, 1):
+            track.disposition = av.stream.Disposition.default if k == len(tracks) else av.stream.Disposition(0)
         for k, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=source)
             frame = frame.reformat(
@@ -118,7 +118,7 @@ def shoot(
 
 
 def tone(seconds: float = 1.0, amplitude: float = 0.5) -> np.ndarray:
-    """(1, n) at 16 kHz."""
+    """Returns a tone (1, n) at 16 kHz."""
     return amplitude * np.sin(np.arange(round(seconds * 16000)) * 0.3)[None]
 
 
@@ -133,7 +133,7 @@ def with_matrix(path: Path, orientation: int) -> Path:
 
 
 def with_title(path: Path, title: bytes) -> Path:
-    """Writes an mp4 again with a title of any bytes."""
+    """Writes a copy of an mp4 with a title of arbitrary bytes."""
     placeholder = "T" * len(title)
     target = path.with_name(f"titled-{path.name}")
     with av.open(str(path)) as source, av.open(str(target), "w") as container:
@@ -150,17 +150,17 @@ def with_title(path: Path, title: bytes) -> Path:
 
 
 def readers(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Everything that reads a media file, by name."""
+    """Yields every function that reads a media file, by name."""
     clip, span = Clip(path, "ann"), Clip(path, "ann", start=0.3, end=0.8)
     point: dict[str, Any] = {"fps": 25, "size": (32, 32), "sample_rate": 16000}
     yield "clip", lambda: read_clip(clip, **point)
     yield "span", lambda: read_clip(span, **point)
     yield "frames alone", lambda: read_clip(clip, **point, audio=False, max_seconds=0.4)
     yield "end", lambda: read_clip(clip, **point, audio=False, last=9)
-    yield "picture", lambda: read_image(path, (32, 32))
+    yield "image", lambda: read_image(path, (32, 32))
     yield "crop", lambda: list(crop_frames(clip, (0.1, 0.1, 0.9, 0.9), 25, 40))
-    yield "sound", lambda: read_audio(clip, 16000, 16000)
-    yield "audio beside", lambda: read_audio(clip, 16000, 16000, beside=path)
+    yield "audio", lambda: read_audio(clip, 16000, 16000)
+    yield "audio from a wav", lambda: read_audio(clip, 16000, 16000, wav=path)
     yield "header", lambda: header_of(path)
     yield "header within", lambda: header_of(path, (0, path.stat().st_size if os.path.isfile(path) else 1))
     yield "size", lambda: frame_size(path)

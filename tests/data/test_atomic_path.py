@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what was begun is gone after an error."""
+"""Atomic writes: a file appears complete or not at all, and an error leaves no partial file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import torch
 from folders import make_folder
 
-from vidchat.data.atomic_path import forget, whole
-from vidchat.data.manifest.dialogues import Derive, write_dialogues
+from vidchat.data.atomic_path import atomic_path, remove_partials
+from vidchat.data.manifest.dialogues import DeriveSettings, write_dialogues
 from vidchat.data.manifest.sources import ingest_folder
 from vidchat.data.media.write import ClipWriter, write_clip
 from vidchat.data.tokens import shards
@@ -32,11 +32,11 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_file_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_replaces_an_older_one_only_when_it_is_complete(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "old")
 
     def fail() -> None:
-        with whole(tmp_path / "a.json") as partial:
+        with atomic_path(tmp_path / "a.json") as partial:
             partial.write_text("half of the n")
             full()
 
@@ -45,7 +45,7 @@ def test_a_file_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> N
     assert (tmp_path / "a.json").read_text() == "old"
     assert files(tmp_path) == ["a.json"]
     (tmp_path / ".a[1].json.99.partial").touch()
-    forget(tmp_path / "a[1].json")
+    remove_partials(tmp_path / "a[1].json")
     assert files(tmp_path) == ["a.json"]
 
 
@@ -78,7 +78,7 @@ def test_a_clip_that_cannot_be_written_leaves_nothing(
 
 
 def test_folders_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
-    """A pipe stands for a device here: renaming a file to /dev/null makes /dev/null a file, for everybody."""
+    """A pipe stands for a device: renaming a file to /dev/null would replace /dev/null for all programs."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
@@ -121,7 +121,7 @@ def test_dialogues_that_cannot_be_written_leave_nothing(
 ) -> None:
     monkeypatch.setattr("vidchat.data.manifest.dialogues._entry", full)
     with pytest.raises(OSError, match="No space left"):
-        write_dialogues(data / "clips.parquet", tmp_path, Derive(), file_format=file_format)
+        write_dialogues(data / "clips.parquet", tmp_path, DeriveSettings(), file_format=file_format)
     assert files(tmp_path) == ["branches.json"]
 
 

@@ -16,7 +16,7 @@ TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.016
 
 
 def hdr_signal(sdr: np.ndarray, hlg: bool) -> np.ndarray:
-    """(..., 3) SDR levels in [0, 255] as a display-referred converter packs them into HDR: white is 203 cd/m2."""
+    """Converts SDR levels (..., 3) in [0, 255] to a display-referred HDR signal; white is 203 cd/m2."""
     light = 203 * (np.asarray(sdr, float) / 255) ** 2.4 @ TO_BT2020.T
     if hlg:
         scene = (light / 1000) ** (1 / 1.2)
@@ -38,7 +38,7 @@ def levels(pixels: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("hlg", [True, False])
-def test_hdr_is_brought_to_what_an_sdr_screen_shows(tmp_path: Path, hlg: bool) -> None:
+def test_hdr_is_mapped_to_the_sdr_it_was_made_from(tmp_path: Path, hlg: bool) -> None:
     signal = np.rint(hdr_signal(corners(), hlg) * 0xFF00).astype(np.uint16)
     path = shoot(
         tmp_path / "a.mkv",
@@ -51,8 +51,8 @@ def test_hdr_is_brought_to_what_an_sdr_screen_shows(tmp_path: Path, hlg: bool) -
         colorspace=Colorspace.BT2020,
         color_range=ColorRange.MPEG,
     )
-    for seen, meant in zip(levels(first(path)), (RED, GREEN, BLUE, YELLOW), strict=True):
-        assert np.abs(seen - meant).max() <= 6
+    for seen, expected in zip(levels(first(path)), (RED, GREEN, BLUE, YELLOW), strict=True):
+        assert np.abs(seen - expected).max() <= 6
 
 
 @pytest.mark.parametrize("hlg", [True, False])
@@ -83,11 +83,11 @@ def test_the_matrix_and_the_range_that_a_file_names_are_used(
         color_range=extent,
         color_trc=ColorTrc.BT709,
     )
-    for seen, meant in zip(levels(first(path)), (RED, GREEN, BLUE, YELLOW), strict=True):
-        assert np.abs(seen - meant).max() <= 4
+    for seen, expected in zip(levels(first(path)), (RED, GREEN, BLUE, YELLOW), strict=True):
+        assert np.abs(seen - expected).max() <= 4
 
 
-def test_what_a_transparent_image_hides_is_never_seen(tmp_path: Path) -> None:
+def test_hidden_colours_of_a_transparent_image_are_not_read(tmp_path: Path) -> None:
     cutout = np.dstack([corners(), np.zeros((32, 64), np.uint8)])
     cutout[8:24, 16:48] = (*YELLOW, 255)
     for name in ("a.png", "a.webp"):

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from vidchat.data.folder import read_folder
-from vidchat.data.manifest.cut import CutSettings, cut, wanted_files
-from vidchat.data.manifest.dialogues import Derive, write_dialogues
-from vidchat.data.manifest.fetch import FetchError, command, fetch
+from vidchat.data.manifest.cut import CutSettings, cut, dialogue_files
+from vidchat.data.manifest.dialogues import DeriveSettings, write_dialogues
+from vidchat.data.manifest.fetch import FetchError, download_command, fetch
 from vidchat.data.manifest.manifest_file import ManifestError, as_table, clip_file, sorted_rows, write_manifest
 from vidchat.data.media.read import header_of, read_clip
 from vidchat.data.media.write import write_clip
@@ -29,7 +29,7 @@ def level(frame: int) -> int:
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source video of 8 s: on the left a level that tells the frame's number, on the right blue; a steady tone."""
+    """A source video of 8 s: the left half's grey level is the frame index, the right half is blue; a tone."""
     folder = tmp_path_factory.mktemp("media")
     frames = torch.zeros(200, 3, 60, 120, dtype=torch.uint8)
     frames[:, :, :, :60] = torch.tensor([level(k) for k in range(200)], dtype=torch.uint8)[:, None, None, None]
@@ -41,8 +41,8 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def row(name: str, start: float, end: float, **more: Any) -> dict[str, Any]:
     box = {"x1": 0.0, "y1": 0.0, "x2": 0.4, "y2": 1.0}
-    told = {"clip": name, "video": VIDEO, "voice": "A", "speaker": f"{VIDEO}_A", "start_s": start, "end_s": end}
-    return {**told, **box, "duration_s": end - start, "source": "speakervid", **more}
+    head = {"clip": name, "video": VIDEO, "voice": "A", "speaker": f"{VIDEO}_A", "start_s": start, "end_s": end}
+    return {**head, **box, "duration_s": end - start, "source": "speakervid", **more}
 
 
 SPEECH = [
@@ -79,25 +79,25 @@ def loud(waveform: torch.Tensor, start: float, end: float) -> float:
 def test_time_box_and_silence(manifest: Path, media: Path, tmp_path: Path) -> None:
     report = cut(manifest, media, tmp_path / "data", CutSettings(), workers=1)
     assert report.counts["cut"] == 3
-    one = read(tmp_path / "data", "one")
-    assert one.frames.shape == (75, 3, 60, 48)
-    levels = one.frames.float().mean((1, 2, 3))
+    clip = read(tmp_path / "data", "one")
+    assert clip.frames.shape == (75, 3, 60, 48)
+    levels = clip.frames.float().mean((1, 2, 3))
     assert (levels - torch.tensor([float(level(50 + k)) for k in range(75)])).abs().max() < 3, "the right instants"
     quiet = read(tmp_path / "data", "quiet").frames.float().mean((0, 2, 3))
     assert quiet[2] > 180
-    assert quiet[0] < 30, "the right side of the frame"
-    wave = one.waveform
-    assert min(loud(wave, 0.1, 0.9), loud(wave, 0.85, 0.95), loud(wave, 2.1, 2.4)) > 0.3, (
-        "A's own, also where both talk"
+    assert quiet[0] < 30, "the right half of the frame"
+    waveform = clip.waveform
+    assert min(loud(waveform, 0.1, 0.9), loud(waveform, 0.85, 0.95), loud(waveform, 2.1, 2.4)) > 0.3, (
+        "A's own speech, also where both talk"
     )
-    assert max(loud(wave, 1.05, 1.95), loud(wave, 2.55, 2.95)) < 0.01, "B alone"
+    assert max(loud(waveform, 1.05, 1.95), loud(waveform, 2.55, 2.95)) < 0.01, "only B talks"
     listener = read(tmp_path / "data", "quiet").waveform
-    assert loud(listener, 0.1, 1.9) < 0.01, "who has no voice is not heard"
+    assert loud(listener, 0.1, 1.9) < 0.01, "a person without a voice is not heard"
     assert loud(read(tmp_path / "data", "quiet", voice=True).waveform, 0.1, 1.9) > 0.3
     assert len(read(tmp_path / "data", "late").frames) == 25
 
 
-def test_what_is_missing_is_told_and_skipped(manifest: Path, media: Path, tmp_path: Path) -> None:
+def test_missing_sources_are_reported_and_skipped(manifest: Path, media: Path, tmp_path: Path) -> None:
     output = tmp_path / "data"
     assert cut(manifest, media, output, CutSettings(), workers=1, dry_run=True).counts["cut"] == 4
     assert not output.exists(), "a dry run writes nothing"
@@ -109,7 +109,7 @@ def test_what_is_missing_is_told_and_skipped(manifest: Path, media: Path, tmp_pa
     assert (again.counts["cut"], again.counts["there already"]) == (0, 3)
 
 
-def test_a_source_that_ends_early_is_told(media: Path, tmp_path: Path) -> None:
+def test_a_source_that_ends_early_is_reported(media: Path, tmp_path: Path) -> None:
     rows = [row("whole", 5.0, 8.0), row("half", 6.0, 12.0)]
     write_manifest(tmp_path / "clips.parquet", [as_table(rows)])
     report = cut(tmp_path / "clips.parquet", media, tmp_path / "data", CutSettings(), workers=1)
@@ -118,14 +118,14 @@ def test_a_source_that_ends_early_is_told(media: Path, tmp_path: Path) -> None:
     assert len(read(tmp_path / "data", "half").frames) == 50
 
 
-def test_the_track_is_shorter_than_the_scene(media: Path, tmp_path: Path) -> None:
+def test_a_clip_may_span_the_track_alone(media: Path, tmp_path: Path) -> None:
     rows = [row("one", 2.0, 5.0, speech=SPEECH, track_start_s=3.0, track_end_s=4.0)]
     write_manifest(tmp_path / "clips.parquet", [as_table(rows)])
     cut(tmp_path / "clips.parquet", media, tmp_path / "data", CutSettings(window="track"), workers=1)
-    one = read(tmp_path / "data", "one")
-    assert len(one.frames) == 25
-    assert float(one.frames[0].float().mean()) == pytest.approx(level(75), abs=3)
-    assert loud(one.waveform, 0.05, 0.9) < 0.01, "B talks from the first second to the second"
+    clip = read(tmp_path / "data", "one")
+    assert len(clip.frames) == 25
+    assert float(clip.frames[0].float().mean()) == pytest.approx(level(75), abs=3)
+    assert loud(clip.waveform, 0.05, 0.9) < 0.01, "B talks from the first second to the second"
 
 
 def test_large_crops_are_made_smaller(manifest: Path, media: Path, tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def hashes(output: Path) -> dict[str, str]:
     return {path.relative_to(output).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_run_that_dies_goes_on_and_nobody_can_tell(
+def test_a_killed_run_resumes_with_equal_bytes(
     manifest: Path, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut(manifest, media, tmp_path / "whole", CutSettings(), workers=1)
+    cut(manifest, media, tmp_path / "undisturbed", CutSettings(), workers=1)
     replace, rng, countdown, deaths = os.replace, random.Random(1), [1], 0
 
     def dying(source: Any, target: Any) -> None:
@@ -170,24 +170,26 @@ def test_a_run_that_dies_goes_on_and_nobody_can_tell(
     cut(manifest, media, tmp_path / "data", CutSettings(), workers=1)
     assert deaths >= 2
     named = {name: digest for name, digest in hashes(tmp_path / "data").items() if name.startswith("clips/")}
-    assert named == {name: digest for name, digest in hashes(tmp_path / "whole").items() if name.startswith("clips/")}
+    assert named == {
+        name: digest for name, digest in hashes(tmp_path / "undisturbed").items() if name.startswith("clips/")
+    }
 
 
-def test_seamless_sound_lies_beside_the_pictures(tmp_path: Path) -> None:
+def test_seamless_audio_is_read_from_the_wav_beside_the_video(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", torch.zeros(75, 3, 16, 16, dtype=torch.uint8), None, 30, RATE)
     tone = (20000 * torch.sin(torch.arange(2 * RATE) * 0.3)).to(torch.int16)
     tone[RATE : RATE + RATE // 2] = 0
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 2, RATE, len(tone), "NONE", ""))
         file.writeframes(tone.numpy().tobytes())
-    told = row("one", 0.5, 1.7, media="a.mp4", source="seamless_interaction", x1=None, speech=None)
-    write_manifest(tmp_path / "clips.parquet", [as_table([told])])
+    clip_row = row("one", 0.5, 1.7, media="a.mp4", source="seamless_interaction", x1=None, speech=None)
+    write_manifest(tmp_path / "clips.parquet", [as_table([clip_row])])
     assert cut(tmp_path / "clips.parquet", tmp_path, tmp_path / "data", CutSettings(), workers=1).counts["cut"] == 1
-    one = read(tmp_path / "data", "one")
-    assert one.frames.shape == (30, 3, 16, 16)
-    assert loud(one.waveform, 0.05, 0.45) > 0.3
-    assert loud(one.waveform, 0.55, 0.95) < 0.01
-    assert loud(one.waveform, 1.05, 1.15) > 0.3
+    clip = read(tmp_path / "data", "one")
+    assert clip.frames.shape == (30, 3, 16, 16)
+    assert loud(clip.waveform, 0.05, 0.45) > 0.3
+    assert loud(clip.waveform, 0.55, 0.95) < 0.01
+    assert loud(clip.waveform, 1.05, 1.15) > 0.3
 
 
 def test_machines_share_the_work(media: Path, tmp_path: Path) -> None:
@@ -206,11 +208,11 @@ def test_machines_share_the_work(media: Path, tmp_path: Path) -> None:
         (media / f"{name}.mp4").unlink()
 
 
-def test_only_what_the_dialogues_name(manifest: Path, media: Path, tmp_path: Path) -> None:
+def test_only_the_files_that_the_dialogues_name_are_cut(manifest: Path, media: Path, tmp_path: Path) -> None:
     output = tmp_path / "data"
-    write_dialogues(manifest, output, Derive(branches=("single",)))
-    wanted = {name for name in wanted_files(output) if "late" in name}
-    cut(manifest, media, output, CutSettings(), wanted=wanted, workers=1)
+    write_dialogues(manifest, output, DeriveSettings(branches=("single",)))
+    selected = {name for name in dialogue_files(output) if "late" in name}
+    cut(manifest, media, output, CutSettings(), selected=selected, workers=1)
     assert [path.name for path in output.rglob("*.mp4")] == ["late.mp4"]
     dialogues, report = read_folder(output)
     assert [d.answer.path.name for d in dialogues] == ["late.mp4"]
@@ -226,10 +228,10 @@ def test_a_media_name_stays_in_its_folder(name: str, media: Path, tmp_path: Path
     assert report.missing == [name]
 
 
-def test_downloads_are_asked_for_by_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = command("yt-dlp", "-a_b_c-d_e1", tmp_path)
-    assert call[-1].endswith("watch?v=-a_b_c-d_e1")
-    assert not any(part == "-a_b_c-d_e1" for part in call)
+def test_downloads_are_requested_by_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = download_command("yt-dlp", "-a_b_c-d_e1", tmp_path)
+    assert words[-1].endswith("watch?v=-a_b_c-d_e1")
+    assert not any(word == "-a_b_c-d_e1" for word in words)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(FetchError, match="not installed"):
         fetch(["-a_b_c-d_e1"], tmp_path)

@@ -20,19 +20,19 @@ def test_hours_add_up_over_splits() -> None:
     assert (sums["train"], sums["val"], sums["test"]) == (2, 1, 0)
 
 
-def test_histograms_are_numpys() -> None:
+def test_histograms_equal_those_of_numpy() -> None:
     import numpy as np
 
     from vidchat.data.manifest.manifest_file import as_table
 
     values = [3.0, 3.1, 7.9, 14.0, 99.0]
     rows = [{"duration_s": value, "source": "x", "width": 1080, "height": 1920, "topic": " Tea"} for value in values]
-    found = Distributions()
+    result = Distributions()
     for part in (rows[:2], rows[2:]):
-        found.add(as_table(part))
+        result.add(as_table(part))
     expected, _ = np.histogram(np.minimum(values, 15), 60, (0, 15))
-    assert (found.histograms["duration_s"] == expected).all()
-    assert found.sums["duration_s"] == [5, sum(values)]
-    assert found.heights == {"1080p": 5}
-    assert found.topics == {"tea": 5}
-    assert found.sums["dover"] == [0, 0.0]
+    assert (result.histograms["duration_s"] == expected).all()
+    assert result.sums["duration_s"] == [5, sum(values)]
+    assert result.heights == {"1080p": 5}
+    assert result.topics == {"tea": 5}
+    assert result.sums["dover"] == [0, 0.0]

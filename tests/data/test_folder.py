@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):
         (folder / name).write_bytes(b"media")
-    (tmp_path / "secret.mp4").write_bytes(b"elsewhere")
+    (tmp_path / "secret.mp4").write_bytes(b"outside")
     return folder
 
 
@@ -59,7 +59,7 @@ def test_a_json_list_reads_the_same(root: Path) -> None:
     ("bad", "why"),
     [
         ("{not json", "Expecting"),
-        ('{"id": "a", "turns": [{},', "the whole of it on one line"),
+        ('{"id": "a", "turns": [{},', "as JSON on one line"),
         ("[1, 2]", "'id'"),
         ({"id": "x", "turns": turns("missing.mp4")}, "missing.mp4"),
         ({"id": "x", "turns": turns("../secret.mp4")}, "outside"),
@@ -104,7 +104,7 @@ def test_a_bad_line_is_skipped_counted_and_named(root: Path, bad: Any, why: str)
     assert where in str(report)
 
 
-def test_a_byte_order_mark_costs_no_line(root: Path) -> None:
+def test_a_byte_order_mark_is_skipped(root: Path) -> None:
     lines = [{"id": name, "turns": turns()} for name in ("d1", "d2")]
     for name, text in (("dialogues.jsonl", "\n".join(map(json.dumps, lines))), ("dialogues.json", json.dumps(lines))):
         (root / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -114,7 +114,7 @@ def test_a_byte_order_mark_costs_no_line(root: Path) -> None:
         (root / name).unlink()
 
 
-def test_unknown_speakers_are_each_somebody_else(root: Path) -> None:
+def test_unknown_speakers_of_different_spans_differ(root: Path) -> None:
     write(
         root,
         {"id": "d1", "turns": turns(speaker=None, start=0, end=1)},
@@ -122,14 +122,14 @@ def test_unknown_speakers_are_each_somebody_else(root: Path) -> None:
         {"id": "d3", "turns": turns(speaker=7)},
         {"id": "d4", "turns": turns(speaker=None, start=0, end=1)},
     )
-    one, two, three, again = (dialogue.answer.speaker for dialogue in read_dialogues(root))
-    assert one == again  # the same span of the same file
-    assert len({one, two, three}) == 3
-    assert three == "7"
-    assert not {"None", ""} & {one, two, three}
+    first, second, named, again = (dialogue.answer.speaker for dialogue in read_dialogues(root))
+    assert first == again  # the same span of the same file
+    assert len({first, second, named}) == 3
+    assert named == "7"
+    assert not {"None", ""} & {first, second, named}
 
 
-def test_a_json_file_that_is_nested_without_end_is_told_of(root: Path) -> None:
+def test_a_deeply_nested_json_file_is_refused(root: Path) -> None:
     (root / "dialogues.json").write_text("[" * 100_000)
     with pytest.raises(FolderError, match="nested too deeply"):
         read_folder(root)
@@ -148,19 +148,19 @@ def test_a_bad_row_of_a_table_is_skipped(root: Path) -> None:
     assert [where for where, _ in report.skipped] == ["dialogues.parquet row 2", "dialogues.parquet row 3"]
 
 
-def test_a_line_separator_within_a_text_is_text(root: Path) -> None:
+def test_a_unicode_line_separator_stays_in_the_text(root: Path) -> None:
     entry = {"id": "d1", "turns": turns(text="yes\u2028no")}
     (root / "dialogues.jsonl").write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
     assert read_dialogues(root)[0].answer.text == "yes\u2028no"
 
 
-def test_a_link_in_the_folder_may_point_elsewhere(root: Path) -> None:
+def test_a_link_in_the_folder_may_point_outside(root: Path) -> None:
     (root / "link.mp4").symlink_to(root.parent / "secret.mp4")
     write(root, {"id": "d1", "turns": turns("link.mp4")})
     assert read_dialogues(root)[0].turns[0].clip.path == root / "link.mp4"
 
 
-def test_a_folder_that_is_not_a_data_set_says_what_one_is(root: Path) -> None:
+def test_errors_of_other_folders_show_an_example(root: Path) -> None:
     with pytest.raises(FolderError, match="no such data folder"):
         read_dialogues(root / "nowhere")
     with pytest.raises(FolderError, match=r'dialogues\.jsonl.*"turns"'):
@@ -186,11 +186,11 @@ def test_the_real_clips_make_a_folder(real_clips: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("media", [True, False])
-def test_a_null_character_in_a_path_costs_that_line_alone(tmp_path: Path, media: bool) -> None:
-    """Also where tokens may stand for the files, and nobody looks for these."""
+def test_a_null_character_in_a_path_skips_that_line_alone(tmp_path: Path, media: bool) -> None:
+    """Also where tokens may replace the files, which are then not looked up."""
     (tmp_path / "a.mp4").write_bytes(b"x")
     turns = [[{"role": "responder", "speaker": "b", "clip": name}] for name in ("a\0b.mp4", "a.mp4")]
-    lines = [json.dumps({"id": f"d{number}", "turns": turn}) for number, turn in enumerate(turns)]
+    lines = [json.dumps({"id": f"d{k}", "turns": turn}) for k, turn in enumerate(turns)]
     (tmp_path / "dialogues.jsonl").write_text("\n".join(lines))
     table, report = read_folder(tmp_path, media=media)
     assert ([dialogue.id for dialogue in table], len(report.skipped)) == (["d1"], 1)

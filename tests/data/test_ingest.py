@@ -27,7 +27,7 @@ CLIPS, SEED = 400, 3
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str, str]]]:
-    """An imitated release in which one record in ten is damaged; and which ones."""
+    """An imitated release with one damaged record in ten, and the list of these."""
     root = tmp_path_factory.mktemp("release")
     return root, imitate(root, CLIPS, archives=3, seed=SEED, damage_every=10)
 
@@ -65,15 +65,15 @@ def test_every_good_record_arrives_and_every_bad_one_is_listed(release: tuple[Pa
 
 
 def test_labels_reach_their_clips(undisturbed: Path) -> None:
-    """Whatever archive they are in: one clip is compared with what was written for it."""
+    """Clips are compared with the imitated labels, which lie in various archives."""
     table = pq.read_table(undisturbed).to_pylist()
     spoken = [row for row in table if row["person"] == 0 and row["text"] is not None and row["speech"] is not None]
     assert len(spoken) > CLIPS / 3
     for row in spoken[:50]:
         number = next(n for n in range(60) if video(SEED, n).key.startswith(row["video"]))
-        told = {clip.clip: (start, end, heard) for clip, start, end, heard in video(SEED, number).clips}[row["clip"]]
-        assert (row["start_s"], row["end_s"]) == told[:2]
-        assert [s["speaker"] for s in row["speech"]] == told[2]
+        expected = {clip.clip: rest for clip, *rest in video(SEED, number).clips}[row["clip"]]
+        assert (row["start_s"], row["end_s"]) == tuple(expected[:2])
+        assert [s["speaker"] for s in row["speech"]] == expected[2]
         assert all(0 <= s["start_s"] < s["end_s"] <= row["duration_s"] + 1e-6 for s in row["speech"])
         assert row["words"] == len(row["text"].split())
 
@@ -106,10 +106,10 @@ def test_extracted_folders_give_the_same_clips(release: tuple[Path, Any], undist
     assert pq.read_table(output).equals(pq.read_table(undisturbed))
 
 
-def test_a_run_that_dies_anywhere_goes_on(
+def test_a_run_that_dies_anywhere_resumes(
     release: tuple[Path, Any], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dies at one commit after another, just before or just after the file appears, until it gets through."""
+    """The run dies at one rename after another, just before or just after it, until one run completes."""
     output, replace, rng = tmp_path / "clips.parquet", os.replace, random.Random(0)
     countdown = [1]
 
@@ -134,7 +134,7 @@ def test_a_run_that_dies_anywhere_goes_on(
     assert hashes(output) == hashes(undisturbed)
 
 
-def test_a_killed_run_goes_on_and_processes_do_not_matter(
+def test_a_killed_run_resumes_and_the_number_of_processes_does_not_matter(
     release: tuple[Path, Any], undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "clips.parquet"
@@ -155,7 +155,7 @@ def test_a_killed_run_goes_on_and_processes_do_not_matter(
     assert hashes(output) == hashes(undisturbed)
 
 
-def test_an_archive_that_comes_later_is_all_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_an_added_archive_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, output = tmp_path / "release", tmp_path / "clips.parquet"
     imitate(root, 60, archives=2, seed=1)
     late = root / "merged_anno" / "tar_batch_1.tar.gz"
@@ -176,23 +176,22 @@ def test_an_archive_that_comes_later_is_all_that_is_read(tmp_path: Path, monkeyp
     assert read == [late], "nothing has changed"
 
 
-def test_a_cut_archive_costs_only_its_end(tmp_path: Path) -> None:
+def test_a_truncated_archive_loses_only_its_end(tmp_path: Path) -> None:
     root, output = tmp_path / "release", tmp_path / "clips.parquet"
     imitate(root, 100, archives=1, seed=1)
-    whole = ingest_speakervid(root, tmp_path / "whole.parquet", workers=1)["clips"]
+    complete = ingest_speakervid(root, tmp_path / "complete.parquet", workers=1)["clips"]
     archive = root / "merged_anno" / "tar_batch_0.tar.gz"
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
     report = ingest_speakervid(root, output, workers=1)
-    assert 0.3 * whole < report["clips"] < 0.7 * whole
+    assert 0.3 * complete < report["clips"] < 0.7 * complete
     assert report["kinds"]["merged_anno"]["left_out"]["archive is cut off"] == 1
-    assert report["joining"]["in all_data_list.json without a record"] == whole - report["clips"]
+    assert report["joining"]["in all_data_list.json without a record"] == complete - report["clips"]
 
 
 def test_times_that_are_missing_come_from_the_scene(tmp_path: Path) -> None:
     root, output = tmp_path / "release", tmp_path / "clips.parquet"
     imitate(root, 20, archives=1, seed=1)
-    found = video(1, 0)
-    clip, start, end, _ = found.clips[0]
+    clip, start, end, _ = video(1, 0).clips[0]
     folder = root / "merged_anno" / "more"
     folder.mkdir()
     (root / "merged_anno" / "tar_batch_0.tar.gz").unlink()
@@ -207,7 +206,7 @@ def test_times_that_are_missing_come_from_the_scene(tmp_path: Path) -> None:
     assert report["kinds"]["merged_anno"]["left_out"] == {"missing key": 1}
 
 
-def test_a_folder_that_is_no_release_is_refused(tmp_path: Path) -> None:
+def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="merged_anno"):
         ingest_speakervid(tmp_path, tmp_path / "clips.parquet")
     with pytest.raises(LayoutError, match="no such"):

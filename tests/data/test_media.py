@@ -14,7 +14,7 @@ from filming import FLASHES, Film, offsets, shoot, shown_from
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vidchat.data.media.frames import at_instants
+from vidchat.data.media.frames import resample_frames
 from vidchat.data.media.read import (
     ClipWriter,
     Media,
@@ -24,7 +24,7 @@ from vidchat.data.media.read import (
     read_image,
     write_clip,
 )
-from vidchat.data.media.waveform import lay_out, mix_to_mono, to_float
+from vidchat.data.media.waveform import mix_to_mono, place_frames, to_float
 from vidchat.dialogue import Clip
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
@@ -51,16 +51,16 @@ def read(path: Path, size: tuple[int, int] = (32, 32), **more: float | None) -> 
 
 
 @pytest.mark.parametrize("film", FILMS, ids=lambda film: film.name)
-def test_picture_and_sound_are_aligned_from_start_to_end(tmp_path: Path, film: Film) -> None:
+def test_video_and_audio_are_aligned_from_start_to_end(tmp_path: Path, film: Film) -> None:
     path = shoot(tmp_path, film)
     media = read(path)
     late = offsets(media, shown_from(film))
-    assert np.abs(late).max() <= 0.030  # of frame, and of audio, against what was filmed
+    assert np.abs(late).max() <= 0.030  # of video and of audio, against what was filmed
     assert np.abs(late[:, 1] - late[:, 0]).max() <= 0.040  # one frame at 25 fps
     assert np.ptp(late[:, 1]) < 0.004  # audio does not drift
     assert media.waveform.shape == (len(media.frames) * 640,)
     assert abs(len(media.frames) - film.seconds * 25) <= 5
-    # A span begins where its start says, by seeking.
+    # A span that is found by seeking begins at its start.
     span = read(path, start=2.6, end=7.4)
     assert len(span.frames) == 120
     late = offsets(span, [t - 2.6 for t in shown_from(film)[1:3]], [t - 2.6 for t in FLASHES[1:3]])
@@ -70,13 +70,13 @@ def test_picture_and_sound_are_aligned_from_start_to_end(tmp_path: Path, film: F
 
 def test_a_span_is_cut_to_the_sample(tmp_path: Path) -> None:
     path = shoot(tmp_path, Film("a.mp4"))
-    whole, span = read(path), read(path, start=4.0, end=8.0)
-    assert torch.equal(span.frames, whole.frames[100:200])
-    torch.testing.assert_close(span.waveform, whole.waveform[64000:128000], atol=1e-6, rtol=0)
-    assert torch.equal(read(path, max_seconds=2.0).frames, whole.frames[:50])
+    full, span = read(path), read(path, start=4.0, end=8.0)
+    assert torch.equal(span.frames, full.frames[100:200])
+    torch.testing.assert_close(span.waveform, full.waveform[64000:128000], atol=1e-6, rtol=0)
+    assert torch.equal(read(path, max_seconds=2.0).frames, full.frames[:50])
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_clip_reads_back_equal(tmp_path: Path) -> None:
     film = Film("a.mp4", Fraction(30), 44100)
     media = read(shoot(tmp_path, film), size=(48, 64))
     path = tmp_path / "out" / "b.mp4"
@@ -101,32 +101,32 @@ def test_the_tracks_of_a_written_clip_are_equally_long(tmp_path: Path, frames: i
         assert audio.duration is not None
         assert abs(float(video.duration * video.time_base) - float(audio.duration * audio.time_base)) <= 0.002
         assert sum(1 for _ in container.decode(video)) == frames
-    with av.open(str(path)) as container:  # and what decoders hand back is at most an AAC frame longer
+    with av.open(str(path)) as container:  # the decoded audio is at most one AAC frame longer
         samples = sum(frame.samples for frame in container.decode(container.streams.audio[0]))
         assert 0 <= samples / 48000 - frames / 25 <= 0.022
     assert read(path, size=(33, 47)).frames.shape == (frames, 3, 33, 47)
 
 
-def test_a_clip_written_piece_by_piece_is_the_clip_written_at_once(tmp_path: Path) -> None:
+def test_incremental_writing_equals_writing_at_once(tmp_path: Path) -> None:
     frames = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
     waveform = torch.sin(torch.arange(20 * 640) / 7) * 0.4
-    write_clip(tmp_path / "whole.mp4", frames, waveform, 25, 16000)
-    with ClipWriter(tmp_path / "pieces.mp4", 25, 16000) as writer:
+    write_clip(tmp_path / "once.mp4", frames, waveform, 25, 16000)
+    with ClipWriter(tmp_path / "increments.mp4", 25, 16000) as writer:
         for first in range(0, 20, 4):
             writer.write(frames[first : first + 4], waveform[first * 640 : (first + 4) * 640])
-    whole, segments = read(tmp_path / "whole.mp4"), read(tmp_path / "pieces.mp4")
-    assert torch.equal(whole.frames, segments.frames)
-    torch.testing.assert_close(whole.waveform, segments.waveform, atol=1e-3, rtol=0)
+    once, increments = read(tmp_path / "once.mp4"), read(tmp_path / "increments.mp4")
+    assert torch.equal(once.frames, increments.frames)
+    torch.testing.assert_close(once.waveform, increments.waveform, atol=1e-3, rtol=0)
 
 
 def test_a_clip_is_written_the_same_every_time(tmp_path: Path) -> None:
-    """Rendered data sets are bit-equal; x264 is not by itself."""
+    """Rendered data sets must be bit-equal, which x264 does not guarantee."""
     smooth = torch.nn.functional.interpolate(torch.rand(20, 3, 9, 9) * 255, size=(96, 96), mode="bicubic")
     files = set()
     for _ in range(30):
         write_clip(tmp_path / "a.mp4", smooth.clamp(0, 255).to(torch.uint8), torch.zeros(20 * 640), 25, 16000)
         files.add((tmp_path / "a.mp4").read_bytes())
-        read(tmp_path / "a.mp4")  # leaves other bytes in the memory that the next encoder gets
+        read(tmp_path / "a.mp4")  # leaves other bytes in the memory of the next encoder
     assert len(files) == 1
 
 
@@ -143,7 +143,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_colours_survive(tmp_path: Path) -> None:
+def test_colours_are_kept(tmp_path: Path) -> None:
     colours = torch.tensor([[200, 50, 20], [20, 180, 60], [40, 60, 220], [128, 128, 128]], dtype=torch.uint8)
     frames = colours[:, :, None, None].expand(4, 3, 64, 64)
     write_clip(tmp_path / "a.mp4", frames, None, 25, 16000)
@@ -152,7 +152,7 @@ def test_colours_survive(tmp_path: Path) -> None:
 
 
 def turned(path: Path, degrees: int) -> Path:
-    """The file with a rotation matrix in its first track, as phones write."""
+    """Writes a copy of the file with a rotation matrix in its first track, as phones do."""
     box = bytearray(path.read_bytes())
     matrix = box.find(b"tkhd") + 4 + 4 + 20 + 16
     one = 1 << 16
@@ -163,7 +163,7 @@ def turned(path: Path, degrees: int) -> Path:
     return result
 
 
-def test_rotation_metadata_is_followed(tmp_path: Path) -> None:
+def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
     frame = torch.zeros(3, 32, 64, dtype=torch.uint8)
     frame[0, :, :32] = 250  # left half red
     write_clip(tmp_path / "a.mp4", frame.expand(3, -1, -1, -1), None, 25, 16000)
@@ -175,7 +175,7 @@ def test_rotation_metadata_is_followed(tmp_path: Path) -> None:
     assert red == {90: "top", 180: "right", 270: "bottom"}
 
 
-def test_pictures_are_scaled_to_cover_and_cropped_at_the_centre(tmp_path: Path) -> None:
+def test_frames_are_scaled_to_cover_and_cropped_at_the_centre(tmp_path: Path) -> None:
     wide = torch.zeros(1, 3, 40, 120, dtype=torch.uint8)
     wide[:, 1, :, 40:80] = 240  # the middle third is green
     write_clip(tmp_path / "a.mp4", wide, None, 25, 16000)
@@ -184,7 +184,7 @@ def test_pictures_are_scaled_to_cover_and_cropped_at_the_centre(tmp_path: Path) 
     assert seen[1, :, 1:-1].min() > 180
 
 
-def test_a_picture_file_stands_upright(tmp_path: Path) -> None:
+def test_an_image_file_is_read_upright(tmp_path: Path) -> None:
     image = Image.new("RGB", (60, 30), (0, 0, 250))
     image.paste((250, 0, 0), (0, 0, 30, 30))
     image.save(tmp_path / "a.png")
@@ -199,21 +199,21 @@ def test_a_picture_file_stands_upright(tmp_path: Path) -> None:
     assert torch.equal(read_image(video, (32, 32)), read(video).frames[0])
 
 
-def test_a_picture_that_stands_still_stays() -> None:
+def test_a_long_frame_is_shown_for_its_duration() -> None:
     frames = [(0.0, 0.04, "a"), (0.04, 1.0, "still"), (1.04, 0.04, "b")]
-    shown = list(at_instants(frames, 25))
+    shown = list(resample_frames(frames, 25))
     assert shown == ["a"] + ["still"] * 25 + ["b"]
-    halved = list(at_instants([(k / 50, 1 / 50, str(k)) for k in range(10)], 25))
+    halved = list(resample_frames([(k / 50, 1 / 50, str(k)) for k in range(10)], 25))
     assert halved == ["0", "2", "4", "6", "8"]
-    doubled = list(at_instants([(k / 12.5, 1 / 12.5, str(k)) for k in range(3)], 25))
+    doubled = list(resample_frames([(k / 12.5, 1 / 12.5, str(k)) for k in range(3)], 25))
     assert doubled == ["0", "0", "1", "1", "2", "2"]
 
 
-def test_sound_follows_jumps_in_time_but_not_their_rounding() -> None:
+def test_audio_follows_jumps_of_time_stamps_but_not_their_rounding() -> None:
     ramp = np.arange(1, 1601, dtype=np.float32)[None]
     rounded = [(round(k * 0.1003, 3), ramp[:, k * 100 : (k + 1) * 100]) for k in range(16)]
-    np.testing.assert_array_equal(lay_out(rounded, 1000, 1600), ramp)
-    gap = lay_out([(-0.05, ramp[:, :100]), (0.5, ramp[:, 100:200])], 1000, 650)
+    np.testing.assert_array_equal(place_frames(rounded, 1000, 1600), ramp)
+    gap = place_frames([(-0.05, ramp[:, :100]), (0.5, ramp[:, 100:200])], 1000, 650)
     np.testing.assert_array_equal(gap[0, :50], ramp[0, 50:100])
     assert not gap[0, 50:500].any()
     np.testing.assert_array_equal(gap[0, 500:600], ramp[0, 100:200])
@@ -238,7 +238,7 @@ def test_samples_of_every_format_become_floats() -> None:
     assert to_float(np.array([0.25], np.float64)).dtype == np.float32
 
 
-def test_sound_that_ends_early_is_followed_by_silence(tmp_path: Path) -> None:
+def test_audio_that_ends_early_is_followed_by_silence(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     tone = torch.sin(torch.arange(16000) * 0.3) * 0.5
     write_clip(path, torch.zeros(50, 3, 32, 32, dtype=torch.uint8), tone, 25, 16000)
@@ -248,7 +248,7 @@ def test_sound_that_ends_early_is_followed_by_silence(tmp_path: Path) -> None:
     assert waveform[17000:].abs().max() < 1e-3
 
 
-def test_errors_say_what_and_where_and_what_to_do(tmp_path: Path) -> None:
+def test_errors_name_the_fault_and_the_file(tmp_path: Path) -> None:
     film = shoot(tmp_path, Film("ok.mp4", seconds=2.0))
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a film " * 100)
@@ -268,7 +268,7 @@ def test_errors_say_what_and_where_and_what_to_do(tmp_path: Path) -> None:
         "cut.mp4": "cannot be decoded",
         "list.m3u8": "playlist|cannot be decoded",
         "silent.mp4": "no audio track",
-        "sound.m4a": "no frame track",
+        "sound.m4a": "no video track",
     }
     for name, message in expected.items():
         with pytest.raises(MediaError, match=message) as caught:
@@ -282,7 +282,7 @@ def test_errors_say_what_and_where_and_what_to_do(tmp_path: Path) -> None:
 
 
 class Films:
-    """A data set that decodes, as workers do."""
+    """A data set that decodes in its workers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -296,14 +296,14 @@ class Films:
 
 
 def test_forked_workers_do_not_hang_after_writing_and_errors_in_the_parent(tmp_path: Path) -> None:
-    """Whatever the parent leaves to the garbage collector, a worker that collects it must not wait for its threads."""
+    """A worker that collects garbage of the parent must not wait for the parent's threads."""
     gc.collect()
-    gc.disable()  # so that what this parent leaves is certainly still there
+    gc.disable()  # so that the parent's garbage is still there
     try:
         for k in range(3):
             with ClipWriter(tmp_path / f"{k}.mp4", 25, 16000) as writer:
                 writer.write(torch.zeros(50, 3, 32, 32, dtype=torch.uint8), torch.zeros(32000))
-            cycle: list[object] = [writer]  # as an exception's traceback would make
+            cycle: list[object] = [writer]  # as an exception's traceback makes one
             cycle.append(cycle)
             del cycle, writer
         _decode_in_workers(tmp_path / "0.mp4")
@@ -317,7 +317,7 @@ def _decode_in_workers(path: Path) -> None:
     try:
         read(path, start=9.0)
     except MediaError as error:
-        caught = error  # its traceback holds on to the frames of the reader
+        caught = error  # its traceback keeps the reader's stack frames alive
     loader = DataLoader(Films(path), batch_size=8, num_workers=2, timeout=20)  # type: ignore[arg-type]
     assert torch.equal(next(iter(loader)), expected)
     assert caught is not None
@@ -330,8 +330,8 @@ def test_the_real_clips_are_read(real_clips: Path) -> None:
     assert media.waveform.abs().max() > 0.2
 
 
-def test_the_film_itself_is_what_it_says(tmp_path: Path) -> None:
-    """The measurements above can fail: a film whose audio is late by two frames is found to be."""
+def test_the_alignment_test_detects_late_audio(tmp_path: Path) -> None:
+    """A film whose audio is two frames late is measured as late."""
     film = Film("a.mp4")
     media = read(shoot(tmp_path, film))
     late = replace(media, waveform=torch.cat([torch.zeros(1280), media.waveform[:-1280]]))

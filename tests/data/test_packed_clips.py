@@ -10,7 +10,7 @@ from folders import film, make_folder, write_manifest
 from typer.testing import CliRunner
 
 from vidchat.cli import app
-from vidchat.data.stats import dialogue_table, distributions_elsewhere
+from vidchat.data.stats import dialogue_table, store_distributions
 from vidchat.data.tokens.media_shards import MediaShards, pack
 
 
@@ -45,7 +45,7 @@ def packed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shards_are_counted_as_the_files_were(root: Path, packed: Path) -> None:
     assert dialogue_table(packed, MediaShards(packed)) == dialogue_table(root)
-    found = distributions_elsewhere(packed, MediaShards(packed), "media shards")
+    found = store_distributions(packed, MediaShards(packed), "media shards")
     assert found.clips == 5
     seconds = [21, 22, 25, 26, 20]  # at 25 frames a second
     assert found.hours == pytest.approx(sum(seconds) / 25 / 3600)

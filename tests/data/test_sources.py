@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from vidchat.cli import app
 from vidchat.data.folder import FolderError, read_folder
-from vidchat.data.manifest.dialogues import Derive, write_dialogues
+from vidchat.data.manifest.dialogues import DeriveSettings, write_dialogues
 from vidchat.data.manifest.seamless import ingest_seamless
 from vidchat.data.manifest.sources import ingest_folder
 from vidchat.data.manifest.speakervid.annotation_folder import LayoutError
@@ -22,7 +22,7 @@ from vidchat.data.manifest.speakervid.ingest import ingest_speakervid
 from vidchat.dialogue import Dialogue
 
 
-def told(dialogue: Dialogue) -> tuple[Any, ...]:
+def fields(dialogue: Dialogue) -> tuple[Any, ...]:
     turns = [
         (t.role, t.clip.speaker, t.clip.text, t.clip.path.resolve(), dict(t.clip.scores), dict(t.clip.truth))
         for t in dialogue.turns
@@ -30,7 +30,7 @@ def told(dialogue: Dialogue) -> tuple[Any, ...]:
     return dialogue.id, dialogue.branch, dialogue.tier, dialogue.split, turns
 
 
-def test_a_folder_data_set_comes_out_as_it_went_in(tmp_path: Path) -> None:
+def test_a_folder_data_set_keeps_every_field_through_the_manifest(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "own", ["train", "val", "test"], branch="dialogue", tier="sft")
     lines = (root / "dialogues.jsonl").read_text().splitlines()
     entry = json.loads(lines[0])
@@ -40,8 +40,9 @@ def test_a_folder_data_set_comes_out_as_it_went_in(tmp_path: Path) -> None:
     report = ingest_folder(root, tmp_path / "data" / "clips.parquet")
     assert report["clips"] == 6
     assert len((tmp_path / "data" / "clips.damaged.jsonl").read_text().splitlines()) == 1
-    write_dialogues(tmp_path / "data" / "clips.parquet", tmp_path / "data", Derive(branches=("dialogue",)), media=root)
-    assert sorted(map(told, read_folder(tmp_path / "data")[0])) == sorted(map(told, read_folder(root)[0]))
+    settings = DeriveSettings(branches=("dialogue",))
+    write_dialogues(tmp_path / "data" / "clips.parquet", tmp_path / "data", settings, media=root)
+    assert sorted(map(fields, read_folder(tmp_path / "data")[0])) == sorted(map(fields, read_folder(root)[0]))
 
 
 def test_a_table_of_dialogues(tmp_path: Path) -> None:
@@ -67,15 +68,15 @@ def test_clips_alone_are_single(tmp_path: Path) -> None:
     (root / "dialogues.jsonl").unlink()
     (root / "broken.mp4").write_bytes(b"no media")
     assert ingest_folder(root, tmp_path / "clips.parquet")["clips"] == 4
-    summary = write_dialogues(tmp_path / "clips.parquet", tmp_path / "data", Derive(), media=root)
+    summary = write_dialogues(tmp_path / "clips.parquet", tmp_path / "data", DeriveSettings(), media=root)
     assert sum(summary.counts.values()) == 4
     with pytest.raises(FolderError):
         ingest_folder(tmp_path / "nowhere", tmp_path / "x.parquet")
 
 
-def person(name: str, said: list[tuple[float, float, str]]) -> tuple[str, bytes]:
-    transcript = [{"start": s, "end": e, "transcript": words, "words": []} for s, e, words in said]
-    vad = [{"start": s, "end": e} for s, e, _ in said]
+def person(name: str, segments: list[tuple[float, float, str]]) -> tuple[str, bytes]:
+    transcript = [{"start": s, "end": e, "transcript": words, "words": []} for s, e, words in segments]
+    vad = [{"start": s, "end": e} for s, e, _ in segments]
     return name, json.dumps({"id": name, "metadata:transcript": transcript, "metadata:vad": vad}).encode()
 
 
@@ -96,13 +97,13 @@ def seamless(root: Path, *people: tuple[str, bytes], kind: str = "train") -> Non
 
 
 def test_seamless_interaction(tmp_path: Path) -> None:
-    seamless(tmp_path / "s", ANN, BOB, ("V00_S0001_I00000002_P0099", b"{"), ("strange", b"{}"))
+    seamless(tmp_path / "s", ANN, BOB, ("V00_S0001_I00000002_P0099", b"{"), ("unknown", b"{}"))
     seamless(tmp_path / "s", EVE, kind="dev")
     output = tmp_path / "data" / "clips.parquet"
     report = ingest_seamless(tmp_path / "s", output, workers=1)
     rows = pq.read_table(output).to_pylist()
-    talk = [row for row in rows if not row["listens"]]
-    assert [(row["voice"], row["text"], row["start_s"], row["end_s"]) for row in talk] == [
+    spoken = [row for row in rows if not row["listens"]]
+    assert [(row["voice"], row["text"], row["start_s"], row["end_s"]) for row in spoken] == [
         ("A", "do you like tea", 0, 4),
         ("B", "oh yes", 4.5, 7),
         ("A", "good", 9, 10.5),
@@ -112,7 +113,7 @@ def test_seamless_interaction(tmp_path: Path) -> None:
     assert [(row["speaker"], row["start_s"]) for row in rows if row["listens"]] == [("P0008", 0), ("P0007A", 4.5)]
     assert rows[0]["media"] == "improvised/train/0000/0000/V00_S0001_I00000002_P0007A.mp4"
     assert sum(report["left_out"].values()) == 2
-    summary = write_dialogues(output, tmp_path / "data", Derive())
+    summary = write_dialogues(output, tmp_path / "data", DeriveSettings())
     lines = [json.loads(line) for line in (tmp_path / "data" / "dialogues.jsonl").read_text().splitlines()]
     pairs = [line for line in lines if line["branch"] == "dialogue"]
     assert [[t.get("text") for t in line["turns"]] for line in pairs] == [
@@ -137,7 +138,7 @@ def run(*arguments: Any, fails: bool = False) -> str:
 
 
 def test_the_commands_one_after_another(tmp_path: Path) -> None:
-    """A student's folder: how many hours of SFT dialogue are there, and show me some."""
+    """Ingests, cuts, derives, counts and shows a folder of the user's own clips."""
     root, data = make_folder(tmp_path / "own", ["train", "train", "val"], tier="sft"), tmp_path / "data"
     run("ingest", root, "--output", data / "clips.parquet", "source=folder")
     assert "no dialogues yet" in run("stats", data)
@@ -163,7 +164,7 @@ def test_a_folder_without_a_manifest_is_counted_too(tmp_path: Path) -> None:
     assert "2 dialogues" in run("show", root, "--output", tmp_path / "show.html")
 
 
-def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
+def test_mistakes_are_reported_without_a_traceback(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     for command in (
         ("ingest", missing, "--output", tmp_path / "c.parquet"),
@@ -176,7 +177,7 @@ def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
         assert "Traceback" not in run(*command, fails=True)
 
 
-def test_filmed_people_go_through_the_same_door(tmp_path: Path, real_clips: Path) -> None:
+def test_filmed_people_pass_through_the_same_commands(tmp_path: Path, real_clips: Path) -> None:
     root, data = tmp_path / "own", tmp_path / "data"
     root.mkdir()
     (root / "clips").symlink_to(real_clips)
@@ -194,7 +195,7 @@ def test_filmed_people_go_through_the_same_door(tmp_path: Path, real_clips: Path
 
 
 def test_pipes_and_dangling_links_do_not_stop_an_ingest(tmp_path: Path) -> None:
-    """Opening a pipe that nobody writes to waits for ever."""
+    """Opening a pipe without a writer would wait for ever."""
     from vidchat.data.manifest.speakervid.archives import read_archive
 
     os.mkfifo(tmp_path / "a.tar")
@@ -230,7 +231,7 @@ def test_a_folder_of_clips_with_a_pipe_among_them(tmp_path: Path) -> None:
     assert "pipe.mp4" in (tmp_path / "out" / "clips.damaged.jsonl").read_text()
 
 
-def test_a_table_whose_quote_is_not_closed_is_told_of(tmp_path: Path) -> None:
+def test_a_table_with_an_unclosed_quote_is_refused(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4", 9)
     text = '\ufeffdialogue,role,speaker,clip\nd1,responder,,a.mp4\nd2,responder,bob,"a.mp4'
     (tmp_path / "dialogues.csv").write_text(text)
@@ -238,5 +239,5 @@ def test_a_table_whose_quote_is_not_closed_is_told_of(tmp_path: Path) -> None:
     speakers = pq.read_table(tmp_path / "out" / "clips.parquet")["speaker"].to_pylist()
     assert sorted(speakers) == ["bob", "unknown person of a.mp4 0-end"]
     (tmp_path / "dialogues.csv").write_text(text + "x" * 200_000)
-    with pytest.raises(FolderError, match="is no row of a table"):
+    with pytest.raises(FolderError, match="is not a valid CSV row"):
         ingest_folder(tmp_path, tmp_path / "out" / "clips.parquet")

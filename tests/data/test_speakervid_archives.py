@@ -28,9 +28,9 @@ def tar(contents: dict[str, bytes] = CONTENTS, kind: int = tarfile.GNU_FORMAT) -
 def read(folder: Path, data: bytes) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
     path = folder / "a.tar.gz"
     path.write_bytes(data)
-    found = list(read_archive(path))
-    good = {member.name: member.data for member in found if member.data is not None}
-    return good, [(member.name, member.reason) for member in found if member.data is None]
+    members = list(read_archive(path))
+    good = {member.name: member.data for member in members if member.data is not None}
+    return good, [(member.name, member.reason) for member in members if member.data is None]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -42,23 +42,23 @@ def test_every_member_arrives(tmp_path: Path, packed: bool, kind: int) -> None:
 
 
 def test_everything_before_a_cut_arrives(tmp_path: Path) -> None:
-    """Also from the last kilobytes before it, which gzip's own reader would throw away."""
+    """Also the last kilobytes before it, which gzip's own reader discards."""
     data = tar()
     packed = gzip.compress(data, 1)
     for cut in (len(packed) // 2, len(packed) - 600, len(packed) - 20):
         inflated = zlib.decompressobj(wbits=31).decompress(packed[:cut])
-        whole = [name for k, name in enumerate(CONTENTS) if _end(k) <= len(inflated)]
+        expected = [name for k, name in enumerate(CONTENTS) if _end(k) <= len(inflated)]
         good, damage = read(tmp_path, packed[:cut])
-        assert list(good) == whole
+        assert list(good) == expected
         assert all(good[name] == CONTENTS[name] for name in good)
-        assert damage, "the cut must be told"
+        assert damage, "the truncation must be reported"
 
 
 def _end(last: int) -> int:
     return sum(512 + -(-len(data) // 512) * 512 for data in list(CONTENTS.values())[: last + 1])
 
 
-def test_reading_goes_on_after_a_damaged_header(tmp_path: Path) -> None:
+def test_reading_continues_after_a_damaged_header(tmp_path: Path) -> None:
     data = bytearray(tar())
     lost = 20
     data[_end(lost - 1) + 3] ^= 0xFF
@@ -67,7 +67,7 @@ def test_reading_goes_on_after_a_damaged_header(tmp_path: Path) -> None:
     assert damage == [("", "tar header is damaged")]
 
 
-def test_a_damaged_stream_gives_what_comes_before(tmp_path: Path) -> None:
+def test_a_damaged_stream_yields_everything_before(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(tar(), 1))
     place = 3 * len(packed) // 4
     packed[place : place + 8] = b"\xff" * 8
@@ -76,7 +76,7 @@ def test_a_damaged_stream_gives_what_comes_before(tmp_path: Path) -> None:
     assert damage
 
 
-def test_an_archive_without_its_end_is_told(tmp_path: Path) -> None:
+def test_an_archive_without_its_end_is_reported(tmp_path: Path) -> None:
     good, damage = read(tmp_path, tar()[: _end(len(CONTENTS) - 1)])
     assert good == CONTENTS
     assert damage == [("", "archive is cut off")]
@@ -84,7 +84,7 @@ def test_an_archive_without_its_end_is_told(tmp_path: Path) -> None:
     assert read(tmp_path, b"no tar at all" * 100)[1]
 
 
-def test_links_and_giants_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_and_large_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "LARGEST", 1000)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as file:
@@ -101,7 +101,7 @@ def test_links_and_giants_are_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert [name for name, _ in damage] == ["link", "hard", "pipe", "giant.json"]
 
 
-def test_media_are_passed_over(tmp_path: Path) -> None:
+def test_media_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(tar({"a.mp4": bytes(2_000_000), "a.json": b"{}", "b.mp4": bytes(700)}))
     assert [member.name for member in read_archive(path, ".json")] == ["a.json"]
@@ -118,7 +118,7 @@ def test_the_parts_of_a_folder_are_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_no_damage_stops_the_reading(tmp_path: Path, packed: bool) -> None:
-    """Bytes flipped, cut out or put in anywhere; what is whole before the first is always had."""
+    """Bytes flipped, deleted or inserted anywhere; everything before the first change is always read."""
     rng, clean = random.Random(0), gzip.compress(tar(), 1) if packed else tar()
     for _ in range(60):
         data, place = bytearray(clean), rng.randrange(len(clean))
@@ -131,5 +131,5 @@ def test_no_damage_stops_the_reading(tmp_path: Path, packed: bool) -> None:
             data[place:place] = rng.randbytes(rng.randrange(1, 5000))
         good, _ = read(tmp_path, bytes(data))
         if not packed:
-            whole = [name for k, name in enumerate(CONTENTS) if _end(k) <= place]
-            assert all(good[name] == CONTENTS[name] for name in whole)
+            expected = [name for k, name in enumerate(CONTENTS) if _end(k) <= place]
+            assert all(good[name] == CONTENTS[name] for name in expected)

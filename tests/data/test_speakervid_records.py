@@ -26,7 +26,7 @@ from vidchat.data.manifest.speakervid.parts import READERS, part_schema
 
 NAME = "BK6_XIz6-ZE_1920x1080_full_video_022_B_None_01.json"
 VIDEO = "BK6_XIz6-ZE_1920x1080_full_video"
-# The record that the data set's page shows.
+# The example record of the data set's web page.
 RECORD: dict[str, Any] = {
     "num_frames": 294,
     "is_talking": 1,
@@ -135,7 +135,7 @@ def test_bytes_that_are_no_json(data: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x/" + NAME, "/" + NAME, "a\\" + NAME])
-def test_a_path_that_climbs_is_refused(name: str) -> None:
+def test_a_path_that_leaves_the_archive_is_refused(name: str) -> None:
     with pytest.raises(Damage):
         base_name(name)
 
@@ -145,7 +145,7 @@ def test_names() -> None:
     assert (name.youtube, name.scene, name.voice, name.person) == ("-a_b_c-d_e1", 1000, "A", 12)
     assert name.speaker == "-a_b_c-d_e1_A"
     none = parse_clip(NAME)
-    assert none.speaker == none.clip, "whoever has no voice is a person of his own"
+    assert none.speaker == none.clip, "a person without a voice is named by the clip"
     assert parse_voiced(f"{VIDEO}_022_B_None.json") == parse_voiced(NAME) == none.voiced
     sizeless = "BK6_XIz6-ZE_0x0_full_video_022_B_01"
     for bad in ("x", sizeless, "BK6_XIz6-ZE_1920x1080_full_video_22_B_01", "BK6_XIz6/ZE_1920x1080_full_video_022_B_01"):
@@ -153,7 +153,7 @@ def test_names() -> None:
             parse_clip(bad)
 
 
-def test_a_transcript_is_weighed_by_time() -> None:
+def test_scores_of_a_transcript_are_weighted_by_time() -> None:
     segments = [
         {"start": 0, "end": 3, "avg_logprob": -0.2, "no_speech_prob": 0.1, "compression_ratio": 1.0},
         {"start": 3, "end": 4, "avg_logprob": -1.0, "no_speech_prob": 0.5, "compression_ratio": 3.0},
@@ -172,7 +172,7 @@ def test_captions_by_any_spelling() -> None:
     assert json.loads(row["annotation"]) == data
 
 
-def test_blur_however_it_is_nested() -> None:
+def test_blur_at_any_depth() -> None:
     frames = [{"face": 1.0, "left_hand": [0.2, None], "right_hand": {"score": 0.4}}, {"face": 2.0}]
     row = read_l_score(NAME, {"frames": frames}, Counter(), [])
     assert (row["face_blur"], row["hand_blur"]) == (1.5, pytest.approx(0.3))
@@ -188,7 +188,7 @@ def test_blur_however_it_is_nested() -> None:
             read_l_score(NAME, bad, Counter(), [])
 
 
-def test_who_talks_is_in_speaker_json_not_in_a() -> None:
+def test_speakers_are_read_from_speaker_json_not_from_a() -> None:
     intervals = {"5_6": {"start": 5, "stop": 6, "speaker": "B"}, "1_2": {"start": 1, "stop": 2, "speaker": "A"}}
     data = {"spaeker": ["A", "B"], "A": [[1, 2], [5, 6]], "speaker_json": intervals}
     assert [s["speaker"] for s in read_speakers(VIDEO, data, Counter(), [])["speech"]] == ["A", "B"]
@@ -211,8 +211,8 @@ def test_a_list_of_any_shape(content: Any) -> None:
     assert list(read_list(io.BytesIO(json.dumps(content).encode()))) == [NAME.removesuffix(".json")]
 
 
-def test_a_long_list_and_a_cut_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidchat.data.manifest.speakervid.labels._PIECE", 37)
+def test_a_long_list_and_a_truncated_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidchat.data.manifest.speakervid.labels._BLOCK", 37)
     names = [f"{VIDEO}_{k:03d}_A_00" for k in range(200)]
     data = json.dumps({VIDEO: [f"{name}.json" for name in names]}).encode()
     assert list(read_list(io.BytesIO(data))) == names
@@ -227,7 +227,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-AUDIO: dict[str, tuple[str, dict[str, Any]]] = {
+VALID: dict[str, tuple[str, dict[str, Any]]] = {
     "merged_anno": (NAME, RECORD),
     "asr": (
         f"{VIDEO}_022_B.json",
@@ -240,14 +240,14 @@ AUDIO: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", list(AUDIO))
+@pytest.mark.parametrize("kind", list(VALID))
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_anything_at_all_is_a_typed_row_or_damage(kind: str, data: st.DataObject) -> None:
-    """A row that Arrow cannot hold would stop a run of hours."""
-    name, audio = AUDIO[kind]
+def test_any_record_is_a_typed_row_or_damage(kind: str, data: st.DataObject) -> None:
+    """A row that Arrow cannot store would stop a run of hours."""
+    name, valid = VALID[kind]
     if data.draw(st.booleans()):
-        record: Any = audio | data.draw(st.dictionaries(st.sampled_from(sorted(audio)), json_values, max_size=3))
+        record: Any = valid | data.draw(st.dictionaries(st.sampled_from(sorted(valid)), json_values, max_size=3))
     else:
         record = data.draw(json_values)
     parsed = json.loads(json.dumps(record))

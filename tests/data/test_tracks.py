@@ -9,12 +9,12 @@ from av.stream import Disposition
 from oddities import corners, names, shoot, tone
 
 from vidchat.data.media.read import MediaError, read_audio, read_clip, read_image
-from vidchat.data.media.waveform import heard
+from vidchat.data.media.waveform import uncancelled
 from vidchat.dialogue import Clip
 
 
-def two_films(path: Path, flags: tuple[Disposition, Disposition]) -> Path:
-    """A black film and one of corners, at 5 frames each."""
+def two_tracks(path: Path, flags: tuple[Disposition, Disposition]) -> Path:
+    """Writes a black video track and one with coloured corners, 5 frames each."""
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("libx264", rate=25) for _ in flags]
         for stream, flag in zip(streams, flags, strict=True):
@@ -26,10 +26,10 @@ def two_films(path: Path, flags: tuple[Disposition, Disposition]) -> Path:
     return path
 
 
-def test_the_video_with_the_default_flag_is_seen(tmp_path: Path) -> None:
-    path = two_films(tmp_path / "a.mkv", (Disposition(0), Disposition.default))
+def test_the_video_track_with_the_default_flag_is_read(tmp_path: Path) -> None:
+    path = two_tracks(tmp_path / "a.mkv", (Disposition(0), Disposition.default))
     assert names(read_image(path, (32, 64)).numpy()) == "RGBY"
-    first = two_films(tmp_path / "b.mkv", (Disposition.default, Disposition.default))
+    first = two_tracks(tmp_path / "b.mkv", (Disposition.default, Disposition.default))
     assert not read_image(first, (32, 64)).max() > 8
 
 
@@ -39,7 +39,7 @@ def test_the_audio_track_with_the_default_flag_is_read(tmp_path: Path) -> None:
 
 
 def with_cover(path: Path, film: bool) -> Path:
-    """An mp4 with audio, a black cover and, if wanted, a film."""
+    """Writes an mp4 with audio, a black cover image and, optionally, a video."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264" if film else "mjpeg", rate=25)
         video.width, video.height, video.pix_fmt = 64, 32, "yuv420p" if film else "yuvj420p"
@@ -63,17 +63,17 @@ def with_cover(path: Path, film: bool) -> Path:
     return path
 
 
-def test_a_cover_is_no_film(tmp_path: Path) -> None:
+def test_a_cover_image_is_no_video(tmp_path: Path) -> None:
     assert names(read_image(with_cover(tmp_path / "a.mp4", film=True), (32, 64)).numpy()) == "RGBY"
-    with pytest.raises(MediaError, match="no frame track"):
+    with pytest.raises(MediaError, match="no video track"):
         read_image(with_cover(tmp_path / "song.mp4", film=False), (32, 64))
 
 
-def test_a_cover_that_comes_first_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in files of other programs; FFmpeg's muxers write it last."""
+def test_a_cover_image_in_the_first_track_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs write it first; FFmpeg's muxers write it last."""
     from vidchat.data.media import container
 
-    path = two_films(tmp_path / "a.mkv", (Disposition(0), Disposition(0)))
+    path = two_tracks(tmp_path / "a.mkv", (Disposition(0), Disposition(0)))
 
     class Cover:
         disposition = Disposition.attached_pic
@@ -97,6 +97,6 @@ def test_channels_that_cancel_each_other_out_are_read(tmp_path: Path, balance: f
 def test_other_channels_are_mixed() -> None:
     left, right = tone()[0], np.cos(np.arange(16000) * 0.7)
     for mixed, first in (((left + right) / 2, left), (left / 2, left), (right / 2, 0 * left)):
-        assert heard(np.stack([mixed, first])) is not first
-        np.testing.assert_array_equal(heard(np.stack([mixed, first])), mixed)
-    np.testing.assert_array_equal(heard(left[None]), left)
+        assert uncancelled(np.stack([mixed, first])) is not first
+        np.testing.assert_array_equal(uncancelled(np.stack([mixed, first])), mixed)
+    np.testing.assert_array_equal(uncancelled(left[None]), left)

@@ -10,30 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 from vidchat.runtime.atomic import write_text
 
 
-def power(number: int, exponent: int) -> int:
-    return number**exponent
+def power(base: int, exponent: int) -> int:
+    return base**exponent
 
 
-def note_and_wait(number: int, folder: str) -> None:
-    (Path(folder) / f"{number}.pid").write_text(str(os.getpid()))
+def record_pid_and_wait(item: int, folder: str) -> None:
+    (Path(folder) / f"{item}.pid").write_text(str(os.getpid()))
     time.sleep(60)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_item_has_its_result(workers: int) -> None:
     items = iter(range(30))
-    assert sorted(each(partial(power, exponent=2), items, workers)) == [k * k for k in range(30)]
+    assert sorted(parallel_map(partial(power, exponent=2), items, workers)) == [k * k for k in range(30)]
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = (
-        "import sys; from functools import partial; from test_workers import note_and_wait\n"
-        "from vidchat.data.workers import each\n"
-        "if __name__ == '__main__': list(each(partial(note_and_wait, folder=sys.argv[1]), range(2), 2))\n"
+        "import sys; from functools import partial; from test_workers import record_pid_and_wait\n"
+        "from vidchat.data.workers import parallel_map\n"
+        "if __name__ == '__main__': list(parallel_map(partial(record_pid_and_wait, folder=sys.argv[1]), range(2), 2))\n"
     )
     (tmp_path / "run.py").write_text(script)
     here = Path(__file__).parent
@@ -63,7 +63,7 @@ def _runs(process: int) -> bool:
         return False
 
 
-def test_a_text_appears_whole(tmp_path: Path) -> None:
+def test_write_text_replaces_a_file_and_leaves_no_partial_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "{}")
     write_text(tmp_path / "a.json", "[]")
     assert (tmp_path / "a.json").read_text() == "[]"

@@ -19,7 +19,7 @@ from tests.faults.mutations import damaged, damaged_json
 from tests.faults.specimens import film
 from vidchat.bench.make import make_from_folder
 from vidchat.data.loading.dialogues import Dialogues
-from vidchat.data.manifest.cut import wanted_files
+from vidchat.data.manifest.cut import dialogue_files
 from vidchat.data.manifest.sources import ingest_folder
 from vidchat.data.stats import dialogue_table
 
@@ -59,7 +59,7 @@ USERS: dict[str, Callable[[Path], object]] = {
     "stats": dialogue_table,
     "ingest": lambda folder: ingest_folder(folder, folder / "out" / "clips.parquet"),
     "bench make": lambda folder: make_from_folder(folder, _fresh(folder)),
-    "cut --only-dialogues": wanted_files,
+    "cut --only-dialogues": dialogue_files,
 }
 
 

@@ -1,4 +1,4 @@
-"""Ways in which a record of an imitated annotation folder is damaged."""
+"""Kinds of damage to the records of an imitated annotation folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _bytes(change: Callable[[bytes], bytes]) -> Callable[[str, str, bytes], File
 
 
 def _set(**values: Any) -> Callable[[str, str, bytes], Files]:
-    """The record with other values; `None` as a value removes the key."""
+    """Replaces values of the record; `None` removes the key."""
 
     def change(data: bytes) -> bytes:
         record = {**json.loads(data), **values}
@@ -39,7 +39,7 @@ def _twice(kind: str, name: str, data: bytes) -> Files:
     return [(tarfile.TarInfo(f"{kind}/{name}.json"), data), (tarfile.TarInfo(f"other/{name}.json"), data + b" ")]
 
 
-# The name of each is the beginning of the reason with which the record must be listed.
+# (reason with which the record must be listed, damage)
 ANY: list[tuple[str, Callable[[str, str, bytes], Files]]] = [
     ("not JSON", _bytes(lambda data: data[: len(data) // 2])),
     ("not JSON", _bytes(lambda data: b"\x01\x02" + data)),
@@ -77,10 +77,10 @@ MERGED: list[tuple[str, Callable[[str, str, bytes], Files]]] = [
     ("not Unicode", _set(video_name="\ud800")),
     ("name comes twice", _twice),
 ]
-WAYS = {"merged_anno": ANY + MERGED}
+DAMAGES = {"merged_anno": ANY + MERGED}
 
 
 def members(kind: str, name: str, data: bytes, rng: random.Random) -> tuple[str, Files]:
-    """The reason with which it should be listed, and what to write in place of the record."""
-    reason, way = rng.choice(WAYS.get(kind, ANY))
-    return reason, way(kind, name, data)
+    """Returns the reason with which a record should be listed, and the damaged files to write in its place."""
+    reason, damage = rng.choice(DAMAGES.get(kind, ANY))
+    return reason, damage(kind, name, data)

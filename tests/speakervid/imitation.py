@@ -1,7 +1,7 @@
-"""An annotation folder in the release's layout, of clips that do not exist: for tests, benchmarks and a first try.
+"""An imitated annotation folder in the release's layout, for tests and benchmarks.
 
-Every video has a generator of its own, so that any archive of any kind can be written without the others. Archives of
-different kinds hold different videos, as the release's do.
+Every video has its own random generator, so that each archive of each kind can be written without the others. Archives
+of different kinds hold different videos, as in the release.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 from vidchat.data.manifest.speakervid.annotation_folder import KINDS
 from vidchat.data.manifest.speakervid.names import ClipName, is_voice
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 
-SCENES = 8  # of a video
+SCENES = 8  # scenes per video
 WORDS = ("yes", "no", "well", "the", "a", "we", "you", "think", "tea", "rain", "music", "work", "then", "people")
 TOPICS = ("music", "sport", "politics", "film", "science", "food", "travel", "business")
 SIZES = ((1920, 1080), (1280, 720), (3840, 2160), (640, 360))
-CAST = (("A",), ("B",), ("A", "A_None"), ("B", "B_None"), ("A", "B"), ("None",))  # who is seen in a scene
+CAST = (("A",), ("B",), ("A", "A_None"), ("B", "B_None"), ("A", "B"), ("None",))  # voices of the people seen in a scene
 OTHER = {"A": "B", "B": "A"}
 
 
@@ -35,8 +35,8 @@ class Video:
     """A source video.
 
     Attributes:
-        clips: Each with its scene's start and end in seconds and the voices heard in it.
-        speech: (start, end, voice), seconds.
+        clips: (clip, start, end, voices heard) of each clip, in seconds.
+        speech: (start, end, voice) of each utterance, in seconds.
     """
 
     key: str
@@ -44,17 +44,17 @@ class Video:
     speech: list[tuple[float, float, str]]
 
 
-def video(seed: int, number: int) -> Video:
-    """The video of this number: always the same."""
-    rng = random.Random(f"{seed} {number}")
+def video(seed: int, index: int) -> Video:
+    """Returns the video of an index, determined by the seed."""
+    rng = random.Random(f"{seed} {index}")
     youtube = "".join(rng.choices(string.ascii_letters + string.digits + "-_", k=11))
     width, height = rng.choices(SIZES, (80, 15, 3, 2))[0]
-    clips, speech, time, told = [], [], round(rng.uniform(0, 30), 3), rng.choice("AB")
+    clips, speech, time, last = [], [], round(rng.uniform(0, 30), 3), rng.choice("AB")
     for scene in range(SCENES):
         length = round(rng.uniform(3, 14), 3)
         seen = rng.choices(CAST, (30, 30, 10, 10, 10, 10))[0]
-        heard = [voice for voice in seen if is_voice(voice)] or [OTHER[told]]
-        told = heard[-1]
+        heard = [voice for voice in seen if is_voice(voice)] or [OTHER[last]]
+        last = heard[-1]
         for k, voice in enumerate(heard):
             first = time + length * k / len(heard)
             speech.append((round(first + 0.2, 3), round(first + length / len(heard) - 0.2, 3), voice))
@@ -67,33 +67,33 @@ def video(seed: int, number: int) -> Video:
 def imitate(
     root: Path, clips: int, archives: int = 4, seed: int = 0, damage_every: int | None = None, workers: int = 1
 ) -> list[tuple[str, str, str]]:
-    """Writes the folder; returns (kind, record, damage) of what was damaged.
+    """Writes the folder; returns (kind, record, reason) of each damaged record.
 
     Args:
-        root: The folder.
-        clips: About how many.
-        archives: Of each kind (of `merged_anno` one less is there than the names say, as in the release).
-        seed: Everything follows from it.
-        damage_every: One record of so many is damaged, in the ways of `damage.WAYS`; `None` damages none.
-        workers: Processes.
+        root: Folder to write.
+        clips: Approximate number of clips.
+        archives: Number of archives of each kind.
+        seed: Seed of all content.
+        damage_every: One record in this many is damaged, by `damage.DAMAGES`; `None` damages none.
+        workers: Number of processes.
     """
     videos = max(1, round(clips / (SCENES * 1.3)))
     root.mkdir(parents=True, exist_ok=True)
     jobs = [(kind, archive) for kind in KINDS for archive in range(archives)]
     job = partial(_archive, root=root, videos=videos, archives=archives, seed=seed, damage_every=damage_every)
     damaged: list[tuple[str, str, str]] = []
-    for found in each(job, jobs, workers):
-        damaged += found
+    for records_damaged in parallel_map(job, jobs, workers):
+        damaged += records_damaged
     _lists(root, videos, seed)
     return sorted(damaged)
 
 
 def _archive(
-    which: tuple[str, int], root: Path, videos: int, archives: int, seed: int, damage_every: int | None
+    unit: tuple[str, int], root: Path, videos: int, archives: int, seed: int, damage_every: int | None
 ) -> list[tuple[str, str, str]]:
     from tests.speakervid.damage import members
 
-    kind, archive = which
+    kind, archive = unit
     folder = root / kind if kind == "merged_anno" else root / "raw_labels" / kind
     folder.mkdir(parents=True, exist_ok=True)
     rng, damaged = random.Random(f"{seed} {kind} {archive}"), []
@@ -102,18 +102,18 @@ def _archive(
             if zlib.crc32(f"{kind} {number}".encode()) % archives != archive:
                 continue
             for name, data in records(kind, video(seed, number), random.Random(f"{seed} {kind} {number}")):
-                found = [(tarfile.TarInfo(f"{kind}/{name}.json"), data)]
+                files = [(tarfile.TarInfo(f"{kind}/{name}.json"), data)]
                 if damage_every and rng.randrange(damage_every) == 0:
-                    way, found = members(kind, name, data, rng)
-                    damaged.append((kind, name, way))
-                for info, content in found:
+                    reason, files = members(kind, name, data, rng)
+                    damaged.append((kind, name, reason))
+                for info, content in files:
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
     return damaged
 
 
 def records(kind: str, video: Video, rng: random.Random) -> Iterator[tuple[str, bytes]]:
-    """(name, JSON) of a video's records of a kind."""
+    """Yields (name, JSON) of a video's records of a kind."""
     if kind in ("scene_json", "speaker_json"):
         yield video.key, json.dumps(_scenes(video) if kind == "scene_json" else _speakers(video)).encode()
         return
@@ -193,9 +193,9 @@ def _l_score(clip: ClipName, start: float, end: float, heard: list[str], rng: ra
 
 def _scenes(video: Video) -> dict[str, Any]:
     times = {clip.scene: (start, end) for clip, start, end, _ in video.clips}
-    told = [f"({start}, {end})" for start, end in times.values()]
+    spans = [f"({start}, {end})" for start, end in times.values()]
     scenes = {f"scene_{n:03d}": {"start_seconds": start, "end_seconds": end} for n, (start, end) in times.items()}
-    return {"org_scene_list": told, "scene_list": told, **scenes}
+    return {"org_scene_list": spans, "scene_list": spans, **scenes}
 
 
 def _speakers(video: Video) -> dict[str, Any]:
@@ -210,14 +210,14 @@ def _speakers(video: Video) -> dict[str, Any]:
 
 
 def _lists(root: Path, videos: int, seed: int) -> None:
-    """The three lists, each in a shape of its own. Videos can be so many that the list is written one by one."""
+    """Writes the three lists, each in its own layout; the longest incrementally, as there may be many videos."""
     sft, test = [], []
     with (root / "all_data_list.json").open("w", encoding="utf-8") as file:
         file.write("{")
         for number in range(videos):
-            found = video(seed, number)
-            names = [f"{clip.clip}.json" for clip, *_ in found.clips]
-            file.write(f"{', ' if number else ''}{json.dumps(found.key)}: {json.dumps(names)}")
+            source = video(seed, number)
+            names = [f"{clip.clip}.json" for clip, *_ in source.clips]
+            file.write(f"{', ' if number else ''}{json.dumps(source.key)}: {json.dumps(names)}")
             sft += names[:1] if number % 8 == 0 else []
             test += [{"filename": name, "yt_id": name[:11]} for name in names] if number % 50 == 7 else []
         file.write("}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vidchat.bench.pairs import Pair
 from vidchat.bench.truth_sizes import truth_sizes
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.media.read import MediaError, read_clip
 from vidchat.dialogue import Clip
 from vidchat.reports.sheet import Panel, contact_sheet, strip
@@ -40,7 +40,7 @@ def draw_sheet(
         [Panel(name, np.concatenate([_moments(clip, size, moments) for clip in clips], axis=1))]
         for name, clips in lines.items()
     ]
-    with whole(output) as partial:
+    with atomic_path(output) as partial:
         contact_sheet(rows).save(partial, format="PNG")
 
 

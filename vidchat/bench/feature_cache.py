@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vidchat.bench.metric import Features
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 
 
 def fingerprint(*parts: str) -> str:
@@ -38,5 +38,5 @@ class FeatureCache:
         """Writes the features."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as partial, open(partial, "wb") as file:
+        with atomic_path(path) as partial, open(partial, "wb") as file:
             np.savez(file, **features)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from rich.progress import track
 from vidchat.bench.pairs import PAIRS, check_id, header, longest_answer, shortened, write_lines
 from vidchat.bench.processes import error_note, is_fatal
 from vidchat.bench.truth_sizes import commonest_size
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.folder import read_folder
 from vidchat.data.media.read import frame_size, read_clip
 from vidchat.data.report import Report
@@ -149,7 +149,7 @@ def _write_reference(answer: Clip, path: Path) -> None:
     media = read_clip(
         first_frame, fps=FPS, size=frame_size(answer.path), sample_rate=16000, audio=False, max_seconds=1 / FPS
     )
-    with whole(path) as partial:
+    with atomic_path(path) as partial:
         Image.fromarray(media.frames[0].permute(1, 2, 0).numpy()).save(partial, format="PNG")
 
 

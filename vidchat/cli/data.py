@@ -1,4 +1,4 @@
-"""`vidchat data`: from what a lab has downloaded, or a student has filmed, to what training reads."""
+"""`vidchat data`: from annotations or own videos to the data set that training reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Manifest = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="The manifest, clips.parquet, or the folder that holds it.")
 ]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="The data folder to write to.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count what would be done, and write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the work without writing anything.")]
 TERMS = """\
 SpeakerVid-5M is released for non-commercial research and education only. Its videos are not part of it: they belong to
 the people who published them on YouTube, whose terms of service apply, and must be removed where their owners ask for
@@ -51,7 +51,7 @@ class CutWork:
     """Division of the work of `cut`.
 
     Attributes:
-        part: Share of the source videos for this machine, k/n: the k-th, from 0, of n shares.
+        part: Share of the source videos for this machine, k/n: share k, from 0, of n.
         workers: Number of processes; null is one per CPU.
     """
 
@@ -60,18 +60,18 @@ class CutWork:
 
     def share(self) -> tuple[int, int]:
         """Returns (k, n). Raises `ValueError`."""
-        number, _, count = self.part.partition("/")
-        if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        index, _, count = self.part.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ValueError(f"part must be k/n with k from 0 to n-1, such as 0/8, not {self.part!r}")
-        return int(number), int(count)
+        return int(index), int(count)
 
 
 @dataclass(frozen=True)
 class DialogueFiles:
-    """Files of `branches` beside the manifest.
+    """Files that `branches` reads and writes, beside the manifest.
 
     Attributes:
-        media: Folder of source files that the dialogues use in place, without cut clips.
+        media: Folder of source files that the dialogues refer to in place of cut clips.
         format: Format of the dialogues; null is parquet for more than 200,000 clips, else jsonl.
     """
 
@@ -86,9 +86,9 @@ def _cut_settings() -> Sequence[type]:
 
 
 def _branch_settings() -> Sequence[type]:
-    from vidchat.data.manifest.dialogues import Derive
+    from vidchat.data.manifest.dialogues import DeriveSettings
 
-    return Derive, DialogueFiles
+    return DeriveSettings, DialogueFiles
 
 
 @app.command(cls=command_with(lambda: (IngestSettings,)))
@@ -105,8 +105,7 @@ def ingest(
     """Reads annotations into a manifest: one Parquet file with a row for each clip.
 
     Archives are read in place. Damaged records are left out and listed with their reasons in <output>.damaged.jsonl;
-    <output>.report.json sums up what was read, damaged and missing. The same command continues where a killed one
-    stopped.
+    <output>.report.json sums up what was read, damaged and missing. The same command resumes a killed run.
     """
     with user_errors():
         chosen = read_settings(IngestSettings, settings)
@@ -129,7 +128,7 @@ def _print_ingest(report: dict[str, Any], output: Path) -> None:
     print(f"{report['clips']:,} clips, {report['hours']:,.1f} hours: {output}")
     for name, kind in report.get("kinds", {}).items():
         if not kind["files"]:
-            print(f"  {name}: not there")
+            print(f"  {name}: no files")
             continue
         print(f"  {name}: {kind['read']:,} records of {kind['files']} files")
         for reason, count in kind["left_out"].items():
@@ -138,10 +137,10 @@ def _print_ingest(report: dict[str, Any], output: Path) -> None:
             print(f"    kept, but {reason}: {count:,}")
     for reason, count in report.get("left_out", {}).items():
         print(f"  left out, {reason}: {count:,}")
-    for what, count in report.get("joining", {}).items():
-        print(f"  {what}: {count:,}")
-    lacking = {name: count for name, count in report["clips_without_score"].items() if count}
-    for name, count in lacking.items():
+    for outcome, count in report.get("joining", {}).items():
+        print(f"  {outcome}: {count:,}")
+    missing = {name: count for name, count in report["clips_without_score"].items() if count}
+    for name, count in missing.items():
         print(f"  clips without {name}: {count:,}")
     print(f"details: {output.with_suffix('.report.json')}, {output.with_suffix('.damaged.jsonl')}")
 
@@ -156,24 +155,27 @@ def cut(
     ] = False,
     dry_run: DryRun = False,
     download: Annotated[
-        bool, typer.Option("--download", help="Hand missing videos to yt-dlp, once you have accepted the terms.")
+        bool,
+        typer.Option("--download", help="Download missing videos by yt-dlp, after asking you to accept the terms."),
     ] = False,
     settings: Settings = None,
 ) -> None:
     """Cuts clips out of source videos by time and box, 25 frames a second, the other speaker silenced.
 
-    Clips that exist are kept; the same command continues where a killed one stopped. Source videos that are missing
-    are listed in cut.report.json and skipped.
+    Existing clips are kept; the same command resumes a killed run. Missing source videos are skipped and listed in
+    cut.report.json.
     """
     with user_errors():
-        from vidchat.data.manifest.cut import CutSettings, wanted_files
+        from vidchat.data.manifest.cut import CutSettings, dialogue_files
         from vidchat.data.manifest.cut import cut as run
 
-        how, work = read_two(CutSettings, CutWork, settings)
+        cut_settings, work = read_two(CutSettings, CutWork, settings)
         share = work.share()
-        wanted = wanted_files(output) if only_dialogues else None
+        selected = dialogue_files(output) if only_dialogues else None
         path = _manifest(manifest)
-        report = run(path, media, output, how, wanted=wanted, part=share, workers=work.workers, dry_run=dry_run)
+        report = run(
+            path, media, output, cut_settings, selected=selected, part=share, workers=work.workers, dry_run=dry_run
+        )
         missing = sorted(set(report.missing))
         _print_cut(report, missing, dry_run)
         if download and missing and not dry_run:
@@ -181,19 +183,19 @@ def cut(
 
 
 def _print_cut(report: CutReport, missing: list[str], dry_run: bool) -> None:
-    for what, count in sorted(report.counts.items()):
-        print(f"{what}{' (would be)' if dry_run and what == 'cut' else ''}: {count:,}")
+    for outcome, count in sorted(report.counts.items()):
+        print(f"{outcome}{' (would be)' if dry_run and outcome == 'cut' else ''}: {count:,}")
     if missing:
         more = "" if len(missing) <= 10 else f" and {len(missing) - 10:,} more"
         print(f"missing source videos: {', '.join(missing[:10])}{more}")
-    for clip, why in report.damage[:10]:
-        print(f"left out: {clip}: {why}")
-    for clip, why in report.short[:10]:
-        print(f"cut short: {clip}: {why}")
+    for clip, reason in report.damage[:10]:
+        print(f"left out: {clip}: {reason}")
+    for clip, reason in report.short[:10]:
+        print(f"cut short: {clip}: {reason}")
 
 
 def _download(missing: list[str], media: Path) -> None:
-    """Hands the ids to yt-dlp, if it is installed and the terms are accepted."""
+    """Downloads the videos by yt-dlp once the user has accepted the terms."""
     from vidchat.data.manifest.fetch import fetch
 
     print(f"\n{TERMS}\n")
@@ -205,18 +207,18 @@ def _download(missing: list[str], media: Path) -> None:
 def branches(manifest: Manifest, output: Folder, dry_run: DryRun = False, settings: Settings = None) -> None:
     """Derives dialogues of all branches, their tiers and splits, as the folder data set that `vidchat train` reads.
 
-    No person and no source video is in two splits. The thresholds' defaults are the paper's, where it gives them.
+    No person and no source video is in two splits. Thresholds default to the paper's values where it gives them.
     """
     with user_errors():
-        from vidchat.data.manifest.dialogues import Derive, write_dialogues
+        from vidchat.data.manifest.dialogues import DeriveSettings, write_dialogues
 
-        chosen, files = read_two(Derive, DialogueFiles, settings)
+        chosen, files = read_two(DeriveSettings, DialogueFiles, settings)
         summary = write_dialogues(_manifest(manifest), output, chosen, files.media, files.format, dry_run)
-        found = summary.as_json()
-        print_table(found["dialogues"])
-        for name, count in found["clips_without_score"].items():
-            print(f"clips without {name}: {count:,}; tiers.missing={chosen.tiers.missing} decides about them")
-        for reason, count in found["left_out"].items():
+        table = summary.as_json()
+        print_table(table["dialogues"])
+        for name, count in table["clips_without_score"].items():
+            print(f"clips without {name}: {count:,}; tiers.missing={chosen.tiers.missing} determines their tier")
+        for reason, count in table["left_out"].items():
             print(f"dialogues left out, {reason}: {count:,}")
         if summary.torn:
             print(f"groups of people whose clips had different splits: {summary.torn:,}; each is now in one")

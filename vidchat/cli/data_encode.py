@@ -33,11 +33,11 @@ class EncodeSettings:
     """Division of the work of `encode`.
 
     Attributes:
-        workers: Number of processes (or Ray tasks) that encode at the same time.
+        workers: Number of processes (or Ray tasks) that encode in parallel.
         engine: Engine that runs the workers; ray needs the extra 'ray'.
         device: Device or devices of the tokenizers, such as cpu, cuda or cuda:0,cuda:1; auto takes every GPU.
-        shard_mb: Size of the largest shard, in MiB.
-        shard_clips: Number of clips of the largest shard, which one worker encodes at a time.
+        shard_mb: Largest size of a shard, in MiB.
+        shard_clips: Largest number of clips of a shard, which one worker encodes at a time.
     """
 
     workers: int = 1
@@ -56,7 +56,7 @@ class PackSettings:
     """Settings of `pack`.
 
     Attributes:
-        shard_mb: Size of the largest shard, in MiB.
+        shard_mb: Largest size of a shard, in MiB.
     """
 
     shard_mb: int = 1024
@@ -65,9 +65,9 @@ class PackSettings:
         _check_positive("shard_mb", self.shard_mb)
 
 
-def _check_positive(name: str, number: int) -> None:
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def register(group: typer.Typer) -> None:
@@ -78,16 +78,16 @@ def register(group: typer.Typer) -> None:
 
 
 def _help_of_training() -> str:
-    """The keys of `vidchat train` that decide what tokens are, with their defaults and comments."""
+    """Returns the keys of `vidchat train` that determine the tokens, with their defaults and comments."""
     groups = ("video_vae", "audio_codec", "thinker")
     lines = [
         f"  {group}={'|'.join(sorted(file.stem for file in (CONFIGS / group).glob('*.yaml')))}" for group in groups
     ]
-    lines.append("  video_vae=FOLDER, audio_codec=FOLDER: a saved one; audio_codec=none: video alone")
+    lines.append("  video_vae=FOLDER, audio_codec=FOLDER: a saved tokenizer; audio_codec=none: video alone")
     data = (CONFIGS / "data" / "folder.yaml").read_text(encoding="utf-8").splitlines()
     keys = ("fps:", "size:", "allow_portrait:", "dtype:", "max_chunks:")
     lines += [f"  data.{line.replace(': ', '=', 1)}" for line in data if line.startswith(keys)]
-    return "Every key of `vidchat train`; these decide what tokens are:\n\n" + "\n".join(lines) + "\n"
+    return "Every key of `vidchat train`; these determine the tokens:\n\n" + "\n".join(lines) + "\n"
 
 
 def encode(
@@ -95,19 +95,21 @@ def encode(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The folder to write to, which training reads without the clips; DATA by default."
+            "--output", "-o", help="Folder to write to, which training reads without the clips; DATA by default."
         ),
     ] = None,
     only_answers: Annotated[
-        bool, typer.Option("--only-answers", help="Leave out what only conditions an answer.")
+        bool, typer.Option("--only-answers", help="Encode only answers, not the turns that condition them.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be encoded, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the clips to encode without encoding them.")
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Encodes every clip of a data set once, into token shards that training reads.
 
-    Stopped (or killed) and started again, it continues where it was. The result can be trained on with
-    `vidchat train ... data=folder data.root=OUTPUT` and the same tokenizers and sizes.
+    The same command resumes a stopped or killed run. Train on the result with the same tokenizers and sizes:
+    `vidchat train ... data=folder data.root=OUTPUT`.
     """
     from vidchat.conditions.thinker import ThinkerFeatures
     from vidchat.data.folder import manifest_of
@@ -119,13 +121,13 @@ def encode(
 
     with user_errors():
         work, words = _split(settings or [])
-        manifest_of(data)  # before tokenizers are loaded
-        encoder, point, features = _encoder(data, words)
+        manifest_of(data)  # fails before tokenizers are loaded
+        encoder, data_config, features = _encoder(data, words)
         dialogues = Dialogues(data)
-        turns, longest = not only_answers, point["max_chunks"]
+        turns, longest = not only_answers, data_config["max_chunks"]
         chosen = Selection({"features": ThinkerFeatures(features)} if features else {}, turns, turns, longest)
         segments = (segment for dialogue in dialogues for segment in chosen.segments(dialogue))
-        cache = TokenCache(data, encoder, longest, point["dtype"], None if output is None else output / TOKENS)
+        cache = TokenCache(data, encoder, longest, data_config["dtype"], None if output is None else output / TOKENS)
         sharding = Sharding(work.shard_clips, work.shard_mb << 20)
         if dry_run:
             count, lacking = survey(cache, segments)
@@ -138,47 +140,47 @@ def encode(
             copy_manifest(data, output)
         for track in cache.tracks.values():
             typer.echo(_summary(track.folder))
-        for where, why in skipped:
-            typer.echo(f"skipped {where}: {why}")
+        for position, reason in skipped:
+            typer.echo(f"skipped {position}: {reason}")
 
 
 def pack(
     data: Data,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to write to: a data set whose clips lie in tars.")
+        Path, typer.Option("--output", "-o", help="Folder to write to: a data set whose clips lie in tars.")
     ],
     settings: Settings = None,
 ) -> None:
-    """Puts the clips of a data set into media shards: WebDataset tars of mp4 and json, which `encode` reads too."""
+    """Packs the clips of a data set into media shards: WebDataset tars of mp4 and json, which `encode` reads too."""
     from vidchat.data.tokens.media_shards import MEDIA
     from vidchat.data.tokens.media_shards import pack as pack_shards
 
     with user_errors():
         report, _ = pack_shards(data, output, read_settings(PackSettings, settings).shard_mb << 20)
         typer.echo(_summary(output / MEDIA))
-        for where, why in report.skipped:
-            typer.echo(f"skipped {where}: {why}")
+        for position, reason in report.skipped:
+            typer.echo(f"skipped {position}: {reason}")
 
 
 def verify(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set with token or media shards.")],
 ) -> None:
-    """Reads every shard of a data set and compares it with its index: SHA-256, number of bytes."""
+    """Verifies every shard of a data set against its index: SHA-256 and number of bytes."""
     from vidchat.data.tokens.shards import ShardError, problems
 
     with user_errors():
         folders = sorted(path.parent for pattern in ("*/index.json", "*/*/index.json") for path in data.glob(pattern))
         if not folders:
             raise ShardError(f"{data}: holds no shards; make some with 'vidchat data encode' or 'vidchat data pack'")
-        found = [problem for folder in folders for problem in problems(folder)]
-        for problem in found:
+        faults = [problem for folder in folders for problem in problems(folder)]
+        for problem in faults:
             typer.echo(problem)
-        typer.echo(f"{len(folders)} folders of shards, {len(found)} problems")
-        raise typer.Exit(1 if found else 0)
+        typer.echo(f"{len(folders)} folders of shards, {len(faults)} problems")
+        raise typer.Exit(1 if faults else 0)
 
 
 def tokenizers(video_vae: str, audio_codec: str) -> tuple[Any, Any]:
-    """Returns a video tokenizer and an audio codec (or `None` for "none"), by their configs' names or their folders."""
+    """Returns a video tokenizer and an audio codec (`None` for "none") by config name or folder."""
     from hydra.utils import instantiate
 
     config, audio = _config(Path("."), [f"video_vae={video_vae}", f"audio_codec={audio_codec}"])
@@ -186,23 +188,23 @@ def tokenizers(video_vae: str, audio_codec: str) -> tuple[Any, Any]:
 
 
 def _split(words: Sequence[str]) -> tuple[EncodeSettings, list[str]]:
-    """The settings of the work, and the words for Hydra."""
+    """Returns the settings of the work, and the words for Hydra."""
     own = [word for word in words if word.partition("=")[0] in names_of(EncodeSettings)]
     return read_settings(EncodeSettings, own), [word for word in words if word not in own]
 
 
 def _config(data: Path, words: Sequence[str]) -> tuple[DictConfig, bool]:
-    """The config of `vidchat train`, and whether audio is encoded; raises `ValueError`."""
+    """Returns the config of `vidchat train`, and whether audio is encoded; raises `ValueError`."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from vidchat.cli.overrides import override, read_size
 
-    given = [hydra for word in words for hydra in _for_hydra(word)]
+    overrides = [hydra for word in words for hydra in _for_hydra(word)]
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", ["stage=pretrain_av", "data=folder", override("data.root", data), *given])
+            config = compose("train", ["stage=pretrain_av", "data=folder", override("data.root", data), *overrides])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(_refusal(error)) from None
     return read_size(config), "audio_codec=none" not in words
@@ -231,7 +233,7 @@ def _refusal(error: Exception) -> str:
 
 
 def _encoder(data: Path, words: list[str]) -> tuple[ClipEncoder, dict[str, Any], int]:
-    """The encoder that the config of `vidchat train` describes, the config of the data, and a thinker's width."""
+    """Returns the encoder that the config of `vidchat train` describes, the data config, and the thinker's width."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -239,21 +241,21 @@ def _encoder(data: Path, words: list[str]) -> tuple[ClipEncoder, dict[str, Any],
     from vidchat.training.config_values import wrong_values
 
     config, audio = _config(data, words)
-    point: dict[str, Any] = OmegaConf.to_container(config.data, resolve=True)  # type: ignore[assignment]
-    if wrong := "; ".join(wrong_values({"data": point})):
+    data_config: dict[str, Any] = OmegaConf.to_container(config.data, resolve=True)  # type: ignore[assignment]
+    if wrong := "; ".join(wrong_values({"data": data_config})):
         raise ValueError(wrong)
     codec = instantiate(config.audio_codec) if audio else None
     thinker = instantiate(config.thinker)  # None where there is none
-    vae, size = instantiate(config.video_vae), (point["size"][0], point["size"][1])
+    vae, size = instantiate(config.video_vae), (data_config["size"][0], data_config["size"][1])
     return (
-        ClipEncoder(vae, codec, point["fps"], size, point["allow_portrait"], thinker),
-        point,
+        ClipEncoder(vae, codec, data_config["fps"], size, data_config["allow_portrait"], thinker),
+        data_config,
         config.condition.features,
     )
 
 
 def _engine(work: EncodeSettings) -> tuple[list[str], Callable[..., None] | None]:
-    """The devices, and what runs the workers. Ray shows a task the GPU that it is given, and no other."""
+    """Returns the devices, and the function that runs the workers. A Ray task sees only its assigned GPU."""
     from vidchat.data.tokens.encode import on_ray
     from vidchat.runtime.devices import usable
 
@@ -273,5 +275,5 @@ def _devices(name: str) -> list[str]:
 
 
 def _summary(folder: Path) -> str:
-    whole = json.loads((folder / "index.json").read_text())
-    return f"{folder}: {whole['samples']} samples in {whole['shards']} shards, {whole['bytes'] / 2**20:.1f} MiB"
+    index = json.loads((folder / "index.json").read_text())
+    return f"{folder}: {index['samples']} samples in {index['shards']} shards, {index['bytes'] / 2**20:.1f} MiB"

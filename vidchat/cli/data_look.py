@@ -1,4 +1,4 @@
-"""`vidchat data stats | show`: how much there is, and what it looks like."""
+"""`vidchat data stats | show`: counts of a data set, and sample dialogues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShowSettings:
-    """Choice of dialogues to show, and the tokenizers where only tokens are there.
+    """Selection of dialogues to show, and tokenizers for folders with tokens alone.
 
     Attributes:
         count: Number of dialogues.
@@ -31,8 +31,8 @@ class ShowSettings:
         tier: Tier of the dialogues; null is any.
         split: Split of the dialogues; null is any.
         seed: Seed of the choice.
-        video_vae: Decoder of video tokens, a name of configs/video_vae or the folder of a saved one.
-        audio_codec: Decoder of audio tokens, a name of configs/audio_codec or a folder; none shows video alone.
+        video_vae: Decoder of video tokens: a name of configs/video_vae or the folder of a saved tokenizer.
+        audio_codec: Decoder of audio tokens: a name of configs/audio_codec or a folder; none shows video alone.
     """
 
     count: int = 5
@@ -58,7 +58,7 @@ def stats(
 ) -> None:
     """Counts dialogues and hours by branch and tier, and plots the distributions of the clips.
 
-    Where clips lie in media shards, the shards are counted; where a folder holds tokens alone, the tokens.
+    For a folder with media shards, the clips in the shards are counted; for a folder with tokens alone, the tokens.
     """
     with user_errors():
         from vidchat.data.folder import MANIFESTS, FolderError
@@ -66,58 +66,56 @@ def stats(
         from vidchat.data.stats import MANIFEST, dialogue_table, draw
 
         if not data.exists():
-            raise FolderError(f"{data}: is not there; give a data folder, or a manifest")
+            raise FolderError(f"{data}: does not exist; give a data folder or a manifest")
         manifest = data / MANIFEST if data.is_dir() else data
-        elsewhere = clips_elsewhere(data) if data.is_dir() and not manifest.is_file() else None
+        store = find_store(data) if data.is_dir() and not manifest.is_file() else None
         if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):
             report = Report("dialogues")
-            print_table(dialogue_table(data, elsewhere, report))
+            print_table(dialogue_table(data, store, report))
             _print_skipped(report)
         else:
             print("no dialogues yet; derive them with 'vidchat data branches'")
-        found, rows = _distributions(data, manifest, elsewhere)
+        result, unit = _distributions(data, manifest, store)
         plot = output or manifest.parent / "stats.png"
-        draw(found, plot)
-        print(f"{found.clips:,} {rows}, {found.hours:,.2f} hours; distributions: {plot}")
+        draw(result, plot)
+        print(f"{result.clips:,} {unit}, {result.hours:,.2f} hours; distributions: {plot}")
 
 
-def _distributions(
-    data: Path, manifest: Path, elsewhere: MediaShards | TokenFolder | None
-) -> tuple[Distributions, str]:
-    """The distributions of the clips, wherever they are, and what is counted as one; prints what is not known."""
+def _distributions(data: Path, manifest: Path, store: MediaShards | TokenFolder | None) -> tuple[Distributions, str]:
+    """Returns the distributions of the clips, and the name of the counted unit; prints what is unknown."""
     from vidchat.data.manifest.sources import ingest_folder
-    from vidchat.data.stats import distributions, distributions_elsewhere
+    from vidchat.data.stats import manifest_distributions, store_distributions
     from vidchat.data.tokens.token_folder import TokenFolder
 
-    if isinstance(elsewhere, TokenFolder):
+    if isinstance(store, TokenFolder):
         print(
-            f"the clips are not here: hours are those of the tokens, at most {elsewhere.latents.made['longest']} "
-            "chunks of an answer or turn, and the resolution of the video is not known"
+            f"the clips do not exist here: hours are those of the tokens, at most {store.latents.made['longest']} "
+            "chunks of an answer or turn, and the resolution is unknown"
         )
-        return distributions_elsewhere(data, elsewhere, "tokens"), "clips"
-    if elsewhere is not None:
+        return store_distributions(data, store, "tokens"), "clips"
+    if store is not None:
         print(
-            f"the clips lie in media shards, {elsewhere.count:,} of them: hours are those that the dialogues or "
-            "the clips' headers give; no frame was decoded, and the resolution is not counted"
+            f"{store.count:,} clips lie in media shards: hours are from the dialogues or the clips' headers; "
+            "no frame was decoded, and the resolution is unknown"
         )
-        return distributions_elsewhere(data, elsewhere, "media shards"), "clips"
+        return store_distributions(data, store, "media shards"), "clips"
     if manifest.is_file() or not data.is_dir():
-        return distributions(manifest), "clips"
-    with tempfile.TemporaryDirectory() as place:  # a folder without a manifest: one is made in passing
-        ingest_folder(data, Path(place) / "clips.parquet")
-        found = distributions(Path(place) / "clips.parquet")
-    return found, "turns (a clip counts in every dialogue that it is part of)"
+        return manifest_distributions(manifest), "clips"
+    with tempfile.TemporaryDirectory() as folder:  # a temporary manifest for a folder without one
+        ingest_folder(data, Path(folder) / "clips.parquet")
+        result = manifest_distributions(Path(folder) / "clips.parquet")
+    return result, "turns (a clip counts once in every dialogue)"
 
 
 def _print_skipped(report: Report, most: int = 10) -> None:
-    for where, why in report.skipped[:most]:
-        print(f"left out: {where}: {why}")
+    for position, reason in report.skipped[:most]:
+        print(f"left out: {position}: {reason}")
     if len(report.skipped) > most:
         print(f"left out: {len(report.skipped) - most:,} more")
 
 
-def clips_elsewhere(data: Path) -> MediaShards | TokenFolder | None:
-    """Returns the media shards of a folder, or else its tokens, if none of its first clips is there as a file."""
+def find_store(data: Path) -> MediaShards | TokenFolder | None:
+    """Returns the media shards of a folder, or else its tokens; `None` if its first clips exist as files."""
     from itertools import islice
 
     from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
@@ -138,7 +136,7 @@ def clips_elsewhere(data: Path) -> MediaShards | TokenFolder | None:
 
 
 def print_table(table: list[dict[str, Any]]) -> None:
-    """Prints dialogues and hours by branch and tier."""
+    """Prints a table of dialogues and hours by branch and tier."""
     from rich.console import Console
     from rich.table import Table
 
@@ -167,9 +165,9 @@ def show(
     ] = None,
     settings: Settings = None,
 ) -> None:
-    """Shows some dialogues: a page with their clips, words and scores that needs no other file.
+    """Shows sample dialogues on a self-contained page with clips, text and scores.
 
-    Clips in media shards are shown from there. Where there are tokens alone, the tokenizers that made them decode them.
+    Clips are also read from media shards. Tokens without clips are decoded by the tokenizers that made them.
     """
     with user_errors():
         from vidchat.data.show import Choice
@@ -177,24 +175,24 @@ def show(
 
         chosen = read_settings(ShowSettings, settings)
         page = output or data / "show.html"
-        elsewhere = _shown_from(data, chosen.video_vae, chosen.audio_codec)
-        number = run(data, page, Choice(chosen.branch, chosen.tier, chosen.split), chosen.count, chosen.seed, elsewhere)
-        print(f"{number} dialogues: {page}")
+        store = _decoding_store(data, chosen.video_vae, chosen.audio_codec)
+        shown = run(data, page, Choice(chosen.branch, chosen.tier, chosen.split), chosen.count, chosen.seed, store)
+        print(f"{shown} dialogues: {page}")
 
 
-def _shown_from(data: Path, video_vae: str, audio_codec: str) -> Packed | Decoders | None:
-    """Returns the source of clips that are no files; decoders are checked to be those that made the tokens."""
+def _decoding_store(data: Path, video_vae: str, audio_codec: str) -> Packed | Decoders | None:
+    """Returns the store of clips that are no files; checks that the tokenizers are those that made the tokens."""
     from vidchat.cli.data_encode import tokenizers
     from vidchat.data.show import Decoders, Packed
     from vidchat.data.tokens.media_shards import MediaShards
 
-    tokens = clips_elsewhere(data)
-    if tokens is None:
+    store = find_store(data)
+    if store is None:
         return None
-    if isinstance(tokens, MediaShards):
-        return Packed(tokens)
-    video, audio = tokenizers(video_vae, "none" if tokens.codes is None else audio_codec)
-    tokens.check(video, "latents")
+    if isinstance(store, MediaShards):
+        return Packed(store)
+    video, audio = tokenizers(video_vae, "none" if store.codes is None else audio_codec)
+    store.check(video, "latents")
     if audio is not None:
-        tokens.check(audio, "codes")
-    return Decoders(tokens, video, audio)
+        store.check(audio, "codes")
+    return Decoders(store, video, audio)

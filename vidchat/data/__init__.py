@@ -1,1 +1,1 @@
-"""Files to batches."""
+"""Data: from media files and manifests to batches."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, written by name rather than through an open file (see `runtime/atomic.py`)."""
+"""Atomic writes for libraries that take a path rather than an open file (see `runtime/atomic.py`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vidchat.runtime.atomic import check_target, naming
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives the name under which to write a file; it gets its own name when the block ends well, else it is removed.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to; it is renamed to `path` when the block succeeds, else removed.
 
     Raises:
-        ValueError: There is a folder, a pipe or a device of this name.
-        OSError: It cannot be written; names `path`.
+        ValueError: `path` is a folder, a pipe or a device.
+        OSError: The file cannot be written; the error names `path`.
     """
     check_target(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -29,19 +29,19 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def remove_orphans(path: Path) -> None:
-    """Removes what killed processes of this machine left of a file; others may be writing it."""
+    """Removes partial files that killed processes of this machine left; live processes may be writing others."""
     for leftover in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
-        number = leftover.name.split(".")[-2]
-        if number.isdigit() and not os.path.exists(f"/proc/{number}") and os.path.isdir("/proc/self"):
+        process = leftover.name.split(".")[-2]
+        if process.isdigit() and not os.path.exists(f"/proc/{process}") and os.path.isdir("/proc/self"):
             leftover.unlink(missing_ok=True)
 
 
-def forget(path: Path) -> None:
-    """Removes what killed processes left of a file; nobody else may be writing it."""
+def remove_partials(path: Path) -> None:
+    """Removes all partial files of a path; no other process may be writing it."""
     for leftover in path.parent.glob(f".{_escaped(path.name)}.*.partial"):
         leftover.unlink(missing_ok=True)
 
 
 def _escaped(name: str) -> str:
-    """A name as a pattern that no other name fits."""
+    """Returns a glob pattern that matches exactly this name."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)

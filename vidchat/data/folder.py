@@ -26,54 +26,53 @@ WORDS = {"split": get_args(Split), "branch": get_args(Branch), "tier": get_args(
 
 
 class FolderError(ValueError):
-    """A folder that cannot be read as a data set, and what to do about it, in one sentence."""
+    """A folder that cannot be read as a data set; the message says what to do."""
 
 
 def manifest_of(root: Path) -> Path:
-    """The file that names a folder's dialogues; raises `FolderError` if there is none."""
+    """Returns the manifest of a folder, which lists its dialogues; raises `FolderError` if there is none."""
     if not root.is_dir():
         raise FolderError(f"{root}: there is no such data folder; set data.root to a folder with a {MANIFESTS[0]}")
     manifest = next((root / name for name in MANIFESTS if (root / name).is_file()), None)
     if manifest is None:
-        raise FolderError(f"{root}: has no {MANIFESTS[0]}; write one dialogue a line into it, such as {EXAMPLE}")
+        raise FolderError(f"{root}: has no {MANIFESTS[0]}; write one dialogue per line, such as {EXAMPLE}")
     return manifest
 
 
 def usable(root: Path, report: Report, media: bool = True) -> Iterator[tuple[Any, Dialogue]]:
-    """Yields the usable entries of a folder's manifest, each with its dialogue, in the manifest's order.
+    """Yields the usable entries of a folder's manifest with their dialogues, in the manifest's order.
 
-    A bad entry (not JSON, a word that does not exist, a number that is none, a file that is missing or lies outside the
-    folder) is skipped and reported; the others are kept. A speaker that is null or empty is unknown: nobody but who is
-    seen in the same span of the same file. A clip's path is relative to the folder and may not leave it by `..` or by
-    being absolute. A symbolic link inside the folder may point anywhere: whoever can place links there decides what the
-    folder holds, whereas a manifest may come from a stranger.
+    An unusable entry (invalid JSON, an unknown word, an invalid number, a file that is missing or outside the folder)
+    is skipped and reported. A speaker that is null or empty is unknown: a person of their own in each span of each
+    file. A clip's path is relative to the folder; absolute paths and `..` are refused, as the manifest is not trusted.
+    A symbolic link inside the folder may point anywhere.
 
     Args:
-        root: The folder.
-        report: The report, to which entries read and skipped are added.
-        media: Whether the clips' files must be there; tokens and media shards can stand for them.
+        root: Data folder.
+        report: Report, to which the entries read and skipped are added.
+        media: Whether the clips' files must exist; tokens or media shards may replace them.
 
     Raises:
-        FolderError: There is no folder, no manifest in it, or no usable dialogue in the manifest.
+        FolderError: The folder or its manifest does not exist, or the manifest holds no usable dialogue.
     """
     manifest, ids = manifest_of(root), _Ids()
-    for where, entry in entries(manifest):
+    for position, entry in entries(manifest):
         try:
             dialogue = make_dialogue(root, parse_entry(entry), media)
             if not ids.add(dialogue.id):
-                raise ValueError(f"the id '{dialogue.id}' was used before; give every dialogue its own")
+                raise ValueError(f"the id '{dialogue.id}' was used before; give every dialogue its own id")
         except (ValueError, TypeError, OSError) as error:
-            report.skipped.append((where, str(error)))
+            report.skipped.append((position, str(error)))
             continue
         report.read += 1
         yield entry, dialogue
     if not report.read:
         why = f" (the first: {report.skipped[0][0]}: {report.skipped[0][1]})" if report.skipped else ""
-        raise FolderError(f"{manifest}: holds no usable dialogue{why}; a line looks like {EXAMPLE}")
+        raise FolderError(f"{manifest}: holds no usable dialogue{why}; write lines such as {EXAMPLE}")
 
 
 class _Ids:
-    """Ids that were used, as digests of 64 bits: millions take 8 bytes each, and some in a set more."""
+    """Set of ids as 64-bit digests, 8 bytes each in a sorted array; the newest are in a small set."""
 
     def __init__(self, most: int = 1 << 18) -> None:
         self._most, self._new, self._sorted = most, set[int](), array("Q")
@@ -81,8 +80,8 @@ class _Ids:
     def add(self, name: str) -> bool:
         """Adds an id; returns whether it is new."""
         digest = xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
-        place = bisect_left(self._sorted, digest)
-        if digest in self._new or self._sorted[place : place + 1] == array("Q", [digest]):
+        index = bisect_left(self._sorted, digest)
+        if digest in self._new or self._sorted[index : index + 1] == array("Q", [digest]):
             return False
         self._new.add(digest)
         if len(self._new) > self._most:
@@ -99,72 +98,72 @@ def read_folder(root: Path | str, media: bool = True) -> tuple[list[Dialogue], R
 
 
 def read_dialogues(root: Path | str) -> list[Dialogue]:
-    """The dialogues of a folder data set, without the report of `read_folder`."""
+    """Returns the dialogues of a folder data set, without the report of `read_folder`."""
     return read_folder(root)[0]
 
 
 def inside(root: Path, name: str, media: bool = True) -> Path:
-    """The path of a file that a manifest names, which must lie inside the folder (and, for `media`, be there).
+    """Returns the path of a file that a manifest names; it must be inside the folder and, for `media`, exist.
 
     Raises:
-        ValueError: The name is absolute, leaves the folder, or is of no file.
+        ValueError: The name is absolute, leaves the folder, or names no file.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"'clip' must be a path relative to the folder, not {name!r:.80}")
     _unicode(name, "clip")
     if "\0" in name:
-        raise ValueError(f"the clip {name!r:.200} holds a null character, which no path can; correct it")
+        raise ValueError(f"the clip {name!r:.200} holds a null character, which no path may hold; correct it")
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         raise ValueError(f"the clip {name!r:.200} lies outside the folder; use a path inside it")
     path = root / name
     try:
-        there = not media or path.is_file()
-    except OSError as error:  # of a name that is too long
-        raise ValueError(f"the clip {name!r:.200} cannot be looked for: {error.strerror}") from None
-    if not there:
+        exists = not media or path.is_file()
+    except OSError as error:  # the name is too long
+        raise ValueError(f"the clip {name!r:.200} cannot be looked up: {error.strerror}") from None
+    if not exists:
         raise ValueError(f"the clip {name!r:.200} does not exist; add the file or remove the dialogue")
     return path
 
 
 def parse_entry(entry: Any) -> Any:
-    """An entry as JSON; raises `ValueError`."""
+    """Parses an entry that is JSON text; raises `ValueError`."""
     if not isinstance(entry, str):
         return entry
     try:
-        return _parsed(entry)
+        return _parse_json(entry)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{error}; a dialogue is written as JSON, the whole of it on one line") from None
+        raise ValueError(f"{error}; write each dialogue as JSON on one line") from None
 
 
-def _parsed(text: str) -> Any:
-    """JSON, in which NaN and Infinity are no numbers; raises `ValueError`."""
+def _parse_json(text: str) -> Any:
+    """Parses JSON without NaN and Infinity; raises `ValueError`."""
     try:
         return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("is nested too deeply; a dialogue is an object with 'id' and a list of 'turns'") from None
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON; leave the key out, or write null")
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number; leave the key out, or write null")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def entries(manifest: Path) -> Iterator[tuple[str, Any]]:
-    """(where, entry), the entry being a line of text, an element of a list or a row."""
+    """Yields (position, entry); an entry is a line of text, an element of a list, or a row."""
     if manifest.suffix == ".parquet":
         yield from _table_rows(manifest)
         return
     if manifest.suffix == ".jsonl":
         with manifest.open(encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, 1):
-                if kept := line.strip():
-                    yield f"{manifest.name} line {number}", kept
+                if text := line.strip():
+                    yield f"{manifest.name} line {number}", text
         return
     text = manifest.read_text(encoding="utf-8-sig", errors="replace")
     try:
-        elements = _parsed(text)
+        elements = _parse_json(text)
     except ValueError as error:
         raise FolderError(
             f"{manifest}: is not JSON ({error}); it must be a list of objects such as {EXAMPLE}"
@@ -176,7 +175,7 @@ def entries(manifest: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _table_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
-    """Rows of `id`, `branch`, `tier`, `split` and the turns as JSON; a large data set is written so."""
+    """Yields the rows of a Parquet manifest: `id`, `branch`, `tier`, `split`, and the turns as JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -193,20 +192,21 @@ def _table_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _row_entry(row: dict[str, Any]) -> Any:
-    """A row as an entry; one whose turns are not JSON is handed on as it is, to be refused where it is used."""
+    """Returns a row as an entry, or the error text if its turns are not JSON, which parsing then refuses."""
     entry = {key: value for key, value in row.items() if value is not None}
     if isinstance(row.get("turns"), str):
         try:
-            entry["turns"] = _parsed(row["turns"])
+            entry["turns"] = _parse_json(row["turns"])
         except ValueError as error:
             return f"the turns are not JSON: {error}"
     return entry
 
 
 def make_dialogue(root: Path, entry: Any, media: bool = True) -> Dialogue:
-    """An entry as a dialogue, its clips below `root` and, for `media`, there.
+    """Returns an entry as a dialogue; its clips must be below `root` and, for `media`, exist.
 
-    Raises `ValueError`, `TypeError` or `OSError`.
+    Raises:
+        ValueError, TypeError, OSError: The entry is not a valid dialogue.
     """
     if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("turns"), list):
         raise ValueError("a dialogue is an object with 'id' and a list of 'turns'")
@@ -215,18 +215,17 @@ def make_dialogue(root: Path, entry: Any, media: bool = True) -> Dialogue:
 
 
 def _name(value: Any, key: str) -> str:
-    """A name, written as text or as a number, that can be written as UTF-8."""
+    """Returns a name, given as text or number; raises `ValueError` if it is neither or not valid Unicode."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"'{key}' must be a name, not {value!r:.80}")
     return _unicode(str(value), key)
 
 
 def _unicode(text: str, key: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"'{key}' holds half of a character: {text!a:.80}") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"'{key}' holds half of a character: {text!a:.80}") from None
     return text
 
 
@@ -262,14 +261,14 @@ def _turn(root: Path, turn: Any, media: bool) -> Turn:
 
 
 def _speaker(turn: dict[str, Any], start: float, end: float | None) -> str:
-    """Who is seen. An unknown person is named after the span of the file, and so nobody else."""
+    """Returns the name of the person seen; an unknown person is named after the span of the file."""
     if turn["speaker"] in (None, ""):
         return f"unknown person of {turn['clip']} {start:g}-{'end' if end is None else f'{end:g}'}"
     return _name(turn["speaker"], "speaker")
 
 
 def _number(value: Any, must: str) -> float:
-    """A finite number; raises `ValueError`."""
+    """Returns a finite number; raises `ValueError`."""
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
     except (TypeError, OverflowError):

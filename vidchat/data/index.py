@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from vidchat.data.atomic_path import remove_orphans, whole
+from vidchat.data.atomic_path import atomic_path, remove_orphans
 
 log = logging.getLogger(__name__)
 TEXTS = 8192  # texts of a record batch
@@ -188,7 +188,7 @@ def open_index(path: Path, stamp: str, build: Callable[[Any], None], writable: b
                 if target != path:
                     target.parent.mkdir(parents=True, exist_ok=True)
                 remove_orphans(target)
-                with whole(target) as partial:
+                with atomic_path(target) as partial:
                     build(str(partial))
                 return _opened(target, stamp)
     if paths:

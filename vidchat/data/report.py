@@ -1,4 +1,4 @@
-"""What was left out of a data set, and why."""
+"""Counts of what was read of a data set, and the entries that were skipped."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from vidchat.runtime.atomic import write_text
 
 @dataclass
 class Report:
-    """What was read, and what was skipped.
+    """Number of entries read, and the entries skipped.
 
     Attributes:
-        what: The things that are counted.
-        read: How many were read.
-        skipped: (where, why) of each one left out.
+        what: Name of the entries that are counted, in the plural.
+        read: Number of entries read.
+        skipped: (position, reason) of each skipped entry.
     """
 
     what: str
@@ -25,7 +25,7 @@ class Report:
     def __str__(self) -> str:
         head = f"{self.read} {self.what} read, {len(self.skipped)} skipped"
         lines = "\n".join([head, *(f"  {where}: {why}" for where, why in self.skipped)])
-        return lines.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
+        return lines.encode("utf-8", "backslashreplace").decode()  # file names may hold bytes that are not UTF-8
 
     def write(self, path: Path) -> None:
         """Writes the report as text, replacing an older one."""

@@ -1,1 +1,1 @@
-"""From a release, or from videos of one's own, to a manifest of clips, to dialogues."""
+"""Annotations or own videos to a manifest of clips, to cut clips and dialogues."""

@@ -1,7 +1,7 @@
-"""The branches of a source video: which of its clips make a dialogue, by the paper's definitions.
+"""Dialogues of all branches, derived from the clips of a source video by the paper's definitions.
 
-The paper leaves some thresholds open (written as defaults here): how near two turns are, and how far two SyncNet scores
-must lie apart.
+The paper leaves some thresholds open: the largest gap between two turns and the smallest difference between two SyncNet
+scores. The defaults of `BranchSettings` set them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class BranchSettings:
 
     Attributes:
         gap_s: Dialogue: longest pause between a turn and its answer, in seconds.
-        overlap_s: Dialogue and multi-turn: longest time by which an answer begins before the turn ends, in seconds.
-        sync_difference: Listening, talker in the same scene: SyncNet confidence of the talker minus the listener's,
-            above this.
-        sync_below: Listening, unseen talker: SyncNet confidence of the listener, below this.
-        asr_above: Listening, unseen talker: mean log probability of the transcript, above this.
-        no_speech_below: Listening, unseen talker: probability that nobody talks, at most this.
-        compression_below: Listening, unseen talker: compression ratio of the transcript, at most this.
-        context_s: Multi-turn, contextual: time before the question in which earlier turns begin, in seconds (T).
+        overlap_s: Dialogue and multi-turn: longest overlap of an answer with the turn before it, in seconds.
+        sync_difference: Listening, talker in the same scene: lower bound of the talker's SyncNet confidence minus the
+            listener's.
+        sync_below: Listening, unseen talker: upper bound of the listener's SyncNet confidence.
+        asr_above: Listening, unseen talker: lower bound of the transcript's mean log probability.
+        no_speech_below: Listening, unseen talker: largest probability that nobody talks.
+        compression_below: Listening, unseen talker: largest compression ratio of the transcript.
+        context_s: Multi-turn, contextual: longest time T from an earlier turn's start to the question, in seconds.
         delta_t_s: Multi-turn, sequential: longest pause between neighbouring turns, in seconds.
         max_turns: Multi-turn: largest number of turns; longer conversations are split.
     """
@@ -55,15 +55,15 @@ class BranchSettings:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A dialogue among the clips of a video.
+class DerivedDialogue:
+    """A dialogue derived from the clips of a video.
 
     Attributes:
         id: Name that is unique in the data set.
         branch: Branch of the dialogue.
-        kind: Kind of the listening or multi-turn branch, else empty.
-        turns: Role and clip of each turn, and whether the turn is only the voice that is heard in the clip.
-        judged: Number of last turns that decide the tier; only the words of the others are used.
+        kind: Kind of the listening or multi-turn dialogue, else empty.
+        turns: (role, clip, voice_only) of each turn; voice_only marks a turn that is only the voice heard in the clip.
+        judged: Number of last turns that decide the tier; only the text of the earlier turns is used.
     """
 
     id: str
@@ -73,49 +73,52 @@ class Found:
     judged: int
 
 
-def find(clips: Sequence[Row], settings: BranchSettings, branches: Iterable[Branch]) -> Iterator[Found]:
-    """Yields the dialogues of one video's clips, which are in order of time."""
-    given = [clip for clip in clips if clip["dialogue"] is not None]
-    wanted, turns = set(branches), talk([clip for clip in clips if clip["dialogue"] is None])
-    for found in _given(given):
-        if found.branch in wanted and not (found.branch == "single" and len(found.turns) == 1):
-            yield found
-    if "single" in wanted:
+def find_dialogues(
+    clips: Sequence[Row], settings: BranchSettings, branches: Iterable[Branch]
+) -> Iterator[DerivedDialogue]:
+    """Yields the dialogues of one video's clips, which must be in order of time."""
+    selected = set(branches)
+    for dialogue in _source_dialogues([clip for clip in clips if clip["dialogue"] is not None]):
+        if dialogue.branch in selected and not (dialogue.branch == "single" and len(dialogue.turns) == 1):
+            yield dialogue
+    free = [clip for clip in clips if clip["dialogue"] is None]
+    turns = main_turns(free)
+    if "single" in selected:
         for clip in clips:
-            yield Found(f"single/{clip['clip']}", "single", "", (("responder", clip, False),), 1)
-    if "dialogue" in wanted:
-        for question, answer in pairs(turns, settings):
-            turn = (("initiator", question, False), ("responder", answer, False))
-            yield Found(f"dialogue/{answer['clip']}", "dialogue", "", turn, 2)
-    if "listening" in wanted:
-        yield from listening([clip for clip in clips if clip["dialogue"] is None], settings)
-    if "multi_turn" in wanted:
-        yield from contextual(turns, settings)
-        yield from sequential(turns, settings)
+            yield DerivedDialogue(f"single/{clip['clip']}", "single", "", (("responder", clip, False),), 1)
+    if "dialogue" in selected:
+        for question, answer in answered_turns(turns, settings):
+            pair = (("initiator", question, False), ("responder", answer, False))
+            yield DerivedDialogue(f"dialogue/{answer['clip']}", "dialogue", "", pair, 2)
+    if "listening" in selected:
+        yield from find_listening(free, settings)
+    if "multi_turn" in selected:
+        yield from find_contextual(turns, settings)
+        yield from find_sequential(turns, settings)
 
 
-def talk(clips: Sequence[Row]) -> list[Row]:
-    """Returns the turns of the two main speakers in order of time; the track in better sync where a voice has two."""
+def main_turns(clips: Sequence[Row]) -> list[Row]:
+    """Returns the turns of the two main speakers in order of time; of two tracks of a voice, the one in better sync."""
     best: dict[tuple[Any, Any], Row] = {}
     for clip in clips:
         if clip["voice"] in ("A", "B") and not clip["listens"]:
-            place = (clip["start_s"] if clip["scene"] is None else clip["scene"], clip["voice"])
-            if place not in best or _sync(clip) > _sync(best[place]):
-                best[place] = clip
+            key = (clip["start_s"] if clip["scene"] is None else clip["scene"], clip["voice"])
+            if key not in best or _sync(clip) > _sync(best[key]):
+                best[key] = clip
     return sorted(best.values(), key=lambda clip: (clip["start_s"], _onset(clip), clip["clip"]))
 
 
-def pairs(turns: Sequence[Row], settings: BranchSettings) -> Iterator[tuple[Row, Row]]:
-    """Yields neighbouring turns of A and B (or B and A) that are in one scene or close in time."""
+def answered_turns(turns: Sequence[Row], settings: BranchSettings) -> Iterator[tuple[Row, Row]]:
+    """Yields (question, answer): neighbouring turns of A and B, or B and A, in one scene or close in time."""
     for question, answer in pairwise(turns):
         if question["voice"] != answer["voice"] and _near(question, answer, settings.gap_s, settings.overlap_s):
             yield question, answer
 
 
-def listening(clips: Sequence[Row], settings: BranchSettings) -> Iterator[Found]:
-    """Yields pairs of a talker's audio and a listener's video at the same time."""
-    for _, together in groupby(clips, key=lambda clip: (clip["start_s"], clip["end_s"], clip["scene"])):
-        scene = list(together)
+def find_listening(clips: Sequence[Row], settings: BranchSettings) -> Iterator[DerivedDialogue]:
+    """Yields a talker's audio and a listener's video of the same time."""
+    for _, group in groupby(clips, key=lambda clip: (clip["start_s"], clip["end_s"], clip["scene"])):
+        scene = list(group)
         talkers = [clip for clip in scene if not is_silent(clip) and is_voice(clip["voice"])]
         talker = max(talkers, key=_sync, default=None)
         for clip in scene:
@@ -123,10 +126,10 @@ def listening(clips: Sequence[Row], settings: BranchSettings) -> Iterator[Found]
                 continue
             if talker is not None and _listens_to(clip, talker, settings):
                 turns = (("initiator", talker, False), ("responder", clip, False))
-                yield Found(f"listening/{clip['clip']}", "listening", "co_present", turns, 2)
-            elif talker is None and _hears(clip, settings):
+                yield DerivedDialogue(f"listening/{clip['clip']}", "listening", "co_present", turns, 2)
+            elif talker is None and _hears_unseen_talker(clip, settings):
                 turns = (("initiator", clip, True), ("responder", clip, False))
-                yield Found(f"listening/{clip['clip']}", "listening", "unseen", turns, 1)
+                yield DerivedDialogue(f"listening/{clip['clip']}", "listening", "unseen", turns, 1)
 
 
 def _listens_to(clip: Row, talker: Row, settings: BranchSettings) -> bool:
@@ -136,8 +139,8 @@ def _listens_to(clip: Row, talker: Row, settings: BranchSettings) -> bool:
     return known and talker["sync_confidence"] - clip["sync_confidence"] > settings.sync_difference
 
 
-def _hears(clip: Row, settings: BranchSettings) -> bool:
-    """Returns whether somebody unseen talks: the transcript is valid, and this mouth does not move with it."""
+def _hears_unseen_talker(clip: Row, settings: BranchSettings) -> bool:
+    """Returns whether an unseen person talks: the transcript is valid, and the mouth seen does not move with it."""
     sync, asr = clip["sync_confidence"], clip["asr_confidence"]
     return (
         bool(clip["text"])
@@ -150,22 +153,23 @@ def _hears(clip: Row, settings: BranchSettings) -> bool:
     )
 
 
-def contextual(turns: Sequence[Row], settings: BranchSettings) -> Iterator[Found]:
-    """Yields a question and its answer, after the words of what was said shortly before."""
-    place = {clip["clip"]: number for number, clip in enumerate(turns)}
-    for question, answer in pairs(turns, settings):
-        begins, now = question["start_s"], place[question["clip"]]
+def find_contextual(turns: Sequence[Row], settings: BranchSettings) -> Iterator[DerivedDialogue]:
+    """Yields a question and its answer, preceded by the earlier turns with text that give context."""
+    index = {clip["clip"]: k for k, clip in enumerate(turns)}
+    for question, answer in answered_turns(turns, settings):
+        begin, now = question["start_s"], index[question["clip"]]
         before = [
             clip
             for clip in turns[max(0, now - settings.max_turns) : now]
-            if begins - settings.context_s <= clip["start_s"] and clip["text"]
+            if begin - settings.context_s <= clip["start_s"] and clip["text"]
         ]
         if before and settings.max_turns > 2:
-            said = [*before[-(settings.max_turns - 2) :], question, answer]
-            yield Found(f"multi_turn/contextual/{answer['clip']}", "multi_turn", "contextual", _roles(said), 2)
+            conversation = [*before[-(settings.max_turns - 2) :], question, answer]
+            name = f"multi_turn/contextual/{answer['clip']}"
+            yield DerivedDialogue(name, "multi_turn", "contextual", _roles(conversation), 2)
 
 
-def sequential(turns: Sequence[Row], settings: BranchSettings) -> Iterator[Found]:
+def find_sequential(turns: Sequence[Row], settings: BranchSettings) -> Iterator[DerivedDialogue]:
     """Yields conversations without long pauses, split after `max_turns`."""
     run: list[Row] = []
     for clip in turns:
@@ -176,28 +180,28 @@ def sequential(turns: Sequence[Row], settings: BranchSettings) -> Iterator[Found
     yield from _conversation(run)
 
 
-def _conversation(run: Sequence[Row]) -> Iterator[Found]:
+def _conversation(run: Sequence[Row]) -> Iterator[DerivedDialogue]:
     if len(run) > 2 and len({clip["voice"] for clip in run}) == 2:
         name = f"multi_turn/sequential/{run[-1]['clip']}"
-        yield Found(name, "multi_turn", "sequential", _roles(run), len(run))
+        yield DerivedDialogue(name, "multi_turn", "sequential", _roles(run), len(run))
 
 
-def _roles(said: Sequence[Row]) -> tuple[tuple[str, Row, bool], ...]:
-    """Returns the turns with their roles; the responder is who talks last."""
-    answers = said[-1]["voice"]
-    return tuple(("responder" if clip["voice"] == answers else "initiator", clip, False) for clip in said)
+def _roles(turns: Sequence[Row]) -> tuple[tuple[str, Row, bool], ...]:
+    """Returns the turns with their roles; the responder is the person who talks last."""
+    responder = turns[-1]["voice"]
+    return tuple(("responder" if clip["voice"] == responder else "initiator", clip, False) for clip in turns)
 
 
-def _given(clips: Sequence[Row]) -> Iterator[Found]:
-    """Yields the dialogues that the source itself names."""
+def _source_dialogues(clips: Sequence[Row]) -> Iterator[DerivedDialogue]:
+    """Yields the dialogues that the source itself defines."""
     turns: dict[str, list[Row]] = {}
     for clip in clips:
         turns.setdefault(clip["dialogue"], []).append(clip)
     for name, own in turns.items():
         own.sort(key=lambda clip: clip["turn"])
-        usual: Branch = "single" if len(own) == 1 else "dialogue" if len(own) == 2 else "multi_turn"
-        branch: Branch = own[0]["given_branch"] or usual
-        yield Found(name, branch, "", tuple((clip["role"], clip, False) for clip in own), len(own))
+        default: Branch = "single" if len(own) == 1 else "dialogue" if len(own) == 2 else "multi_turn"
+        branch: Branch = own[0]["given_branch"] or default
+        yield DerivedDialogue(name, branch, "", tuple((clip["role"], clip, False) for clip in own), len(own))
 
 
 def _near(first: Row, second: Row, gap_s: float, overlap_s: float) -> bool:
@@ -210,5 +214,5 @@ def _sync(clip: Row) -> float:
 
 
 def _onset(clip: Row) -> float:
-    """Returns the time at which the person of a clip first talks, in seconds from its beginning."""
+    """Returns the time at which the person of a clip begins to talk, in seconds from the clip's start."""
     return min((s["start_s"] for s in clip["speech"] or () if s["speaker"] == clip["voice"]), default=0.0)

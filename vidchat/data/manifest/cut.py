@@ -1,7 +1,7 @@
-"""Clips out of source videos: by time and box, at the working rates, the others silenced.
+"""Cutting clips out of source videos by time and box, at the working rates, with other speakers silenced.
 
-A clip appears whole or not at all and the same clip always has the same bytes, so a run that was killed goes on where
-it stopped and nobody can tell. Many machines share the work by `part`.
+A clip is written atomically and always has the same bytes, so a killed run resumes where it stopped with an identical
+result. Several machines share the work by `part`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from rich.progress import Progress
 from vidchat.data.folder import entries, make_dialogue, manifest_of, parse_entry
 from vidchat.data.manifest.cut_video import CutReport, CutSettings, cut_video
 from vidchat.data.manifest.manifest_file import ManifestError, open_manifest, videos
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 from vidchat.runtime.atomic import write_text
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def cut(
     output: Path,
     settings: CutSettings,
     *,
-    wanted: set[str] | None = None,
+    selected: set[str] | None = None,
     part: tuple[int, int] = (0, 1),
     workers: int | None = None,
     dry_run: bool = False,
@@ -51,29 +50,29 @@ def cut(
         media: Folder of the source videos, each named by its id or as the manifest's `media` says.
         output: Data folder.
         settings: Rates, size and span of the clips.
-        wanted: Files to cut, relative to the data folder; by default every clip, and the voice that a silent person
-            hears.
-        part: Share (k, n) of the source videos: the k-th, from 0, of n.
+        selected: Files to cut, relative to the data folder; by default all clips, and the voices that silent
+            people hear.
+        part: Share (k, n) of the source videos: share k, from 0, of n.
         workers: Number of processes; `None` is one per CPU.
-        dry_run: Whether to count only.
+        dry_run: Whether to count the clips without cutting them.
 
     Raises:
-        ManifestError: The manifest cannot be read, there is no such media folder, or the data folder holds clips that
-            were cut in another way.
+        ManifestError: The manifest cannot be read, the media folder does not exist, or the data folder holds clips that
+            were cut with other settings.
     """
     total = open_manifest(manifest).metadata.num_rows
     if not media.is_dir():
-        raise ManifestError(f"{media}: there is no such folder; name the folder of the source videos")
+        raise ManifestError(f"{media}: there is no such folder; give the folder of the source videos")
     if not dry_run:
         _claim(output, settings)
-    sources = _index(media)
+    sources = _index_media(media)
     report = CutReport()
-    job = partial(cut_video, media=media, output=output, settings=settings, wanted=wanted, dry_run=dry_run)
-    own = ((clips, _source(clips, sources)) for clips in videos(manifest, CUT_COLUMNS) if _mine(clips, part))
+    job = partial(cut_video, media=media, output=output, settings=settings, selected=selected, dry_run=dry_run)
+    jobs = ((clips, sources.get(clips[0]["video"])) for clips in videos(manifest, CUT_COLUMNS) if _in_part(clips, part))
     with Progress() as progress:
         task = progress.add_task("cutting", total=total // part[1])
-        for found in each(job, own, workers):
-            report.add(found)
+        for outcome in parallel_map(job, jobs, workers):
+            report.add(outcome)
             progress.update(task, completed=sum(report.counts.values()))
     if not dry_run:
         name = REPORT if part[1] == 1 else f"cut.report.{part[0]}.json"
@@ -81,57 +80,52 @@ def cut(
     return report
 
 
-def _mine(clips: list[dict[str, Any]], part: tuple[int, int]) -> bool:
+def _in_part(clips: list[dict[str, Any]], part: tuple[int, int]) -> bool:
     return zlib.crc32(clips[0]["video"].encode()) % part[1] == part[0]
 
 
 def _claim(output: Path, settings: CutSettings) -> None:
-    """Records how clips are cut, or refuses a folder with clips that were cut in another way."""
-    note, told = output / SETTINGS, asdict(settings)
+    """Records the settings in the data folder; refuses a folder whose clips were cut with other settings."""
+    path, current = output / SETTINGS, asdict(settings)
     output.mkdir(parents=True, exist_ok=True)
-    if note.is_file():
-        found = json.loads(note.read_text())
-        differing = [key for key in told if found.get(key) != told[key]]
+    if path.is_file():
+        recorded = json.loads(path.read_text())
+        differing = [key for key in current if recorded.get(key) != current[key]]
         if differing:
             key = differing[0]
             raise ManifestError(
-                f"{output} holds clips cut with {key}={found.get(key)}, not {told[key]}; choose another --output"
+                f"{output} holds clips cut with {key}={recorded.get(key)}, not {current[key]}; choose another --output"
             )
-    write_text(note, json.dumps(told, indent=1) + "\n")
+    write_text(path, json.dumps(current, indent=1) + "\n")
 
 
-def _index(media: Path) -> dict[str, str]:
-    """Source videos by id. The release's users name a file `<id>.mp4`, or as its annotations do."""
-    found: dict[str, str] = {}
-    for place, folders, names in os.walk(media):
+def _index_media(media: Path) -> dict[str, str]:
+    """Returns the path of each source video by its id; files are named `<id>.mp4` or as in the annotations."""
+    index: dict[str, str] = {}
+    for folder, folders, names in os.walk(media):
         folders.sort()
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES:
-                path = (Path(place) / name).relative_to(media).as_posix()
-                found.setdefault(stem, path)
+                path = (Path(folder) / name).relative_to(media).as_posix()
+                index.setdefault(stem, path)
                 if "_full_video" in stem[11:]:
-                    found.setdefault(stem[:11], path)
-    return found
+                    index.setdefault(stem[:11], path)
+    return index
 
 
-def _source(clips: list[dict[str, Any]], sources: Mapping[str, str]) -> str | None:
-    """The file that holds a video's clips, unless each names its own."""
-    return sources.get(clips[0]["video"])
-
-
-def wanted_files(output: Path) -> set[str]:
-    """The files that a data folder's dialogues name, relative to it.
+def dialogue_files(output: Path) -> set[str]:
+    """Returns the files that the dialogues of a data folder name, relative to the folder.
 
     Raises:
-        FolderError: There are no dialogues yet.
+        FolderError: The folder has no dialogues yet.
     """
-    wanted: set[str] = set()
+    files: set[str] = set()
     for where, entry in entries(manifest_of(output)):
         try:
             dialogue = make_dialogue(output, parse_entry(entry), media=False)
         except (ValueError, TypeError, OSError) as error:
             log.warning("skipped %s: %s", where, error)
             continue
-        wanted |= {turn.clip.path.relative_to(output).as_posix() for turn in dialogue.turns}
-    return wanted
+        files |= {turn.clip.path.relative_to(output).as_posix() for turn in dialogue.turns}
+    return files

@@ -1,4 +1,4 @@
-"""The clips of one source video: each cut by time and box, at the working rates, the others silenced."""
+"""Cutting the clips of one source video by time and box, at the working rates, with other speakers silenced."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vidchat.data.atomic_path import forget
+from vidchat.data.atomic_path import remove_partials
 from vidchat.data.manifest.manifest_file import ManifestError, clip_file
-from vidchat.data.manifest.silence import others, silence
+from vidchat.data.manifest.silence import other_speech, silence
 from vidchat.data.manifest.tiers import is_silent
 from vidchat.data.media.read import MediaError, crop_frames, read_audio
 from vidchat.data.media.write import ClipWriter
 from vidchat.dialogue import Clip
 
-UNSEEN = (64, 64)  # height and width of the black frame of a voice without a face
+UNSEEN = (64, 64)  # (height, width) of the black frames under the voice of an unseen talker
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CutSettings:
         sample_rate: Audio samples per second before the file's AAC, which runs at 48 kHz.
         longest_side: Longest side of a clip in pixels; larger crops are scaled down, null keeps the source's pixels.
         window: Span of a clip: the whole scene, as the release's own script cuts it, or where the person is tracked.
-        clean: Whether the other speakers are silenced where only they talk.
+        clean: Whether the audio is silenced where only other speakers talk.
     """
 
     fps: int = 25
@@ -55,9 +55,9 @@ class CutReport:
     Attributes:
         counts: Number of clips by outcome: `cut`, `there already`, `left out`, `source missing`, `voices cut`; clips
             that are cut may also be `cut short`.
-        missing: Source videos that are not on this disk.
-        damage: (clip, why) of clips that could not be cut.
-        short: (clip, why) of clips that are shorter than the manifest says, since their source ends before they do.
+        missing: Source videos that do not exist in the media folder.
+        damage: (clip, reason) of clips that could not be cut.
+        short: (clip, reason) of clips that are shorter than in the manifest because their source ends early.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -75,8 +75,8 @@ class CutReport:
         return {
             "counts": dict(sorted(self.counts.items())),
             "missing_videos": sorted(set(self.missing)),
-            "left_out": [list(one) for one in sorted(self.damage)],
-            "cut_short": [list(one) for one in sorted(self.short)],
+            "left_out": [list(entry) for entry in sorted(self.damage)],
+            "cut_short": [list(entry) for entry in sorted(self.short)],
         }
 
 
@@ -85,22 +85,31 @@ def cut_video(
     media: Path,
     output: Path,
     settings: CutSettings,
-    wanted: set[str] | None,
+    selected: set[str] | None,
     dry_run: bool,
 ) -> CutReport:
-    """Cuts the clips of one source video. One thread: the processes are as many as the CPUs."""
+    """Cuts the clips of one source video on one thread; there is one process per CPU.
+
+    Args:
+        job: Rows of the clips, and the source video relative to `media`, for clips that do not name their own file.
+        media: Folder of the source videos.
+        output: Data folder.
+        settings: Rates, size and span of the clips.
+        selected: Files to cut, relative to the data folder; `None` is all.
+        dry_run: Whether to count the clips without cutting them.
+    """
     torch.set_num_threads(1)
     clips, source = job
     report = CutReport()
     for clip in clips:
         for voice_only in (False, True):
-            if voice_only and not (is_silent(clip) and (wanted is not None or clip["speech"])):
+            if voice_only and not (is_silent(clip) and (selected is not None or clip["speech"])):
                 continue
             try:
                 name = clip_file(clip["clip"], clip["video"], voice_only)
-                if wanted is not None and name not in wanted:
+                if selected is not None and name not in selected:
                     continue
-                path = _inside(media, clip["media"] or source)
+                path = _find_source(media, clip["media"] or source)
                 if path is None:
                     report.counts["source missing"] += not voice_only
                     report.missing.append(clip["media"] or clip["video"])
@@ -108,7 +117,7 @@ def cut_video(
                     report.counts["there already"] += not voice_only
                 else:
                     if not dry_run:
-                        forget(output / name)
+                        remove_partials(output / name)
                         seconds = (_write_voice if voice_only else _write_clip)(output / name, path, clip, settings)
                         _note_short(report, clip, seconds, settings)
                     report.counts["voices cut" if voice_only else "cut"] += 1
@@ -125,8 +134,8 @@ def _note_short(report: CutReport, clip: Mapping[str, Any], seconds: float, sett
         report.short.append((clip["clip"], f"{seconds:.2f} s of {end - start:.2f}; its source ends there"))
 
 
-def _inside(media: Path, name: str | None) -> Path | None:
-    """A file of the media folder, if it is there; a manifest may come from a stranger."""
+def _find_source(media: Path, name: str | None) -> Path | None:
+    """Returns the path of a file inside the media folder, `None` if there is none; manifests are not trusted."""
     if name is None or Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
         return None
     path = media / name
@@ -142,48 +151,48 @@ def _window(clip: Mapping[str, Any], settings: CutSettings) -> tuple[float, floa
 
 
 def _span(path: Path, clip: Mapping[str, Any], settings: CutSettings) -> tuple[Clip, float]:
-    """The clip in its source, and by how many seconds it begins later than the manifest's clip does."""
+    """Returns the span to cut, and its delay against the start of the manifest's clip, in seconds."""
     start, end = _window(clip, settings)
     return Clip(path, "", start=start, end=end), start - clip["start_s"]
 
 
 def _write_clip(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
-    """Writes the clip; returns its seconds."""
-    span, late = _span(path, clip, settings)
+    """Writes the clip; returns its duration in seconds."""
+    span, delay = _span(path, clip, settings)
     box = tuple(clip[name] for name in ("x1", "y1", "x2", "y2"))
-    whole = (0.0, 0.0, 1.0, 1.0) if None in box else (box[0], box[1], box[2], box[3])
-    audio = _audio(span, late, clip, settings, clean=settings.clean)
-    with closing(crop_frames(span, whole, settings.fps, settings.longest_side)) as frames:
+    crop = (0.0, 0.0, 1.0, 1.0) if None in box else (box[0], box[1], box[2], box[3])
+    audio = _audio(span, delay, clip, settings, clean=settings.clean)
+    with closing(crop_frames(span, crop, settings.fps, settings.longest_side)) as frames:
         return _write(target, frames, audio, settings)
 
 
 def _write_voice(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
-    """Writes what a silent person hears, under black frames, as the talker is not seen; returns the seconds."""
-    span, late = _span(path, clip, settings)
-    audio = _audio(span, late, clip, settings, clean=False)
+    """Writes the audio that a silent person hears, under black frames; returns the duration in seconds."""
+    span, delay = _span(path, clip, settings)
+    audio = _audio(span, delay, clip, settings, clean=False)
     count = max(1, round(((span.end or 0) - span.start) * settings.fps))
     return _write(target, iter([np.zeros((3, *UNSEEN), np.uint8)] * count), audio, settings)
 
 
-def _audio(span: Clip, late: float, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
+def _audio(span: Clip, delay: float, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
     rate = settings.sample_rate
-    beside = span.path.with_suffix(".wav")  # where seamless_interaction has its cleaned audio
-    own = clip["source"] == "seamless_interaction" and beside.is_file()
+    wav = span.path.with_suffix(".wav")  # the cleaned audio of seamless_interaction
+    has_wav = clip["source"] == "seamless_interaction" and wav.is_file()
     length = round(((span.end or 0) - span.start) * settings.fps) * rate // settings.fps
-    audio = read_audio(span, length, rate, beside if own else None)
+    audio = read_audio(span, length, rate, wav if has_wav else None)
     if not clean or clip["speech"] is None:
         return audio
-    spans = [(start - late, end - late) for start, end in others(clip["speech"], clip["voice"])]
+    spans = [(start - delay, end - delay) for start, end in other_speech(clip["speech"], clip["voice"])]
     return silence(audio, spans, rate)
 
 
 def _write(target: Path, frames: Iterator[np.ndarray], audio: np.ndarray, settings: CutSettings) -> float:
-    """Second by second, so that a clip of any length and size fits into memory. Returns the seconds written."""
-    each_frame = settings.sample_rate / settings.fps
+    """Writes a clip second by second, so that memory does not grow with it; returns the duration in seconds."""
+    samples_per_frame = settings.sample_rate / settings.fps
     with ClipWriter(target, settings.fps, settings.sample_rate) as writer:
         for second in _seconds(frames, settings.fps):
-            begin = round(writer.frames * each_frame)
-            end = round((writer.frames + len(second)) * each_frame)
+            begin = round(writer.frames * samples_per_frame)
+            end = round((writer.frames + len(second)) * samples_per_frame)
             writer.write(torch.from_numpy(second), torch.from_numpy(audio[begin:end].copy()))
     return writer.frames / settings.fps
 

@@ -1,4 +1,4 @@
-"""From a manifest to a folder data set: the dialogues of all its videos, with tier and split, for training."""
+"""Derivation of a folder data set from a manifest: the dialogues of all videos, with tier and split."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from vidchat.data.atomic_path import forget, whole
-from vidchat.data.manifest.branches import BRANCH_COLUMNS, BranchSettings, Found, Row, find
+from vidchat.data.atomic_path import atomic_path, remove_partials
+from vidchat.data.manifest.branches import BRANCH_COLUMNS, BranchSettings, DerivedDialogue, Row, find_dialogues
 from vidchat.data.manifest.manifest_file import SCORES, ManifestError, clip_file, open_manifest, rows, videos
 from vidchat.data.manifest.splits import SPLIT_COLUMNS, SplitSettings, split_videos
 from vidchat.data.manifest.tiers import TierSettings, is_silent, tier_of
@@ -22,7 +22,7 @@ from vidchat.dialogue import Branch, Split, Tier
 from vidchat.runtime.atomic import write_text
 
 SUMMARY = "branches.json"
-LARGE = 200_000  # clips of a manifest from which on the dialogues go to Parquet
+LARGE = 200_000  # number of clips above which the dialogues are written as Parquet
 DIALOGUES = pa.schema([(name, pa.string()) for name in ("id", "branch", "kind", "tier", "split", "turns")])
 
 
@@ -32,10 +32,10 @@ class Summary:
 
     Attributes:
         counts: Number of dialogues by (branch, kind, tier, split).
-        seconds: Seconds of their answers and of all their turns, by the same key.
-        missing: Number of clips that lack a score, by its name.
-        dropped: Number of dialogues left out, by reason.
-        torn: Number of groups of people whose clips had different splits; each group goes to the one withheld most.
+        seconds: Total seconds of the answers and of all turns, by the same key.
+        missing: Number of clips that lack a score, by score.
+        dropped: Number of dialogues that were left out, by reason.
+        torn: Number of groups of people whose clips had different splits; each goes to test, val, train in this order.
     """
 
     counts: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
@@ -44,13 +44,13 @@ class Summary:
     dropped: Counter[str] = field(default_factory=Counter)
     torn: int = 0
 
-    def add(self, found: Found, tier: Tier, split: Split) -> None:
-        key = (found.branch, found.kind, tier, split)
-        lengths = [turn["duration_s"] or 0.0 for _, turn, _ in found.turns]
+    def add(self, dialogue: DerivedDialogue, tier: Tier, split: Split) -> None:
+        key = (dialogue.branch, dialogue.kind, tier, split)
+        durations = [clip["duration_s"] or 0.0 for _, clip, _ in dialogue.turns]
         self.counts[key] += 1
         sums = self.seconds.setdefault(key, [0.0, 0.0])
-        sums[0] += lengths[-1]
-        sums[1] += sum(lengths)
+        sums[0] += durations[-1]
+        sums[1] += sum(durations)
 
     def as_json(self) -> dict[str, Any]:
         table = [
@@ -71,11 +71,11 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Derive:
-    """Everything that decides which dialogues come out of a manifest.
+class DeriveSettings:
+    """Settings that determine which dialogues are derived from a manifest.
 
     Attributes:
-        branches: Branches to derive.
+        branches: Branches to derive_dialogues.
         pairing: Thresholds that decide which clips make a dialogue.
         tiers: Thresholds of the SFT tier.
         splits: Shares of the splits.
@@ -87,61 +87,63 @@ class Derive:
     splits: SplitSettings = field(default_factory=SplitSettings)
 
 
-def derive(manifest: Path, settings: Derive, summary: Summary, in_place: bool = False) -> Iterator[dict[str, Any]]:
-    """The dialogues of a manifest, one entry of a folder data set after another.
+def derive_dialogues(
+    manifest: Path, settings: DeriveSettings, summary: Summary, in_place: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yields the dialogues of a manifest as entries of a folder data set.
 
     Args:
         manifest: Manifest, a Parquet file.
         settings: Branches and thresholds.
-        summary: Counts, which are added to.
-        in_place: Whether the turns are spans of the source's own files, below `media/`, not cut clips.
+        summary: Counts, to which the dialogues are added.
+        in_place: Whether the turns are spans of the source files, below `media/`, rather than cut clips.
     """
     splits, summary.torn = split_videos(rows(manifest, SPLIT_COLUMNS), settings.splits)
     singles: set[tuple[str, float]] = set()
     for clips in track(videos(manifest, BRANCH_COLUMNS), "deriving dialogues", total=len(splits)):
         missing = summary.missing
         tiers: dict[str, Tier | None] = {clip["clip"]: tier_of(clip, settings.tiers, missing) for clip in clips}
-        for found in find(clips, settings.pairing, settings.branches):
-            own = [tiers[clip["clip"]] for _, clip, _ in found.turns[-found.judged :]]
-            tier: Tier = "sft" if all(t == "sft" for t in own) else "pretrain"
-            answer = found.turns[-1][1]
-            if None in own:
+        for dialogue in find_dialogues(clips, settings.pairing, settings.branches):
+            judged = [tiers[clip["clip"]] for _, clip, _ in dialogue.turns[-dialogue.judged :]]
+            tier: Tier = "sft" if all(t == "sft" for t in judged) else "pretrain"
+            answer = dialogue.turns[-1][1]
+            if None in judged:
                 summary.dropped["a clip lacks a score"] += 1
-            elif found.branch == "single" and answer["dialogue"] and _repeated(answer, singles):
+            elif dialogue.branch == "single" and answer["dialogue"] and _repeated(answer, singles):
                 summary.dropped["the same clip is in two dialogues, and one single"] += 1
-            elif in_place and any(clip["media"] is None or heard for _, clip, heard in found.turns):
+            elif in_place and any(clip["media"] is None or voice_only for _, clip, voice_only in dialogue.turns):
                 summary.dropped["a clip has no file of its own; cut it"] += 1
             else:
-                split = splits[found.turns[0][1]["video"]]
-                summary.add(found, tier, split)
-                yield _entry(found, tier, split, in_place)
+                split = splits[dialogue.turns[0][1]["video"]]
+                summary.add(dialogue, tier, split)
+                yield _entry(dialogue, tier, split, in_place)
 
 
 def _repeated(clip: Row, singles: set[tuple[str, float]]) -> bool:
-    place = (clip["media"] or clip["clip"], clip["start_s"])
-    if place in singles:
+    span = (clip["media"] or clip["clip"], clip["start_s"])
+    if span in singles:
         return True
-    singles.add(place)
+    singles.add(span)
     return False
 
 
-def _entry(found: Found, tier: Tier, split: Split, in_place: bool) -> dict[str, Any]:
-    turns = [_turn(role, clip, heard, found, in_place) for role, clip, heard in found.turns]
-    kind = {"kind": found.kind} if found.kind else {}
-    return {"id": found.id, "branch": found.branch, **kind, "tier": tier, "split": split, "turns": turns}
+def _entry(dialogue: DerivedDialogue, tier: Tier, split: Split, in_place: bool) -> dict[str, Any]:
+    turns = [_turn(role, clip, voice_only, in_place) for role, clip, voice_only in dialogue.turns]
+    kind = {"kind": dialogue.kind} if dialogue.kind else {}
+    return {"id": dialogue.id, "branch": dialogue.branch, **kind, "tier": tier, "split": split, "turns": turns}
 
 
-def _turn(role: str, clip: Row, heard: bool, found: Found, in_place: bool) -> dict[str, Any]:
-    """A turn. Words that a silent person hears are not that person's words."""
-    silent = is_silent(clip) and not heard
-    turn: dict[str, Any] = {"role": role, "speaker": _voice_of(clip) if heard else clip["speaker"]}
+def _turn(role: str, clip: Row, voice_only: bool, in_place: bool) -> dict[str, Any]:
+    """Returns the entry of a turn. The text that a silent person hears is not that person's text."""
+    silent = is_silent(clip) and not voice_only
+    turn: dict[str, Any] = {"role": role, "speaker": _voice_of(clip) if voice_only else clip["speaker"]}
     if in_place:
         turn |= {"clip": f"media/{clip['media']}", "start": clip["start_s"], "end": clip["end_s"]}
     else:
-        turn |= {"clip": clip_file(clip["clip"], clip["video"], heard), "start": 0.0, "end": clip["duration_s"]}
+        turn |= {"clip": clip_file(clip["clip"], clip["video"], voice_only), "start": 0.0, "end": clip["duration_s"]}
     if clip["text"] is not None and not silent:
         turn["text"] = clip["text"]
-    scores = {name: clip[name] for name in SCORES if clip[name] is not None and not heard}
+    scores = {name: clip[name] for name in SCORES if clip[name] is not None and not voice_only}
     scores |= json.loads(clip["more_scores"]) if clip["more_scores"] else {}
     if scores:
         turn["scores"] = scores
@@ -151,7 +153,7 @@ def _turn(role: str, clip: Row, heard: bool, found: Found, in_place: bool) -> di
 
 
 def _voice_of(clip: Row) -> str:
-    """Who is heard for longest in a clip whose person is silent."""
+    """Returns the speaker heard for longest in a clip whose person is silent."""
     spoken: Counter[str] = Counter()
     for interval in clip["speech"] or ():
         spoken[interval["speaker"]] += interval["end_s"] - interval["start_s"]
@@ -161,7 +163,7 @@ def _voice_of(clip: Row) -> str:
 def write_dialogues(
     manifest: Path,
     output: Path,
-    settings: Derive,
+    settings: DeriveSettings,
     media: Path | None = None,
     file_format: str | None = None,
     dry_run: bool = False,
@@ -170,18 +172,18 @@ def write_dialogues(
 
     Args:
         manifest: Manifest, a Parquet file.
-        output: Data folder, in which cut clips lie, or will.
+        output: Data folder of the cut clips, which need not exist yet.
         settings: Branches and thresholds.
-        media: Folder of source files whose spans are the turns; `media` in the output then links to it.
-        file_format: Format of the dialogues, `jsonl` or `parquet`; by default by size.
-        dry_run: Whether to count only.
+        media: Folder of the source files, if the turns are spans of these; `media` in the output then links to it.
+        file_format: Format of the dialogues, `jsonl` or `parquet`; by default chosen by size.
+        dry_run: Whether to count the dialogues without writing them.
 
     Raises:
-        ManifestError: The folder's dialogues were not made by this command, or the manifest cannot be read.
+        ManifestError: Another program wrote the folder's dialogues, or the manifest cannot be read.
     """
     clips = open_manifest(manifest).metadata.num_rows
     summary = Summary()
-    entries = derive(manifest, settings, summary, in_place=media is not None)
+    entries = derive_dialogues(manifest, settings, summary, in_place=media is not None)
     if dry_run:
         for _ in entries:
             pass
@@ -193,22 +195,23 @@ def write_dialogues(
     target, other = output / "dialogues.jsonl", output / "dialogues.parquet"
     if as_parquet:
         target, other = other, target
-    forget(target)
-    with whole(target) as partial:
+    remove_partials(target)
+    with atomic_path(target) as partial:
         (_write_parquet if as_parquet else _write_jsonl)(partial, entries)
     other.unlink(missing_ok=True)
-    told = {"settings": asdict(settings), "in_place": media is not None, **summary.as_json()}
-    write_text(output / SUMMARY, json.dumps(told, indent=1) + "\n")
+    record = {"settings": asdict(settings), "in_place": media is not None, **summary.as_json()}
+    write_text(output / SUMMARY, json.dumps(record, indent=1) + "\n")
     return summary
 
 
 def _claim(output: Path) -> None:
-    """Makes the folder and marks it, or refuses one whose dialogues somebody else wrote."""
+    """Creates and marks the folder; refuses one whose dialogues another program wrote."""
     output.mkdir(parents=True, exist_ok=True)
-    taken = [name for name in ("dialogues.jsonl", "dialogues.json") if (output / name).exists()]
-    if taken and not (output / SUMMARY).exists():
+    foreign = [name for name in ("dialogues.jsonl", "dialogues.json") if (output / name).exists()]
+    if foreign and not (output / SUMMARY).exists():
         raise ManifestError(
-            f"{output / taken[0]} was not written by 'vidchat data branches' and is left alone; choose another --output"
+            f"{output / foreign[0]} was not written by 'vidchat data branches', so it is left alone; "
+            "choose another --output"
         )
     if not (output / SUMMARY).exists():
         write_text(output / SUMMARY, "{}\n")

@@ -1,4 +1,4 @@
-"""Source videos that are missing, handed to yt-dlp: only on demand, and only what looks like a YouTube id."""
+"""Download of missing source videos by yt-dlp, on request and for YouTube ids only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
 class FetchError(ValueError):
-    """Why nothing can be downloaded, and what to do about it."""
+    """A download that cannot start; the message says why and what to do."""
 
 
 def fetch(ids: Sequence[str], media: Path) -> int:
-    """Downloads videos as `<id>.mp4` into a folder, one after another; returns how many are there afterwards.
+    """Downloads videos as `<id>.mp4` into a folder, one after another; returns the number of these that then exist.
 
     Raises:
-        FetchError: yt-dlp is not installed, or there is no YouTube id among the ids.
+        FetchError: yt-dlp is not installed, or none of the ids is a YouTube id.
     """
     program = shutil.which("yt-dlp")
     if program is None:
@@ -28,12 +28,12 @@ def fetch(ids: Sequence[str], media: Path) -> int:
     if not youtube:
         raise FetchError("none of the missing files is a YouTube video; copy them into the media folder")
     for name in youtube:
-        subprocess.run(command(program, name, media), check=False)
+        subprocess.run(download_command(program, name, media), check=False)
     return sum((media / f"{name}.mp4").is_file() for name in youtube)
 
 
-def command(program: str, name: str, media: Path) -> list[str]:
-    """The call for one video. Its address is built from the id, so that an id that begins with `-` is no option."""
+def download_command(program: str, name: str, media: Path) -> list[str]:
+    """Returns the command for one video. It names the URL, as an id that begins with `-` would be read as an option."""
     target = str(media / "%(id)s.%(ext)s")
-    wanted = ["--format", "bv*[ext=mp4]+ba[ext=m4a]/b[ext=mp4]", "--merge-output-format", "mp4", "--no-playlist"]
-    return [program, *wanted, "--output", target, f"https://www.youtube.com/watch?v={name}"]
+    options = ["--format", "bv*[ext=mp4]+ba[ext=m4a]/b[ext=mp4]", "--merge-output-format", "mp4", "--no-playlist"]
+    return [program, *options, "--output", target, f"https://www.youtube.com/watch?v={name}"]

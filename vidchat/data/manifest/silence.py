@@ -1,4 +1,4 @@
-"""The cleaned audio track of a person: the same, with the others silenced where only they talk."""
+"""Cleaned audio of a person: silent where only other_speech talk."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FADE = 0.010  # seconds; a cut without one clicks
+FADE = 0.010  # seconds; an abrupt cut is audible as a click
 
 Span = tuple[float, float]
 
 
-def others(speech: Iterable[Mapping[str, Any]], voice: str | None) -> list[Span]:
-    """Returns the spans in which others talk and the owner of the voice does not: in seconds, ordered and disjoint.
+def other_speech(speech: Iterable[Mapping[str, Any]], voice: str | None) -> list[Span]:
+    """Returns the spans, in seconds, in which others talk and the owner of a voice does not; ordered and disjoint.
 
     Args:
         speech: Diarised intervals (`start_s`, `end_s`, `speaker`), which may overlap.
-        voice: Voice of the track's owner; for a name that nobody has (`None`, `A_None`) everybody is another.
+        voice: Voice of the track's owner; with one that nobody has (`None`, `A_None`), all speech is other speech.
     """
     intervals = list(speech)
     own = union((s["start_s"], s["end_s"]) for s in intervals if s["speaker"] == voice)
@@ -26,7 +26,7 @@ def others(speech: Iterable[Mapping[str, Any]], voice: str | None) -> list[Span]
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
-    """Returns spans in order, with those that touch joined."""
+    """Returns the union of spans; ordered and disjoint."""
     joined: list[Span] = []
     for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:
@@ -37,26 +37,26 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def minus(spans: Sequence[Span], without: Sequence[Span]) -> list[Span]:
-    """Returns the parts of spans that lie in none of others; both are ordered and disjoint."""
-    left: list[Span] = []
+    """Returns `spans` without the spans `without`; all are ordered and disjoint."""
+    rest: list[Span] = []
     for start, end in spans:
         for first, last in without:
             if last <= start or first >= end:
                 continue
             if first > start:
-                left.append((start, first))
+                rest.append((start, first))
             start = max(start, last)
         if end > start:
-            left.append((start, end))
-    return left
+            rest.append((start, end))
+    return rest
 
 
 def silence(waveform: NDArray[np.float32], spans: Iterable[Span], sample_rate: int) -> NDArray[np.float32]:
-    """Returns the waveform (n,) with the spans silenced; it fades outside of them, so that nothing of them is left.
+    """Returns the waveform (n,) with the spans silenced, and short fades outside them.
 
     Args:
-        waveform: Samples, (n,).
-        spans: Spans in seconds from the beginning.
+        waveform: Waveform, (n,).
+        spans: Spans (start, end) in seconds.
         sample_rate: Samples per second.
     """
     gain, fade = np.ones(len(waveform), np.float32), max(1, round(FADE * sample_rate))

@@ -1,4 +1,4 @@
-"""Dialogues that somebody already has, as rows of the manifest: a folder data set, a table, or only clips."""
+"""A user's own dialogues as rows of the manifest: a folder data set, a CSV table, or media files alone."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ MEDIA = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
 def ingest_folder(root: Path, output: Path) -> dict[str, Any]:
-    """Writes the manifest of a folder's clips, a row for each turn, and a report of what was left out.
+    """Writes the manifest of a folder's clips, a row per turn, and a report of what was left out.
 
-    The folder holds `dialogues.jsonl`, `.json`, `.parquet` or `.csv`, or else only media files, each of which is then a
-    clip of its own and its speaker the file's name.
+    The folder holds `dialogues.jsonl`, `.json`, `.parquet` or `.csv`, or else only media files, each of which is then
+    a clip and names its speaker.
 
     Raises:
-        FolderError: There is no such folder, or nothing in it can be used.
+        FolderError: The folder does not exist or holds nothing usable.
     """
     clips: list[dict[str, Any]] = []
     damage: list[dict[str, Any]] = []
     headers: Headers = {}
     seen: set[str] = set()
-    for where, entry in track(list(_entries(root)), "reading dialogues"):
+    for position, entry in track(list(_entries(root)), "reading dialogues"):
         try:
             parsed = parse_entry(entry)
             dialogue = make_dialogue(root, parsed)
@@ -47,17 +47,17 @@ def ingest_folder(root: Path, output: Path) -> dict[str, Any]:
             clips += _rows(root, dialogue, parsed, headers)
             seen.add(dialogue.id)
         except (ValueError, TypeError, OSError) as error:
-            damage.append({"kind": "dialogue", "file": where, "record": "", "reason": str(error)})
+            damage.append({"kind": "dialogue", "file": position, "record": "", "reason": str(error)})
     if not clips:
         why = f" (the first: {damage[0]['file']}: {damage[0]['reason']})" if damage else ""
         raise FolderError(f"{root}: holds no usable dialogue{why}")
-    report = write_whole_report(output, clips, damage)
+    report = write_report(output, clips, damage)
     write_manifest(output, [as_table(sorted_rows(clips))])
     return report
 
 
-def write_whole_report(output: Path, clips: list[dict[str, Any]], damage: list[dict[str, Any]]) -> dict[str, Any]:
-    """Writes the report and the list of damaged records beside a manifest that fits into memory; returns the report."""
+def write_report(output: Path, clips: list[dict[str, Any]], damage: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes the report and the list of damaged records beside a manifest; returns the report."""
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output.with_suffix(".damaged.jsonl"), "".join(json.dumps(line) + "\n" for line in damage))
     reasons = Counter(line["reason"].split(":")[0] if len(line["reason"]) < 60 else line["kind"] for line in damage)
@@ -82,11 +82,11 @@ def _entries(root: Path) -> Iterator[tuple[str, Any]]:
             turn = {"role": "responder", "speaker": name.rpartition(".")[0], "clip": name}
             yield name, {"id": name, "branch": "single", "turns": [turn]}
     else:
-        raise FolderError(f"{root}: there is no such folder; name the folder with the dialogues")
+        raise FolderError(f"{root}: there is no such folder; give the folder with the dialogues")
 
 
 def _table(path: Path) -> Iterator[tuple[str, Any]]:
-    """Rows of a CSV as entries: a row is a turn, a further column a score."""
+    """Yields the dialogues of a CSV file as entries; a row is a turn, and every other column a score."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file)
         lacking = {"dialogue", "role", "speaker", "clip"} - set(reader.fieldnames or ())
@@ -102,11 +102,11 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _csv_rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
-    """The rows; one that is none (a quote that is not closed makes a field without end) ends them with an error."""
+    """Yields the rows; raises `FolderError` at one that cannot be parsed, such as one with an unclosed quote."""
     try:
         yield from reader
     except csv.Error as error:
-        raise FolderError(f"{path} line {reader.line_num}: is no row of a table ({error}); correct it") from None
+        raise FolderError(f"{path} line {reader.line_num}: is not a valid CSV row ({error}); correct it") from None
 
 
 def _entry(name: str, turns: list[dict[str, str]]) -> Any:
@@ -114,24 +114,24 @@ def _entry(name: str, turns: list[dict[str, str]]) -> Any:
         turns.sort(key=lambda turn: float(turn.get("turn") or 0))
         words = {key: turns[0][key] for key in ("split", "branch", "tier") if turns[0].get(key)}
         return {"id": name, **words, "turns": [_turn(turn) for turn in turns]}
-    except ValueError as error:  # told when the entry is used
-        return f"a number is none: {error}"
+    except ValueError as error:  # the text is refused where the entry is parsed
+        return f"not a number: {error}"
 
 
 def _turn(turn: dict[str, str]) -> dict[str, Any]:
-    told: dict[str, Any] = {key: turn[key] for key in ("role", "clip", "text") if turn.get(key)}
-    told["speaker"] = turn.get("speaker")  # unknown where it is empty
-    told |= {key: float(turn[key]) for key in ("start", "end") if turn.get(key)}
-    return {**told, "scores": {key: float(value) for key, value in turn.items() if key not in TEXTS and value.strip()}}
+    entry: dict[str, Any] = {key: turn[key] for key in ("role", "clip", "text") if turn.get(key)}
+    entry["speaker"] = turn.get("speaker")  # empty is unknown
+    entry |= {key: float(turn[key]) for key in ("start", "end") if turn.get(key)}
+    return {**entry, "scores": {key: float(value) for key, value in turn.items() if key not in TEXTS and value.strip()}}
 
 
 def _rows(root: Path, dialogue: Dialogue, entry: Any, headers: Headers) -> list[dict[str, Any]]:
     given = {f"given_{key}": entry.get(key) for key in ("branch", "tier", "split")}
     clips = []
-    for number, turn in enumerate(dialogue.turns):
-        place = {"dialogue": dialogue.id, "turn": number, "role": turn.role}
-        name = {"clip": f"{_file_name(dialogue.id)}_{number}", "source": "folder", "video": dialogue.id}
-        clips.append({**name, **place, **given, **_clip(root, turn.clip, headers)})
+    for k, turn in enumerate(dialogue.turns):
+        position = {"dialogue": dialogue.id, "turn": k, "role": turn.role}
+        name = {"clip": f"{_file_name(dialogue.id)}_{k}", "source": "folder", "video": dialogue.id}
+        clips.append({**name, **position, **given, **_clip(root, turn.clip, headers)})
     return clips
 
 
@@ -161,7 +161,7 @@ def _clip(root: Path, clip: Clip, headers: Headers) -> dict[str, Any]:
 
 
 def _file_name(name: str) -> str:
-    """A name for files that differs when the name does."""
+    """Returns a file name for a dialogue's id; different ids give different names."""
     quoted = quote(name, safe=" ,+=@~")
     if len(quoted) > 180:
         quoted = quoted[:120] + hashlib.blake2b(name.encode(), digest_size=12).hexdigest()

@@ -1,4 +1,4 @@
-"""The tiers: `sft` is what passes all five of the paper's thresholds, `pretrain` everything else."""
+"""Tiers of clips: `sft` for those that pass all five of the paper's thresholds, `pretrain` for the others."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class TierSettings:
     """Thresholds that a clip of the SFT tier exceeds (SpeakerVid-5M, section on the SFT subset).
 
     Attributes:
-        hand_blur: Mean sharpness of the hands, above this.
-        face_blur: Mean sharpness of the face, above this.
-        dover: DOVER's video quality, above this.
-        motion: Motion score of the person, 1 to 5, above this.
-        asr_confidence: Mean log probability of the transcript, above this; not asked of a silent person.
-        missing: Treatment of a clip that lacks a score: pretrain puts it there, pass ignores the score, drop leaves the
-            clip out.
-        by: Basis of the tiers: the scores, or the release's own list (SFT_set.json). A tier that the source gives is
+        hand_blur: Lower bound of the mean sharpness of the hands.
+        face_blur: Lower bound of the mean sharpness of the face.
+        dover: Lower bound of DOVER's video quality.
+        motion: Lower bound of the person's motion score, 1 to 5.
+        asr_confidence: Lower bound of the transcript's mean log probability; not needed of a silent person.
+        missing: Treatment of a clip that lacks a score: pretrain assigns that tier, pass ignores the score, drop leaves
+            the clip out.
+        by: Basis of the tiers: the scores, or the release's own list (SFT_set.json). Tiers given by the source are
             kept.
     """
 
@@ -52,15 +52,15 @@ def is_silent(clip: Mapping[str, Any]) -> bool:
 
 
 def tier_of(clip: Mapping[str, Any], settings: TierSettings, missing: Counter[str]) -> Tier | None:
-    """Returns the tier of a row of the manifest, `None` if it is dropped; counts every score that it lacks by name."""
+    """Returns the tier of a row of the manifest, `None` if it is dropped; adds its missing scores to `missing`."""
     if clip["given_tier"] is not None:
         return "sft" if clip["given_tier"] == "sft" else "pretrain"
     if settings.by == "release":
         return "sft" if clip["in_sft_list"] else "pretrain"
-    asked = {name: low for name, low in settings.thresholds.items() if name != "asr_confidence" or not is_silent(clip)}
-    lacking = [name for name in asked if clip[name] is None]
+    needed = {name: low for name, low in settings.thresholds.items() if name != "asr_confidence" or not is_silent(clip)}
+    lacking = [name for name in needed if clip[name] is None]
     missing.update(lacking)
     if lacking and settings.missing == "drop":
         return None
-    good = all(clip[name] > low for name, low in asked.items() if clip[name] is not None)
-    return "sft" if good and (not lacking or settings.missing == "pass") else "pretrain"
+    passes = all(clip[name] > low for name, low in needed.items() if clip[name] is not None)
+    return "sft" if passes and (not lacking or settings.missing == "pass") else "pretrain"

@@ -1,1 +1,1 @@
-"""Media files to tensors, and back."""
+"""Reading media files into tensors, and writing them."""

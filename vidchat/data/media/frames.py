@@ -1,4 +1,4 @@
-"""Decoded video frames to frames: which one is shown at an instant, and how it fills the working size."""
+"""Resampling of decoded frames in time and space: selection at fixed instants, scaling and cropping."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vidchat.data.media.orientation import orientation
 T = TypeVar("T")
 
 
-def at_instants(frames: Iterable[tuple[float, float, T]], fps: int) -> Iterator[T]:
-    """For the instants 0, 1/fps, 2/fps, ... the frame that is shown then, to the end of the last one.
+def resample_frames(frames: Iterable[tuple[float, float, T]], fps: int) -> Iterator[T]:
+    """Yields the frame shown at each instant 0, 1/fps, 2/fps, ..., up to the end of the last frame.
 
-    It is the nearest, but none from more than half a period ahead, so that a frame that stands still for a second
-    stays for that second; and at 12.5 to 25 frames per second each is simply shown twice.
+    This is the nearest frame, but never one more than half a period ahead, so that a frame that lasts a second is shown
+    for that second. From 12.5 to 25 frames per second, each frame is shown twice.
 
     Args:
-        frames: (time, duration, frame) in order of time, in seconds; times before 0 are allowed.
-        fps: Instants per second.
+        frames: (time, duration, frame) in order of time, in seconds; times may be negative.
+        fps: Frames per second of the result.
     """
     count, end, shown = 0, 0.0, None
     for time, duration, frame in frames:
@@ -40,23 +40,25 @@ def at_instants(frames: Iterable[tuple[float, float, T]], fps: int) -> Iterator[
         count += 1
 
 
-def fill(frame: VideoFrame, size: tuple[int, int], pixel_aspect: Fraction, reformatter: VideoReformatter) -> np.ndarray:
-    """Scales a frame to cover `size`, crops it at the centre and turns it upright: (3, H, W) uint8.
+def cover(
+    frame: VideoFrame, size: tuple[int, int], pixel_aspect: Fraction, reformatter: VideoReformatter
+) -> np.ndarray:
+    """Scales a frame to cover `size`, crops its centre and turns it upright: (3, H, W) uint8.
 
     Args:
-        frame: The decoded frame, which knows how it is turned and mirrored.
-        size: (height, width) of the upright frame.
+        frame: Decoded frame with its display matrix.
+        size: (height, width) of the result.
         pixel_aspect: Width over height of the frame's pixels.
-        reformatter: Kept from frame to frame, as making one is slow.
+        reformatter: Scaler, reused from frame to frame because creating one is slow.
     """
-    stands = orientation(frame)
-    height, width = stands.size(*size)
+    turn = orientation(frame)
+    height, width = turn.size(*size)
     shown_width = float(frame.width * pixel_aspect)
     scale = max(height / frame.height, width / shown_width)
     new_height, new_width = max(height, round(frame.height * scale)), max(width, round(shown_width * scale))
     scaled = to_rgb(frame, new_height, new_width, reformatter)
     top, left = (new_height - height) // 2, (new_width - width) // 2
-    upright = stands.apply(scaled[top : top + height, left : left + width])
+    upright = turn.apply(scaled[top : top + height, left : left + width])
     return np.ascontiguousarray(upright.transpose(2, 0, 1))
 
 
@@ -67,30 +69,30 @@ def crop(
     longest_side: int | None,
     reformatter: VideoReformatter,
 ) -> np.ndarray:
-    """The part of an upright frame within a box, with square pixels and even sides: (3, H, W) uint8.
+    """Crops an upright frame to a box, with square pixels and even sides: (3, H, W) uint8.
 
     Args:
-        frame: The decoded frame, which knows how it is turned and mirrored.
+        frame: Decoded frame with its display matrix.
         box: Left, upper, right and lower edge as shares of the upright frame, 0 to 1.
         pixel_aspect: Width over height of the frame's pixels.
-        longest_side: A larger crop is made smaller, to so many pixels.
-        reformatter: Kept from frame to frame.
+        longest_side: Longest side of the result in pixels; larger crops are scaled down.
+        reformatter: Scaler, reused from frame to frame.
     """
-    stands = orientation(frame)
+    turn = orientation(frame)
     height, width = frame.height, round(frame.width * pixel_aspect)
-    upright = stands.size(height, width)
+    upright = turn.size(height, width)
     x1, y1, x2, y2 = box
     scale = 1.0
     if longest_side is not None:
         scale = min(1.0, longest_side / max((x2 - x1) * upright[1], (y2 - y1) * upright[0], 1.0))
-    whole = (max(2, round(height * scale)), max(2, round(width * scale)))
-    pixels = stands.apply(to_rgb(frame, *whole, reformatter))
+    full_size = (max(2, round(height * scale)), max(2, round(width * scale)))
+    pixels = turn.apply(to_rgb(frame, *full_size, reformatter))
     (top, bottom), (left, right) = _even(y1, y2, pixels.shape[0]), _even(x1, x2, pixels.shape[1])
     return np.ascontiguousarray(pixels[top:bottom, left:right].transpose(2, 0, 1))
 
 
 def _even(first: float, last: float, size: int) -> tuple[int, int]:
-    """Pixels from one edge to the other, an even number of them, at least two, within the frame."""
+    """Returns the pixel range [begin, end) between two edges: even in length, at least two, within the frame."""
     begin = min(max(0, round(first * size)), max(0, size - 2))
     count = max(2, min(round(last * size), size) - begin)
     return begin, begin + count - count % 2

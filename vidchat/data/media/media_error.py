@@ -1,4 +1,4 @@
-"""The one kind of error that reading a media file raises."""
+"""The error that reading a media file raises."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 
 class MediaError(ValueError):
-    """A file that cannot be used, and what to do about it, in one sentence."""
+    """A media file that cannot be used; the message names the file and says what to do."""
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns whatever the libraries raise while they read a file into a `MediaError` that names the file.
+    """Turns every exception while a file is read into a `MediaError` that names the file.
 
-    A damaged file makes PyAV, FFmpeg and Pillow raise almost anything: their own errors, `UnicodeDecodeError` of a tag,
-    `AttributeError` of a codec that does not exist, `OverflowError`, `MemoryError`. None of them may end a command.
+    On a damaged file PyAV, FFmpeg and Pillow may raise anything: their own errors, `UnicodeDecodeError` for a tag,
+    `AttributeError` for an unknown codec, `OverflowError`, `MemoryError`. None of these may end a command.
     """
     try:
         yield
     except MediaError:
         raise
     except Exception as error:
-        told = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        why = " ".join(str(told).split())[:200]
+        message = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        why = " ".join(str(message).split())[:200]
         raise MediaError(f"{path}: cannot be decoded ({why}); check that it plays, re-encode or replace it") from error

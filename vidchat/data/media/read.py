@@ -1,8 +1,8 @@
-"""Media files to tensors at the working rates, with frame and audio aligned by their timestamps.
+"""Media files to tensors at the working rates, with video and audio aligned by their time stamps.
 
 Containers disagree about where time begins: MPEG-TS starts late, AAC is preceded by priming samples (in a fragmented
-mp4, followed by a gap in time), recorders drop frames. So nothing here counts frames: frame 0's timestamp is the
-origin, and every later frame and sample goes where its own timestamp says.
+mp4, followed by a gap in time), recorders drop frames. Frames are therefore not counted: the time stamp of frame 0 is
+the origin, and every later frame and sample is placed by its own time stamp.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from vidchat.data.media.container import (
     length_of,
     no_video,
     open_media,
-    origin_of,
     pixel_aspect,
+    start_time,
     stream_of,
 )
-from vidchat.data.media.frames import at_instants, crop, fill
+from vidchat.data.media.frames import cover, crop, resample_frames
 from vidchat.data.media.media_error import MediaError, explained
-from vidchat.data.media.waveform import edges, heard, lay_out, mix_to_mono, resample, to_float
+from vidchat.data.media.waveform import edges, mix_to_mono, place_frames, resample, to_float, uncancelled
 from vidchat.data.media.write import ClipWriter, write_clip
 from vidchat.dialogue import Clip
 
@@ -55,17 +55,17 @@ __all__ = [
     "write_clip",
 ]
 
-MOST_BYTES = 4 << 30  # of the frames that one read returns
-MOST_SECONDS = 1800  # of one read: its audio takes memory, too
+MOST_BYTES = 4 << 30  # largest size of the frames of one read
+MOST_SECONDS = 1800  # longest read, as audio takes memory, too
 
 
 @dataclass
 class Media:
-    """Decoded frames and the audio of the same span; frame 0 and sample 0 are the same instant.
+    """Decoded frames and audio of one span; frame 0 and sample 0 are of the same instant.
 
     Attributes:
-        frames: (N, 3, H, W) uint8.
-        waveform: (round(N / fps * sample_rate),) float32, mono, in [-1, 1]; all zero where there is no audio.
+        frames: Video, (N, 3, H, W) uint8.
+        waveform: Mono audio in [-1, 1], (round(N / fps * sample_rate),) float32; zeros without audio.
         fps: Frames per second.
         sample_rate: Samples per second.
     """
@@ -88,66 +88,66 @@ def read_clip(
 ) -> Media:
     """Decodes a clip at the working rates.
 
-    Frames are those shown at the instants 0, 1/fps, ... (`at_instants`), scaled to cover `size` and cropped at the
-    centre, upright. Audio is mixed to mono, resampled, and cut or padded with silence to the frames' duration. At
-    most `MOST_BYTES` of frames, and `MOST_SECONDS`, are read.
+    Frames are those shown at the instants 0, 1/fps, ... (`resample_frames`), upright, scaled to cover `size` and
+    cropped at the centre. Audio is mixed to mono, resampled, and cut or padded with silence to the video's duration. At
+    most `MOST_BYTES` of frames and `MOST_SECONDS` are read.
 
     Args:
-        clip: The file and the span of it; its times count from the file's first frame.
+        clip: File and span; its times count from the file's first frame.
         fps: Working frames per second.
-        size: (height, width) of the working frame.
+        size: (height, width) of the working frames.
         sample_rate: Working samples per second.
-        audio: `False` leaves the audio track alone, and returns silence.
-        max_seconds: At most this much is decoded.
-        last: Only so many of the last frames, and their audio, are kept; memory does not grow with the others.
+        audio: Whether to read the audio track; else the waveform is silence.
+        max_seconds: Longest duration to decode.
+        last: Number of last frames to keep, with their audio; memory does not grow with the others.
 
     Raises:
-        MediaError: The file is missing, empty, damaged, has no frames (in the span), has no audio where `audio` asks
-            for it, or the span is longer than the limits.
+        MediaError: The file is missing, empty or damaged, has no frames in the span, has no audio although `audio` is
+            set, or the span is longer than the limits.
     """
     if audio:
         with open_media(clip.path) as container:
-            stream_of(container, "audio", clip.path)  # before the frames' long work
-    origin = origin_of(clip.path)
+            stream_of(container, "audio", clip.path)  # fails before the slow decoding of frames
+    origin = start_time(clip.path)
     frames, first = _read_frames(clip, origin, fps, size, max_seconds, last)
     length = round(len(frames) * sample_rate / fps)
     if audio:
-        # Frame 1 of those that are kept begins on the same sample as in the whole clip.
-        left_out = round((first + 1) * sample_rate / fps) - round(sample_rate / fps)
-        waveform = _read_audio(clip, origin, left_out + length, sample_rate)[left_out:].copy()
+        # Frame 1 of the kept frames begins on the same sample as in the full clip.
+        skipped = round((first + 1) * sample_rate / fps) - round(sample_rate / fps)
+        waveform = _read_audio(clip, origin, skipped + length, sample_rate)[skipped:].copy()
     else:
         waveform = np.zeros(length, np.float32)
     return Media(torch.from_numpy(frames), torch.from_numpy(waveform), fps, sample_rate)
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Tensor:
-    """A image file, or the first frame of a video, covering `size` = (height, width): (3, H, W) uint8.
+    """Reads an image file, or the first frame of a video, scaled to cover `size` = (height, width): (3, H, W) uint8.
 
     Raises:
         MediaError: The file is missing, empty, damaged, or holds no frame.
     """
     with explained(path), closing(frames_of(Path(path), "video", None)) as decoded:
         for _, frame, stream in decoded:
-            return torch.from_numpy(fill(_intact(frame, path), size, pixel_aspect(stream), VideoReformatter()))
+            return torch.from_numpy(cover(_intact(frame, path), size, pixel_aspect(stream), VideoReformatter()))
     raise no_video(path)
 
 
 def _read_frames(
     clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None, last: int | None
 ) -> tuple[np.ndarray, int]:
-    """(N, 3, H, W) uint8: for every instant i / fps of the span, the frame shown then; and the first one's i."""
-    reformatter, before, count, frames = VideoReformatter(), None, 0, deque[Any](maxlen=last)
+    """Returns the frames shown at the instants i / fps of the span, (N, 3, H, W) uint8, and i of the first of them."""
+    reformatter, previous, count, frames = VideoReformatter(), None, 0, deque[Any](maxlen=last)
     most = min(MOST_SECONDS * fps, MOST_BYTES // (3 * size[0] * size[1]))
     with explained(clip.path), closing(_shown(clip, origin, fps, max_seconds)) as decoded:
         for frame, stream in decoded:
-            if frame is not before:
-                pixels = fill(frame, size, pixel_aspect(stream), reformatter)
+            if frame is not previous:
+                pixels = cover(frame, size, pixel_aspect(stream), reformatter)
             frames.append(pixels)
-            before, count = frame, count + 1
+            previous, count = frame, count + 1
             if len(frames) > most or count > MOST_SECONDS * fps:
                 raise MediaError(
-                    f"{clip.path}: is longer than {most / fps:.0f} s, the most that is read at once at {fps} fps and "
-                    f"{size[0]}x{size[1]}; give a span of it (start and end), or cut it"
+                    f"{clip.path}: is longer than {most / fps:.0f} s, the limit of one read at {fps} fps and "
+                    f"{size[0]}x{size[1]}; give a span (start and end), or cut the file"
                 )
     if not frames:
         raise _too_short(clip)
@@ -156,26 +156,26 @@ def _read_frames(
 
 
 def _stacked(frames: deque[Any]) -> np.ndarray:
-    """`np.stack`, which takes the frames out of their queue as it copies them: memory does not double."""
+    """Stacks frames, removing each from the queue as it is copied, so that memory does not double."""
     stack = np.empty((len(frames), *frames[0].shape), np.uint8)
-    for place in range(len(stack)):
-        stack[place] = frames.popleft()
+    for k in range(len(stack)):
+        stack[k] = frames.popleft()
     return stack
 
 
 def _shown(clip: Clip, origin: float, fps: int, max_seconds: float | None) -> Generator[tuple[Any, Any], None, None]:
-    """(frame, stream) for every instant i / fps of the span."""
-    longest = [s for s in (max_seconds, None if clip.end is None else clip.end - clip.start) if s is not None]
-    limit = max(1, round(min(longest) * fps)) if longest else None
+    """Yields (frame, stream) for each instant i / fps of the span."""
+    limits = [s for s in (max_seconds, None if clip.end is None else clip.end - clip.start) if s is not None]
+    limit = max(1, round(min(limits) * fps)) if limits else None
     begin = origin + clip.start
     with closing(frames_of(clip.path, "video", begin)) as frames:
         timed = ((time - begin, duration_of(frame, stream), (frame, stream)) for time, frame, stream in frames)
-        for frame, stream in islice(at_instants(timed, fps), limit):
+        for frame, stream in islice(resample_frames(timed, fps), limit):
             yield _intact(frame, clip.path), stream
 
 
 def _intact(frame: Any, path: Path) -> Any:
-    """The frame, unless its decoder had to guess parts of it."""
+    """Returns the frame; raises `MediaError` if its decoder had to conceal damage."""
     if frame.is_corrupt:
         raise MediaError(f"{path}: the frame at {frame.time or 0:.2f} s is damaged; re-encode or replace the file")
     return frame
@@ -188,60 +188,60 @@ def _too_short(clip: Clip) -> MediaError:
 def crop_frames(
     clip: Clip, box: tuple[float, float, float, float], fps: int, longest_side: int | None
 ) -> Generator[np.ndarray, None, None]:
-    """The frames of a clip within a box, one by one: (3, H, W) uint8 of even height and width.
+    """Yields the frames of a clip, cropped to a box: (3, H, W) uint8 of even height and width.
 
     Args:
-        clip: The file and the span of it.
+        clip: File and span.
         box: Left, upper, right and lower edge as shares of the upright frame.
         fps: Frames per second.
-        longest_side: A larger crop is made smaller, to so many pixels.
+        longest_side: Longest side of the result in pixels; larger crops are scaled down.
 
     Raises:
-        MediaError: As `read_clip`.
+        MediaError: See `read_clip`.
     """
-    reformatter, before, any_at_all = VideoReformatter(), None, False
-    with explained(clip.path), closing(_shown(clip, origin_of(clip.path), fps, None)) as decoded:
+    reformatter, previous = VideoReformatter(), None
+    with explained(clip.path), closing(_shown(clip, start_time(clip.path), fps, None)) as decoded:
         for frame, stream in decoded:
-            if frame is not before:
+            if frame is not previous:
                 pixels = crop(frame, box, pixel_aspect(stream), longest_side, reformatter)
             yield pixels
-            before, any_at_all = frame, True
-    if not any_at_all:
+            previous = frame
+    if previous is None:
         raise _too_short(clip)
 
 
-def read_audio(clip: Clip, length: int, sample_rate: int, beside: Path | None = None) -> np.ndarray:
-    """(length,) float32 of a clip's audio from the instant of its frame 0 on; raises `MediaError`.
+def read_audio(clip: Clip, length: int, sample_rate: int, wav: Path | None = None) -> np.ndarray:
+    """Reads a clip's audio from the instant of its frame 0 on: (length,) float32; raises `MediaError`.
 
     Args:
-        clip: The file and the span of it.
-        length: Samples wanted; silence where there are no more.
+        clip: File and span.
+        length: Number of samples; silence follows the end of the audio.
         sample_rate: Samples per second.
-        beside: A file that holds the audio instead, and begins when the frames do.
+        wav: File that holds the audio instead, starting with the video's first frame.
     """
-    if beside is not None:
-        return _read_audio(replace(clip, path=beside), 0.0, length, sample_rate)
-    return _read_audio(clip, origin_of(clip.path), length, sample_rate)
+    if wav is not None:
+        return _read_audio(replace(clip, path=wav), 0.0, length, sample_rate)
+    return _read_audio(clip, start_time(clip.path), length, sample_rate)
 
 
 def _read_audio(clip: Clip, origin: float, length: int, sample_rate: int) -> np.ndarray:
-    """(length,) float32 from the instant of frame 0 on."""
+    """Reads audio from the instant of frame 0 on: (length,) float32."""
     if length > MOST_SECONDS * sample_rate:
-        raise MediaError(f"{clip.path}: more than {MOST_SECONDS} s of audio are asked for at once; give a span of it")
+        raise MediaError(f"{clip.path}: more than {MOST_SECONDS} s of audio were requested; give a shorter span")
     begin = origin + clip.start
     with explained(clip.path), closing(frames_of(clip.path, "audio", begin)) as frames:
         first = next(frames, None)
         if first is None:
-            raise MediaError(f"{clip.path}: its audio track is empty; add audio, or use a configuration without")
+            raise MediaError(f"{clip.path}: its audio track is empty; add audio, or use a configuration without audio")
         rate = first[1].sample_rate
         before, before_out = edges(rate, sample_rate)
         mixed = ((time - begin + before / rate, samples) for time, samples in _mixed(chain([first], frames)))
-        lines = lay_out(mixed, rate, 2 * before + math.ceil(length * rate / sample_rate))
-        return resample(heard(lines), rate, sample_rate)[before_out : before_out + length].copy()
+        lines = place_frames(mixed, rate, 2 * before + math.ceil(length * rate / sample_rate))
+        return resample(uncancelled(lines), rate, sample_rate)[before_out : before_out + length].copy()
 
 
 def _mixed(frames: Iterable[tuple[float, Any, Any]]) -> Iterator[tuple[float, np.ndarray]]:
-    """Decoded audio frames of any sample format and layout as float: the mix, and (2, n) the first channel below it."""
+    """Converts decoded audio frames to float: mono (1, n), or mix and first channel (2, n)."""
     for time, frame, _ in frames:
         samples, names = frame.to_ndarray(), [channel.name for channel in frame.layout.channels]
         if not frame.format.is_planar:

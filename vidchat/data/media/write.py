@@ -1,4 +1,4 @@
-"""Frames and audio to an mp4 that ordinary players read, as they are made."""
+"""Incremental writing of frames and audio to an mp4 that ordinary players read."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from torch import Tensor
 from vidchat.data.atomic_path import remove_orphans
 from vidchat.runtime.atomic import check_target
 
-# An AAC frame is 1024 samples, and decoders hand back whole frames. At 48 kHz that is 21 ms, less than a frame;
-# at 16 kHz it would be 64 ms.
+# An AAC frame has 1024 samples, and decoders return whole frames: 21 ms at 48 kHz, less than a video frame, but 64 ms
+# at 16 kHz.
 AAC_RATE = 48_000
 AAC_BITS = 128_000
-# x264's macroblock tree reads memory it has not set (seen with AVX-512): one clip in three would come out differently.
+# x264's macroblock tree reads uninitialised memory (seen with AVX-512): one clip in three would differ.
 VIDEO_OPTIONS = {"preset": "veryfast", "crf": "16", "x264-params": "mbtree=0"}
-SMPTE170M = 6  # the colour matrix that RGB is converted with; told, so that players need not guess
+SMPTE170M = 6  # colour matrix of the conversion from RGB, written so that players need not guess
 
 
 class ClipWriter:
-    """Writes one mp4 (H.264 yuv420p and AAC mono) piece by piece; the file appears, whole, when the block ends well.
+    """Writes one mp4 (H.264 yuv420p and AAC mono) incrementally; the file appears when the block succeeds.
 
-    The first sample and the first frame are the same instant. Frames of odd size get their last row or column
-    twice, as yuv420p needs even sizes.
+    The first sample and the first frame are of the same instant. In frames of odd size the last row or column is
+    repeated, as yuv420p needs even sizes.
 
     Args:
-        path: The mp4 to write; its folder is made.
+        path: Target file; its folder is created.
         fps: Frames per second.
-        sample_rate: Samples per second of the audio that is given, or `None` for a file without audio.
+        sample_rate: Samples per second of the audio, or `None` for a file without audio.
 
     Raises:
         ValueError: `path` is a folder, a pipe or a device.
-        OSError: The file cannot be written; names it.
+        OSError: The file cannot be written; the error names it.
     """
 
     def __init__(self, path: Path, fps: int, sample_rate: int | None) -> None:
@@ -64,11 +64,11 @@ class ClipWriter:
         return self
 
     def write(self, frames: Tensor, waveform: Tensor | None = None) -> None:
-        """Appends (n, 3, H, W) uint8 frames and (m,) float audio in [-1, 1]; either may be empty."""
+        """Appends frames (n, 3, H, W) uint8 and a waveform (m,) float in [-1, 1]; either may be empty."""
         if len(frames) and self._video is None:
             self._add_streams(*frames.shape[-2:])
         if self._video is None:
-            raise ValueError(f"{self.path}: the first piece to be written must have a frame")
+            raise ValueError(f"{self.path}: the first write must contain a frame")
         with self._naming():
             for frame in frames.to(torch.uint8).cpu().numpy():
                 self._write_frame(frame)
@@ -77,7 +77,7 @@ class ClipWriter:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Names the file in what FFmpeg raises of it, such as a full disk."""
+        """Turns FFmpeg's errors, such as a full disk, into an `OSError` that names the file."""
         try:
             yield
         except av.error.FFmpegError as error:
@@ -86,7 +86,7 @@ class ClipWriter:
     def _add_streams(self, height: int, width: int) -> None:
         video = self._container.add_stream("libx264", rate=self.fps, options=VIDEO_OPTIONS)
         video.height, video.width, video.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
-        video.codec_context.thread_count = 1  # the same file on every machine, and nothing that a fork could hang on
+        video.codec_context.thread_count = 1  # equal bytes on every machine, and no threads that could hang a fork
         video.codec_context.colorspace = SMPTE170M
         self._video = video
         if self.sample_rate is not None:
@@ -105,7 +105,7 @@ class ClipWriter:
     def _write_audio(self, waveform: np.ndarray) -> None:
         rate = self.sample_rate
         if self._audio is None or rate is None:
-            raise ValueError(f"{self.path}: audio was given to a writer that was made without a sample rate")
+            raise ValueError(f"{self.path}: audio was passed to a writer without a sample rate")
         frame = av.AudioFrame.from_ndarray(np.clip(waveform, -1, 1)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = rate, self.samples, Fraction(1, rate)
         self._mux_audio(frame)
@@ -138,17 +138,17 @@ class ClipWriter:
 
     def _finish(self) -> None:
         if not self.frames:
-            raise ValueError(f"{self.path}: no frame was written, so there is no clip")
+            raise ValueError(f"{self.path}: no frame was written; write at least one before closing")
         self._container.mux(self._video.encode(None))
         if self._audio is not None:
             self._mux_audio(None)
 
 
 def _aac_encoder() -> Any:
-    """An encoder that belongs to no container, and so to no reference cycle.
+    """Returns an encoder that belongs to no container, and so to no reference cycle.
 
-    An encoder resamples with a pool of threads. One that is part of a container is collected as garbage some time
-    later; if that time comes in a data loader's worker, which has the pool but not its threads, the worker hangs.
+    An encoder resamples with a thread pool. The encoder of a container is garbage-collected at some later time; in a
+    forked data loader worker, which inherits the pool but not its threads, this would hang.
     """
     encoder: Any = av.CodecContext.create("aac", "w")
     encoder.sample_rate, encoder.layout, encoder.format = AAC_RATE, "mono", "fltp"
@@ -157,6 +157,6 @@ def _aac_encoder() -> Any:
 
 
 def write_clip(path: Path, frames: Tensor, waveform: Tensor | None, fps: int, sample_rate: int) -> None:
-    """Writes (n, 3, H, W) uint8 frames and (m,) float audio (or `None`) as one mp4."""
+    """Writes frames (n, 3, H, W) uint8 and a waveform (m,) float (or `None`) as one mp4."""
     with ClipWriter(path, fps, None if waveform is None else sample_rate) as writer:
         writer.write(frames, waveform)

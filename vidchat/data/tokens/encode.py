@@ -30,7 +30,6 @@ from vidchat.data.tokens.shards import ShardError, dumps, is_summarised, summari
 from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.data.tokens.track_index import number_of
 from vidchat.data.tokens.windows import Decoded, encode, windows
-from vidchat.data.workers import each
 
 ROUND = 2048  # jobs that are given to workers at a time
 Engine = Callable[[Callable[[int], None], int], None]  # runs function(0) .. function(n - 1), at the same time if it can
@@ -215,7 +214,7 @@ def in_this_process(function: Callable[[int], None], count: int) -> None:
 
 def in_processes(function: Callable[[int], None], count: int) -> None:
     """Runs every worker in a process of its own, which ends with this one."""
-    for _ in each(function, range(count), count):
+    for _ in parallel_map(function, range(count), count):
         pass
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.progress import track
 
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.folder import FolderError, manifest_of, read_folder
 from vidchat.data.media.container import length_of
 from vidchat.data.media.media_error import MediaError
@@ -140,7 +140,7 @@ def copy_manifest(root: Path, output: Path) -> None:
     """Copies the data set's manifest into another folder, whole or not at all."""
     manifest = manifest_of(root)
     output.mkdir(parents=True, exist_ok=True)
-    with whole(output / manifest.name) as unfinished:
+    with atomic_path(output / manifest.name) as unfinished:
         shutil.copyfile(manifest, unfinished)
 
 

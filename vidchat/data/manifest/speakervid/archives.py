@@ -1,8 +1,8 @@
-"""Tar archives read in place, as a stream: every member that can be had, and a word on each that cannot.
+"""Tar archives read in place, as a stream: every readable member, and the reason for each that cannot be read.
 
-Python's `tarfile` ends silently at a damaged header and keeps every header it has seen; `gzip` throws away what it
-decoded last before a cut. Here, after a damaged header reading goes on at the next audio one, a cut archive gives
-everything before the cut, and memory does not grow.
+Python's `tarfile` ends silently at a damaged header and keeps every header it has seen; `gzip` discards the last data
+before a truncation. Here, reading continues at the next valid header, a truncated archive yields everything before the
+end, and memory does not grow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 BLOCK = 512
 READ = 1 << 18
-LARGEST = 64 << 20  # bytes of a member; an annotation is a few kilobytes
+LARGEST = 64 << 20  # largest number of bytes of a member; an annotation has a few kilobytes
 ZEROS = bytes(BLOCK)
 GZIP = b"\x1f\x8b"
 
@@ -27,9 +27,9 @@ class Member:
     """A file of an archive or folder.
 
     Attributes:
-        name: Its path there; empty where the damage is the archive's own.
-        data: Its bytes, `None` if it is damaged.
-        reason: Which kind of damage, else empty.
+        name: Path in the archive or folder; empty where the archive itself is damaged.
+        data: Content, `None` if damaged.
+        reason: Kind of damage, else empty.
     """
 
     name: str
@@ -38,8 +38,8 @@ class Member:
 
 
 def read_archive(path: Path, suffix: str = "") -> Iterator[Member]:
-    """The plain files of a tar, compressed with gzip or not; folders are passed over, and so are other suffixes."""
-    if not path.is_file():  # reading from a pipe would wait for ever
+    """Yields the plain files of a tar, gzipped or not; folders and files with other suffixes are skipped."""
+    if not path.is_file():  # reading a pipe would wait for ever
         yield Member("", None, "not a plain file")
         return
     try:
@@ -53,27 +53,27 @@ def read_archive(path: Path, suffix: str = "") -> Iterator[Member]:
 
 
 def read_folder_part(folder: Path, part: int, parts: int) -> Iterator[Member]:
-    """The files of a folder whose names fall into one of `parts` parts, in the order of their names."""
+    """Yields the files of one of the `parts` parts of a folder, in the order of their names."""
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if zlib.crc32(os.fsencode(e.name)) % parts == part)
     for name in names:
         path = folder / name
-        told = name.encode("utf-8", "backslashreplace").decode()
+        shown_name = name.encode("utf-8", "backslashreplace").decode()
         try:
             if path.is_dir():
                 continue
             if not path.is_file() or path.is_symlink():
-                yield Member(told, None, "not a plain file")
+                yield Member(shown_name, None, "not a plain file")
             elif path.stat().st_size > LARGEST:
-                yield Member(told, None, f"larger than {LARGEST >> 20} MB")
+                yield Member(shown_name, None, f"larger than {LARGEST >> 20} MB")
             else:
-                yield Member(told, path.read_bytes())
+                yield Member(shown_name, path.read_bytes())
         except OSError as error:
-            yield Member(told, None, f"cannot be read ({error.strerror})")
+            yield Member(shown_name, None, f"cannot be read ({error.strerror})")
 
 
 class _Source:
-    """Bytes of a file, decompressed if need be; what cannot be decompressed ends them, and is told in `damage`."""
+    """Bytes of a file, decompressed if gzipped; they end at data that cannot be decompressed, as `damage` says."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -88,7 +88,7 @@ class _Source:
         self._take(first)
 
     def read(self, size: int) -> bytes:
-        """`size` bytes, fewer at the end."""
+        """Returns `size` bytes, or fewer at the end."""
         while len(self.ready) < size and not self.ended:
             packed = self.file.read(READ)
             if packed:
@@ -102,18 +102,18 @@ class _Source:
         return taken
 
     def skip(self, size: int) -> bool:
-        """Passes over so many bytes; whether there were so many. A plain tar is not read for it."""
+        """Skips `size` bytes, in a plain tar without reading; returns whether there were as many."""
         if self.inflater is None:
-            over = size - len(self.ready)
-            if over > 0 and self.file.tell() + over <= self.length:
+            rest = size - len(self.ready)
+            if rest > 0 and self.file.tell() + rest <= self.length:
                 self.ready.clear()
-                self.file.seek(over, os.SEEK_CUR)
+                self.file.seek(rest, os.SEEK_CUR)
                 return True
         while size > 0:
-            got = len(self.read(min(size, READ)))
-            if not got:
+            count = len(self.read(min(size, READ)))
+            if not count:
                 return False
-            size -= got
+            size -= count
         return True
 
     def _take(self, packed: bytes) -> None:
@@ -121,7 +121,7 @@ class _Source:
             self.ready += packed
             return
         while packed and not self.ended:
-            if self.inflater.eof:  # another gzip stream may follow; padding may, too
+            if self.inflater.eof:  # another gzip stream or padding may follow
                 packed = packed.lstrip(b"\0")
                 if not packed.startswith(GZIP[: len(packed)]):
                     return
@@ -130,11 +130,11 @@ class _Source:
             try:
                 self.ready += self.inflater.decompress(packed)
             except zlib.error:
-                self._take_to_the_error(before, packed)
+                self._take_until_error(before, packed)
                 return
             packed = self.inflater.unused_data
 
-    def _take_to_the_error(self, inflater: zlib._Decompress, packed: bytes) -> None:
+    def _take_until_error(self, inflater: zlib._Decompress, packed: bytes) -> None:
         self.damage, self.ended = "compressed data is damaged", True
         try:
             for k in range(len(packed)):
@@ -177,8 +177,8 @@ def _members(source: _Source, suffix: str) -> Iterator[Member]:
 
 def _member(source: _Source, name: str, size: int) -> Iterator[Member]:
     if size > LARGEST:
-        whole = source.skip(_padded(size))
-        yield Member(name, None, f"larger than {LARGEST >> 20} MB" if whole else "archive is cut off inside it")
+        complete = source.skip(_padded(size))
+        yield Member(name, None, f"larger than {LARGEST >> 20} MB" if complete else "archive is cut off inside it")
         return
     data = source.read(_padded(size))
     if len(data) < size:
@@ -192,7 +192,7 @@ def _padded(size: int) -> int:
 
 
 def _long_name(kind: bytes, data: bytes) -> str | None:
-    """The name that the next member has, from a GNU or pax header."""
+    """Returns the name of the next member, from a GNU or pax header."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return data.rstrip(b"\0").decode("utf-8", "backslashreplace")
     while data:

@@ -1,7 +1,7 @@
 """The release's annotations to a manifest: units to parts, parts to buckets, buckets to one file.
 
-Each step's results appear whole or not at all, so a run that was killed goes on where it stopped, and a run after more
-archives were added reads only those. They are kept in `<output>.work`, which may be deleted at any time.
+Each step writes its results atomically into `<output>.work`, so a killed run resumes where it stopped, and a run after
+more archives were added reads only those. This folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.manifest.manifest_file import SCORES, write_manifest
 from vidchat.data.manifest.speakervid.annotation_folder import KINDS, LISTS, LayoutError, Unit, find_units
 from vidchat.data.manifest.speakervid.join import join_bucket
 from vidchat.data.manifest.speakervid.parts import BUCKETS, make_part, part_stamp
-from vidchat.data.workers import each
+from vidchat.data.workers import parallel_map
 from vidchat.runtime.atomic import write_text
 
 
@@ -34,18 +34,18 @@ def ingest_speakervid(annotations: Path, output: Path, workers: int | None = Non
     """Writes `output`, and beside it `<stem>.report.json` and `<stem>.damaged.jsonl`; returns the report.
 
     Args:
-        annotations: The release's folder.
-        output: The Parquet file to write.
-        workers: Processes; `None` is one per CPU.
+        annotations: Folder of the release's annotations.
+        output: Parquet file to write.
+        workers: Number of processes; `None` is one per CPU.
 
     Raises:
-        LayoutError: The folder is not the release's, or another run is at work on the same output.
+        LayoutError: The folder holds no annotations of the release, or another run writes the same output.
     """
     units = find_units(annotations)
     work = output.with_name(f"{output.name}.work")
     (work / "parts").mkdir(parents=True, exist_ok=True)
     report_path = output.with_suffix(".report.json")
-    with _alone(work):
+    with _lock(work):
         stamp = hashlib.sha256(json.dumps([(u.id, part_stamp(u)) for u in units]).encode()).hexdigest()
         done = work / "done.txt"
         if output.is_file() and report_path.is_file() and done.is_file() and done.read_text() == stamp:
@@ -64,24 +64,24 @@ def ingest_speakervid(annotations: Path, output: Path, workers: int | None = Non
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """One run at a time; the lock goes with the process, however it ends."""
+def _lock(work: Path) -> Iterator[None]:
+    """Holds the lock of a work folder, which the system releases however the process ends."""
     with (work / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise LayoutError(f"{work}: another ingest is at work here; wait for it or choose another output") from None
+            raise LayoutError(f"{work}: another ingest uses this; wait for it or choose another output") from None
         yield
 
 
 def _make_parts(units: list[Unit], root: Path, parts: Path, workers: int | None) -> None:
-    wanted = {unit.id for unit in units}
+    current = {unit.id for unit in units}
     for folder in parts.iterdir():
-        if folder.name not in wanted:  # of a killed run, or of an archive that is gone
+        if folder.name not in current:  # left by a killed run, or from a removed archive
             shutil.rmtree(folder, ignore_errors=True)
     largest_first = sorted(units, key=lambda unit: -unit.size)
     job = partial(make_part, root=root, parts=parts)
-    for _ in track(each(job, largest_first, workers), "reading archives", total=len(units)):
+    for _ in track(parallel_map(job, largest_first, workers), "reading archives", total=len(units)):
         pass
 
 
@@ -91,47 +91,47 @@ def _join(units: list[Unit], work: Path, joined: Path, workers: int | None) -> N
             shutil.rmtree(folder, ignore_errors=True)
     joined.mkdir(exist_ok=True)
     job = partial(join_bucket, units=units, parts=work / "parts", joined=joined)
-    for _ in track(each(job, range(BUCKETS), workers), "joining", total=BUCKETS):
+    for _ in track(parallel_map(job, range(BUCKETS), workers), "joining", total=BUCKETS):
         pass
 
 
 def _tables(joined: Path, report: dict[str, Any]) -> Iterator[pa.Table]:
-    """The buckets in order; on their way the clips without a score are counted into the report."""
-    lacking: Counter[str] = Counter()
+    """Yields the buckets in order, and adds hours and the counts of clips without a score to the report."""
+    missing: Counter[str] = Counter()
     hours = 0.0
     for bucket in range(BUCKETS):
         table = pq.read_table(joined / f"{bucket:02d}.parquet")
-        lacking.update({name: table[name].null_count for name in SCORES})
+        missing.update({name: table[name].null_count for name in SCORES})
         hours += sum(table["duration_s"].to_pylist()) / 3600
         yield table
     report["hours"] = round(hours, 3)
-    report["clips_without_score"] = dict(lacking)
+    report["clips_without_score"] = dict(missing)
 
 
 def _report(units: list[Unit], parts: Path, joined: Path) -> dict[str, Any]:
-    """Counts of what was read, what was damaged and why, and what was missing."""
+    """Returns the counts of records read, of damaged records by reason, and of missing records."""
     kinds: dict[str, Any] = {}
     for unit in units:
-        told = json.loads((parts / unit.id / "done.json").read_text())
+        done = json.loads((parts / unit.id / "done.json").read_text())
         kind = kinds.setdefault(unit.kind, {"files": 0, "read": 0, "keys": Counter()})
         kind["files"] += 1
-        kind["read"] += told["read"]
-        kind["keys"].update(told["keys"])
+        kind["read"] += done["read"]
+        kind["keys"].update(done["keys"])
     damage: Counter[tuple[str, str, bool]] = Counter()
     for line in _damage_lines(units, parts, joined):
-        found = json.loads(line)
-        damage[found["kind"], found["reason"], found["kept"]] += 1
+        record = json.loads(line)
+        damage[record["kind"], record["reason"], record["kept"]] += 1
     counts: Counter[str] = Counter()
     for bucket in range(BUCKETS):
         counts.update(json.loads((joined / f"{bucket:02d}.json").read_text()))
     return {
         "clips": counts.pop("clips", 0),
-        "kinds": {name: _of_kind(name, kinds.get(name), damage) for name in (*LISTS.values(), *KINDS)},
+        "kinds": {name: _kind_report(name, kinds.get(name), damage) for name in (*LISTS.values(), *KINDS)},
         "joining": {key: value for key, value in sorted(counts.items()) if value},
     }
 
 
-def _of_kind(name: str, kind: dict[str, Any] | None, damage: Counter[tuple[str, str, bool]]) -> dict[str, Any]:
+def _kind_report(name: str, kind: dict[str, Any] | None, damage: Counter[tuple[str, str, bool]]) -> dict[str, Any]:
     keys: dict[str, int] = kind["keys"] if kind else {}
     return {
         "files": kind["files"] if kind else 0,
@@ -151,5 +151,5 @@ def _damage_lines(units: list[Unit], parts: Path, joined: Path) -> Iterator[str]
 
 
 def _list_damage(units: list[Unit], parts: Path, joined: Path, path: Path) -> None:
-    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(_damage_lines(units, parts, joined))

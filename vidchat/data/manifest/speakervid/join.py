@@ -1,4 +1,4 @@
-"""A bucket of every part, joined by name into rows of the manifest."""
+"""Join of one bucket of all parts by name into rows of the manifest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidchat.data.atomic_path import whole
+from vidchat.data.atomic_path import atomic_path
 from vidchat.data.manifest.manifest_file import SCHEMA, SPEECH
 from vidchat.data.manifest.speakervid.annotation_folder import LISTS, Unit
 from vidchat.data.manifest.speakervid.names import Damage
@@ -25,34 +25,34 @@ LABELS = ("asr", "anno", "l_score", "scene_json", "speaker_json")
 
 
 @dataclass
-class _Found:
-    """Counts and lists what is met while a bucket is joined."""
+class _Findings:
+    """Counts and damaged records of a bucket."""
 
     counts: Counter[str] = field(default_factory=Counter)
     damage: list[dict[str, Any]] = field(default_factory=list)
 
 
 def join_bucket(bucket: int, units: Sequence[Unit], parts: Path, joined: Path) -> int:
-    """Writes `<bucket>.parquet` into `joined`, and beside it what was counted and what was damaged.
+    """Writes `<bucket>.parquet` into `joined`, and beside it the counts and the damaged records.
 
-    The Parquet file comes last: where it is, the bucket is done.
+    The Parquet file is written last: if it exists, the bucket is done.
     """
     target = joined / f"{bucket:02d}.parquet"
     if target.is_file():
         return bucket
-    found = _Found()
-    tables = {kind: _read(kind, bucket, units, parts, found) for kind in (*KEYS, *LISTS.values())}
-    table = _clips(tables, found)
+    findings = _Findings()
+    tables = {kind: _read(kind, bucket, units, parts, findings) for kind in (*KEYS, *LISTS.values())}
+    table = _clips(tables, findings)
     with (joined / f"{bucket:02d}.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in found.damage)
-    write_text(joined / f"{bucket:02d}.json", json.dumps(found.counts, sort_keys=True))
-    with whole(target) as unfinished:
+        file.writelines(json.dumps(line) + "\n" for line in findings.damage)
+    write_text(joined / f"{bucket:02d}.json", json.dumps(findings.counts, sort_keys=True))
+    with atomic_path(target) as unfinished:
         pq.write_table(table, unfinished, compression="zstd")
     return bucket
 
 
-def _read(kind: str, bucket: int, units: Sequence[Unit], parts: Path, found: _Found) -> pa.Table:
-    """All records of a kind, of which the first of a name counts."""
+def _read(kind: str, bucket: int, units: Sequence[Unit], parts: Path, findings: _Findings) -> pa.Table:
+    """Returns the records of a kind; of records with equal names, the first."""
     own = [unit for unit in units if unit.kind == kind]
     tables = [read_bucket(parts / unit.id, kind, bucket) for unit in own]
     if not tables:
@@ -62,40 +62,40 @@ def _read(kind: str, bucket: int, units: Sequence[Unit], parts: Path, found: _Fo
     first: dict[str, int] = {}
     digests, members = table["digest"].to_pylist(), table["member"].to_pylist()
     for row, key in enumerate(table[KEYS.get(kind, "clip")].to_pylist()):
-        kept = first.setdefault(key, row)
-        if kept != row and kind in KEYS and _file(members[kept]) == _file(members[row]):
-            content = "the same content as" if digests[kept] == digests[row] else "other content than"
-            damage = Damage("name comes twice", f"with {content} in {origin[kept]}, which counts")
-            found.damage.append(damaged(kind, origin[row], members[row], damage, kept=False))
-    return table.gather_tokens(pa.array(list(first.values()), pa.int64()))
+        earlier = first.setdefault(key, row)
+        if earlier != row and kind in KEYS and _file(members[earlier]) == _file(members[row]):
+            content = "the same content as" if digests[earlier] == digests[row] else "other content than"
+            damage = Damage("name comes twice", f"with {content} in {origin[earlier]}, which counts")
+            findings.damage.append(damaged(kind, origin[row], members[row], damage, kept=False))
+    return table.take(pa.array(list(first.values()), pa.int64()))
 
 
 def _file(member: str) -> str:
     return member.rpartition("/")[2]
 
 
-def _clips(tables: dict[str, pa.Table], found: _Found) -> pa.Table:
-    base = _timed(tables["merged_anno"], _index(tables["scene_json"], "video_key"), tables["scene_json"], found)
+def _clips(tables: dict[str, pa.Table], findings: _Findings) -> pa.Table:
+    base = _timed(tables["merged_anno"], _index(tables["scene_json"], "video_key"), tables["scene_json"], findings)
     columns = {name: base[name] for name in FILLS["merged_anno"] if name in base.column_names}
     for kind in ("asr", "anno", "l_score"):
         chosen = _matches(base, tables[kind], KEYS[kind])
-        found.counts[f"without {kind}"] += chosen.null_count
+        findings.counts[f"without {kind}"] += chosen.null_count
         for name in FILLS[kind]:
             if name in tables[kind].column_names:
-                columns[name] = tables[kind][name].gather_tokens(chosen)
+                columns[name] = tables[kind][name].take(chosen)
     for listed in LISTS.values():
         columns[f"in_{listed}"] = pc.is_in(base["clip"], value_set=tables[listed]["clip"].combine_chunks())
-    columns["speech"] = _speech(base, tables["speaker_json"], found)
+    columns["speech"] = _speech(base, tables["speaker_json"], findings)
     columns["source"] = pa.array(["speakervid"] * base.num_rows, pa.string())
     columns["duration_s"] = pc.subtract(base["end_s"], base["start_s"])
     if "text" in columns:
         columns["words"] = _words(columns["text"])
-    found.counts["clips"] += base.num_rows
-    found.counts["without scene_json"] += _matches(base, tables["scene_json"], "video_key").null_count
-    _unmatched(tables, base, found)
+    findings.counts["clips"] += base.num_rows
+    findings.counts["without scene_json"] += _matches(base, tables["scene_json"], "video_key").null_count
+    _unmatched(tables, base, findings)
     table = pa.table([_column(columns, field, base.num_rows) for field in SCHEMA], schema=SCHEMA)
     keys = [(name, "ascending") for name in ("video", "start_s", "scene", "clip")]
-    return table.gather_tokens(pc.sort_indices(table, sort_keys=keys))
+    return table.take(pc.sort_indices(table, sort_keys=keys))
 
 
 def _column(columns: dict[str, Any], field: pa.Field, length: int) -> pa.ChunkedArray | pa.Array:
@@ -107,48 +107,48 @@ def _index(table: pa.Table, key: str) -> dict[str, int]:
 
 
 def _matches(base: pa.Table, other: pa.Table, key: str) -> pa.Array:
-    """For each clip the row of another table that has the same key, or null."""
+    """Returns, for each clip, the row of another table with the same key, or null."""
     index = _index(other, key)
     return pa.array([index.get(name) for name in base[key].to_pylist()], pa.int64())
 
 
-def _timed(base: pa.Table, index: dict[str, int], scenes: pa.Table, found: _Found) -> pa.Table:
-    """The clips that have a time; where `merged_anno` does not tell it, the scene's."""
+def _timed(base: pa.Table, index: dict[str, int], scenes: pa.Table, findings: _Findings) -> pa.Table:
+    """Returns the clips with a time; times that `merged_anno` lacks are taken from the scene."""
     start, end = base["start_s"].to_pylist(), base["end_s"].to_pylist()
-    lacking = [row for row, times in enumerate(zip(start, end, strict=True)) if None in times]
-    for row in lacking:
-        place = index.get(base["video_key"][row].as_py())
-        known = [] if place is None else scenes["scenes"][place].as_py()
-        scene = next((s for s in known if s["scene"] == base["scene"][row].as_py()), None)
+    untimed = [row for row, times in enumerate(zip(start, end, strict=True)) if None in times]
+    for row in untimed:
+        video_row = index.get(base["video_key"][row].as_py())
+        candidates = [] if video_row is None else scenes["scenes"][video_row].as_py()
+        scene = next((s for s in candidates if s["scene"] == base["scene"][row].as_py()), None)
         if scene is not None and scene["end_s"] > scene["start_s"]:
             start[row], end[row] = scene["start_s"], scene["end_s"]
-            found.counts["times taken from scene_json"] += 1
+            findings.counts["times taken from scene_json"] += 1
         else:
             start[row] = end[row] = None
             damage = Damage("missing key", "start_seconds, end_seconds, and no scene_json that tells them")
-            found.damage.append(damaged("merged_anno", "", base["member"][row].as_py(), damage, kept=False))
-    if not lacking:
+            findings.damage.append(damaged("merged_anno", "", base["member"][row].as_py(), damage, kept=False))
+    if not untimed:
         return base
     for name, values in (("start_s", start), ("end_s", end)):
         base = base.set_column(base.column_names.index(name), name, pa.array(values, pa.float64()))
     return base.filter(pc.is_valid(base["start_s"]))
 
 
-def _speech(base: pa.Table, speakers: pa.Table, found: _Found) -> pa.Array:
-    """Who talks when in each clip, in seconds from its beginning; null where the video was not diarised."""
+def _speech(base: pa.Table, speakers: pa.Table, findings: _Findings) -> pa.Array:
+    """Returns the diarised speech of each clip, in seconds from its start; null where the video is not diarised."""
     index = _index(speakers, "video_key")
     result: list[list[dict[str, Any]] | None] = []
-    known: tuple[str, list[dict[str, Any]]] = ("", [])
+    cached: tuple[str, list[dict[str, Any]]] = ("", [])
     spans = zip(*(base[name].to_pylist() for name in ("video_key", "start_s", "end_s")), strict=True)
     for video, start, end in spans:
         if video not in index:
-            found.counts["without speaker_json"] += 1
+            findings.counts["without speaker_json"] += 1
             result.append(None)
             continue
-        if known[0] != video:
-            known = (video, speakers["speech"][index[video]].as_py())
-        last = bisect_left(known[1], end, key=lambda s: s["start_s"])
-        result.append([_within(s, start, end) for s in known[1][:last] if s["end_s"] > start])
+        if cached[0] != video:
+            cached = (video, speakers["speech"][index[video]].as_py())
+        last = bisect_left(cached[1], end, key=lambda s: s["start_s"])
+        result.append([_within(s, start, end) for s in cached[1][:last] if s["end_s"] > start])
     return pa.array(result, SPEECH)
 
 
@@ -161,14 +161,14 @@ def _words(text: pa.ChunkedArray) -> pa.Array:
     return pa.array([None if t is None else len(t.split()) for t in text.to_pylist()], pa.int32())
 
 
-def _unmatched(tables: dict[str, pa.Table], base: pa.Table, found: _Found) -> None:
-    """Counts labels that belong to no clip, and lists the clips of a list for which there is no record."""
+def _unmatched(tables: dict[str, pa.Table], base: pa.Table, findings: _Findings) -> None:
+    """Counts labels without a clip, and lists the clips of a list without a record."""
     for kind in LABELS:
         names = pc.is_in(tables[kind][KEYS[kind]], value_set=pc.unique(base[KEYS[kind]]))
-        found.counts[f"{kind} of no clip"] += names.length() - (pc.sum(names).as_py() or 0)
+        findings.counts[f"{kind} of no clip"] += names.length() - (pc.sum(names).as_py() or 0)
     clips = set(base["clip"].to_pylist())
     for file, kind in LISTS.items():
         lost = [name for name in tables[kind]["clip"].to_pylist() if name not in clips]
-        found.counts[f"in {file} without a record"] += len(lost)
+        findings.counts[f"in {file} without a record"] += len(lost)
         damage = Damage("listed, but has no readable merged_anno record")
-        found.damage += [damaged(kind, file, name, damage, kept=False) for name in sorted(lost)]
+        findings.damage += [damaged(kind, file, name, damage, kept=False) for name in sorted(lost)]

@@ -1,4 +1,4 @@
-"""Values of a JSON record, taken out one by one: of the right type, finite, within bounds, or `Damage`."""
+"""Checked access to the values of a JSON record: of the right type, finite and within bounds, or `Damage`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidchat.data.manifest.speakervid.names import Damage
 
 
 def parse(data: bytes) -> Any:
-    """JSON in UTF-8, with a byte order mark or not; raises `Damage`."""
+    """Parses JSON in UTF-8, with or without a byte order mark; raises `Damage`."""
     if not data.strip(b"\0 \t\r\n"):
         raise Damage("empty file")
     try:
@@ -25,20 +25,20 @@ def parse(data: bytes) -> Any:
 
 
 class Record:
-    """A JSON object, and a tally of what it lacks.
+    """A JSON object with a tally of missing keys.
 
     Args:
-        data: The object; anything else raises `Damage`.
-        absent: Where a key that is asked for and not there (or null) is counted.
+        data: Parsed object; another type raises `Damage`.
+        absent: Counter of keys that were requested but are missing or null.
     """
 
     def __init__(self, data: Any, absent: Counter[str]) -> None:
         if not isinstance(data, dict):
-            raise Damage("not an object", f"but {_called(data)}")
+            raise Damage("not an object", f"but {_type_name(data)}")
         self.data, self.absent = data, absent
 
     def value(self, *keys: str, needed: bool = False) -> tuple[str, Any]:
-        """The first of some spellings that is there, and its value; the first spelling and `None` if none is."""
+        """Returns the first existing spelling of a key and its value; else the first spelling and `None`."""
         for key in keys:
             if self.data.get(key) is not None:
                 return key, self.data[key]
@@ -48,18 +48,18 @@ class Record:
         return keys[0], None
 
     def number(self, *keys: str, low: float = -math.inf, high: float = math.inf, needed: bool = False) -> float | None:
-        """A finite number within [low, high]."""
+        """Returns a finite number within [low, high]."""
         key, value = self.value(*keys, needed=needed)
         return None if value is None else number(key, value, low, high)
 
-    def whole(self, *keys: str, low: int = 0, high: int = 1_000_000) -> int | None:
-        """A whole number within [low, high]; 3.0 is one."""
+    def integer(self, *keys: str, low: int = 0, high: int = 1_000_000) -> int | None:
+        """Returns an integer within [low, high]; 3.0 is one."""
         key, value = self.value(*keys)
         if value is None:
             return None
         result = number(key, value, low, high)
         if result != int(result):
-            raise Damage("wrong type", f"'{key}' is {result:g}, not a whole number")
+            raise Damage("wrong type", f"'{key}' is {result:g}, not an integer")
         return int(result)
 
     def text(self, *keys: str) -> str | None:
@@ -68,9 +68,9 @@ class Record:
 
 
 def number(key: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    """Raises `Damage` for what is not a number, not finite, or out of range."""
+    """Returns a finite number within [low, high]; raises `Damage` for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Damage("wrong type", f"'{key}' is {_called(value)}, not a number")
+        raise Damage("wrong type", f"'{key}' is {_type_name(value)}, not a number")
     if isinstance(value, int) and abs(value) > 1 << 53:
         raise Damage("out of range", f"'{key}' is a number of {value.bit_length()} bits")
     if not math.isfinite(value):
@@ -81,18 +81,18 @@ def number(key: str, value: Any, low: float = -math.inf, high: float = math.inf)
 
 
 def numbers(key: str, value: Any, count: int) -> list[float]:
-    """A list of so many finite numbers."""
+    """Returns a list of `count` finite numbers; raises `Damage` for other values."""
     if not isinstance(value, list):
-        raise Damage("wrong type", f"'{key}' is {_called(value)}, not a list")
+        raise Damage("wrong type", f"'{key}' is {_type_name(value)}, not a list")
     if len(value) != count:
         raise Damage("wrong length", f"'{key}' has {len(value)} numbers, not {count}")
     return [number(key, v) for v in value]
 
 
 def text(key: str, value: Any) -> str:
-    """A string that can be written as UTF-8."""
+    """Returns a string that is valid Unicode; raises `Damage` for other values."""
     if not isinstance(value, str):
-        raise Damage("wrong type", f"'{key}' is {_called(value)}, not a string")
+        raise Damage("wrong type", f"'{key}' is {_type_name(value)}, not a string")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -100,7 +100,7 @@ def text(key: str, value: Any) -> str:
     return value
 
 
-def _called(value: Any) -> str:
+def _type_name(value: Any) -> str:
     if value is None:
         return "null"
     names = {bool: "a truth value", int: "a number", float: "a number", str: "a string", list: "a list"}

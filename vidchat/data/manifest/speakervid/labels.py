@@ -1,4 +1,4 @@
-"""`raw_labels/*` and the lists: transcripts, captions, blur, scenes, who talks when, and which clips a set has."""
+"""Records of `raw_labels/*` and the lists: transcripts, captions, blur, scenes, diarisation, and the clips of a set."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _weighted(segments: list[Record]) -> dict[str, float | None]:
     return {name: sums[name] / weights[name] if weights[name] else None for name in names}
 
 
-# The caption's keys are not documented: the first of these that a record has, however it is capitalised or spaced.
+# The captions' keys are undocumented: the first of these in a record is read, in any capitalisation and spacing.
 CAPTION_KEYS: dict[str, tuple[str, ...]] = {
     "topic": ("topic", "topics"),
     "caption": ("caption", "description", "movement_caption", "observed_actions", "overall_caption"),
@@ -63,16 +63,16 @@ CAPTION_KEYS: dict[str, tuple[str, ...]] = {
 
 
 def read_anno(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Reads Qwen2.5-VL's description: the keys that are known, and the whole of it as JSON in `annotation`."""
+    """Reads Qwen2.5-VL's description: the known keys, and the complete object as JSON in `annotation`."""
     clip = parse_clip(name).clip
     record = Record(data, Counter())
-    leaves = {_plain(key): value for key, value in _leaves(record.data)}
+    leaves = {_normalised(key): value for key, value in _leaves(record.data)}
     row: dict[str, Any] = {"clip": clip, "annotation": _as_json(record.data)}
     for column, keys in CAPTION_KEYS.items():
         value = next((leaves[key] for key in keys if leaves.get(key) not in (None, "")), None)
         if value is None:
             tally[f"-{keys[0]}"] += 1
-        row[column] = _first_number(column, value) if column in ("people", "motion") else _told(column, value)
+        row[column] = _first_number(column, value) if column in ("people", "motion") else _as_text(column, value)
     if row["people"] is not None:
         row["people"] = int(row["people"])
     if row["motion"] is not None and not 0 <= row["motion"] <= 10:
@@ -90,7 +90,7 @@ def _as_json(data: dict[str, Any]) -> str:
 
 
 def _leaves(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything in nested objects that is no object; a list of strings is one string."""
+    """Yields (key, value) of all leaves of nested objects; a list of strings is joined into one."""
     if isinstance(value, dict) and depth < 8:
         for name, inner in value.items():
             yield from _leaves(inner, name, depth + 1)
@@ -100,51 +100,51 @@ def _leaves(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, An
         yield key, value
 
 
-def _plain(key: str) -> str:
+def _normalised(key: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_")
 
 
-def _told(column: str, value: Any) -> str | None:
+def _as_text(column: str, value: Any) -> str | None:
     return None if value is None else text(column, value if isinstance(value, str) else str(value))
 
 
 def _first_number(column: str, value: Any) -> float | None:
-    """`3`, `"3"` and `"Level 3 (moderate)"` are 3; words are none."""
+    """Returns the first number of a value: 3 for `3`, `"3"` and `"Level 3 (moderate)"`; `None` without a number."""
     if isinstance(value, str):
-        found = re.search(r"\d+(?:\.\d+)?", value)
-        return float(found[0]) if found and len(found[0]) < 10 else None
+        match = re.search(r"\d+(?:\.\d+)?", value)
+        return float(match[0]) if match and len(match[0]) < 10 else None
     return None if value is None or isinstance(value, bool) else number(column, value, 0, 1_000_000)
 
 
 def read_l_score(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Reads the mean sharpness of face and hands (variance of the Laplacian of 128x128 crops), however keys are nested.
+    """Reads the mean sharpness of face and hands (variance of the Laplacian of 128x128 crops), at any depth.
 
-    A frame without a face or hand has no score: null, a negative number or one that is not finite is left out.
+    A frame without a face or hand has no score: values that are null, negative or not finite are left out.
     """
     if not isinstance(data, dict) and not (isinstance(data, list) and all(isinstance(v, dict) for v in data)):
         raise Damage("not an object", "nor a list of frames")
-    found: dict[str, list[float]] = {"face": [], "hand": []}
-    dropped = _collect(data, None, found)
-    if dropped and not any(found.values()):
+    scores: dict[str, list[float]] = {"face": [], "hand": []}
+    dropped = _collect(data, None, scores)
+    if dropped and not any(scores.values()):
         raise Damage("not finite", "every score")
     if dropped:
         notes.append("scores that are negative or not finite were left out")
-    means = {part: sum(values) / len(values) if values else None for part, values in found.items()}
+    means = {part: sum(values) / len(values) if values else None for part, values in scores.items()}
     tally.update(f"-{part}" for part, mean in means.items() if mean is None)
     if isinstance(data, dict):
         tally.update(f"+{key[:60]}" for key in data if _part(key) is None)
     return {"clip": parse_clip(name).clip, "face_blur": means["face"], "hand_blur": means["hand"]}
 
 
-def _collect(value: Any, part: str | None, found: dict[str, list[float]], depth: int = 0) -> int:
-    """Gathers the numbers below a key that names a part; returns how many were none."""
+def _collect(value: Any, part: str | None, scores: dict[str, list[float]], depth: int = 0) -> int:
+    """Collects the numbers below a key that names a body part; returns the number of invalid ones."""
     if depth > 8:
         return 0
     if isinstance(value, dict):
         inner = ((_part(str(key), part), v) for key, v in value.items())
-        return sum(_collect(v, p, found, depth + 1) for p, v in inner)
+        return sum(_collect(v, p, scores, depth + 1) for p, v in inner)
     if isinstance(value, list):
-        return sum(_collect(v, part, found, depth + 1) for v in value)
+        return sum(_collect(v, part, scores, depth + 1) for v in value)
     if part is None or value is None or isinstance(value, bool):
         return 0
     if not isinstance(value, int | float):
@@ -153,35 +153,35 @@ def _collect(value: Any, part: str | None, found: dict[str, list[float]], depth:
         raise Damage("out of range", f"a score of the {part}")
     if not math.isfinite(value) or value < 0:
         return 1
-    found[part].append(float(value))
+    scores[part].append(float(value))
     return 0
 
 
 def _part(key: str, above: str | None = None) -> str | None:
-    """Returns the part that a key names, else that of the key above; a bare `score` is the face's."""
+    """Returns the body part that a key names, else that of the key above; a bare `score` is the face's."""
     lower = key.lower()
     named = "hand" if "hand" in lower else "face" if "face" in lower else above
     return "face" if named is None and lower == "score" else named
 
 
 def read_scenes(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Reads the start and end of each scene of a video, in seconds, by its number."""
+    """Reads the index, start and end of each scene of a video, in seconds."""
     record = Record(data, Counter())
     scenes = []
     for key, value in record.data.items():
-        if found := re.fullmatch(r"scene_(\d{1,9})", key):
+        if match := re.fullmatch(r"scene_(\d{1,9})", key):
             scene = Record(value, Counter())
             start, end = (scene.number(k, low=0, needed=True) for k in ("start_seconds", "end_seconds"))
             if start is None or end is None or end < start:
                 raise Damage("ends before it starts", f"{key}, {start} to {end} s")
-            scenes.append({"scene": int(found[1]), "start_s": start, "end_s": end})
+            scenes.append({"scene": int(match[1]), "start_s": start, "end_s": end})
     if not scenes:
         raise Damage("missing key", "scene_000")
     return {"video_key": parse_video(name), "scenes": sorted(scenes, key=lambda s: s["scene"])}
 
 
 def read_speakers(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Reads who talks when in a video. `A` in the record is *all* intervals; only `speaker_json` tells whose."""
+    """Reads the diarised speech of a video. `A` in the record is *all* intervals; `speaker_json` names the speakers."""
     record = Record(data, Counter())
     _, intervals = record.value("speaker_json", "org_out", needed=True)
     if not isinstance(intervals, dict):
@@ -203,29 +203,29 @@ def read_speakers(name: str, data: Any, tally: Counter[str], notes: list[str]) -
     }
 
 
-# Strings that are, or should be, names; whatever stands between the quotes of two others has no such thing in it.
+# Strings that are, or should be, names; the text between the closing and next opening quote never matches.
 _STRING = re.compile(rb'"([^"]*_full_video[^"]*|[^"]*\.(?:json|mp4))"')
-_PIECE = 1 << 20
-_LONGEST = 1 << 16  # bytes of one string; a clip's name has fifty
+_BLOCK = 1 << 20
+_LONGEST = 1 << 16  # largest number of bytes of one string; a clip's name has fifty
 
 
 def read_list(file: BinaryIO) -> Iterator[str | Damage]:
     """Yields the clips that a list names, whatever its shape: a list, objects in a list, an object of lists.
 
-    Read piece by piece as strings: the list of all clips is a third of a gigabyte of JSON.
+    The file is read in blocks and searched for strings, as the list of all clips is a third of a gigabyte of JSON.
     """
     rest, last, clips = b"", b"", 0
-    while segment := file.read(_PIECE):
-        last = segment.rstrip()[-1:] or last
-        rest, end = rest + segment, 0
-        for found in _STRING.finditer(rest):
-            end = found.end()
-            name = found[1].decode("utf-8", "backslashreplace").rpartition("/")[2]
+    while block := file.read(_BLOCK):
+        last = block.rstrip()[-1:] or last
+        rest, end = rest + block, 0
+        for match in _STRING.finditer(rest):
+            end = match.end()
+            name = match[1].decode("utf-8", "backslashreplace").rpartition("/")[2]
             try:
                 yield parse_clip(name).clip
                 clips += 1
             except Damage as damage:
-                if not is_video(name):  # which keys may be
+                if not is_video(name):  # keys may be video names
                     yield damage
         rest = rest[end:][-_LONGEST:]
     if not last:

@@ -1,7 +1,7 @@
-"""`merged_anno/{clip}.json`: where a clip lies in its source video, who talks, and how good it is.
+"""Records of `merged_anno/{clip}.json`: time and box of a clip in its source video, voice, and quality.
 
-Traps: `bbox` is x1, y1, x2, y2; times have two spellings; `is_talking` is 1 for everybody, the silent too; a score of
-(0, 0, 0) in `sync` says that there was nothing to compare.
+Pitfalls: `bbox` is x1, y1, x2, y2; times have two spellings; `is_talking` is 1 for everybody, also for silent people; a
+score of (0, 0, 0) in `sync` means that nothing was compared.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ KNOWN = {
     *("sync", "speaker", "raw_video_height", "raw_video_width", "clip_video_height", "clip_video_width", "dover"),
     *("start", "start_new", "duration", "duration_new", "start_seconds", "org_start_seconds", "end_seconds"),
 }
-SLACK = 0.005  # how far a box may stick out of the frame, as a share of it: rounding
+SLACK = 0.005  # share of the frame by which a box may exceed it, through rounding
 DAY = 86400.0  # seconds
 
 
 def read_merged(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """A row of the manifest, as far as `merged_anno` fills it; raises `Damage`.
+    """Returns the columns of the manifest that `merged_anno` fills; raises `Damage`.
 
     Args:
-        name: The file's name.
-        data: Its JSON.
-        tally: Where missing keys (`-key`) and unknown ones (`+key`) are counted.
-        notes: What is odd about the record but does not spoil it is appended here.
+        name: File name.
+        data: Parsed JSON.
+        tally: Counter of missing keys (`-key`) and unknown keys (`+key`).
+        notes: List to which oddities of a usable record are appended.
     """
     clip = parse_clip(name)
     absent: Counter[str] = Counter()
@@ -45,13 +45,13 @@ def read_merged(name: str, data: Any, tally: Counter[str], notes: list[str]) -> 
         "voice": clip.voice,
         "person": clip.person,
         "speaker": clip.speaker,
-        "frames": record.whole("num_frames", high=10_000_000),
+        "frames": record.integer("num_frames", high=10_000_000),
         "dover": record.number("dover", low=0, high=1),
         "clarity": record.number("clear", low=0),
         "matched_confidence": record.number("conf"),
-        "voices_matched": record.whole("clip_speaker_num"),
-        "crop_width": record.whole("clip_video_width", low=1),
-        "crop_height": record.whole("clip_video_height", low=1),
+        "voices_matched": record.integer("clip_speaker_num"),
+        "crop_width": record.integer("clip_video_width", low=1),
+        "crop_height": record.integer("clip_video_height", low=1),
         **_size(record, clip, notes),
         **_times(record, notes),
         **_box(record),
@@ -64,14 +64,14 @@ def read_merged(name: str, data: Any, tally: Counter[str], notes: list[str]) -> 
 
 
 def _size(record: Record, clip: ClipName, notes: list[str]) -> dict[str, Any]:
-    width, height = record.whole("raw_video_width", low=1), record.whole("raw_video_height", low=1)
+    width, height = record.integer("raw_video_width", low=1), record.integer("raw_video_height", low=1)
     if (width or clip.width, height or clip.height) != (clip.width, clip.height):
         notes.append("frame size is not the name's")
     return {"width": width or clip.width, "height": height or clip.height}
 
 
 def _times(record: Record, notes: list[str]) -> dict[str, Any]:
-    """The scene is what the clip shows; the person's track lies within. All in seconds of the source video."""
+    """Returns the times of the scene, which is the clip, and of the person's track within it, in seconds."""
     start = record.number("start_seconds", "org_start_seconds", low=0, high=DAY)
     end = record.number("end_seconds", low=0, high=DAY)
     total = record.number("video_total_duration", low=0, high=DAY)
@@ -109,7 +109,7 @@ def _box(record: Record) -> dict[str, float]:
 
 
 def _sync(record: Record, clip: ClipName) -> dict[str, float | None]:
-    """The best match of this person's mouth with any voice, and the best of the others'."""
+    """Returns the best SyncNet score of this person with any voice, and the best confidence of the other people."""
     _, sync = record.value("sync")
     if sync is None:
         return {}
@@ -117,7 +117,7 @@ def _sync(record: Record, clip: ClipName) -> dict[str, float | None]:
         raise Damage("wrong type", "'sync' is not an object")
     best: dict[str, list[float]] = {}
     for person, segments in sync.items():
-        if not person.isdecimal():  # whose score it is would be unknown, and this person's would seem to be missing
+        if not person.isdecimal():  # else the scores of this person would seem to be missing
             raise Damage("wrong type", f"'sync' has scores of {person[:20]!r}, not of a person's number")
         if not isinstance(segments, list):
             raise Damage("wrong type", f"'sync' of person {person[:20]!r} is not a list")
@@ -133,6 +133,6 @@ def _voices(record: Record) -> None:
     _, voices = record.value("speaker")
     if voices is not None and not (isinstance(voices, list) and all(isinstance(v, str | None) for v in voices)):
         raise Damage("wrong type", "'speaker' is not a list of names")
-    _, talking = record.value("is_talking")  # what it says is of no use
+    _, talking = record.value("is_talking")  # not informative
     if talking is not None and not isinstance(talking, bool):
         number("is_talking", talking)

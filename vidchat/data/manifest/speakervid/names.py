@@ -1,7 +1,7 @@
-"""The names of the release's files: what they tell, and which are none.
+"""Parsing of the file names of the release.
 
-A clip is `{youtube id}_{W}x{H}_full_video_{scene}_{voice}_{person}`. An id may hold `_` and begin with `-`, so a
-name is never split at underscores.
+A clip is named `{youtube id}_{W}x{H}_full_video_{scene}_{voice}_{person}`. An id may contain `_` and begin with `-`, so
+names are never split at underscores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Damage(ValueError):
     """A record that cannot be used.
 
     Attributes:
-        reason: Which kind of damage it is; a few words, the same for all of a kind.
+        reason: Kind of damage, in a few words that are the same for all records of the kind.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -33,16 +33,16 @@ class Damage(ValueError):
 
 @dataclass(frozen=True)
 class ClipName:
-    """Parts of the name of a clip.
+    """Fields of the name of a clip.
 
     Attributes:
         youtube: YouTube id of the source video.
         width: Width of the source video in pixels.
         height: Height of the source video in pixels.
-        scene: Number of the scene in the source video.
+        scene: Index of the scene in the source video.
         voice: Diarised voice that was matched to the person: `A` (the first of the two main speakers to talk), `B`,
             another capital; `None` for a person without one; `A_None` for one beside whom A talks.
-        person: Number of the person in the scene.
+        person: Index of the person in the scene.
     """
 
     youtube: str
@@ -58,7 +58,7 @@ class ClipName:
 
     @property
     def voiced(self) -> str:
-        """The name of the transcript, which has no person in it."""
+        """Name of the transcript, which contains no person."""
         return f"{self.video}_{self.scene:03d}_{self.voice}"
 
     @property
@@ -67,7 +67,7 @@ class ClipName:
 
     @property
     def speaker(self) -> str:
-        """Who it is: a voice of a video is one person; whoever has none may be anybody, and is a person of his own."""
+        """Name of the person: one per voice of a video; a person without a voice is unknown, and named by the clip."""
         return f"{self.youtube}_{self.voice}" if is_voice(self.voice) else self.clip
 
 
@@ -77,29 +77,29 @@ def is_voice(voice: str | None) -> bool:
 
 
 def parse_clip(name: str) -> ClipName:
-    """Raises `Damage`."""
-    found = _CLIP_NAME.fullmatch(name) or _refuse(name)
+    """Returns the fields of the name of a clip; raises `Damage`."""
+    match = _CLIP_NAME.fullmatch(name) or _refuse(name)
     return ClipName(
-        found["youtube"],
-        int(found["width"]),
-        int(found["height"]),
-        int(found["scene"]),
-        found["voice"],
-        int(found["person"]),
+        match["youtube"],
+        int(match["width"]),
+        int(match["height"]),
+        int(match["scene"]),
+        match["voice"],
+        int(match["person"]),
     )
 
 
 def parse_voiced(name: str) -> str:
-    """The key of a transcript, with or without the person in its name; raises `Damage`."""
-    found = _VOICE_NAME.fullmatch(name) or _refuse(name)
-    video = f"{found['youtube']}_{int(found['width'])}x{int(found['height'])}_full_video"
-    return f"{video}_{int(found['scene']):03d}_{found['voice']}"
+    """Returns the key of a transcript, with or without the person in its name; raises `Damage`."""
+    match = _VOICE_NAME.fullmatch(name) or _refuse(name)
+    video = f"{match['youtube']}_{int(match['width'])}x{int(match['height'])}_full_video"
+    return f"{video}_{int(match['scene']):03d}_{match['voice']}"
 
 
 def parse_video(name: str) -> str:
-    """The key of a label of a whole video; raises `Damage`."""
-    found = _VIDEO_NAME.fullmatch(name) or _refuse(name)
-    return f"{found['youtube']}_{int(found['width'])}x{int(found['height'])}_full_video"
+    """Returns the key of a label of a whole video; raises `Damage`."""
+    match = _VIDEO_NAME.fullmatch(name) or _refuse(name)
+    return f"{match['youtube']}_{int(match['width'])}x{int(match['height'])}_full_video"
 
 
 def is_video(name: str) -> bool:
@@ -112,10 +112,12 @@ def _refuse(name: str) -> NoReturn:
 
 
 def base_name(member: str) -> str:
-    """The last part of a member's path. Nothing is ever written under it, but a path that climbs is a bad sign.
+    """Returns the last component of a member's path.
+
+    Nothing is written to this path, but a path that leaves the archive is a sign of damage.
 
     Raises:
-        Damage: The path is absolute, or has a `..` or a backslash in it.
+        Damage: The path is absolute, or contains `..` or a backslash.
     """
     parts = member.split("/")
     if member.startswith("/") or ".." in parts or "\\" in member or "\0" in member:

@@ -1,7 +1,7 @@
-"""From one unit to a part: its records as typed rows, ready to be joined with those of other units.
+"""Parts: the records of one unit as typed rows, ready to be joined with those of other units.
 
-The release's archives do not correspond, so rows are dealt by video into `BUCKETS` buckets, and a bucket of every part
-can then be joined without the others. A part is a folder that appears whole or not at all.
+Archives of different kinds hold different videos, so rows are distributed by video over `BUCKETS` buckets,
+and one bucket of all parts can then be joined without the others. A part is a folder that is written atomically.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from vidchat.data.manifest.speakervid.merged import read_merged
 from vidchat.data.manifest.speakervid.names import Damage, base_name
 from vidchat.runtime.atomic import write_text
 
-VERSION = 2  # of what is read from a record; parts of another are made again
+VERSION = 2  # version of the columns; parts of another version are made again
 BUCKETS = 64
-ROWS = 10_000  # held before they are written down
+ROWS = 10_000  # rows held before they are written
 
 KEYS = {"merged_anno": "clip", "asr": "voiced", "anno": "clip", "l_score": "clip"}
 KEYS |= {"scene_json": "video_key", "speaker_json": "video_key"}
@@ -63,7 +63,7 @@ FILLS = {
     "anno": ("topic", "caption", "people", "facing", "body_view", "camera_motion", "motion", "annotation"),
     "l_score": ("face_blur", "hand_blur"),
 }
-"""Which columns of the manifest a kind of record fills."""
+"""Columns of the manifest that each kind of record fills."""
 EXTRA = {
     "merged_anno": [("video_key", pa.string()), ("voiced", pa.string())],
     "scene_json": [
@@ -103,13 +103,13 @@ class Tally:
 
 
 def damaged(kind: str, path: str, member: str, damage: Damage, kept: bool) -> dict[str, Any]:
-    """Returns a line of the list: the record, its damage, and whether it is used all the same."""
-    told = {"kind": kind, "file": path, "record": member, "reason": damage.reason, "detail": damage.detail[:300]}
-    return {**told, "kept": kept}
+    """Returns a line of the list: the record, its damage, and whether the record is used nevertheless."""
+    line = {"kind": kind, "file": path, "record": member, "reason": damage.reason, "detail": damage.detail[:300]}
+    return {**line, "kept": kept}
 
 
 def make_part(unit: Unit, root: Path, parts: Path) -> str:
-    """Reads a unit into a part, unless it is there already; returns the unit's id."""
+    """Reads a unit into a part, unless that exists; returns the unit's id."""
     done = parts / unit.id / "done.json"
     if done.is_file() and json.loads(done.read_text())["stamp"] == part_stamp(unit):
         return unit.id
@@ -120,8 +120,8 @@ def make_part(unit: Unit, root: Path, parts: Path) -> str:
     with (work / "damage.jsonl").open("w", encoding="utf-8") as file:
         tally = Tally(unit, file)
         rows = _rows(unit, root, tally)
-        for number, waiting in enumerate(_batches(rows)):
-            _write(work / f"rows-{number:05d}.arrow", unit.kind, waiting)
+        for k, batch in enumerate(_batches(rows)):
+            _write(work / f"rows-{k:05d}.arrow", unit.kind, batch)
     keys = dict(sorted(tally.keys.items(), key=lambda item: (-item[1], item[0]))[:200])
     summary = {"stamp": part_stamp(unit), "kind": unit.kind, "path": unit.path, "read": tally.read, "keys": keys}
     write_text(work / "done.json", json.dumps(summary))
@@ -130,7 +130,7 @@ def make_part(unit: Unit, root: Path, parts: Path) -> str:
 
 
 def part_stamp(unit: Unit) -> str:
-    """Returns a text that changes when the unit does, or the columns that are read from it."""
+    """Returns a text that changes with the unit or with `VERSION`."""
     return f"{VERSION}: {unit.part}/{unit.parts}, {unit.stamp}"
 
 
@@ -138,14 +138,14 @@ def _rows(unit: Unit, root: Path, tally: Tally) -> Iterator[dict[str, Any]]:
     if unit.kind not in READERS:
         yield from _listed(unit, root, tally)
         return
-    for member in _found(unit, root, tally):
+    for member in _unit_members(unit, root, tally):
         name, notes = member.name, list[str]()
         try:
             if member.data is None:
                 raise Damage(member.reason)
             if member.data.startswith(codecs.BOM_UTF8):
                 notes.append("begins with a byte order mark")
-            row = READERS[unit.kind](_checked(name), parse(member.data), tally.keys, notes)
+            row = READERS[unit.kind](_json_name(name), parse(member.data), tally.keys, notes)
         except Damage as damage:
             tally.add(name, damage)
             continue
@@ -158,8 +158,8 @@ def _rows(unit: Unit, root: Path, tally: Tally) -> Iterator[dict[str, Any]]:
         yield {**row, "member": name, "digest": hashlib.blake2b(member.data, digest_size=8).digest()}
 
 
-def _found(unit: Unit, root: Path, tally: Tally) -> Iterator[Member]:
-    """A unit's members; an archive or folder that cannot be opened ends with a word in the list."""
+def _unit_members(unit: Unit, root: Path, tally: Tally) -> Iterator[Member]:
+    """Yields the members of a unit; an archive or folder that cannot be opened is listed as damaged."""
     path = root / unit.path
     try:
         if path.is_dir():
@@ -177,8 +177,8 @@ def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def _checked(member: str) -> str:
-    """The file's name, which must be that of a JSON file."""
+def _json_name(member: str) -> str:
+    """Returns the file name of a member; raises `Damage` if it is not that of a JSON file."""
     name = base_name(member)
     if not name.endswith(".json"):
         raise Damage("not a .json file", repr(name[-60:]))
@@ -198,15 +198,15 @@ def _listed(unit: Unit, root: Path, tally: Tally) -> Iterator[dict[str, Any]]:
         tally.add("", Damage(f"cannot be read ({error.strerror})"))
 
 
-def _write(path: Path, kind: str, found: list[dict[str, Any]]) -> None:
-    """A record batch for each bucket. What a name cannot hold as its columns' types was refused before."""
+def _write(path: Path, kind: str, rows: list[dict[str, Any]]) -> None:
+    """Writes one record batch per bucket; the rows already have the types of the columns."""
     schema, key = part_schema(kind), KEYS.get(kind, "clip")
-    assign_spans: list[list[dict[str, Any]]] = [[] for _ in range(BUCKETS)]
-    for row in found:
-        assign_spans[bucket_of(row[key])].append(row)
+    buckets: list[list[dict[str, Any]]] = [[] for _ in range(BUCKETS)]
+    for row in rows:
+        buckets[bucket_of(row[key])].append(row)
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(path, schema, options=options) as writer:
-        for batch in assign_spans:
+        for batch in buckets:
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
 
 
