@@ -30,6 +30,7 @@ from vidchat.data.tokens.shards import ShardError, dumps, is_summarised, summari
 from vidchat.data.tokens.token_cache import TokenCache
 from vidchat.data.tokens.track_index import number_of
 from vidchat.data.tokens.windows import Decoded, encode, windows
+from vidchat.data.workers import parallel_map
 
 ROUND = 2048  # jobs that are given to workers at a time
 Engine = Callable[[Callable[[int], None], int], None]  # runs function(0) .. function(n - 1), at the same time if it can
