@@ -85,7 +85,7 @@ def main() -> None:
     torch.manual_seed(0)
     rooms, functions = count_lines(), function_lengths()
     table = Table("room", "files", "lines", "median", "longest")
-    for room, lengths in [*rooms.items(), ("all", [n for room in rooms.values() for n in room])]:
+    for room, lengths in [*rooms.items(), ("all", [n for counts in rooms.values() for n in counts])]:
         table.add_row(room, *map(str, (len(lengths), sum(lengths), round(median(lengths)), max(lengths))))
     console = Console()
     console.print(table)
