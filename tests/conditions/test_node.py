@@ -57,7 +57,7 @@ def test_the_old_key_for_the_length_of_the_voice_is_still_read() -> None:
         ({"features": -1}, ConditionError, "condition.features must be a whole number"),
         ({"voice": "loud"}, ConditionError, "condition.voice must be true, false or a number of chunks"),
         ({"bytes": True}, ConditionError, "condition.bytes: bytes is not a condition"),
-        ({"gaze": True}, UnknownName, "gaze is no name vidchat knows"),
+        ({"gaze": True}, UnknownName, "gaze is not registered in vidchat"),
         ({"gaze": {"type": "mylab_y/gaze"}}, UnknownName, "it needs the package mylab_y"),
         ({"text": {"trun": "answer"}}, WrongArguments, "'trun'"),
     ],

@@ -115,7 +115,7 @@ def test_a_damaged_index_is_built_again(root: Path) -> None:
 def test_where_the_folder_cannot_be_written_the_index_lies_elsewhere(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    cache, atomic_file = tmp_path_factory.mktemp("cache"), indexing.whole
+    cache, atomic_file = tmp_path_factory.mktemp("cache"), indexing.atomic_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     refused = {root}
 
@@ -126,7 +126,7 @@ def test_where_the_folder_cannot_be_written_the_index_lies_elsewhere(
         with atomic_file(path) as partial:
             yield partial
 
-    monkeypatch.setattr(indexing, "whole", read_only)
+    monkeypatch.setattr(indexing, "atomic_path", read_only)
     assert same(Dialogues(root))
     assert not (root / FILE).exists()
     assert len(list(cache.glob(f"vidchat/*{FILE}"))) == 1

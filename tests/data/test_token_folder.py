@@ -56,7 +56,7 @@ def tokens(root: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_its_tokens_are_counted(tokens: Path) -> None:
     done = run("stats", tokens)
     assert done.exit_code == 0, done.output
-    assert "the clips are not here" in done.output
+    assert "the clips do not exist here" in done.output
     assert (tokens / "stats.png").stat().st_size > 1000
     kept = TokenFolder(tokens)
     dialogues, _ = read_folder(tokens, media=False)
@@ -100,4 +100,4 @@ def test_a_folder_without_tokens_says_so(tmp_path: Path) -> None:
     write_manifest(tmp_path, [{"id": "d", "turns": [{"role": "responder", "speaker": "s", "clip": "gone.mp4"}]}])
     done = run("stats", tmp_path)
     assert done.exit_code == 1
-    assert "neither clips nor tokens" in done.output.replace("\n", " ")
+    assert "none of its dialogues has clips or tokens" in done.output.replace("\n", " ")

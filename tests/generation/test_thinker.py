@@ -106,7 +106,7 @@ def test_a_release_names_its_thinker_and_does_not_contain_it(
     moved = shutil.copytree(thinker_folder, tmp_path / "moved")
     assert load_release(thinker_release, thinker=str(moved)).thinker.name == str(moved)
     other = save_tiny_thinker(tmp_path / "other", seed=1)
-    with pytest.raises(ReleaseError, match="the thinker found is"):
+    with pytest.raises(ReleaseError, match="the thinker has the fingerprint"):
         load_release(thinker_release, thinker=str(other))
     with pytest.raises(ReleaseError, match="has no configuration"):
         load_release(thinker_release, thinker=str(tmp_path / "nowhere"))

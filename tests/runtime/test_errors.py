@@ -51,7 +51,7 @@ def test_bugs_and_what_typer_raises_pass() -> None:
         ("data ingest no source=folder -o x/clips.parquet", "no such folder"),
         ("data cut no no -o x", "no such manifest"),
         ("data branches no -o x", "no such manifest"),
-        ("data stats no", "is not there"),
+        ("data stats no", "does not exist"),
         ("data show no", "no such data folder"),
         ("data encode no", "no such data folder"),
         ("data encode . video_vae=no", "Could not find 'video_vae/no'"),
@@ -91,7 +91,7 @@ def test_what_torch_says_when_a_rank_has_died_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("-m vidchat data stats no", "is not there"),  # Typer's way out, and below Hydra's
+        ("-m vidchat data stats no", "does not exist"),  # Typer's way out, and below Hydra's
         ("train.py stage=pretrain_visual data=folder data.root=no", "data.root=no is no folder"),
         ("infer.py checkpoint=no reference=no output=no.mp4", "no does not exist"),
     ],

@@ -118,7 +118,7 @@ def test_published_layouts_are_those_of_the_classes_defaults(name: str) -> None:
     config = plain(f"video_vae={name}")
     with torch.device("meta"):
         own = getattr(diffusers, config["video_vae"]["kind"])()
-    with patch.object(CausalVAE, "_take_statistics"):
+    with patch.object(CausalVAE, "_set_published_statistics"):
         vae = CausalVAE(own)
     expected = {key: getattr(vae, key) for key in ("channels", "temporal_stride", "spatial_stride")}
     assert {key: value for key, value in config["video_layout"].items() if key != "of"} == expected

@@ -66,7 +66,7 @@ def stats(
         from vidchat.data.stats import MANIFEST, dialogue_table, draw
 
         if not data.exists():
-            raise FolderError(f"{data}: does not exist; give a data folder or a manifest")
+            raise FolderError(f"{data} does not exist; give a data folder or a manifest")
         manifest = data / MANIFEST if data.is_dir() else data
         store = find_store(data) if data.is_dir() and not manifest.is_file() else None
         if data.is_dir() and (any((data / name).is_file() for name in MANIFESTS) or not manifest.is_file()):

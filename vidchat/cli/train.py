@@ -1,8 +1,8 @@
 """One stage of training: `vidchat train stage=pretrain_av data=folder data.root=DIR`.
 
 Checks the config, builds the network (a responder from `configs/model`, or a tokenizer), the LightningModule and the
-data module that the stage names, trains, and exports. Ctrl+C or SIGTERM leaves a checkpoint; the same command resumes
-from it.
+data module that the stage names, trains, and exports. Ctrl+C or SIGTERM leaves a checkpoint, from which the same
+command resumes.
 """
 
 from __future__ import annotations
