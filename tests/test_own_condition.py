@@ -96,6 +96,10 @@ def test_a_head_pose_conditions_answers(
     assert not read_question(release, questions[2]).conditions["head_pose"].mask.any()
     with pytest.raises(QuestionError, match="give three angles"):
         check_question(release, Question(tmp_path / "face.png", questions[0].initiator, conditions={"head_pose": [1]}))
+    for value, message in ((["a", 0, 0], "cannot be read"), (5, "cannot be read"), ([1, 2, float("nan")], "NaN")):
+        question = Question(tmp_path / "face.png", questions[0].initiator, conditions={"head_pose": value})
+        with pytest.raises(QuestionError, match=rf"conditions\.head_pose=.*{message}"):
+            read_question(release, question)
     with pytest.raises(QuestionError, match="was trained without gaze; its conditions are head_pose"):
         check_question(release, Question(tmp_path / "face.png", questions[0].initiator, conditions={"gaze": 1}))
 

@@ -213,7 +213,7 @@ def _modules_of(package: str, trust: Iterable[str]) -> Sequence[str]:
     """Returns the modules that register names: this package's own, or those of `package` if it is trusted."""
     if not package:
         return MODULES
-    declared = [point.value for point in entry_points(group=ENTRY_POINTS) if point.name == package]
+    declared = [point.module for point in entry_points(group=ENTRY_POINTS) if point.name == package]
     if package not in trust and not declared:
         raise UnknownName(
             f"it needs the package {package}, whose code would run here; if you trust it, add trust=[{package}] "

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from vidchat.generation.framing import answer_size, warn_of_cropping
 from vidchat.generation.heard import encode_heard, read_heard
 from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
 from vidchat.release import Release
+from vidchat.runtime.errors import user_message
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,8 @@ def check_question(release: Release, question: Question) -> None:
     if needs_initiator and question.initiator is None:
         raise QuestionError("this model answers an initiator's clip: give initiator=CLIP.mp4")
     for name, condition in release.conditions.items():
-        condition.check(inputs.get(name), request)
+        with _naming(name, inputs.get(name)):
+            condition.check(inputs.get(name), request)
     unknown = [name for name in ("scores", *question.conditions) if name in inputs and name not in release.conditions]
     if unknown:
         raise QuestionError(
@@ -150,8 +153,23 @@ def read_question(release: Release, question: Question, device: torch.device | s
         if release.hears:
             _add_heard_turn(batch, request)
         for name, condition in release.conditions.items():
-            batch.conditions[name] = collate([condition.from_request(inputs.get(name), request)])
+            with _naming(name, inputs.get(name)):
+                values = condition.from_request(inputs.get(name), request)
+            if not values.values[values.mask].isfinite().all():
+                raise QuestionError(f"conditions.{name}={inputs.get(name)} holds a value that is NaN or infinite")
+            batch.conditions[name] = collate([values])
     return batch.to(device)
+
+
+@contextmanager
+def _naming(name: str, value: Any) -> Iterator[None]:
+    """Names the condition in whatever its class, which may be anybody's, raises of a user's value."""
+    try:
+        yield
+    except Exception as error:
+        if user_message(error) is not None and type(error) is not ValueError:
+            raise
+        raise QuestionError(f"conditions.{name}={value} cannot be read: {error}") from error
 
 
 def _add_heard_turn(batch: ChunkBatch, request: _Request) -> None:

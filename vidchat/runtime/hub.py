@@ -83,7 +83,12 @@ def upload(
 def matching(folder: Path, patterns: Sequence[str]) -> list[str]:
     """Returns the paths of a folder's files that match a pattern, relative to the folder, sorted."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
+    return sorted(name for name in names if any(_matches(name, pattern) for pattern in patterns))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a path matches a pattern at the pattern's own depth; `fnmatch` alone lets `*` cross a slash."""
+    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
 
 def _split(name: str) -> tuple[str, str | None]:

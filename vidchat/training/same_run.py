@@ -29,6 +29,7 @@ _FIXED_ENDS = (".no_decay",)
 _BATCH = ("data.batch_size", "trainer.accumulate_grad_batches")
 
 Difference = tuple[str, Any, Any]
+MOST_NAMED = 6  # differences that a message names
 
 
 def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
@@ -122,4 +123,6 @@ def _under(key: str, sections: tuple[str, ...]) -> bool:
 
 
 def _format(differences: list[Difference]) -> str:
-    return ", ".join(f"{key} ({before} -> {after})" for key, before, after in differences)
+    named = [f"{key} ({before} -> {after})" for key, before, after in differences[:MOST_NAMED]]
+    rest = len(differences) - len(named)
+    return ", ".join(named) + (f", and {rest} more" if rest > 0 else "")
