@@ -89,9 +89,10 @@ def test_a_trusted_package_registers_its_names(package):
         look_up(f"{name}/other", trust=[name])
 
 
-def test_an_installed_package_declares_its_names(package, monkeypatch):
+@pytest.mark.parametrize("attribute", ["", ":Part"])
+def test_an_installed_package_declares_its_names(package, monkeypatch, attribute):
     name, _ = package
-    point = EntryPoint(name, name, registry.ENTRY_POINTS)
+    point = EntryPoint(name, name + attribute, registry.ENTRY_POINTS)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     assert build({"type": f"{name}/part", "size": 1}).size == 1
 
