@@ -11,11 +11,13 @@ from torch import Tensor
 
 INITIATOR, RESPONDER, VOICE = 0, 1, 2
 """Role of a chunk: part of a turn of the initiator or the responder, or of a sample of the responder's voice."""
+UNKNOWN = -1
+"""Value of `ChunkBatch.ends` where it is not known whether a chunk is the last of its turn, and for stills."""
 
 
 @dataclass
 class ConditionValues:
-    """Values of one condition for B answers, or without the axis B for one answer.
+    """Values of one condition for B dialogues, or without the axis B for one dialogue.
 
     Attributes:
         values: (B, N, ...) up to N ids, numbers, vectors or chunks of codes.
@@ -28,35 +30,55 @@ class ConditionValues:
 
 @dataclass
 class ChunkBatch:
-    """B answers of up to T chunks each, with the turns and conditions before them.
+    """B dialogues, each on its clock (`vidchat.layout`), with their conditions.
 
-    C, h, w are the channels and the grid of the latents, F the codec frames in a chunk, K the codebooks. Masks are True
-    where there is data.
+    C, h, w are the channels and the grid of the latents, F the codec frames in a chunk, K the codebooks. A column is a
+    chunk at a step: n of them are said, stills included, and u are heard. Columns are in order of their steps; padding
+    comes last. Masks are True where there is data.
 
     Attributes:
-        latents: (B, T+1, C, h, w) float, normalised; chunk 0 is the reference. At generation T may be 0.
-        chunk_mask: (B, T) bool.
-        codes: (B, T, F, K) int64, or `None` for a model without audio.
-        turn_latents: (B, U, C, h, w), chunks of the turns that are heard: those of earlier turns, then the initiator's;
-            all four `turn_*` are `None` for a model that hears nothing.
-        turn_codes: (B, U, F, K) int64.
-        turn_roles: (B, U) int64, `INITIATOR` or `RESPONDER`.
-        turn_mask: (B, U) bool.
+        latents: (B, n, C, h, w) float, normalised: the responder's columns. Column 0 is the reference, at step 0.
+        steps: (B, n) int64, step of each of these columns.
+        stills: (B, n) bool, True for the reference and for the still before each further turn.
+        mask: (B, n) bool.
+        codes: (B, n, F, K) int64, those of stills being without meaning; `None` for a model without audio.
+        ends: (B, n) int64: 1 for the last chunk of a turn, 0 for another chunk, `UNKNOWN` otherwise; `None` at
+            generation.
+        heard_latents: (B, u, C, h, w) the initiator's columns; `None` if no initiator is seen.
+        heard_codes: (B, u, F, K) int64; `None` if no initiator is audible.
+        heard_steps: (B, u) int64; `None` if nothing is heard.
+        heard_video: (B, u) bool, whether a column has latents.
+        heard_audio: (B, u) bool, whether a column has codes.
         conditions: Values of the conditions (`vidchat.conditions`), by name.
     """
 
     latents: Tensor
-    chunk_mask: Tensor
+    steps: Tensor
+    stills: Tensor
+    mask: Tensor
     codes: Tensor | None = None
-    turn_latents: Tensor | None = None
-    turn_codes: Tensor | None = None
-    turn_roles: Tensor | None = None
-    turn_mask: Tensor | None = None
+    ends: Tensor | None = None
+    heard_latents: Tensor | None = None
+    heard_codes: Tensor | None = None
+    heard_steps: Tensor | None = None
+    heard_video: Tensor | None = None
+    heard_audio: Tensor | None = None
     conditions: dict[str, ConditionValues] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, reference: Tensor) -> Self:
+        """Returns B dialogues of which nothing but the reference (B, C, h, w) is known."""
+        still = torch.ones(reference.shape[0], 1, dtype=torch.bool, device=reference.device)
+        return cls(reference[:, None], (~still).long(), still, still)
+
+    @property
+    def targets(self) -> Tensor:
+        """(B, n-1) bool, True for each column 1..n-1 that is a chunk, which the column before it predicts."""
+        return (self.mask & ~self.stills)[:, 1:]
 
     @property
     def size(self) -> int:
-        """B, the number of answers."""
+        """B, the number of dialogues."""
         return self.latents.shape[0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -84,11 +106,11 @@ class ChunkBatch:
         return self.map(lambda value: value.pin_memory())
 
     def first(self, count: int) -> Self:
-        """Returns the first `count` answers of the batch."""
+        """Returns the first `count` dialogues of the batch."""
         return self.map(lambda value: value[:count])
 
     def repeat(self, times: int) -> Self:
-        """Returns the batch repeated along B, for guidance and for several samples of one answer."""
+        """Returns the batch repeated along B, for guidance and for several samples of one dialogue."""
         return self.map(lambda value: torch.cat([value] * times))
 
 
@@ -117,7 +139,7 @@ def pad(
 def collate(
     samples: Sequence[ConditionValues], dtype: torch.dtype | None = None, empty: Callable[..., Tensor] = torch.empty
 ) -> ConditionValues:
-    """Stacks the values of one condition for B answers as `pad` does; integers become int64."""
+    """Stacks the values of one condition for B dialogues as `pad` does; integers become int64."""
     values = [sample.values for sample in samples]
     dtype = dtype if values[0].is_floating_point() else torch.long
     return ConditionValues(pad(values, dtype, empty)[0], pad([sample.mask for sample in samples])[0])
