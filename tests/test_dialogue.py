@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidchat.dialogue import ChunkClock, Clip, ClockError, Dialogue, Turn
+from vidchat.dialogue import ChunkClock, Clip, ClockError, Dialogue, TimedText, Turn
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,31 @@ def test_a_dialogue_has_an_answer():
 def test_a_clip_ends_after_it_starts(start, end):
     with pytest.raises(ValueError, match="must end after it starts"):
         Clip(Path("a.mp4"), "ann", start=start, end=end)
+
+
+WORDS = (TimedText("how", 0.0, 0.4), TimedText("are", 0.4, 1.0), TimedText("you", 1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [((0, 3), "How are you?"), ((0, 1.4), "how are"), ((0.5, 3), "are you"), ((2, 2.4), ""), ((0.7, 1.5), "are")],
+)
+def test_the_transcript_of_a_span_holds_each_word_whose_middle_it_holds(span, text):
+    clip = Clip(Path("a.mp4"), "ann", "How are you?", start=7, end=10, words=WORDS)
+    assert clip.text_between(*span) == text
+
+
+def test_without_times_only_the_whole_clip_has_a_transcript():
+    clip = Clip(Path("a.mp4"), "ann", "How are you?", start=7, end=10)
+    assert clip.text_between(0, 2.6) == "How are you?"
+    assert clip.text_between(0, 2.4) is None and clip.text_between(0.6, 3) is None
+    to_the_end = Clip(Path("a.mp4"), "ann", "How are you?", start=7)
+    assert to_the_end.text_between(0, 3, length=3) == "How are you?"
+    assert to_the_end.text_between(0, 3) is None and to_the_end.text_between(0, 2, length=3) is None
+    assert Clip(Path("a.mp4"), "ann", "", end=3).text_between(1, 2) == "", "who says nothing says nothing in a span"
+
+
+@pytest.mark.parametrize("start", [-1.0, float("nan")])
+def test_a_turn_starts_on_the_clock(start):
+    with pytest.raises(ValueError, match="start at 0 s or later"):
+        Turn("responder", Clip(Path("a.mp4"), "ann"), start)

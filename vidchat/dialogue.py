@@ -17,6 +17,24 @@ Tier = Literal["pretrain", "sft"]
 Split = Literal["train", "val", "test"]
 
 
+WHOLE_WITHIN_S = 0.5  # a span that lacks less than this at either end is the whole clip
+
+
+@dataclass(frozen=True)
+class TimedText:
+    """A word or a segment of a transcript.
+
+    Attributes:
+        text: The words.
+        start: Start in seconds from the clip's start.
+        end: End in seconds from the clip's start.
+    """
+
+    text: str
+    start: float
+    end: float
+
+
 @dataclass(frozen=True)
 class Clip:
     """One video file, or a span of it, of one person.
@@ -29,6 +47,8 @@ class Clip:
         end: End of the clip in the file, in seconds; `None` is the end of the file.
         scores: Quality scores by name (`dover`, `motion`, `face_blur`, ...), if known.
         truth: Further ground truth, e.g. of a rendered clip (identity, expression, word times).
+        words: Words or segments of the transcript with their times, in order; empty if the times are unknown.
+        caption: Description of what is seen, if known.
     """
 
     path: Path
@@ -38,23 +58,52 @@ class Clip:
     end: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     truth: Mapping[str, Any] = field(default_factory=dict)
+    words: tuple[TimedText, ...] = ()
+    caption: str | None = None
 
     def __post_init__(self) -> None:
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise ValueError(f"{self.path}: a clip must end after it starts, got {self.start} s to {self.end} s")
 
+    def text_between(self, start: float, end: float, length: float | None = None) -> str | None:
+        """Returns the transcript of a span of the clip, `None` if it is unknown.
+
+        Without word times, only a span of the whole clip has a known transcript: a wrong one is worse than none.
+
+        Args:
+            start: Start of the span in seconds from the clip's start.
+            end: End of the span in seconds from the clip's start.
+            length: Length of the clip in seconds, needed if the clip ends where its file does.
+        """
+        length = length if self.end is None else self.end - self.start
+        whole = length is not None and start < WHOLE_WITHIN_S and end > length - WHOLE_WITHIN_S
+        if not self.words or (whole and self.text is not None):
+            return self.text if whole or not self.text else None
+        return " ".join(word.text for word in self.words if start <= (word.start + word.end) / 2 < end)
+
 
 @dataclass(frozen=True)
 class Turn:
-    """A clip in a conversation."""
+    """A clip in a dialogue.
+
+    Attributes:
+        role: Role of the person in the dialogue.
+        clip: What the person says and does.
+        start: Start on the dialogue's clock, in seconds; `None` directly follows the turn before.
+    """
 
     role: Role
     clip: Clip
+    start: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and not self.start >= 0:
+            raise ValueError(f"{self.clip.path}: a turn must start at 0 s or later, got {self.start} s")
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """An ordered list of turns; covers all four branches of the data set."""
+    """An ordered list of turns on one clock; covers all four branches of the data set."""
 
     id: str
     turns: tuple[Turn, ...]
