@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
-from vidchat.batch import ChunkBatch, ConditionValues
+from vidchat.batch import ChunkBatch, ConditionValues, pad
 from vidchat.conditions.base import Conditioning
 from vidchat.conditions.node import read_conditions
+from vidchat.layout import TurnSpan, lay_out
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.flow import FlowShape
 from vidchat.model.responder import Responder
@@ -62,9 +63,10 @@ def make_responder() -> Callable[..., Responder]:
 
 @pytest.fixture
 def make_batch() -> Callable[..., ChunkBatch]:
-    """Builds two answers with every condition, the second padded everywhere."""
+    """Builds two dialogues with every condition, the second shorter everywhere."""
 
-    def make(chunks: int = 5, padded: bool = True) -> ChunkBatch:
+    def make(chunks: int = 5, padded: bool = True, turns: Sequence[Sequence[TurnSpan]] | None = None) -> ChunkBatch:
+        """Builds two dialogues of these turns: by default three heard chunks, then `chunks` said ones."""
         generator = torch.Generator().manual_seed(2)
 
         def floats(*size: int) -> torch.Tensor:
@@ -76,14 +78,29 @@ def make_batch() -> Callable[..., ChunkBatch]:
         def mask(length: int, count: int) -> torch.Tensor:
             return torch.arange(length) < torch.tensor([[length], [count if padded else length]])
 
+        if turns is None:
+            less = 1 if padded else 0
+            turns = [
+                [TurnSpan("initiator", 3), TurnSpan("responder", chunks)],
+                [TurnSpan("initiator", 3 - less), TurnSpan("responder", chunks - 2 * less)],
+            ]
+        layouts = [lay_out(some) for some in turns]
+        said, said_mask = pad([torch.tensor([place.step for place in layout.said]) for layout in layouts])
+        stills, _ = pad([torch.tensor([place.chunk == 0 for place in layout.said]) for layout in layouts])
+        heard, heard_mask = pad([torch.tensor([place.step for place in layout.heard]).long() for layout in layouts])
+        n, u = said.shape[1], heard.shape[1]
         return ChunkBatch(
-            latents=floats(2, chunks + 1, 3, 4, 4),
-            chunk_mask=mask(chunks, chunks - 2),
-            codes=ids(16, 2, chunks, 4, 2),
-            turn_latents=floats(2, 3, 3, 4, 4),
-            turn_codes=ids(16, 2, 3, 4, 2),
-            turn_roles=torch.tensor([[1, 0, 0], [0, 0, 0]]),
-            turn_mask=mask(3, 2),
+            latents=floats(2, n, 3, 4, 4),
+            steps=said,
+            stills=stills,
+            mask=said_mask,
+            codes=ids(16, 2, n, 4, 2),
+            ends=ids(2, 2, n),
+            heard_latents=floats(2, u, 3, 4, 4),
+            heard_codes=ids(16, 2, u, 4, 2),
+            heard_steps=heard,
+            heard_video=heard_mask,
+            heard_audio=heard_mask,
             conditions={
                 "text": ConditionValues(ids(11, 2, 6), mask(6, 3)),
                 "voice": ConditionValues(ids(16, 2, 2, 4, 2), mask(2, 1)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vidchat.model.rotary import rotate
+
 
 class Cache:
     """Keys and values of all layers, appended up to a capacity; each is visible to all later tokens.
@@ -16,7 +18,7 @@ class Cache:
 
     def __init__(self, layers: int, capacity: int) -> None:
         self.capacity = capacity
-        self.written = 0  # tokens, evicted ones included; kept on the host, so nothing here waits for a device
+        self.written = 0  # tokens; kept on the host, so nothing here waits for a device
         self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
 
     def _span(self, tokens: int) -> slice:
@@ -35,11 +37,15 @@ class Cache:
             self._layers[layer] = stored
         stored[0][:, :, span] = keys
         stored[1][:, :, span] = values
-        visible = min(self.written + keys.shape[2], self.capacity)
+        visible = self._visible_keys(keys.shape[2])
         return stored[0][:, :, :visible], stored[1][:, :, :visible]
 
+    def _visible_keys(self, tokens: int) -> int:
+        """Number of keys that the next tokens may see, their own included."""
+        return self.written + tokens
+
     def key_mask(self, tokens: int) -> Tensor | None:
-        """Returns the mask (B, 1, 1, visible) of the keys for the next tokens, or `None` if all of them are visible."""
+        """Returns the mask (B, 1, 1, keys) of the keys for the next tokens, or `None` if all of them are visible."""
         return None
 
     def advance(self, tokens: int) -> None:
@@ -48,51 +54,87 @@ class Cache:
 
 
 class KeyValueCache(Cache):
-    """Keys and values of all layers: a pinned prefix that is never evicted, followed by a ring of chunks.
+    """Keys and values of all layers: a pinned prefix that is never evicted, followed by a ring of steps.
 
-    The pinned prefix holds the conditions and the reference. The ring has `window + 1` slots of one chunk each, one of
-    them for the current chunk, so writing a chunk never overwrites a key that this chunk may still read. Keys are
-    stored after rotation, so the order of the slots does not matter to attention.
+    The pinned prefix holds the conditions and step 0. A slot of the ring has room for the heard and for the said chunk
+    of one step; what a step does not fill is hidden. A step sees the pinned tokens, itself and `window` earlier steps;
+    `undo` further slots are kept, so that as many steps can be taken back exactly. Keys are stored after rotation, so
+    the order of the slots does not matter to attention.
 
     Args:
         layers: Number of layers.
-        pinned: Number of tokens that are never evicted.
-        chunk: Number of tokens written at a time after the pinned ones.
-        window: Number of earlier chunks that a chunk sees, besides the pinned tokens.
-        key_mask: (B, pinned) bool, False where a pinned token is padding, or `None` if none is.
+        visible: (B, P) bool, False where a pinned token is padding or dropped.
+        heard: Number of tokens of a heard chunk; 0 if nothing is heard.
+        said: Number of tokens of a said chunk.
+        window: Number of earlier steps that a step sees, 1 or more.
+        undo: Number of steps that can be taken back.
     """
 
-    def __init__(self, layers: int, pinned: int, chunk: int, window: int, key_mask: Tensor | None = None) -> None:
-        super().__init__(layers, capacity=pinned + (window + 1) * chunk)
-        self.pinned, self.chunk, self.slots = pinned, chunk, window + 1
-        self._visible: Tensor | None = None  # (B, capacity); `None` if nothing is hidden
-        if key_mask is not None:
-            self._visible = torch.nn.functional.pad(key_mask, (0, self.capacity - pinned), value=True)
+    def __init__(self, layers: int, visible: Tensor, heard: int, said: int, window: int, undo: int) -> None:
+        self.pinned, self.heard, self.slot = visible.shape[1], heard, heard + said
+        self.window, self.undo, self.slots = window, undo, window + 1 + undo
+        super().__init__(layers, capacity=self.pinned + self.slots * self.slot)
+        self._visible = torch.nn.functional.pad(visible, (0, self.slots * self.slot))  # what the next tokens may see
+        self._present = self._visible.clone()  # what is stored, whether or not it is inside the window
+        self._place, self._extent = slice(0, self.pinned), self.pinned
+        self._rotated: list[Tensor] | None = None  # pinned keys as they were written, once they have been moved
+
+    def open_step(self, step: int, heard: Tensor | None, said: bool) -> None:
+        """Makes room for the tokens of a step, which `write` then stores.
+
+        Args:
+            step: The step, 1 or more, one after the step before.
+            heard: (B, tokens) bool, which of the heard chunk's tokens are visible; `None` if there is no heard chunk.
+                There may be fewer than `self.heard`: a talker may be unseen.
+            said: Whether there is a said chunk or a still.
+        """
+        slot = self._slot(step)
+        present = self._present[:, slot]
+        present[:] = False
+        first = self.heard
+        if heard is not None:
+            first -= heard.shape[1]
+            present[:, first : self.heard] = heard
+        present[:, self.heard :] = said
+        self._visible[:, slot] = present
+        if self.undo and step > self.window + 1:  # else this step has taken its slot
+            self._visible[:, self._slot(step - self.window - 1)] = False
+        self._place = slice(slot.start + first, slot.stop if said else slot.start + self.heard)
+        self._extent = max(self._extent, slot.stop)
+
+    def take_back(self, step: int, count: int) -> None:
+        """Forgets the last `count` steps, `step` being the last of all; 1 <= count <= min(step, undo)."""
+        for forgotten in range(step - count + 1, step + 1):
+            self._present[:, self._slot(forgotten)] = False
+            self._visible[:, self._slot(forgotten)] = False
+        for seen in range(max(1, step - count - self.window), min(step - self.window, step - count + 1)):
+            self._visible[:, self._slot(seen)] = self._present[:, self._slot(seen)]
+
+    def move_pinned(self, angles: tuple[Tensor, Tensor]) -> None:
+        """Turns the pinned keys by rotary angles (1, 1, 1, head_dim) from where they were written."""
+        stored = [layer[0] for layer in self._layers if layer is not None]
+        if self._rotated is None:
+            self._rotated = [keys[:, :, : self.pinned].clone() for keys in stored]
+        for keys, rotated in zip(stored, self._rotated, strict=True):
+            keys[:, :, : self.pinned] = rotate(rotated, angles)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the pinned keys have been moved."""
+        return self._rotated is not None
+
+    def _slot(self, step: int) -> slice:
+        start = self.pinned + (step - 1) % self.slots * self.slot
+        return slice(start, start + self.slot)
 
     def _span(self, tokens: int) -> slice:
-        """Slots of the next tokens."""
-        if self.written == 0:
-            if tokens != self.pinned:
-                raise ValueError(f"the cache was made for {self.pinned} pinned tokens, and {tokens} came first")
-            return slice(0, tokens)
-        if tokens != self.chunk:
-            raise ValueError(f"the cache takes {self.chunk} tokens at a time, not {tokens}")
-        start = self.pinned + (self.written - self.pinned) % (self.slots * self.chunk)
-        return slice(start, start + tokens)
+        if tokens != self._place.stop - self._place.start:
+            raise ValueError(f"the cache has room for {self._place.stop - self._place.start} tokens, not for {tokens}")
+        return self._place
 
-    def key_mask(self, tokens: int) -> Tensor | None:
-        """Returns the mask (B, 1, 1, visible) of the keys for the next tokens, or `None` if all of them are visible."""
-        if self._visible is None:
-            return None
-        if self.written:
-            self._visible[:, self._span(tokens)] = True  # a slot that is written again is visible again
-        return self._visible[:, None, None, : min(self.written + tokens, self.capacity)]
+    def _visible_keys(self, tokens: int) -> int:
+        return self._extent
 
-    def forget(self, samples: slice) -> None:
-        """Hides from some samples all they have read after the pinned prefix."""
-        if self._visible is None:
-            stored = self._layers[0]
-            assert stored is not None, "nothing has been written yet"
-            size = stored[0].shape[0]
-            self._visible = torch.ones(size, self.capacity, dtype=torch.bool, device=stored[0].device)
-        self._visible[samples, self.pinned :] = False
+    def key_mask(self, tokens: int) -> Tensor:
+        """Returns the mask (B, 1, 1, keys) of the keys that the tokens of the open step see."""
+        return self._visible[:, None, None, : self._extent]

@@ -1,7 +1,8 @@
 """Chunks as tokens: patches, embeddings, and positions in time and space.
 
-A chunk puts S visual tokens (patchified latents, row-major) and F audio tokens (one per codec frame, the sum of its K
-codebook embeddings) into the backbone, in this order.
+A said chunk puts S visual tokens (patchified latents, row-major) and F audio tokens (one per codec frame, the sum of its
+K codebook embeddings) into the backbone, in this order; a still has start tokens in place of audio. A heard chunk's
+video is read at a larger patch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from vidchat.batch import RESPONDER
+from vidchat.batch import INITIATOR, RESPONDER
 
 
 @dataclass(frozen=True)
@@ -63,38 +64,39 @@ def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
     return rearrange(tokens, "... (h w) (c p q) -> ... c (h p) (w q)", p=patch, q=patch, h=rows, w=cols)
 
 
-def chunk_positions(
-    start: Tensor, chunks: Tensor, grid: tuple[int, int], latent: LatentShape, codec_frames: int
-) -> Tensor:
-    """Returns the positions (time, row, column) of the tokens of chunks.
+def patchify_padded(latents: Tensor, patch: int) -> Tensor:
+    """Returns the visual tokens of latents (..., C, h, w) as `patchify` does, after padding h and w to whole patches."""
+    height, width = latents.shape[-2:]
+    return patchify(pad(latents, (0, -width % patch, 0, -height % patch)), patch)
 
-    A token's time is the end of the span it covers, in 40 ms steps: a latent frame ends with its last frame, a codec
-    frame with its last sample, so audio and video of one instant share their time.
+
+def video_positions(times: Tensor, grid: tuple[int, int], scale: int = 1) -> Tensor:
+    """Returns the positions (time, row, column) of the visual tokens of chunks, (B, n, S, 3).
 
     Args:
-        start: (B,) position on all three axes at which this sequence of chunks starts.
-        chunks: (T,) or (B, T) index of each chunk; chunk 0 is the reference.
+        times: (B, n, 3) position of each chunk's end in time, and of its upper left corner.
         grid: Rows and columns of visual tokens.
-        latent: Shape of the latents, for the number of steps in a chunk.
-        codec_frames: F; 0 for a model without audio.
-
-    Returns:
-        (B, T, S + F, 3) float.
+        scale: Number of rows, and of columns, of a said chunk's tokens that one of these tokens covers; it stands at
+            their centre.
     """
-    rows, cols = grid
-    device = start.device
-    origin = start.float()[:, None, None, None]
-    chunks = torch.broadcast_to(chunks.to(device), (start.shape[0], chunks.shape[-1]))
-    time = (chunks.float() * latent.steps)[..., None, None]  # (B, T, 1, 1)
-    row, col = torch.meshgrid(torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij")
-    within = torch.stack([torch.zeros_like(row), row, col], dim=-1).flatten(0, 1).float()  # (S, 3)
-    visual = origin + within + pad(time, (0, 2))
-    if not codec_frames:
-        return visual
-    # Ends of the codec frames, relative to the end of the chunk.
-    ends = latent.steps * ((torch.arange(codec_frames, device=device) + 1) / codec_frames - 1)
-    audio = origin + pad(time + ends[:, None], (0, 2))
-    return torch.cat([visual, audio], dim=2)
+    rows, cols = (torch.arange(side, device=times.device) * scale + (scale - 1) / 2 for side in grid)
+    row, col = torch.meshgrid(rows, cols, indexing="ij")
+    within = torch.stack([torch.zeros_like(row), row, col], dim=-1).flatten(0, 1)
+    return times[:, :, None] + within
+
+
+def audio_positions(times: Tensor, steps: int, codec_frames: int) -> Tensor:
+    """Returns the positions (time, row, column) of the audio tokens of chunks, (B, n, F, 3).
+
+    A token's time is the end of the span it covers: audio and video of one instant share their time.
+
+    Args:
+        times: (B, n, 3), see `video_positions`.
+        steps: Number of 40 ms steps in a chunk.
+        codec_frames: F.
+    """
+    ends = steps * ((torch.arange(codec_frames, device=times.device) + 1) / codec_frames - 1)
+    return times[:, :, None] + pad(ends[:, None], (0, 2))
 
 
 class CodeEmbedding(nn.Module):
@@ -112,18 +114,19 @@ class CodeEmbedding(nn.Module):
 
 
 class ChunkEmbedding(nn.Module):
-    """Embeds chunks as backbone tokens: the answer's, the initiator's and those of earlier turns alike.
+    """Embeds chunks as backbone tokens.
 
     Args:
         width: D.
-        token_dim: Values in one of the backbone's visual tokens.
+        token_dim: Values in one of a said chunk's visual tokens.
         codes: Shape of the audio codec's codes; `None` for a model without audio.
+        heard_dim: Values in one of a heard chunk's visual tokens; `None` for a model that hears nothing.
     """
 
-    def __init__(self, width: int, token_dim: int, codes: CodeShape | None) -> None:
+    def __init__(self, width: int, token_dim: int, codes: CodeShape | None, heard_dim: int | None = None) -> None:
         super().__init__()
-        self.visual = nn.Linear(token_dim, width)
-        nn.init.normal_(self.visual.weight, std=token_dim**-0.5)
+        self.visual = _projection(token_dim, width)
+        self.heard = None if heard_dim is None else _projection(heard_dim, width)
         self.role = nn.Embedding(3, width)
         nn.init.normal_(self.role.weight, std=0.02)
         self.codec_frames = codes.codec_frames if codes else 0
@@ -131,25 +134,32 @@ class ChunkEmbedding(nn.Module):
             self.codes = CodeEmbedding(width, codes)
             # Distinguishes audio tokens from visual ones; `sound` is its name in released weights.
             self.sound = nn.Parameter(torch.randn(width) * 0.02)
-            self.start = nn.Parameter(torch.randn(width) * 0.02)  # stands for the missing codes of chunk 0
+            self.start = nn.Parameter(torch.randn(width) * 0.02)  # stands for the missing codes of a still
 
-    def embed_visual(self, tokens: Tensor, roles: Tensor) -> Tensor:
-        """Returns tokens (B, T, S, D) for visual tokens (B, T, S, token_dim) and roles (B, T)."""
-        return self.visual(tokens) + self.role(roles).unsqueeze(2)
+    def embed_said(self, tokens: Tensor) -> Tensor:
+        """Returns tokens (B, n, S, D) for the responder's visual tokens (B, n, S, token_dim)."""
+        return self.visual(tokens) + self.role.weight[RESPONDER]
+
+    def embed_heard(self, tokens: Tensor) -> Tensor:
+        """Returns tokens (B, u, S_h, D) for the initiator's visual tokens (B, u, S_h, heard_dim)."""
+        assert self.heard is not None, "checked by the responder"
+        return self.heard(tokens) + self.role.weight[INITIATOR]
 
     def embed_codes(self, codes: Tensor, roles: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Returns tokens (B, T, F, D) for codes (B, T, F, K) and roles (B, T).
+        """Returns tokens (B, n, F, D) for codes (B, n, F, K) and roles (B, n).
 
-        Chunks that are `hidden` (B, T) get start tokens instead.
+        Chunks that are `hidden` (B, n) get start tokens instead.
         """
         embedded = self.codes(codes)
         if hidden is not None:
             embedded = torch.where(hidden[..., None, None], self.start, embedded)
         return embedded + self.sound + self.role(roles).unsqueeze(2)
 
-    def start_tokens(self, batch: int) -> Tensor:
-        """Returns the audio tokens (B, 1, F, D) of chunk 0."""
-        return (self.start + self.sound + self.role.weight[RESPONDER]).expand(batch, 1, self.codec_frames, -1)
+
+def _projection(inputs: int, width: int) -> nn.Linear:
+    linear = nn.Linear(inputs, width)
+    nn.init.normal_(linear.weight, std=inputs**-0.5)
+    return linear
 
 
 class PatchUpsample(nn.Module):

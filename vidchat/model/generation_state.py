@@ -1,10 +1,10 @@
-"""The state of generation between two chunks, and the settings by which the next one is sampled."""
+"""The state of generation between two steps, and the settings by which the next chunk is sampled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
@@ -67,24 +67,41 @@ class ChunkSampling:
             raise ValueError(f"sampling has no such setting ({error}); its settings are {', '.join(known)}") from error
 
 
-@dataclass
-class GenerationState:
-    """State of the backbone within an answer.
+class Chunk(NamedTuple):
+    """One person's chunk of B dialogues.
 
     Attributes:
-        hidden: (B or 2B, N, D) the backbone's outputs at the last chunk read, which predict the next one.
-        cache: Keys and values of all that was read.
-        positions: (B or 2B, N, 3) positions of chunk 0; those of later chunks differ in time only.
-        chunk: Index of the last chunk read; 0 is the reference.
-        grid: Rows and columns of the backbone's visual tokens.
-        reference: (B, C, h, w) latents of chunk 0.
-        last: (B, C, h, w) latents of the last chunk, with the noise they were read with.
+        latents: (B, C, h, w); `None` if a heard chunk has no video.
+        codes: (B, F, K); `None` for a still, and without audio.
+        still: Whether it is a still: the responder's video before the first chunk of a turn.
     """
 
-    hidden: Tensor
+    latents: Tensor | None
+    codes: Tensor | None = None
+    still: bool = False
+
+
+@dataclass(frozen=True)
+class GenerationState:
+    """State of the backbone after a step. B' is B, or 2B with guidance, conditional ones first.
+
+    Attributes:
+        cache: Keys and values of what was read; later states share it.
+        origin: (B',) float64 position of step 0 in time, in rows and in columns.
+        step: The last step read.
+        grid: Rows and columns of the backbone's visual tokens.
+        reference: (B, C, h, w) latents of step 0.
+        hidden: (B', k, D) the backbone's outputs at the step's said chunk or still, which predict the next chunk;
+            `None` if the step has neither.
+        last: (B, C, h, w) latents of this chunk or still, with the noise they were read with.
+        end: (B,) probability that this chunk is its turn's last; `None` for a still.
+    """
+
     cache: KeyValueCache
-    positions: Tensor
-    chunk: int
+    origin: Tensor
+    step: int
     grid: tuple[int, int]
     reference: Tensor
-    last: Tensor
+    hidden: Tensor | None
+    last: Tensor | None
+    end: Tensor | None = None

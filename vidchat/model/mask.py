@@ -28,10 +28,11 @@ class BlockCausal:
     prediction. No token sees a hidden token; what a hidden token sees is unspecified, since its output is not used.
 
     Attributes:
-        blocks: (N,) int64 block of each key, nondecreasing; on the CPU, as it depends on shapes alone.
+        blocks: (B, N) int64 block of each key, nondecreasing along N; (1, N) if they are the same for all samples. The
+            block of a hidden token at the end is arbitrary, but large.
         visible: (B, N) bool, False for padding and dropped conditions.
-        queries: (M,) int64 block of each query, nondecreasing, on the CPU, if the queries are not the keys' own tokens;
-            `None` if they are.
+        queries: (1, M) int64 block of each query, nondecreasing, if the queries are not the keys' own tokens; `None` if
+            they are.
     """
 
     blocks: Tensor
@@ -40,22 +41,22 @@ class BlockCausal:
 
     @property
     def query_blocks(self) -> Tensor:
-        """The block of each query, (M,)."""
+        """The block of each query, (B, M) or (1, M)."""
         return self.blocks if self.queries is None else self.queries
 
     def dense(self) -> Tensor:
         """Returns the mask (B, 1, M, N), True where a query (M) sees a key (N)."""
         rows, blocks = (x.to(self.visible.device, non_blocking=True) for x in (self.query_blocks, self.blocks))
-        sees = (rows[:, None] >= blocks[None, :]) & self.visible[:, None, :]
+        sees = (rows[:, :, None] >= blocks[:, None, :]) & self.visible[:, None, :]
         if self.queries is None:  # a hidden token must see something
-            sees = sees | torch.eye(len(blocks), dtype=torch.bool, device=blocks.device)
+            sees = sees | torch.eye(blocks.shape[1], dtype=torch.bool, device=blocks.device)
         return sees[:, None]
 
     @cached_property
     def spans(self) -> list[Span]:
-        """Runs of whole blocks of queries, each with the prefix of keys that its last block sees."""
+        """Runs of queries, whole blocks of every sample, each with the prefix of keys that its last block sees."""
         rows = self.query_blocks
-        ends = [*(rows.diff().nonzero().flatten() + 1).tolist(), len(rows)]
+        ends = [*((rows.diff() != 0).any(0).nonzero().flatten() + 1).tolist(), rows.shape[1]]
         # Tensors on the meta device have no values; there, nothing is hidden.
         hidden = None if self.visible.is_meta or bool(self.visible.all()) else ~self.visible
         spans: list[Span] = []
@@ -64,10 +65,11 @@ class BlockCausal:
             blocks += 1
             if end - start < SPAN and end != ends[-1]:
                 continue
-            keys, bias = int((self.blocks <= rows[end - 1]).sum()), None
-            if blocks > 1 or hidden is not None:
-                span_rows = rows[start:end] if blocks > 1 else rows[end - 1 : end]  # all rows of one block are equal
-                unseen = (span_rows[:, None] < self.blocks[None, :keys]).to(self.visible.device)[None]
+            seen = (self.blocks <= rows[:, end - 1 :][:, :1]).sum(1)
+            keys, bias = int(seen.max()), None
+            if blocks > 1 or hidden is not None or int(seen.min()) < keys:
+                span_rows = rows[:, start:end] if blocks > 1 else rows[:, end - 1 : end]  # rows of one block are equal
+                unseen = (span_rows[:, :, None] < self.blocks[:, None, :keys]).to(self.visible.device)
                 unseen = unseen if hidden is None else unseen | hidden[:, None, :keys]
                 # Finite, so that a hidden token that sees nothing gets a number and not NaN.
                 bias = torch.zeros(unseen.shape, device=unseen.device).masked_fill(unseen, -1e9)[:, None]
@@ -78,21 +80,25 @@ class BlockCausal:
     def flex(self, queries: int) -> BlockMask:
         """Returns the block mask of the last queries, built once per number of queries for all layers of a step."""
         if queries not in self._flex_masks:
-            rows, blocks = (x.to(self.visible.device, non_blocking=True) for x in (self.query_blocks, self.blocks))
+            size = len(self.visible)
+            rows, blocks = (
+                x.to(self.visible.device, non_blocking=True).expand(size, -1).contiguous()
+                for x in (self.query_blocks, self.blocks)
+            )
             visible, see_themselves = self.visible, self.queries is None
-            first = len(rows) - queries
+            first = rows.shape[1] - queries
             # Tensors, not numbers: a number that `sees` captures would be a constant, and another one a recompilation.
-            rows, index = rows[first:], torch.arange(first, len(rows), device=blocks.device)
+            rows, index = rows[:, first:], torch.arange(first, rows.shape[1], device=blocks.device)
 
             def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                seen = (rows[query] >= blocks[key]) & visible[batch, key]
+                seen = (rows[batch, query] >= blocks[batch, key]) & visible[batch, key]
                 return seen | (index[query] == key) if see_themselves else seen
 
             self._flex_masks[queries] = BlockMask.from_kv_blocks(
                 *_tiles(rows, blocks, visible, see_themselves),
                 BLOCK_SIZE=TILE,
                 mask_mod=sees,
-                seq_lengths=(queries, len(blocks)),
+                seq_lengths=(queries, blocks.shape[1]),
             )
         return self._flex_masks[queries]
 
@@ -102,7 +108,7 @@ class BlockCausal:
 
     def last_spans(self, queries: int) -> list[Span]:
         """Returns the spans of the last queries, numbered from the first of these, which may lie inside a span."""
-        first = len(self.query_blocks) - queries
+        first = self.query_blocks.shape[1] - queries
         result = []
         for start, end, keys, bias in self.spans:
             if end > first:
@@ -130,19 +136,19 @@ def _tiles(
     recompile for every length. A tile that extends beyond the last token is never full.
 
     Args:
-        rows: (n,) blocks of the queries.
-        blocks: (N,) blocks of the keys.
+        rows: (B, n) blocks of the queries.
+        blocks: (B, N) blocks of the keys.
         visible: (B, N) bool.
         see_themselves: Whether the queries are the last of the N tokens, each of which sees itself.
     """
-    tokens, queries = len(blocks), len(rows)
+    tokens, queries = blocks.shape[1], rows.shape[1]
     starts = torch.arange(0, queries, TILE, device=rows.device)
     keys = torch.arange(0, tokens, TILE, device=rows.device)
     ends, key_ends = (starts + TILE).clamp(max=queries) - 1, (keys + TILE).clamp(max=tokens) - 1
     seen = F.pad(visible, (0, -tokens % TILE)).unflatten(1, (-1, TILE))
     inside = starts + TILE <= queries
-    full = (rows[starts][:, None] >= blocks[key_ends]) & inside[:, None] & seen.all(-1)[:, None]
-    read = (rows[ends][:, None] >= blocks[keys]) & seen.any(-1)[:, None]
+    full = (rows[:, starts, None] >= blocks[:, None, key_ends]) & inside[:, None] & seen.all(-1)[:, None]
+    read = (rows[:, ends, None] >= blocks[:, None, keys]) & seen.any(-1)[:, None]
     if see_themselves:
         first = tokens - queries
         read = read | (first + starts[:, None] <= key_ends) & (first + ends[:, None] >= keys)

@@ -1,4 +1,4 @@
-"""What training minimises: L = w_v * flow loss over predicted tokens + w_a * cross-entropy over codes."""
+"""What training minimises: L = w_v * flow loss over predicted tokens + w_a * cross-entropy over codes + w_e * the end's."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ class Objective:
     Attributes:
         video: w_v, weight of the flow loss.
         audio: w_a, weight of the cross-entropy.
+        end: w_e, weight of the cross-entropy of the turns' ends.
         first_codebook: Weight of the first codebook in the cross-entropy, relative to the others: it carries the words,
             they carry the sound quality (moshi's fine-tuning uses 100).
         spatial_chunks: Number of chunks of a batch, drawn at random, on which the spatial transformer and the flow head
             train in one step; `None` means all. The backbone and the depth transformer always train on all.
-        code_dropout: Largest share of chunks of an answer's history whose codes are hidden from the backbone.
+        code_dropout: Largest share of chunks of the responder's history whose codes are hidden from the backbone.
     """
 
     video: float = 1.0
     audio: float = 1.0
+    end: float = 0.5
     first_codebook: float = 1.0
     spatial_chunks: int | None = None
     code_dropout: float = 0.0
@@ -42,14 +44,15 @@ class Objective:
             return None
         return (torch.rand_like(weight) + weight).topk(count).indices
 
-    def total(self, video: Tensor, entropy: Tensor | None) -> Tensor:
+    def total(self, video: Tensor, entropy: Tensor | None, end: Tensor) -> Tensor:
         """Returns the loss to minimise, a scalar.
 
         Args:
             video: Flow loss, a scalar.
             entropy: (K,) cross-entropy of each codebook in nats; `None` for a model without audio.
+            end: Cross-entropy of the turns' ends in nats per chunk, a scalar.
         """
-        loss = self.video * video
+        loss = self.video * video + self.end * end
         if entropy is None:
             return loss
         first = self.first_codebook

@@ -1,31 +1,43 @@
 """The whole model: training and generation side by side.
 
-Sequence: [conditions] [chunk 0 = reference] [chunk 1] ... [chunk T]. The backbone reads chunks 0..T-1, and its outputs
-at chunk t-1 predict chunk t. Inside chunk t, audio comes before video: the depth transformer predicts the codes; the
-spatial transformer, given these codes, fills in the visual tokens set by set; the flow head denoises each token. The
-finished chunk is fed back: its latents and its codes.
+Sequence: [conditions] [step 0: the reference] [step 1: heard 1, said 1] [step 2: heard 2, said 2] ..., where a step holds
+the tokens of whoever has a chunk there (`vidchat.layout`). The backbone's outputs at said t, or at the still before a
+turn, predict said t+1, and whether said t is its turn's last chunk. Inside a chunk, audio comes before video: the depth
+transformer predicts the codes; the spatial transformer, given these codes, fills in the visual tokens set by set; the
+flow head denoises each token. The finished chunk is fed back: its latents and its codes.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch
+from vidchat.batch import INITIATOR, RESPONDER, UNKNOWN, ChunkBatch
 from vidchat.conditions.base import Conditioning
 from vidchat.model.cache import KeyValueCache
-from vidchat.model.chunks import ChunkEmbedding, PatchUpsample, TokenShapes, chunk_positions, patchify
-from vidchat.model.condition_encoder import ConditionEncoder, ConditionTokens
+from vidchat.model.chunks import (
+    ChunkEmbedding,
+    PatchUpsample,
+    TokenShapes,
+    audio_positions,
+    patchify,
+    patchify_padded,
+    video_positions,
+)
+from vidchat.model.condition_encoder import HEARD, ConditionEncoder, ConditionTokens, Keeps
 from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
-from vidchat.model.generation_state import ChunkSampling, GenerationState
+from vidchat.model.generation_state import Chunk, ChunkSampling, GenerationState
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.mask import BlockCausal
 from vidchat.model.masked import MaskedTransformer
 from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
 from vidchat.model.objective import Objective
+from vidchat.model.sequence import Columns, StepTokens, in_order
 from vidchat.model.set_causal import SetCausalTransformer
 from vidchat.model.transformer import Shape, Transformer
 from vidchat.model.video_head import HeadInputs, VideoHead
@@ -34,7 +46,7 @@ from vidchat.registry import register
 
 @register("responder")
 class Responder(nn.Module):
-    """Generates the responder's audio and video, chunk by chunk, in answer to an initiator's clip.
+    """Generates the responder's audio and video, chunk by chunk, on one clock with what is heard of the initiator.
 
     Args:
         tokens: Shapes of the tokenizers' outputs; without codes, the model has no audio.
@@ -42,9 +54,10 @@ class Responder(nn.Module):
         flow: Sizes of the flow head.
         spatial: Sizes of the spatial transformer; with `None`, the flow head reads the backbone's outputs.
         depth: Sizes of the depth transformer; required when there are codes.
-        conditions: Conditions of the answer.
+        conditions: Conditions, and whether the model hears the initiator.
         patch: Side of a visual token, in latents.
         ratio: r, the backbone's visual patch over the spatial transformer's, per side.
+        heard_ratio: Patch of heard video over the backbone's patch, per side.
         noise: sigma_max of the noise injection; `None` disables it.
         objective: Weights of the losses, and the chunks that they are computed on.
         set_causal: Whether the spatial transformer is set-causal (`vidchat.model.set_causal`).
@@ -61,6 +74,7 @@ class Responder(nn.Module):
         conditions: Conditioning | None = None,
         patch: int = 1,
         ratio: int = 1,
+        heard_ratio: int = 2,
         noise: float | None = 0.3,
         objective: Objective | None = None,
         set_causal: bool = False,
@@ -71,11 +85,14 @@ class Responder(nn.Module):
         if (codes is None) != (depth is None):
             raise ValueError("a model has both codes and a depth transformer, or neither; set model.depth accordingly")
         self.latent, self.code_shape, self.patch, self.ratio = latent, codes, patch, ratio
+        self.heard_ratio = heard_ratio
         self.objective, self.sampling = objective or Objective(), sampling or ChunkSampling()
         token_dim = latent.channels * patch**2
-        self.embed = ChunkEmbedding(backbone.width, token_dim * ratio**2, codes)
         self.conditions = ConditionEncoder(conditions or Conditioning(), backbone.width, tokens)
+        heard_dim = token_dim * (ratio * heard_ratio) ** 2 if self.conditions.hears else None
+        self.embed = ChunkEmbedding(backbone.width, token_dim * ratio**2, codes, heard_dim)
         self.backbone = Transformer(backbone)
+        self.end = nn.Linear(backbone.width, 1)
         self.noise = NoiseInjection(backbone.width, noise) if noise else None
         self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
         kind = SetCausalTransformer if set_causal else MaskedTransformer
@@ -93,47 +110,63 @@ class Responder(nn.Module):
     # Training
 
     def loss(self, batch: ChunkBatch, count_seed: int | None = None) -> dict[str, Tensor]:
-        """Computes the losses of next-chunk prediction with teacher forcing.
+        """Computes the losses of next-chunk prediction with teacher forcing, on every chunk of the responder.
 
         Args:
-            batch: Latents (B, T+1, C, h, w), codes (B, T, F, K), masks and conditions.
+            batch: Dialogues of n said columns, with codes and ends.
             count_seed: Seed of the number of visual tokens predicted per chunk. The micro-batches of one optimizer step
                 share it, so that their losses can be weighted by their chunks. `None` uses the global generator.
 
         Returns:
-            `loss` to minimise, its terms `video` and `audio` (nats per code), and `accuracy_k` of codebook k, all of
-            them means over the chunks that are not padding.
+            `loss` to minimise, its terms `video`, `audio` (nats per code) and `end` (nats per chunk), and `accuracy_k`
+            of codebook k, all of them means over the said chunks.
         """
         if self.depth is not None and batch.codes is None:
             raise ValueError("the model has audio but the batch has no codes; check that the data has audio tracks")
         history, levels = self._noisy_history(batch)
-        hidden = self.run_backbone(batch, history, levels).flatten(0, 1)
-        codes = batch.codes.flatten(0, 1) if self.depth and batch.codes is not None else None
-        weight = batch.chunk_mask.flatten().float()
-        reference = batch.latents[:, :1].expand_as(history).flatten(0, 1)
-        inputs = HeadInputs(hidden, reference, history.flatten(0, 1), codes, count_seed)
+        outputs = self.run_backbone(batch, history, levels)
+        hidden = outputs[:, :-1].flatten(0, 1)
+        codes = batch.codes[:, 1:].flatten(0, 1) if self.depth and batch.codes is not None else None
+        weight = batch.targets.flatten().float()
+        reference = batch.latents[:, :1].expand_as(history[:, 1:]).flatten(0, 1)
+        inputs = HeadInputs(hidden, reference, history[:, :-1].flatten(0, 1), codes, count_seed)
         video = self._video_loss(inputs, batch.latents[:, 1:].flatten(0, 1), weight)
-        losses = {"video": video.detach()}
+        end = self._end_loss(outputs[:, 1:], batch)
+        losses = {"video": video.detach(), "end": end.detach()}
         entropy = None
         if self.depth is not None and codes is not None:
             entropy, accuracy = self.depth.loss(hidden[:, -self.codec_frames :], codes, weight)
             losses["audio"] = entropy.detach().mean()
             losses |= {f"accuracy_{k}": share for k, share in enumerate(accuracy)}
-        return {"loss": self.objective.total(video, entropy)} | losses
+        return {"loss": self.objective.total(video, entropy, end)} | losses
 
     def _video_loss(self, inputs: HeadInputs, targets: Tensor, weight: Tensor) -> Tensor:
-        """Video loss of all N = B x T chunks, or of those that the objective draws."""
+        """Video loss of all N = B x (n-1) columns, or of those that the objective draws."""
         grid, chosen = self._grid(targets), self.objective.draw_chunks(weight)
         if chosen is None:
             return self.video_head.loss(inputs, targets, grid, weight)
         return self.video_head.loss(inputs.select(chosen), targets[chosen], grid, weight[chosen])
 
+    def _end_loss(self, outputs: Tensor, batch: ChunkBatch) -> Tensor:
+        """Cross-entropy of the ends, summed over the chunks where they are known, per chunk of all."""
+        logits = self._end_logits(outputs)
+        if batch.ends is None:
+            return logits.sum() * 0
+        ends, chunks = batch.ends[:, 1:], batch.targets
+        known = (ends != UNKNOWN) & chunks
+        entropy = F.binary_cross_entropy_with_logits(logits.float(), ends.clamp(min=0).float(), reduction="none")
+        return (entropy * known).sum() / chunks.sum().clamp(min=1)
+
+    def _end_logits(self, outputs: Tensor) -> Tensor:
+        """Logits (B, n) that a chunk is its turn's last, from outputs (B, n, k, D) at the chunk."""
+        return self.end(outputs.mean(2)).squeeze(-1)
+
     def _noisy_history(self, batch: ChunkBatch) -> tuple[Tensor, Tensor]:
-        """Latents (B, T, C, h, w) of chunks 0..T-1 as the backbone reads them, and their noise levels (B, T).
+        """Latents (B, n, C, h, w) of the said columns as they are read, and their noise levels (B, n).
 
         Noise is added in training only.
         """
-        latents = batch.latents[:, :-1]
+        latents = batch.latents
         levels = latents.new_zeros(latents.shape[:2])
         if self.noise and self.training:
             levels = self.noise.draw_levels(latents.shape[0], latents.shape[1], latents.device)
@@ -141,56 +174,103 @@ class Responder(nn.Module):
         return latents, levels
 
     def run_backbone(self, batch: ChunkBatch, history: Tensor | None = None, levels: Tensor | None = None) -> Tensor:
-        """Returns the backbone's outputs (B, T, N, D) at chunks 0..T-1 in one pass; those at t-1 predict chunk t.
+        """Returns the backbone's outputs (B, n, k, D) at the k tokens of each said column, in one pass.
 
         Args:
             batch: The batch, as for `loss`.
-            history: Latents (B, T, C, h, w) of chunks 0..T-1 as they are read; by default those of the batch, with
+            history: Latents (B, n, C, h, w) of the said columns as they are read; by default those of the batch, with
                 noise in training.
-            levels: Noise levels (B, T) of the history.
+            levels: Noise levels (B, n) of the history.
         """
         if history is None or levels is None:
             history, levels = self._noisy_history(batch)
-        (size, chunks), grid = history.shape[:2], self._grid(history)
-        codes = batch.codes[:, :-1] if self.depth and batch.codes is not None else None
+        device, dropout = history.device, self.objective.code_dropout
         hidden_codes = None
-        if self.training and self.objective.code_dropout:
-            hidden_codes = draw_hidden_chunks(size, chunks - 1, self.objective.code_dropout, history.device)
-        tokens = self._embed(history, codes, levels, with_reference=True, hidden_codes=hidden_codes)
-        condition = self._encode_conditions(batch)
-        positions = self._positions(condition.end, torch.arange(chunks, device=history.device), grid)
-        return self._run(condition, tokens, positions, self._mask(condition, tokens)).unflatten(1, (chunks, -1))
+        if self.training:
+            keeps: Keeps = self.conditions.draw_keeps(batch.size, device)
+            hidden_codes = draw_hidden_chunks(*history.shape[:2], dropout, device) if dropout else None
+        else:
+            keeps = self.conditions.keep_all(torch.ones(batch.size, dtype=torch.bool, device=device))
+        conditions = self.conditions(batch, self.embed, keeps)
+        steps = self._steps(replace(batch, latents=history), levels, conditions.end, keeps, hidden_codes)
+        outputs = self._run(conditions, steps, self._mask(conditions, steps))
+        index = steps.said.flatten(1)[..., None].expand(-1, -1, outputs.shape[-1])
+        return outputs.gather(1, index).unflatten(1, steps.said.shape[1:])
 
     # Generation
 
-    def prefill(self, batch: ChunkBatch, window: int, guidance: float = 1.0) -> GenerationState:
-        """Reads the conditions and the reference, `batch.latents[:, :1]`, into a new cache.
+    def start(self, batch: ChunkBatch, window: int, guidance: float = 1.0, undo: int = 0) -> GenerationState:
+        """Reads the conditions and step 0, the reference, into a new cache.
 
         Args:
-            batch: Conditions and reference; later chunks are ignored.
-            window: Number of earlier chunks that a chunk sees, besides the conditions and the reference.
-            guidance: Scale of classifier-free guidance; other than 1, an unconditional copy of the batch is appended.
+            batch: Conditions and reference (`ChunkBatch.start`); other columns are ignored.
+            window: Number of earlier steps that a step sees, besides the conditions and step 0.
+            guidance: Scale of classifier-free guidance; other than 1, a copy of the batch is appended that has no
+                conditions and does not hear.
+            undo: Number of steps that can be taken back (`KeyValueCache.take_back`).
         """
         keep = torch.ones(batch.size, dtype=torch.bool, device=batch.latents.device)
-        answers = batch.size
+        reference = batch.latents[:, 0]
         if guidance != 1:
             batch, keep = batch.repeat(2), torch.cat([keep, ~keep])
-        reference = batch.latents[:, :1]
-        grid = self._grid(reference)
-        tokens = self._embed(reference, None, reference.new_zeros(batch.size, 1), with_reference=True)
-        condition = self._encode_conditions(batch, keep)
-        positions = self._positions(condition.end, torch.zeros(1, device=reference.device), grid)
-        mask = self._mask(condition, tokens)
-        cache = KeyValueCache(
-            self.backbone.shape.layers,
-            pinned=len(mask.blocks),
-            chunk=tokens.shape[2],
-            window=window,
-            key_mask=None if bool(mask.visible.all()) else mask.visible,
-        )
-        hidden = self._run(condition, tokens, positions, mask, cache)
-        own = reference[:answers, 0]
-        return GenerationState(hidden, cache, positions.flatten(1, 2), 0, grid, reference=own, last=own)
+        keeps = self.conditions.keep_all(keep)
+        conditions = self.conditions(batch, self.embed, keeps)
+        still = ChunkBatch.start(batch.latents[:, 0])
+        steps = self._steps(still, batch.latents.new_zeros(batch.size, 1), conditions.end, keeps)
+        mask, shape = self._mask(conditions, steps), self.backbone.shape
+        heard = self._heard_tokens(reference) if self.conditions.hears else 0
+        cache = KeyValueCache(shape.layers, mask.visible, heard, steps.tokens.shape[1], window, undo)
+        hidden = self._run(conditions, steps, mask, cache)
+        origin = conditions.end.double()
+        return GenerationState(cache, origin, 0, self._grid(reference), reference, hidden, reference)
+
+    def read_step(
+        self,
+        state: GenerationState,
+        said: Chunk | None = None,
+        heard: Chunk | None = None,
+        noise_level: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> GenerationState:
+        """Reads the next step into the cache; its outputs predict the responder's chunk of the step after it.
+
+        Args:
+            state: State after the step before; its cache is written to.
+            said: The responder's chunk of this step, or the still of the turn that begins after it (without codes).
+            heard: The initiator's chunk of this step.
+            noise_level: Level of the noise injection on a said chunk; stills have none.
+            generator: Source of that noise.
+
+        Raises:
+            ValueError: Something is heard and the model does not listen.
+        """
+        if heard is not None and not self.conditions.hears:
+            raise ValueError("this model does not listen: it was trained without the initiator's clip")
+        step, size = state.step + 1, len(state.reference)
+        if said is None and heard is None:
+            state.cache.open_step(step, None, said=False)
+            return replace(state, step=step, hidden=None, last=None, end=None)
+        columns, levels = self._step_columns(state, said, heard), state.reference.new_zeros(size, 1)
+        if said is not None and not said.still and self.noise:
+            levels += noise_level
+            columns = replace(columns, latents=self.noise.mix(columns.latents, levels, generator))
+        copies = len(state.origin) // size
+        keep = torch.arange(len(state.origin), device=state.origin.device) < size
+        keeps = self.conditions.keep_all(keep)
+        tokens = self._steps(columns.repeat(copies), levels.repeat(copies, 1), state.origin, keeps)
+        heard_tokens = tokens.tokens.shape[1] - tokens.said[0].numel()
+        visible = None if heard is None else tokens.visible[:, :heard_tokens]
+        state.cache.open_step(step, visible, said is not None)
+        beyond = max(0, step - state.cache.window - 1)  # steps by which step 0 is farther than the window
+        if beyond or state.cache.moved:
+            shift = state.origin.new_full((1, 1, 1), beyond * self.latent.steps)
+            state.cache.move_pinned(self.backbone.angles(F.pad(shift, (0, 2))))
+        outputs = self.backbone(tokens.tokens, tokens.positions, cache=state.cache)
+        if said is None:
+            return replace(state, step=step, hidden=None, last=None, end=None)
+        hidden = outputs[:, heard_tokens:]
+        end = None if said.still else self._end_logits(hidden[:size, None])[:, 0].float().sigmoid()
+        return replace(state, step=step, hidden=hidden, last=columns.latents[:, 0], end=end)
 
     def generate_chunk(
         self,
@@ -198,11 +278,11 @@ class Responder(nn.Module):
         sampling: ChunkSampling,
         generator: torch.Generator | None = None,
         graphs: CapturedLoops | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Draws the next chunk: its audio, then its video.
+    ) -> Chunk:
+        """Draws the responder's chunk of the next step: its audio, then its video.
 
         Args:
-            state: State of generation; with guidance, its conditional half comes first.
+            state: State after a step with a said chunk or a still.
             sampling: Sampling settings.
             generator: Source of all randomness.
             graphs: Captured loops of the depth transformer and the flow head, reused from chunk to chunk on CUDA.
@@ -210,6 +290,8 @@ class Responder(nn.Module):
         Returns:
             Latents (B, C, h, w) and codes (B, F, K), or `None` without audio.
         """
+        if state.hidden is None or state.last is None:
+            raise ValueError("the last step has neither a chunk of the responder nor a still, so nothing can follow it")
         codes = None
         if self.depth is not None:
             audio = state.hidden[:, -self.codec_frames :]
@@ -219,67 +301,29 @@ class Responder(nn.Module):
             reference, last = reference.repeat(2, 1, 1, 1), last.repeat(2, 1, 1, 1)
             known_codes = None if codes is None else codes.repeat(2, 1, 1)
         inputs = HeadInputs(state.hidden, reference, last, known_codes)
-        return self.video_head.sample(inputs, state.grid, sampling, generator, graphs), codes
+        return Chunk(self.video_head.sample(inputs, state.grid, sampling, generator, graphs), codes)
 
-    def append_chunk(
-        self,
-        state: GenerationState,
-        latents: Tensor,
-        codes: Tensor | None,
-        noise_level: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> GenerationState:
-        """Reads one finished chunk of the answer into the cache; its outputs predict the next chunk.
-
-        Args:
-            state: State of generation; its cache is written to.
-            latents: (B, C, h, w) of the chunk.
-            codes: (B, F, K) of the chunk; `None` without audio.
-            noise_level: Level of the noise injection.
-            generator: Source of that noise.
-        """
-        latents, levels = latents[:, None], latents.new_full((latents.shape[0], 1), noise_level)
-        if self.noise:
-            latents = self.noise.mix(latents, levels, generator)
-        chunk_codes = None if codes is None else codes[:, None]
-        state = self._append(state, self._embed(latents, chunk_codes, levels, with_reference=False))
-        return replace(state, last=latents[:, 0])
-
-    def append_heard_chunk(self, state: GenerationState, latents: Tensor, codes: Tensor | None) -> GenerationState:
-        """Reads one chunk of the initiator's next clip into the cache.
-
-        The unconditional half of guidance does not see it and forgets all earlier chunks but the reference, as in
-        training, where all turns are dropped together.
-
-        Args:
-            state: State of generation; its cache is written to.
-            latents: (B, C, h, w) of the chunk.
-            codes: (B, F, K) of the chunk; `None` without audio.
-        """
-        if not self.conditions.hears:
-            raise ValueError("this model does not listen: it was trained without the initiator's clip")
-        chunk_codes = None if codes is None else codes[:, None]
-        levels = latents.new_zeros(latents.shape[0], 1)
-        tokens = self._embed(latents[:, None], chunk_codes, levels, with_reference=False, role=INITIATOR)
-        state = self._append(state, tokens)
-        if state.hidden.shape[0] > latents.shape[0]:
-            state.cache.forget(slice(latents.shape[0], None))
-        return state
-
-    def restart(self, state: GenerationState, reference: Tensor) -> GenerationState:
-        """Reads the reference (B, C, h, w) into the cache as chunk 0 of the next answer."""
-        levels = reference.new_zeros(reference.shape[0], 1)
-        state = self._append(state, self._embed(reference[:, None], None, levels, with_reference=True))
-        return replace(state, reference=reference, last=reference)
-
-    def _append(self, state: GenerationState, tokens: Tensor) -> GenerationState:
-        """Runs the backbone on the tokens (B, 1, N, D) of one more chunk, given the cache."""
-        copies = state.hidden.shape[0] // tokens.shape[0]
-        tokens = tokens.flatten(1, 2)
-        positions = state.positions.clone()
-        positions[..., 0] += (state.chunk + 1) * self.latent.steps
-        hidden = self.backbone(tokens if copies == 1 else tokens.repeat(copies, 1, 1), positions, cache=state.cache)
-        return replace(state, hidden=hidden, chunk=state.chunk + 1)
+    def _step_columns(self, state: GenerationState, said: Chunk | None, heard: Chunk | None) -> ChunkBatch:
+        """The chunks of one step as a batch of at most one column for each person."""
+        size, device = len(state.reference), state.reference.device
+        step = torch.full((size, 1), state.step + 1, device=device)
+        one = torch.ones(size, 1, dtype=torch.bool, device=device)
+        latents = state.reference[:, None] if said is None else cast(Tensor, said.latents)[:, None]
+        batch = ChunkBatch(latents, step, one & (said is not None and said.still), one)
+        if said is None:
+            batch = batch.map(lambda value: value[:, :0])
+        elif said.codes is not None:
+            batch = replace(batch, codes=_column(said.codes))
+        if heard is None:
+            return batch
+        return replace(
+            batch,
+            heard_latents=_column(heard.latents),
+            heard_codes=_column(heard.codes),
+            heard_steps=step,
+            heard_video=one & (heard.latents is not None),
+            heard_audio=one & (heard.codes is not None),
+        )
 
     # Shared by both
 
@@ -294,56 +338,107 @@ class Responder(nn.Module):
             )
         return height // side, width // side
 
-    def _embed(
-        self,
-        latents: Tensor,
-        codes: Tensor | None,
-        levels: Tensor,
-        with_reference: bool,
-        hidden_codes: Tensor | None = None,
-        role: int = RESPONDER,
-    ) -> Tensor:
-        """Backbone tokens (B, T, N, D) of chunks. With the reference, the first is chunk 0, which has no codes."""
-        roles = torch.full(latents.shape[:2], role, device=latents.device)
-        visual = self.embed.embed_visual(patchify(latents, self.patch * self.ratio), roles)
+    def _heard_grid(self, latents: Tensor) -> tuple[int, int]:
+        """Rows and columns of a heard chunk's visual tokens for latents (..., h, w), padded to whole patches."""
+        side = self.patch * self.ratio * self.heard_ratio
+        return -(-latents.shape[-2] // side), -(-latents.shape[-1] // side)
+
+    def _heard_tokens(self, latents: Tensor) -> int:
+        """Number of tokens of a heard chunk that is seen and audible."""
+        rows, cols = self._heard_grid(latents)
+        return rows * cols + self.codec_frames
+
+    def _steps(
+        self, batch: ChunkBatch, levels: Tensor, origin: Tensor, keeps: Keeps, hidden_codes: Tensor | None = None
+    ) -> StepTokens:
+        """Tokens of the columns of a batch in the order of the clock: the one layout of training and generation.
+
+        Args:
+            batch: Said columns with the latents as they are read, and heard columns.
+            levels: (B, n) noise levels of these latents.
+            origin: (B,) position of step 0.
+            keeps: Which dialogues hear, (B, 1) bool under `HEARD`.
+            hidden_codes: (B, n) bool, said columns whose codes are hidden.
+        """
+        said = self._said_columns(batch, levels, origin, hidden_codes)
+        if not self.conditions.hears or batch.heard_steps is None:
+            return in_order(said, None)
+        return in_order(said, self._heard_columns(batch, origin, keeps[HEARD]))
+
+    def _said_columns(
+        self, batch: ChunkBatch, levels: Tensor, origin: Tensor, hidden_codes: Tensor | None
+    ) -> Columns:
+        tokens = self.embed.embed_said(patchify(batch.latents, self.patch * self.ratio))
         if self.noise:
-            visual = visual + self.noise.embed_levels(levels).unsqueeze(2)
-        if not self.codec_frames:
-            return visual
-        audio = []
-        if with_reference:
-            audio.append(self.embed.start_tokens(len(latents)))
-        if codes is not None and codes.shape[1]:
-            audio.append(self.embed.embed_codes(codes, roles[:, : codes.shape[1]], hidden_codes))
-        return torch.cat([visual, torch.cat(audio, dim=1).to(visual.dtype)], dim=2)
+            tokens = tokens + self.noise.embed_levels(levels).unsqueeze(2)
+        times = self._times(batch.steps, origin)
+        positions = video_positions(times, self._grid(batch.latents))
+        if self.code_shape is not None:
+            shape = (*batch.steps.shape, self.code_shape.codec_frames, self.code_shape.codebooks)
+            codes = torch.zeros(shape, dtype=torch.long, device=tokens.device) if batch.codes is None else batch.codes
+            hidden = batch.stills if hidden_codes is None else batch.stills | hidden_codes
+            audio = self.embed.embed_codes(codes, torch.full_like(hidden, RESPONDER, dtype=torch.long), hidden)
+            tokens = torch.cat([tokens, audio.to(tokens.dtype)], dim=2)
+            positions = torch.cat([positions, audio_positions(times, self.latent.steps, self.codec_frames)], dim=2)
+        visible = batch.mask[..., None].expand(tokens.shape[:3])
+        return Columns(tokens, positions, batch.steps, batch.mask, visible)
 
-    def _encode_conditions(self, batch: ChunkBatch, keep: Tensor | None = None) -> ConditionTokens:
-        return self.conditions(batch, self.embed, self.latent, self.patch * self.ratio, keep)
+    def _heard_columns(self, batch: ChunkBatch, origin: Tensor, keep: Tensor) -> Columns:
+        steps = batch.heard_steps
+        assert steps is not None and batch.heard_video is not None and batch.heard_audio is not None
+        times = self._times(steps, origin)
+        tokens, positions, visible = [], [], []
+        if batch.heard_latents is not None:
+            side = self.patch * self.ratio * self.heard_ratio
+            tokens.append(self.embed.embed_heard(patchify_padded(batch.heard_latents, side)))
+            positions.append(video_positions(times, self._heard_grid(batch.heard_latents), self.heard_ratio))
+            visible.append(batch.heard_video)
+        if batch.heard_codes is not None and self.codec_frames:
+            roles = torch.full_like(batch.heard_audio, INITIATOR, dtype=torch.long)
+            audio = self.embed.embed_codes(batch.heard_codes, roles)
+            tokens.append(audio.to(tokens[0].dtype) if tokens else audio)
+            positions.append(audio_positions(times, self.latent.steps, self.codec_frames))
+            visible.append(batch.heard_audio)
+        return Columns(
+            torch.cat(tokens, dim=2),
+            torch.cat(positions, dim=2),
+            steps,
+            batch.heard_video | batch.heard_audio,
+            torch.cat(
+                [
+                    (mask & keep)[..., None].expand(-1, -1, part.shape[2])
+                    for mask, part in zip(visible, tokens, strict=True)
+                ],
+                dim=2,
+            ),
+        )
 
-    def _positions(self, origin: Tensor, chunks: Tensor, grid: tuple[int, int]) -> Tensor:
-        return chunk_positions(origin, chunks, grid, self.latent, self.codec_frames)
+    def _times(self, steps: Tensor, origin: Tensor) -> Tensor:
+        """Position (B, n, 3) of the chunks at steps (B, n): their end in time, and their upper left corner."""
+        time = steps.to(origin.device)[..., None] * self.latent.steps
+        return origin[:, None, None] + F.pad(time, (0, 2))
 
-    def _mask(self, condition: ConditionTokens, tokens: Tensor) -> BlockCausal:
-        """Mask of the conditions followed by chunks (B, T, N, D), each of which is one block."""
-        size, chunks, per_chunk = tokens.shape[:3]
-        first = len(condition.blocks)  # larger than every block of the conditions
-        blocks = first + torch.arange(chunks).repeat_interleave(per_chunk)
-        visible = torch.ones(size, chunks * per_chunk, dtype=torch.bool, device=tokens.device)
-        return BlockCausal(torch.cat([condition.blocks, blocks]), torch.cat([condition.visible, visible], dim=1))
+    def _mask(self, conditions: ConditionTokens, steps: StepTokens) -> BlockCausal:
+        """Mask of the conditions followed by steps, each of which is one block."""
+        size, first = len(steps.steps), len(conditions.blocks)  # larger than every block of the conditions
+        blocks = conditions.blocks.to(steps.steps.device).expand(size, -1)
+        return BlockCausal(
+            torch.cat([blocks, first + steps.steps], dim=1),
+            torch.cat([conditions.visible, steps.visible], dim=1),
+        )
 
     def _run(
-        self,
-        condition: ConditionTokens,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: BlockCausal,
-        cache: KeyValueCache | None = None,
+        self, conditions: ConditionTokens, steps: StepTokens, mask: BlockCausal, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """Backbone outputs (B, T * N, D) at chunks (B, T, N, D), which follow the conditions."""
+        """Backbone outputs (B, N, D) at the tokens of steps, which follow the conditions."""
         return self.backbone(
-            torch.cat([condition.tokens, tokens.flatten(1, 2)], dim=1),
-            torch.cat([condition.positions, positions.flatten(1, 2)], dim=1),
+            torch.cat([conditions.tokens, steps.tokens], dim=1),
+            torch.cat([conditions.positions, steps.positions], dim=1),
             mask,
             cache=cache,
-            outputs=slice(condition.tokens.shape[1], None),
+            outputs=slice(conditions.tokens.shape[1], None),
         )
+
+
+def _column(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value[:, None]

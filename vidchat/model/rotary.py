@@ -18,21 +18,22 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
     """Returns the cosines and sines of position[axis of i] * theta^(-i / half) for pairs i < half of a head's values.
 
     Args:
-        positions: (B, N, 3) float: time in 40 ms steps, row, column.
+        positions: (B, N, 3): time in 40 ms steps, row, column; float64 keeps the angles of hours exact.
         head_dim: Size of one attention head, even.
         theta: Base of the frequencies.
 
     Returns:
-        Two (B, 1, N, head_dim) float tensors for `rotate`; the sines of the first half are negated.
+        Two (B, 1, N, head_dim) float32 tensors for `rotate`; the sines of the first half are negated.
     """
     half = head_dim // 2
     index = torch.arange(half, device=positions.device)
     frequencies = theta ** (-index.float() / half)
     # Stacked, not indexed: an index would be copied to the device, and the copy waits for all work before it.
-    by_axis = torch.stack([positions.float()[..., axis] for axis in _AXES], dim=-1)
+    positions = positions if positions.dtype == torch.float64 else positions.float()
+    by_axis = torch.stack([positions[..., axis] for axis in _AXES], dim=-1)
     per_frequency = by_axis.repeat(1, 1, -(-half // len(_AXES)))[..., :half]
     angles = (per_frequency * frequencies).unsqueeze(1)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().float(), angles.sin().float()
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 

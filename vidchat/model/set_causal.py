@@ -62,8 +62,8 @@ class SetCausalTransformer(SpatialTransformer):
         index = torch.arange(prefix, device=order.device).expand(len(order), -1)
         angles = self.angles(context, torch.cat([index, prefix + known], dim=1))
         inputs = torch.cat([context.prefix, self.visible_tokens(context, tokens, known)], dim=1)
-        memory = self.encoder.run(inputs, angles, BlockCausal(blocks, visible)), angles
-        mask, queries = BlockCausal(blocks, visible, queries=sets), self.masked_tokens(context, order)
+        memory = self.encoder.run(inputs, angles, BlockCausal(blocks[None], visible)), angles
+        mask, queries = BlockCausal(blocks[None], visible, queries=sets[None]), self.masked_tokens(context, order)
         return self.decoder.run(queries, self.angles(context, prefix + order), mask, memory=memory)
 
 
