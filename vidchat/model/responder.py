@@ -62,6 +62,7 @@ class Responder(nn.Module):
         objective: Weights of the losses, and the chunks that they are computed on.
         set_causal: Whether the spatial transformer is set-causal (`vidchat.model.set_causal`).
         sampling: Default sampling settings of the model.
+        window: Number of earlier steps that a step sees in generation; dialogues in training are about as long.
     """
 
     def __init__(
@@ -79,13 +80,14 @@ class Responder(nn.Module):
         objective: Objective | None = None,
         set_causal: bool = False,
         sampling: ChunkSampling | None = None,
+        window: int = 64,
     ) -> None:
         super().__init__()
         latent, codes = tokens.latent, tokens.codes
         if (codes is None) != (depth is None):
             raise ValueError("a model has both codes and a depth transformer, or neither; set model.depth accordingly")
         self.latent, self.code_shape, self.patch, self.ratio = latent, codes, patch, ratio
-        self.heard_ratio = heard_ratio
+        self.heard_ratio, self.window = heard_ratio, window
         self.objective, self.sampling = objective or Objective(), sampling or ChunkSampling()
         token_dim = latent.channels * patch**2
         self.conditions = ConditionEncoder(conditions or Conditioning(), backbone.width, tokens)
@@ -199,12 +201,15 @@ class Responder(nn.Module):
 
     # Generation
 
-    def start(self, batch: ChunkBatch, window: int, guidance: float = 1.0, undo: int = 0) -> GenerationState:
+    def start(
+        self, batch: ChunkBatch, window: int | None = None, guidance: float = 1.0, undo: int = 0
+    ) -> GenerationState:
         """Reads the conditions and step 0, the reference, into a new cache.
 
         Args:
             batch: Conditions and reference (`ChunkBatch.start`); other columns are ignored.
-            window: Number of earlier steps that a step sees, besides the conditions and step 0.
+            window: Number of earlier steps that a step sees, besides the conditions and step 0; `None` is the model's
+                own.
             guidance: Scale of classifier-free guidance; other than 1, a copy of the batch is appended that has no
                 conditions and does not hear.
             undo: Number of steps that can be taken back (`KeyValueCache.take_back`).
@@ -219,6 +224,7 @@ class Responder(nn.Module):
         steps = self._steps(still, batch.latents.new_zeros(batch.size, 1), conditions.end, keeps)
         mask, shape = self._mask(conditions, steps), self.backbone.shape
         heard = self._heard_tokens(reference) if self.conditions.hears else 0
+        window = self.window if window is None else window
         cache = KeyValueCache(shape.layers, mask.visible, heard, steps.tokens.shape[1], window, undo)
         hidden = self._run(conditions, steps, mask, cache)
         origin = conditions.end.double()
