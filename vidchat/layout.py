@@ -1,8 +1,8 @@
 """The layout of a dialogue: the step of each chunk on the dialogue's clock.
 
 Step 0 holds the reference. At each later step, each person has a chunk or has none. Before each turn of the responder,
-its still (chunk 0 of its clip) stands at the step before its first chunk; a turn that starts at step 1 has the reference
-as its still. So all branches of the data set are cases of one layout:
+its still (chunk 0 of its clip) stands at the step before its first chunk; a turn that starts at step 1 has the
+reference as its still. So all branches of the data set are cases of one layout:
 
     single      reference, said 1 .. T
     dialogue    reference, heard 1 .. U, still U, said U+1 .. U+T

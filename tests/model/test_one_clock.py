@@ -12,6 +12,7 @@ from torch import Tensor
 from vidchat.batch import ChunkBatch
 from vidchat.layout import TurnSpan
 from vidchat.model.generation_state import Chunk, GenerationState
+from vidchat.model.objective import Objective
 from vidchat.model.responder import Responder
 
 MakeResponder = Callable[..., Responder]
@@ -39,7 +40,9 @@ LAYOUTS = {
 }
 
 
-def read_by_steps(model: Responder, batch: ChunkBatch, window: int = 50, guidance: float = 1.0) -> list[GenerationState]:
+def read_by_steps(
+    model: Responder, batch: ChunkBatch, window: int = 50, guidance: float = 1.0
+) -> list[GenerationState]:
     """Reads a batch of equal layouts step by step, as generation does; returns the state after every step."""
     states = [model.start(batch, window, guidance, undo=3)]
     said = {int(step): column for column, step in enumerate(batch.steps[0])}
@@ -78,7 +81,8 @@ def test_training_and_generation_give_the_same_outputs(
         states = read_by_steps(model, batch)
         for column, step in enumerate(batch.steps[0].tolist()):
             hidden = states[step].hidden
-            assert hidden is not None and close(hidden, whole[:, column])
+            assert hidden is not None
+            assert close(hidden, whole[:, column])
             if not batch.stills[0, column]:
                 assert close(states[step].end, model._end_logits(whole[:, column, None])[:, 0].sigmoid())
 
@@ -94,7 +98,7 @@ def test_the_copy_for_guidance_has_no_conditions_and_does_not_hear(
         # Dropped tokens keep their places: only what is seen differs from the conditional copy.
         keeps = model.conditions.keep_all(torch.zeros(2, dtype=torch.bool))
         conditions = model.conditions(batch, model.embed, keeps)
-        steps = model._steps(batch, torch.zeros(batch.mask.shape), origin[:2].float(), keeps)
+        steps = model.steps(batch, torch.zeros(batch.mask.shape), origin[:2].float(), keeps["heard"])
         outputs = model._run(conditions, steps, model._mask(conditions, steps))
         for column, step in enumerate(batch.steps[0].tolist()):
             expected = outputs.gather(1, steps.said[:, column, :, None].expand(-1, -1, outputs.shape[-1]))
@@ -237,3 +241,33 @@ def test_a_model_that_does_not_listen_refuses_to_hear(make_responder: MakeRespon
     state = model.start(ChunkBatch.start(torch.ones(1, 3, 4, 4)), window=4)
     with pytest.raises(ValueError, match="does not listen"):
         model.read_step(state, None, Chunk(torch.ones(1, 3, 4, 4)))
+
+
+def test_own_chunks_replace_those_before_the_chosen_columns_only(
+    make_responder: MakeResponder, make_batch: MakeBatch
+) -> None:
+    """Column 5 is the chunk before column 6; column 1 is a still, which is never redrawn."""
+    model, batch = make_responder(objective=Objective(resample=1.0)).train(), make_batch()
+    count = batch.targets.shape[1]
+    chosen = torch.tensor([1, count + 2, 5])  # columns 2 and 6 of the first dialogue, 3 of the second
+    latents = model._with_own_chunks(batch, chosen, None)
+    changed = (latents != batch.latents).flatten(2).any(2).nonzero().tolist()
+    assert changed == [[0, 5], [1, 2]]
+    assert not latents.requires_grad
+
+
+def test_training_on_own_chunks_has_the_true_targets(make_responder: MakeResponder, make_batch: MakeBatch) -> None:
+    model = make_responder(objective=Objective(resample=1.0), noise=None).train()
+    seen = []
+    original = model.video_head.loss
+    object.__setattr__(
+        model.video_head,
+        "loss",
+        lambda inputs, targets, *rest: seen.append((inputs, targets)) or original(inputs, targets, *rest),
+    )
+    batch = make_batch()
+    losses = model.loss(batch)
+    losses["loss"].backward()
+    (inputs, targets), *_ = seen
+    assert torch.equal(targets, batch.latents[:, 1:].flatten(0, 1))
+    assert not torch.equal(inputs.last, batch.latents[:, :-1].flatten(0, 1))

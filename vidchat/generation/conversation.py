@@ -99,8 +99,8 @@ class _Moment(NamedTuple):
 class Conversation:
     """A conversation with one responder, step by step, without an end.
 
-    Each step takes one backbone call on its own tokens. The conditions and the reference stay in the cache; of the steps
-    after them, the last `settings.window` stay.
+    Each step takes one backbone call on its own tokens. The conditions and the reference stay in the cache; of the
+    steps after them, the last `settings.window` stay.
 
     Args:
         responder: The model, in evaluation mode.

@@ -1,7 +1,7 @@
 """Chunks as tokens: patches, embeddings, and positions in time and space.
 
-A said chunk puts S visual tokens (patchified latents, row-major) and F audio tokens (one per codec frame, the sum of its
-K codebook embeddings) into the backbone, in this order; a still has start tokens in place of audio. A heard chunk's
+A said chunk puts S visual tokens (patchified latents, row-major) and F audio tokens (one per codec frame, the sum of
+its K codebook embeddings) into the backbone, in this order; a still has start tokens in place of audio. A heard chunk's
 video is read at a larger patch.
 """
 
@@ -65,7 +65,7 @@ def unpatchify(tokens: Tensor, patch: int, rows: int, cols: int) -> Tensor:
 
 
 def patchify_padded(latents: Tensor, patch: int) -> Tensor:
-    """Returns the visual tokens of latents (..., C, h, w) as `patchify` does, after padding h and w to whole patches."""
+    """Returns the visual tokens of latents (..., C, h, w) as `patchify` does, after padding to whole patches."""
     height, width = latents.shape[-2:]
     return patchify(pad(latents, (0, -width % patch, 0, -height % patch)), patch)
 

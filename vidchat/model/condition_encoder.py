@@ -87,7 +87,7 @@ class ConditionEncoder(nn.Module):
 
     def keep_all(self, keep: Tensor) -> dict[str, Tensor]:
         """Returns keeps by which dialogues (B,) have all conditions and hear, or have none and do not."""
-        return dict.fromkeys([*self.embeddings, HEARD], keep[:, None])
+        return dict.fromkeys([*self.embeddings, *([HEARD] if self.hears else [])], keep[:, None])
 
     def forward(self, batch: ChunkBatch, embed: ChunkEmbedding, keeps: Keeps) -> ConditionTokens:
         """Encodes a batch's conditions.

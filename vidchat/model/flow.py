@@ -226,6 +226,30 @@ class FlowHead(nn.Module):
             x = scheduler.step(predicted, step, x, generator=generator).prev_sample
         return x
 
+    def redraw(self, tokens: Tensor, condition: Tensor, level: Tensor, evaluations: int) -> Tensor:
+        """Returns true tokens (N, D_v), noised to a level and denoised again (flow matching only).
+
+        Args:
+            tokens: (N, D_v).
+            condition: (N, W).
+            level: (N, 1) times s in (0, 1] that the tokens are noised to; at 1 nothing of them is left.
+            evaluations: Number of evaluations of the network, even; see `integrate`.
+        """
+        if self.shape.objective != "flow":
+            raise ValueError("objective.resample needs flow.objective=flow; set it to 0 for DDPM")
+        embedded, ends = self.denoiser.condition(condition), flow_times(evaluations)
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            modulations = self.denoiser.modulate(self.denoiser.embed_times(time.squeeze(1)), embedded)
+            return self.denoiser.guided(x, modulations, guidance=1.0)
+
+        x = (1 - level) * tokens + level * torch.randn_like(tokens)
+        for start, end in itertools.pairwise(ends):
+            step = level * (end - start)
+            middle = x + step / 2 * velocity(x, level * start)
+            x = x + step * velocity(middle, level * (start + end) / 2)
+        return x
+
     def integrate(self, noise: Tensor, condition: Tensor, evaluations: int, guidance: float) -> Tensor:
         """Integrates noise (N, D_v) at s = 1 to tokens (N, D_v) at s = 0.
 

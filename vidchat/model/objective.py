@@ -1,4 +1,7 @@
-"""What training minimises: L = w_v * flow loss over predicted tokens + w_a * cross-entropy over codes + w_e * the end's."""
+"""What training minimises.
+
+L = w_v * flow loss over predicted tokens + w_a * cross-entropy over codes + w_e * cross-entropy of the turns' ends.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ class Objective:
         spatial_chunks: Number of chunks of a batch, drawn at random, on which the spatial transformer and the flow head
             train in one step; `None` means all. The backbone and the depth transformer always train on all.
         code_dropout: Largest share of chunks of the responder's history whose codes are hidden from the backbone.
+        resample: Probability of a step in which the chunks before those that are trained on are the model's own: partly
+            noised and denoised again, without a gradient (Resampling Forcing, arXiv 2512.15702). It then learns to
+            continue what it will see in generation.
     """
 
     video: float = 1.0
@@ -32,6 +38,7 @@ class Objective:
     first_codebook: float = 1.0
     spatial_chunks: int | None = None
     code_dropout: float = 0.0
+    resample: float = 0.0
 
     def draw_chunks(self, weight: Tensor) -> Tensor | None:
         """Draws the indices (m,) of the chunks whose video is trained on; `None` means all.

@@ -1,10 +1,10 @@
 """The whole model: training and generation side by side.
 
-Sequence: [conditions] [step 0: the reference] [step 1: heard 1, said 1] [step 2: heard 2, said 2] ..., where a step holds
-the tokens of whoever has a chunk there (`vidchat.layout`). The backbone's outputs at said t, or at the still before a
-turn, predict said t+1, and whether said t is its turn's last chunk. Inside a chunk, audio comes before video: the depth
-transformer predicts the codes; the spatial transformer, given these codes, fills in the visual tokens set by set; the
-flow head denoises each token. The finished chunk is fed back: its latents and its codes.
+Sequence: [conditions] [step 0: the reference] [step 1: heard 1, said 1] [step 2: heard 2, said 2] ..., where a step
+holds the tokens of whoever has a chunk there (`vidchat.layout`). The backbone's outputs at said t, or at the still
+before a turn, predict said t+1, and whether said t is its turn's last chunk. Inside a chunk, audio comes before video:
+the depth transformer predicts the codes; the spatial transformer, given these codes, fills in the visual tokens set by
+set; the flow head denoises each token. The finished chunk is fed back: its latents and its codes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidchat.batch import INITIATOR, RESPONDER, UNKNOWN, ChunkBatch
+from vidchat.batch import UNKNOWN, ChunkBatch
 from vidchat.conditions.base import Conditioning
 from vidchat.model.cache import KeyValueCache
-from vidchat.model.chunks import (
-    ChunkEmbedding,
-    PatchUpsample,
-    TokenShapes,
-    audio_positions,
-    patchify,
-    patchify_padded,
-    video_positions,
-)
+from vidchat.model.chunks import ChunkEmbedding, PatchUpsample, TokenShapes
 from vidchat.model.condition_encoder import HEARD, ConditionEncoder, ConditionTokens, Keeps
 from vidchat.model.depth import DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
@@ -37,8 +29,9 @@ from vidchat.model.mask import BlockCausal
 from vidchat.model.masked import MaskedTransformer
 from vidchat.model.noise import NoiseInjection, draw_hidden_chunks
 from vidchat.model.objective import Objective
-from vidchat.model.sequence import Columns, StepTokens, in_order
+from vidchat.model.sequence import StepTokens
 from vidchat.model.set_causal import SetCausalTransformer
+from vidchat.model.step_embedding import StepEmbedding
 from vidchat.model.transformer import Shape, Transformer
 from vidchat.model.video_head import HeadInputs, VideoHead
 from vidchat.registry import register
@@ -96,6 +89,7 @@ class Responder(nn.Module):
         self.backbone = Transformer(backbone)
         self.end = nn.Linear(backbone.width, 1)
         self.noise = NoiseInjection(backbone.width, noise) if noise else None
+        self.steps = StepEmbedding(self.embed, self.noise, tokens, patch * ratio, heard_ratio)
         self.depth = DepthTransformer(depth, backbone.width, codes) if depth and codes else None
         kind = SetCausalTransformer if set_causal else MaskedTransformer
         self.spatial = kind(spatial, backbone.width, token_dim, ratio) if spatial else None
@@ -125,29 +119,56 @@ class Responder(nn.Module):
         """
         if self.depth is not None and batch.codes is None:
             raise ValueError("the model has audio but the batch has no codes; check that the data has audio tracks")
-        history, levels = self._noisy_history(batch)
-        outputs = self.run_backbone(batch, history, levels)
-        hidden = outputs[:, :-1].flatten(0, 1)
-        codes = batch.codes[:, 1:].flatten(0, 1) if self.depth and batch.codes is not None else None
         weight = batch.targets.flatten().float()
-        reference = batch.latents[:, :1].expand_as(history[:, 1:]).flatten(0, 1)
-        inputs = HeadInputs(hidden, reference, history[:, :-1].flatten(0, 1), codes, count_seed)
-        video = self._video_loss(inputs, batch.latents[:, 1:].flatten(0, 1), weight)
+        chosen = self.objective.draw_chunks(weight)
+        latents = self._with_own_chunks(batch, chosen, count_seed) if self._resamples() else batch.latents
+        history, levels = self._noisy_history(latents)
+        outputs = self.run_backbone(batch, history, levels)
+        inputs = self._head_inputs(batch, outputs, history, count_seed)
+        targets, audio = batch.latents[:, 1:].flatten(0, 1), inputs
+        if chosen is not None:
+            inputs, targets = inputs.select(chosen), targets[chosen]
+        video_weight = weight if chosen is None else weight[chosen]
+        video = self.video_head.loss(inputs, targets, self.steps.grid(targets), video_weight)
         end = self._end_loss(outputs[:, 1:], batch)
         losses = {"video": video.detach(), "end": end.detach()}
         entropy = None
-        if self.depth is not None and codes is not None:
-            entropy, accuracy = self.depth.loss(hidden[:, -self.codec_frames :], codes, weight)
+        if self.depth is not None and audio.codes is not None:
+            entropy, accuracy = self.depth.loss(audio.hidden[:, -self.codec_frames :], audio.codes, weight)
             losses["audio"] = entropy.detach().mean()
             losses |= {f"accuracy_{k}": share for k, share in enumerate(accuracy)}
         return {"loss": self.objective.total(video, entropy, end)} | losses
 
-    def _video_loss(self, inputs: HeadInputs, targets: Tensor, weight: Tensor) -> Tensor:
-        """Video loss of all N = B x (n-1) columns, or of those that the objective draws."""
-        grid, chosen = self._grid(targets), self.objective.draw_chunks(weight)
-        if chosen is None:
-            return self.video_head.loss(inputs, targets, grid, weight)
-        return self.video_head.loss(inputs.select(chosen), targets[chosen], grid, weight[chosen])
+    def _head_inputs(self, batch: ChunkBatch, outputs: Tensor, history: Tensor, count_seed: int | None) -> HeadInputs:
+        """Inputs of the video of all N = B x (n-1) columns 1..n-1, each predicted from the column before it."""
+        codes = batch.codes[:, 1:].flatten(0, 1) if self.depth and batch.codes is not None else None
+        reference = batch.latents[:, :1].expand_as(history[:, 1:]).flatten(0, 1)
+        return HeadInputs(outputs[:, :-1].flatten(0, 1), reference, history[:, :-1].flatten(0, 1), codes, count_seed)
+
+    def _resamples(self) -> bool:
+        """Whether this training step continues the model's own chunks, drawn by `Objective.resample`."""
+        return self.training and bool(self.objective.resample) and torch.rand(()).item() < self.objective.resample
+
+    @torch.no_grad()
+    def _with_own_chunks(self, batch: ChunkBatch, chosen: Tensor | None, count_seed: int | None) -> Tensor:
+        """Returns the latents (B, n, C, h, w), in which the chunks before the chosen columns are the model's own.
+
+        Args:
+            batch: The batch.
+            chosen: (m,) indices among the N = B x (n-1) columns 1..n-1; `None` means all.
+            count_seed: See `loss`.
+        """
+        history, levels = self._noisy_history(batch.latents)
+        inputs = self._head_inputs(batch, self.run_backbone(batch, history, levels), history, count_seed)
+        size, count = batch.targets.shape
+        chosen = torch.arange(size * count, device=history.device) if chosen is None else chosen
+        # Column j+1 has index j in its row; the chunk before it is column j, which has index j-1, unless it is a still.
+        before, truth = (chosen - 1).clamp(min=0), batch.latents[:, :-1].flatten(0, 1)
+        is_chunk = (chosen % count > 0) & batch.targets.flatten()[before]
+        own = self.video_head.redraw(inputs.select(before), truth[chosen], self.steps.grid(history))
+        own = torch.where(is_chunk[:, None, None, None], own, truth[chosen])
+        latents = truth.index_copy(0, chosen, own.to(truth.dtype)).unflatten(0, (size, count))
+        return torch.cat([latents, batch.latents[:, -1:]], dim=1)
 
     def _end_loss(self, outputs: Tensor, batch: ChunkBatch) -> Tensor:
         """Cross-entropy of the ends, summed over the chunks where they are known, per chunk of all."""
@@ -163,12 +184,11 @@ class Responder(nn.Module):
         """Logits (B, n) that a chunk is its turn's last, from outputs (B, n, k, D) at the chunk."""
         return self.end(outputs.mean(2)).squeeze(-1)
 
-    def _noisy_history(self, batch: ChunkBatch) -> tuple[Tensor, Tensor]:
+    def _noisy_history(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, n, C, h, w) of the said columns as they are read, and their noise levels (B, n).
 
         Noise is added in training only.
         """
-        latents = batch.latents
         levels = latents.new_zeros(latents.shape[:2])
         if self.noise and self.training:
             levels = self.noise.draw_levels(latents.shape[0], latents.shape[1], latents.device)
@@ -185,16 +205,17 @@ class Responder(nn.Module):
             levels: Noise levels (B, n) of the history.
         """
         if history is None or levels is None:
-            history, levels = self._noisy_history(batch)
+            history, levels = self._noisy_history(batch.latents)
         device, dropout = history.device, self.objective.code_dropout
         hidden_codes = None
         if self.training:
             keeps: Keeps = self.conditions.draw_keeps(batch.size, device)
-            hidden_codes = draw_hidden_chunks(*history.shape[:2], dropout, device) if dropout else None
+            hidden_codes = draw_hidden_chunks(batch.size, history.shape[1], dropout, device) if dropout else None
         else:
             keeps = self.conditions.keep_all(torch.ones(batch.size, dtype=torch.bool, device=device))
         conditions = self.conditions(batch, self.embed, keeps)
-        steps = self._steps(replace(batch, latents=history), levels, conditions.end, keeps, hidden_codes)
+        said_as_read = replace(batch, latents=history)
+        steps = self.steps(said_as_read, levels, conditions.end, keeps.get(HEARD), hidden_codes)
         outputs = self._run(conditions, steps, self._mask(conditions, steps))
         index = steps.said.flatten(1)[..., None].expand(-1, -1, outputs.shape[-1])
         return outputs.gather(1, index).unflatten(1, steps.said.shape[1:])
@@ -221,14 +242,14 @@ class Responder(nn.Module):
         keeps = self.conditions.keep_all(keep)
         conditions = self.conditions(batch, self.embed, keeps)
         still = ChunkBatch.start(batch.latents[:, 0])
-        steps = self._steps(still, batch.latents.new_zeros(batch.size, 1), conditions.end, keeps)
+        steps = self.steps(still, batch.latents.new_zeros(batch.size, 1), conditions.end, None)
         mask, shape = self._mask(conditions, steps), self.backbone.shape
-        heard = self._heard_tokens(reference) if self.conditions.hears else 0
+        heard = self.steps.heard_tokens(reference) if self.conditions.hears else 0
         window = self.window if window is None else window
         cache = KeyValueCache(shape.layers, mask.visible, heard, steps.tokens.shape[1], window, undo)
         hidden = self._run(conditions, steps, mask, cache)
         origin = conditions.end.double()
-        return GenerationState(cache, origin, 0, self._grid(reference), reference, hidden, reference)
+        return GenerationState(cache, origin, 0, self.steps.grid(reference), reference, hidden, reference)
 
     def read_step(
         self,
@@ -262,8 +283,7 @@ class Responder(nn.Module):
             columns = replace(columns, latents=self.noise.mix(columns.latents, levels, generator))
         copies = len(state.origin) // size
         keep = torch.arange(len(state.origin), device=state.origin.device) < size
-        keeps = self.conditions.keep_all(keep)
-        tokens = self._steps(columns.repeat(copies), levels.repeat(copies, 1), state.origin, keeps)
+        tokens = self.steps(columns.repeat(copies), levels.repeat(copies, 1), state.origin, keep[:, None])
         heard_tokens = tokens.tokens.shape[1] - tokens.said[0].numel()
         visible = None if heard is None else tokens.visible[:, :heard_tokens]
         state.cache.open_step(step, visible, said is not None)
@@ -332,97 +352,6 @@ class Responder(nn.Module):
         )
 
     # Shared by both
-
-    def _grid(self, latents: Tensor) -> tuple[int, int]:
-        """Rows and columns of the backbone's visual tokens for latents (..., h, w)."""
-        side = self.patch * self.ratio
-        height, width = latents.shape[-2:]
-        if height % side or width % side:
-            raise ValueError(
-                f"a latent of {height} x {width} does not divide into patches of {side} (model.patch * model.ratio); "
-                f"choose another size or patch"
-            )
-        return height // side, width // side
-
-    def _heard_grid(self, latents: Tensor) -> tuple[int, int]:
-        """Rows and columns of a heard chunk's visual tokens for latents (..., h, w), padded to whole patches."""
-        side = self.patch * self.ratio * self.heard_ratio
-        return -(-latents.shape[-2] // side), -(-latents.shape[-1] // side)
-
-    def _heard_tokens(self, latents: Tensor) -> int:
-        """Number of tokens of a heard chunk that is seen and audible."""
-        rows, cols = self._heard_grid(latents)
-        return rows * cols + self.codec_frames
-
-    def _steps(
-        self, batch: ChunkBatch, levels: Tensor, origin: Tensor, keeps: Keeps, hidden_codes: Tensor | None = None
-    ) -> StepTokens:
-        """Tokens of the columns of a batch in the order of the clock: the one layout of training and generation.
-
-        Args:
-            batch: Said columns with the latents as they are read, and heard columns.
-            levels: (B, n) noise levels of these latents.
-            origin: (B,) position of step 0.
-            keeps: Which dialogues hear, (B, 1) bool under `HEARD`.
-            hidden_codes: (B, n) bool, said columns whose codes are hidden.
-        """
-        said = self._said_columns(batch, levels, origin, hidden_codes)
-        if not self.conditions.hears or batch.heard_steps is None:
-            return in_order(said, None)
-        return in_order(said, self._heard_columns(batch, origin, keeps[HEARD]))
-
-    def _said_columns(
-        self, batch: ChunkBatch, levels: Tensor, origin: Tensor, hidden_codes: Tensor | None
-    ) -> Columns:
-        tokens = self.embed.embed_said(patchify(batch.latents, self.patch * self.ratio))
-        if self.noise:
-            tokens = tokens + self.noise.embed_levels(levels).unsqueeze(2)
-        times = self._times(batch.steps, origin)
-        positions = video_positions(times, self._grid(batch.latents))
-        if self.code_shape is not None:
-            shape = (*batch.steps.shape, self.code_shape.codec_frames, self.code_shape.codebooks)
-            codes = torch.zeros(shape, dtype=torch.long, device=tokens.device) if batch.codes is None else batch.codes
-            hidden = batch.stills if hidden_codes is None else batch.stills | hidden_codes
-            audio = self.embed.embed_codes(codes, torch.full_like(hidden, RESPONDER, dtype=torch.long), hidden)
-            tokens = torch.cat([tokens, audio.to(tokens.dtype)], dim=2)
-            positions = torch.cat([positions, audio_positions(times, self.latent.steps, self.codec_frames)], dim=2)
-        visible = batch.mask[..., None].expand(tokens.shape[:3])
-        return Columns(tokens, positions, batch.steps, batch.mask, visible)
-
-    def _heard_columns(self, batch: ChunkBatch, origin: Tensor, keep: Tensor) -> Columns:
-        steps = batch.heard_steps
-        assert steps is not None and batch.heard_video is not None and batch.heard_audio is not None
-        times = self._times(steps, origin)
-        tokens, positions, visible = [], [], []
-        if batch.heard_latents is not None:
-            side = self.patch * self.ratio * self.heard_ratio
-            tokens.append(self.embed.embed_heard(patchify_padded(batch.heard_latents, side)))
-            positions.append(video_positions(times, self._heard_grid(batch.heard_latents), self.heard_ratio))
-            visible.append(batch.heard_video)
-        if batch.heard_codes is not None and self.codec_frames:
-            roles = torch.full_like(batch.heard_audio, INITIATOR, dtype=torch.long)
-            audio = self.embed.embed_codes(batch.heard_codes, roles)
-            tokens.append(audio.to(tokens[0].dtype) if tokens else audio)
-            positions.append(audio_positions(times, self.latent.steps, self.codec_frames))
-            visible.append(batch.heard_audio)
-        return Columns(
-            torch.cat(tokens, dim=2),
-            torch.cat(positions, dim=2),
-            steps,
-            batch.heard_video | batch.heard_audio,
-            torch.cat(
-                [
-                    (mask & keep)[..., None].expand(-1, -1, part.shape[2])
-                    for mask, part in zip(visible, tokens, strict=True)
-                ],
-                dim=2,
-            ),
-        )
-
-    def _times(self, steps: Tensor, origin: Tensor) -> Tensor:
-        """Position (B, n, 3) of the chunks at steps (B, n): their end in time, and their upper left corner."""
-        time = steps.to(origin.device)[..., None] * self.latent.steps
-        return origin[:, None, None] + F.pad(time, (0, 2))
 
     def _mask(self, conditions: ConditionTokens, steps: StepTokens) -> BlockCausal:
         """Mask of the conditions followed by steps, each of which is one block."""

@@ -25,6 +25,7 @@ from vidchat.model.spatial import (
 )
 
 Grid = tuple[int, int]
+REDRAW_EVALUATIONS = 4  # of the flow head, when chunks of the history are drawn anew in training
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,31 @@ class VideoHead:
             tokens.scatter_(1, index, drawn.view(count, size, -1))
             filled += size
         return unpatchify(tokens, self.patch, rows, cols)
+
+    def redraw(self, inputs: HeadInputs, latents: Tensor, grid: Grid) -> Tensor:
+        """Returns true latents (n, C, h, w) of n chunks in which the model has drawn many tokens anew.
+
+        Of each chunk, the tokens that a training pass predicts are noised to a random level and denoised again, so they
+        have the errors that the model makes in generation.
+
+        Args:
+            inputs: Inputs of the chunks.
+            latents: (n, C, h, w) true latents of the chunks.
+            grid: Rows and columns of the backbone's visual tokens.
+        """
+        tokens = patchify(latents, self.patch)
+        if self.spatial is None:
+            condition = self._upsample(inputs.hidden, grid)
+            index = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+        else:
+            context = self._spatial_context(inputs, grid)
+            condition, index = self.spatial.training_pass(context, tokens, inputs.count_seed)
+        drawn = gather_tokens(tokens, index)
+        level = torch.rand(len(tokens), 1, 1, device=tokens.device).expand(-1, drawn.shape[1], -1).flatten(0, 1)
+        redrawn = self.flow.redraw(drawn.flatten(0, 1).float(), condition.flatten(0, 1), level, REDRAW_EVALUATIONS)
+        index = index.unsqueeze(-1).expand_as(drawn)
+        tokens = tokens.scatter(1, index, redrawn.view_as(drawn).to(tokens.dtype))
+        return unpatchify(tokens, self.patch, *(side * self.ratio for side in grid))
 
     def _spatial_context(self, inputs: HeadInputs, grid: Grid) -> SpatialContext:
         """Inputs of the spatial transformer that are known before any visual token of the chunk."""
