@@ -62,13 +62,21 @@ def test_the_transcript_of_a_span_holds_each_word_whose_middle_it_holds(span, te
     assert clip.text_between(*span) == text
 
 
+def test_a_segment_is_cut_between_its_words():
+    segments = (TimedText("how are you", 0.0, 3.0), TimedText("today", 3.0, 4.0))
+    clip = Clip(Path("a.mp4"), "ann", "How are you today?", end=10, words=segments)
+    assert [clip.text_between(*span) for span in ((0, 2), (2, 5), (1, 2.4))] == ["how are", "you today", "are"]
+
+
 def test_without_times_only_the_whole_clip_has_a_transcript():
     clip = Clip(Path("a.mp4"), "ann", "How are you?", start=7, end=10)
     assert clip.text_between(0, 2.6) == "How are you?"
-    assert clip.text_between(0, 2.4) is None and clip.text_between(0.6, 3) is None
+    assert clip.text_between(0, 2.4) is None
+    assert clip.text_between(0.6, 3) is None
     to_the_end = Clip(Path("a.mp4"), "ann", "How are you?", start=7)
     assert to_the_end.text_between(0, 3, length=3) == "How are you?"
-    assert to_the_end.text_between(0, 3) is None and to_the_end.text_between(0, 2, length=3) is None
+    assert to_the_end.text_between(0, 3) is None, "the length is unknown"
+    assert to_the_end.text_between(0, 2, length=3) is None
     assert Clip(Path("a.mp4"), "ann", "", end=3).text_between(1, 2) == "", "who says nothing says nothing in a span"
 
 

@@ -5,7 +5,7 @@ The whole package uses these classes; this module imports nothing else of the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +33,12 @@ class TimedText:
     text: str
     start: float
     end: float
+
+    def middles(self) -> Iterator[tuple[str, float]]:
+        """Yields each word and its middle in seconds from the clip's start."""
+        words = self.text.split()
+        for k, word in enumerate(words):
+            yield word, self.start + (k + 0.5) / len(words) * (self.end - self.start)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class Clip:
     def text_between(self, start: float, end: float, length: float | None = None) -> str | None:
         """Returns the transcript of a span of the clip, `None` if it is unknown.
 
-        Without word times, only a span of the whole clip has a known transcript: a wrong one is worse than none.
+        A word belongs to the span that holds its middle; those of a segment are taken to be equally long. Without
+        times, only a span of the whole clip has a known transcript: a wrong one is worse than none.
 
         Args:
             start: Start of the span in seconds from the clip's start.
@@ -79,7 +86,7 @@ class Clip:
         whole = length is not None and start < WHOLE_WITHIN_S and end > length - WHOLE_WITHIN_S
         if not self.words or (whole and self.text is not None):
             return self.text if whole or not self.text else None
-        return " ".join(word.text for word in self.words if start <= (word.start + word.end) / 2 < end)
+        return " ".join(word for timed in self.words for word, middle in timed.middles() if start <= middle < end)
 
 
 @dataclass(frozen=True)

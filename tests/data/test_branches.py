@@ -228,6 +228,40 @@ def test_the_folder_reader_reads_the_derived_dialogues(tmp_path: Path) -> None:
     assert set(pq.read_table(tmp_path / "dialogues.parquet")["id"].to_pylist()) == set(lines)
 
 
+def test_turns_start_where_the_source_says_and_keep_their_words(tmp_path: Path) -> None:
+    said = [{"text": "oh", "start_s": 0.2, "end_s": 0.6}, {"text": "yes", "start_s": 1.2, "end_s": 1.6}]
+    rows = [
+        clip("A", 60, 65, 0, timed_words=said, caption="A man nods."),
+        clip("B", 65.4, 69, 1),
+        clip("A", 69.2, 74, 2),
+        clip("A_None", 60, 65, 0, person=1, sync_confidence=0.5, timed_words=said, caption="A woman smiles."),
+        clip("None", 80, 85, 3, sync_confidence=0.5, timed_words=said, caption="A boy looks up."),
+    ]
+    write_manifest(tmp_path / "clips.parquet", [as_table(sorted_rows(rows))])
+    write_dialogues(tmp_path / "clips.parquet", tmp_path, DeriveSettings())
+    lines = {line["id"]: line for line in map(json.loads, (tmp_path / "dialogues.jsonl").read_text().splitlines())}
+    starts = {name: [turn.get("at") for turn in line["turns"]] for name, line in lines.items()}
+    assert starts["single/000_A_00"] == [None]
+    assert starts["dialogue/001_B_00"] == [0.0, 5.4]
+    assert starts["multi_turn/sequential/002_A_00"] == [0.0, 5.4, 9.2]
+    assert starts["listening/000_A_None_01"] == starts["listening/003_None_00"] == [0.0, 0.0]
+    (only,) = lines["single/000_A_00"]["turns"]
+    assert (only["words"], only["caption"]) == ([["oh", 0.2, 0.6], ["yes", 1.2, 1.6]], "A man nods.")
+    (quiet,) = lines["single/000_A_None_01"]["turns"]
+    assert "words" not in quiet, "a listener has no words"
+    assert quiet["caption"] == "A woman smiles."
+    voice, seen = lines["listening/003_None_00"]["turns"]
+    assert "caption" not in voice, "an unseen talker is not described"
+    assert (len(voice["words"]), seen["caption"]) == (2, "A boy looks up.")
+
+
+def test_a_manifest_of_an_earlier_version_is_named(tmp_path: Path) -> None:
+    table = as_table([clip("A", 0, 5, 0)]).drop_columns(["timed_words"])
+    pq.write_table(table, tmp_path / "clips.parquet")
+    with pytest.raises(ManifestError, match="no column timed_words; make it again with 'vidchat data ingest'"):
+        write_dialogues(tmp_path / "clips.parquet", tmp_path, DeriveSettings())
+
+
 def test_dialogues_of_another_program_are_left_alone(tmp_path: Path) -> None:
     write_manifest(tmp_path / "clips.parquet", [as_table([clip("A", 0, 5, 0)])])
     (tmp_path / "dialogues.jsonl").write_text("precious")

@@ -118,14 +118,20 @@ def test_a_source_that_ends_early_is_reported(media: Path, tmp_path: Path) -> No
     assert len(read(tmp_path / "data", "half").frames) == 50
 
 
-def test_a_clip_may_span_the_track_alone(media: Path, tmp_path: Path) -> None:
-    rows = [row("one", 2.0, 5.0, speech=SPEECH, track_start_s=3.0, track_end_s=4.0)]
+def test_a_turn_may_span_the_track_alone(media: Path, tmp_path: Path) -> None:
+    """The frames, the transcript and the start on the dialogue's clock are those of the track."""
+    said = [{"text": "oh", "start_s": 0.2, "end_s": 0.6}, {"text": "yes", "start_s": 1.2, "end_s": 1.6}]
+    track = {"track_start_s": 3.0, "track_end_s": 4.0, "text": "oh yes", "timed_words": said, "scene": 0}
+    rows = [row("one", 2.0, 5.0, **track), row("other", 5.0, 6.0, voice="B", speaker="b", scene=1)]
     write_manifest(tmp_path / "clips.parquet", [as_table(rows)])
-    cut(tmp_path / "clips.parquet", media, tmp_path / "data", CutSettings(window="track"), workers=1)
-    clip = read(tmp_path / "data", "one")
-    assert len(clip.frames) == 25
-    assert float(clip.frames[0].float().mean()) == pytest.approx(level(75), abs=3)
-    assert loud(clip.waveform, 0.05, 0.9) < 0.01, "B talks from the first second to the second"
+    cut(tmp_path / "clips.parquet", media, tmp_path / "data", CutSettings(), workers=1)
+    write_dialogues(tmp_path / "clips.parquet", tmp_path / "data", DeriveSettings(("dialogue",), window="track"))
+    ((first, second),) = (dialogue.turns for dialogue in read_folder(tmp_path / "data")[0])
+    frames = read_clip(first.clip, fps=25, size=(60, 48), sample_rate=RATE).frames.float().mean((1, 2, 3))
+    assert (len(frames), float(frames[0])) == (25, pytest.approx(level(75), abs=3))
+    assert (first.start, second.start) == (0.0, 2.0), "the track begins at 3 s of the source"
+    assert (first.clip.text, first.clip.text_between(0, 0.3)) == ("yes", "")
+    assert first.clip.words[1].start == pytest.approx(0.2)
 
 
 def test_large_crops_are_made_smaller(manifest: Path, media: Path, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def write(root: Path, *entries: Any) -> None:
 
 
 def test_every_field_is_read(root: Path) -> None:
-    full = turns(start=0.5, end=2, scores={"dover": 7, "motion": None}, truth={"mouth": [0.1]}, text="yes")
+    full = turns(start=0.5, end=2, scores={"dover": 7, "motion": None}, truth={"mouth": [0.1]}, text="oh yes")
+    full[1] |= {"at": 3, "words": [["oh", 0, 0.4], ["yes", 0.5, 1]], "caption": "A man nods."}
     write(root, {"id": "d1", "split": "test", "branch": "dialogue", "tier": "pretrain", "turns": full})
     (dialogue,) = read_dialogues(root)
     assert (dialogue.id, dialogue.split, dialogue.tier) == ("d1", "test", "pretrain")
@@ -43,6 +44,17 @@ def test_every_field_is_read(root: Path) -> None:
     assert question is not None
     assert (question.path, question.speaker, question.text) == (root / "a.mp4", "ann", "do you like tea")
     assert (answer.start, answer.end, answer.scores, answer.truth) == (0.5, 2.0, {"dover": 7.0}, {"mouth": [0.1]})
+    assert [turn.start for turn in dialogue.turns] == [None, 3.0]
+    assert (answer.text_between(0.4, 1), answer.caption) == ("yes", "A man nods.")
+    assert (question.words, question.caption) == ((), None)
+
+
+def test_in_the_listening_branch_turns_without_times_start_together(root: Path) -> None:
+    for branch, starts in (("listening", [0.0, 0.0]), ("dialogue", [None, None])):
+        write(root, {"id": "d1", "branch": branch, "turns": turns()})
+        assert [turn.start for turn in read_dialogues(root)[0].turns] == starts
+    write(root, {"id": "d1", "branch": "listening", "turns": turns(at=0.4)})
+    assert [turn.start for turn in read_dialogues(root)[0].turns] == [0.0, 0.4]
 
 
 def test_a_json_list_reads_the_same(root: Path) -> None:
@@ -84,7 +96,17 @@ def test_a_json_list_reads_the_same(root: Path) -> None:
         ({"id": "x\ud800", "turns": turns()}, "half of a character"),
         ({"id": "x", "turns": turns("\ud800.mp4")}, "half of a character"),
         ({"id": "x", "turns": turns(text="\ud800")}, "half of a character"),
-        ({"id": "x", "turns": turns(text=3)}, "text"),
+        ({"id": "x", "turns": turns(text=3)}, "'text' must be a string"),
+        ({"id": "x", "turns": turns(caption=["a man"])}, "'caption' must be a string"),
+        ({"id": "x", "turns": turns(at=-1)}, "'at' must be seconds on the dialogue's clock, 0 or later, not -1"),
+        ({"id": "x", "turns": turns(at="2")}, "'at' must be seconds"),
+        ({"id": "x", "turns": turns(at=10**400)}, "'at' must be seconds"),
+        ({"id": "x", "turns": turns(words="oh yes")}, "'words' must be a list of [text, start, end]"),
+        ({"id": "x", "turns": turns(words=[["oh", 0]])}, "not of ['oh', 0]"),
+        ({"id": "x", "turns": turns(words=[[1, 0, 1]])}, "not of [1, 0, 1]"),
+        ({"id": "x", "turns": turns(words=[["oh", 0, None]])}, "in seconds from the clip's start, not None"),
+        ({"id": "x", "turns": turns(words=[["oh", 2, 1]])}, "ends before it starts"),
+        ({"id": "x", "turns": turns(words=[["\ud800", 0, 1]])}, "half of a character"),
         ({"id": "x", "turns": turns(scores={"dover": "good"})}, "good"),
         ({"id": "x", "split": "training", "turns": turns()}, "train, val, test"),
         ({"id": "x", "turns": turns()[:1]}, "responder"),

@@ -76,6 +76,8 @@ def test_labels_reach_their_clips(undisturbed: Path) -> None:
         assert [s["speaker"] for s in row["speech"]] == expected[2]
         assert all(0 <= s["start_s"] < s["end_s"] <= row["duration_s"] + 1e-6 for s in row["speech"])
         assert row["words"] == len(row["text"].split())
+        assert " ".join(words["text"] for words in row["timed_words"]) == row["text"]
+        assert row["timed_words"][-1]["end_s"] == pytest.approx(row["duration_s"])
 
 
 def test_rows_are_in_order_and_typed(undisturbed: Path) -> None:

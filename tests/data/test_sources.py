@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,7 @@ from vidchat.dialogue import Dialogue
 
 
 def fields(dialogue: Dialogue) -> tuple[Any, ...]:
-    turns = [
-        (t.role, t.clip.speaker, t.clip.text, t.clip.path.resolve(), dict(t.clip.scores), dict(t.clip.truth))
-        for t in dialogue.turns
-    ]
+    turns = [replace(t, clip=replace(t.clip, path=t.clip.path.resolve(), end=None)) for t in dialogue.turns]
     return dialogue.id, dialogue.branch, dialogue.tier, dialogue.split, turns
 
 
@@ -35,6 +33,7 @@ def test_a_folder_data_set_keeps_every_field_through_the_manifest(tmp_path: Path
     lines = (root / "dialogues.jsonl").read_text().splitlines()
     entry = json.loads(lines[0])
     entry["turns"][1] |= {"truth": {"mouth": [0.5]}, "scores": {"dover": 0.5, "charm": 2}, "speaker": "only"}
+    entry["turns"][1] |= {"at": 0.48, "words": [["oh", 0.1, 0.2], ["yes", 0.3, 0.5]], "caption": "She nods."}
     entry["id"] = "a/../b ü"
     (root / "dialogues.jsonl").write_text("\n".join([json.dumps(entry), *lines[1:], "{broken"]))
     report = ingest_folder(root, tmp_path / "data" / "clips.parquet")
@@ -49,16 +48,17 @@ def test_a_table_of_dialogues(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "own", ["train"])
     (root / "dialogues.jsonl").unlink()
     (root / "dialogues.csv").write_text(
-        "dialogue,turn,role,speaker,clip,text,start,end,dover\n"
-        'x,1,responder,bob,a0.mp4,"yes, please",0.2,0.6,0.7\n'
-        "x,0,initiator,ann,q0.mp4,tea?,,,\n"
-        "y,0,responder,ann,nowhere.mp4,,,,\n"
-        "z,0,responder,ann,q0.mp4,,soon,,\n"
+        "dialogue,turn,role,speaker,clip,text,start,end,at,caption,dover\n"
+        'x,1,responder,bob,a0.mp4,"yes, please",0.2,0.6,0.5,He nods.,0.7\n'
+        "x,0,initiator,ann,q0.mp4,tea?,,,,,\n"
+        "y,0,responder,ann,nowhere.mp4,,,,,,\n"
+        "z,0,responder,ann,q0.mp4,,soon,,,,\n"
     )
     ingest_folder(root, tmp_path / "clips.parquet")
     first, second = pq.read_table(tmp_path / "clips.parquet").to_pylist()
     assert (first["role"], second["role"], second["text"]) == ("initiator", "responder", "yes, please")
     assert (second["start_s"], second["end_s"], second["dover"], second["words"]) == (0.2, 0.6, 0.7, 2)
+    assert (first["at_s"], second["at_s"], second["caption"]) == (None, 0.5, "He nods.")
     assert first["duration_s"] == pytest.approx(0.84, abs=0.05)
     assert len((tmp_path / "clips.damaged.jsonl").read_text().splitlines()) == 2
 
@@ -74,8 +74,15 @@ def test_clips_alone_are_single(tmp_path: Path) -> None:
         ingest_folder(tmp_path / "nowhere", tmp_path / "x.parquet")
 
 
+def _spread(start: float, end: float, words: list[str]) -> list[dict[str, Any]]:
+    each = (end - start) / len(words)
+    return [{"word": w, "start": start + k * each, "end": start + (k + 1) * each} for k, w in enumerate(words)]
+
+
 def person(name: str, segments: list[tuple[float, float, str]]) -> tuple[str, bytes]:
-    transcript = [{"start": s, "end": e, "transcript": words, "words": []} for s, e, words in segments]
+    transcript = [
+        {"start": s, "end": e, "transcript": words, "words": _spread(s, e, words.split())} for s, e, words in segments
+    ]
     vad = [{"start": s, "end": e} for s, e, _ in segments]
     return name, json.dumps({"id": name, "metadata:transcript": transcript, "metadata:vad": vad}).encode()
 
@@ -102,7 +109,7 @@ def test_seamless_interaction(tmp_path: Path) -> None:
     output = tmp_path / "data" / "clips.parquet"
     report = ingest_seamless(tmp_path / "s", output, workers=1)
     rows = pq.read_table(output).to_pylist()
-    spoken = [row for row in rows if not row["listens"]]
+    spoken = [row for row in rows if row["listens"] is False]
     assert [(row["voice"], row["text"], row["start_s"], row["end_s"]) for row in spoken] == [
         ("A", "do you like tea", 0, 4),
         ("B", "oh yes", 4.5, 7),
@@ -120,8 +127,20 @@ def test_seamless_interaction(tmp_path: Path) -> None:
         ["do you like tea", "oh yes"],
         ["oh yes", "good"],
     ]
+    assert [turn["at"] for turn in pairs[0]["turns"]] == [0.0, 4.5], "the pause before the answer is kept"
+    assert pairs[0]["turns"][0]["words"][2:] == [["like", 2.2, 3.1], ["tea", 3.1, 4.0]]
+    assert pairs[0]["turns"][1]["words"] == [["oh", 0.0, 1.25], ["yes", 1.25, 2.5]], "in seconds of the clip"
     listening = [line for line in lines if line["branch"] == "listening"]
+    assert all(turn["at"] == 0.0 for line in listening for turn in line["turns"])
     assert [[t["speaker"] for t in line["turns"]] for line in listening] == [["P0007A", "P0008"], ["P0008", "P0007A"]]
+    recorded = [line for line in lines if line["id"].startswith("recorded/")]
+    assert [[t["speaker"] for t in line["turns"]] for line in recorded] == [["P0008", "P0007A"], ["P0007A", "P0008"]]
+    for line in recorded:
+        assert (line["branch"], [t["role"] for t in line["turns"]]) == ("multi_turn", ["initiator", "responder"])
+        assert all((t["at"], t["start"], t["end"]) == (0.0, 0.0, 10.5) for t in line["turns"]), "as recorded"
+    assert recorded[1]["turns"][1]["text"] == "oh yes well"
+    assert recorded[1]["turns"][1]["words"][2] == ["well", 9.2, 10.4]
+    assert not [line for line in lines if line["branch"] == "single" and "recorded" in line["id"]]
     assert {line["split"] for line in lines} == {"val"}, "one person joins both conversations, and one of them is val"
     assert summary.torn == 1
     before = output.read_bytes()

@@ -165,6 +165,35 @@ def test_scores_of_a_transcript_are_weighted_by_time() -> None:
     assert row["asr_compression"] == pytest.approx(1.5)
 
 
+def test_segments_of_a_transcript_are_words_with_times() -> None:
+    segments = [{"start": 0, "end": 3, "text": " oh yes."}, {"start": 3, "end": 4.5, "text": " well"}]
+    name = f"{VIDEO}_022_B.json"
+    assert read_asr(name, {"text": "", "segments": segments}, Counter(), [])["timed_words"] == [
+        {"text": "oh yes.", "start_s": 0.0, "end_s": 3.0},
+        {"text": "well", "start_s": 3.0, "end_s": 4.5},
+    ]
+    for incomplete in ([], [*segments, {"start": 5, "text": "so"}], [{"start": 0, "end": 1}]):
+        assert read_asr(name, {"text": "", "segments": incomplete}, Counter(), [])["timed_words"] is None
+    with pytest.raises(Damage, match="not a string"):
+        read_asr(name, {"text": "", "segments": [{"start": 0, "end": 1, "text": 3}]}, Counter(), [])
+
+
+def test_a_caption_is_text_whose_fields_may_be_missing() -> None:
+    data = {
+        "Upper-Body Only": True,
+        "Facing Direction": "left",
+        "caption": "A man\n sits.",
+        "Entity List": ["cup", "hat"],
+    }
+    assert read_anno(NAME, data, Counter(), [])["caption"] == (
+        "A man sits. entity list: cup, hat. facing direction: left. upper body only: yes."
+    )
+    assert read_anno(NAME, {"expression_caption": "calm"}, Counter(), [])["caption"] == "expression caption: calm."
+    tally: Counter[str] = Counter()
+    assert read_anno(NAME, {"novelty": 1}, tally, [])["caption"] is None
+    assert tally["-caption"] == 1
+
+
 def test_captions_by_any_spelling() -> None:
     data = {"Motion Intensity Level": "Level 4 (lively)", "scene": {"Facing-Direction": "left"}, "number_of_people": 2}
     row = read_anno(NAME, data, Counter(), [])

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from vidchat.data.report import Report
-from vidchat.dialogue import Branch, Clip, Dialogue, Role, Split, Tier, Turn
+from vidchat.dialogue import Branch, Clip, Dialogue, Role, Split, Tier, TimedText, Turn
 
 MANIFESTS = ("dialogues.jsonl", "dialogues.json", "dialogues.parquet")
 EXAMPLE = (
@@ -211,7 +211,9 @@ def make_dialogue(root: Path, entry: Any, media: bool = True) -> Dialogue:
     if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("turns"), list):
         raise ValueError("a dialogue is an object with 'id' and a list of 'turns'")
     words = {key: _word(entry, key, allowed) for key, allowed in WORDS.items() if key in entry}
-    return Dialogue(_name(entry["id"], "id"), tuple(_turn(root, turn, media) for turn in entry["turns"]), **words)
+    together = 0.0 if words.get("branch") == "listening" else None  # who listens does so from the talker's first word
+    turns = tuple(_turn(root, turn, media, together) for turn in entry["turns"])
+    return Dialogue(_name(entry["id"], "id"), turns, **words)
 
 
 def _name(value: Any, key: str) -> str:
@@ -235,19 +237,28 @@ def _word(entry: dict[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
     return entry[key]
 
 
-def _turn(root: Path, turn: Any, media: bool) -> Turn:
+def _turn(root: Path, turn: Any, media: bool, start: float | None) -> Turn:
+    """Returns a turn; `start` is where it starts on the dialogue's clock if the entry does not say."""
     if not isinstance(turn, dict) or not {"role", "speaker", "clip"} <= turn.keys():
         raise ValueError("a turn is an object with 'role', 'speaker' and 'clip'")
-    text, scores, truth = (turn.get(key) for key in ("text", "scores", "truth"))
-    if not isinstance(text, str | None) or not isinstance(scores, dict | None) or not isinstance(truth, dict | None):
-        raise ValueError("a turn's 'text' must be a string, and its 'scores' and 'truth' objects")
+    if turn.get("at") is not None:
+        start = _number(turn["at"], must := "'at' must be seconds on the dialogue's clock, 0 or later")
+        if start < 0:
+            raise ValueError(f"{must}, not {_short(turn['at'])}")
+    return Turn(_word(turn, "role", ROLES), _clip(root, turn, media), start)
+
+
+def _clip(root: Path, turn: dict[str, Any], media: bool) -> Clip:
+    scores, truth = turn.get("scores"), turn.get("truth")
+    if not isinstance(scores, dict | None) or not isinstance(truth, dict | None):
+        raise ValueError("a turn's 'scores' and 'truth' must be objects")
     path = inside(root, turn["clip"], media)
     start = _number(turn.get("start", 0.0), "'start' must be seconds")
     end = None if turn.get("end") is None else _number(turn["end"], "'end' must be seconds")
-    clip = Clip(
+    return Clip(
         path=path,
         speaker=_speaker(turn, start, end),
-        text=None if text is None else _unicode(text, "text"),
+        text=_text(turn, "text"),
         start=start,
         end=end,
         scores={
@@ -256,8 +267,32 @@ def _turn(root: Path, turn: Any, media: bool) -> Turn:
             if value is not None
         },
         truth=truth or {},
+        words=_timed_text(turn.get("words")),
+        caption=_text(turn, "caption"),
     )
-    return Turn(_word(turn, "role", ROLES), clip)
+
+
+def _text(turn: dict[str, Any], key: str) -> str | None:
+    text = turn.get(key)
+    if not isinstance(text, str | None):
+        raise ValueError(f"a turn's '{key}' must be a string, not {_short(text)}")
+    return None if text is None else _unicode(text, key)
+
+
+def _timed_text(words: Any) -> tuple[TimedText, ...]:
+    """Returns the words of a transcript with their times."""
+    must = "a turn's 'words' must be a list of [text, start, end], in seconds from the clip's start"
+    if not isinstance(words, list | None):
+        raise ValueError(f"{must}, not {_short(words)}")
+    timed = []
+    for word in words or ():
+        if not isinstance(word, list) or len(word) != 3 or not isinstance(word[0], str):
+            raise ValueError(f"{must}, not of {_short(word)}")
+        start, end = _number(word[1], must), _number(word[2], must)
+        if end < start:
+            raise ValueError(f"{must}; {_short(word)} ends before it starts")
+        timed.append(TimedText(_unicode(word[0], "words"), start, end))
+    return tuple(timed)
 
 
 def _speaker(turn: dict[str, Any], start: float, end: float | None) -> str:

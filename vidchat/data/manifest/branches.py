@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 Kind = Literal["", "co_present", "unseen", "contextual", "sequential"]
 BRANCH_COLUMNS = (
     *("clip", "source", "video", "media", "speaker", "voice", "scene", "listens", "start_s", "end_s", "duration_s"),
+    *("track_start_s", "track_end_s", "timed_words", "caption", "at_s"),
     *("text", "asr_no_speech", "asr_compression", "sync_confidence", "speech", "clarity", "dialogue", "turn", "role"),
     *("given_branch", "more_scores", "truth", *TIER_COLUMNS),
 )
@@ -85,6 +86,8 @@ def find_dialogues(
     turns = main_turns(free)
     if "single" in selected:
         for clip in clips:
+            if clip["dialogue"] is not None and clip["role"] is None:
+                continue  # a long recording; its turns are clips too
             yield DerivedDialogue(f"single/{clip['clip']}", "single", "", (("responder", clip, False),), 1)
     if "dialogue" in selected:
         for question, answer in answered_turns(turns, settings):
@@ -199,9 +202,25 @@ def _source_dialogues(clips: Sequence[Row]) -> Iterator[DerivedDialogue]:
         turns.setdefault(clip["dialogue"], []).append(clip)
     for name, own in turns.items():
         own.sort(key=lambda clip: clip["turn"])
+        if own[0]["role"] is None:
+            yield from _exchanged(name, own)
+            continue
         default: Branch = "single" if len(own) == 1 else "dialogue" if len(own) == 2 else "multi_turn"
         branch: Branch = own[0]["given_branch"] or default
         yield DerivedDialogue(name, branch, "", tuple((clip["role"], clip, False) for clip in own), len(own))
+
+
+def _exchanged(name: str, turns: Sequence[Row]) -> Iterator[DerivedDialogue]:
+    """Yields a dialogue for each turn, in which that turn is the responder's and the others are initiators'."""
+    for answer in turns:
+        heard = tuple(("initiator", clip, False) for clip in turns if clip is not answer)
+        yield DerivedDialogue(
+            f"{name}/{answer['speaker']}",
+            answer["given_branch"] or "dialogue",
+            "",
+            (*heard, ("responder", answer, False)),
+            len(turns),
+        )
 
 
 def _near(first: Row, second: Row, gap_s: float, overlap_s: float) -> bool:

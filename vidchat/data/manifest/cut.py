@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SETTINGS, REPORT = "cut.json", "cut.report.json"
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov")
 CUT_COLUMNS = (
-    *("clip", "source", "video", "media", "voice", "listens", "start_s", "end_s", "track_start_s", "track_end_s"),
+    *("clip", "source", "video", "media", "voice", "listens", "start_s", "end_s"),
     *("x1", "y1", "x2", "y2", "speech"),
 )
 
@@ -49,7 +49,7 @@ def cut(
         manifest: Manifest, a Parquet file.
         media: Folder of the source videos, each named by its id or as the manifest's `media` says.
         output: Data folder.
-        settings: Rates, size and span of the clips.
+        settings: Rates and size of the clips.
         selected: Files to cut, relative to the data folder; by default all clips, and the voices that silent
             people hear.
         part: Share (k, n) of the source videos: share k, from 0, of n.

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,20 +26,18 @@ UNSEEN = (64, 64)  # (height, width) of the black frames under the voice of an u
 
 @dataclass(frozen=True)
 class CutSettings:
-    """Rates, size and span of the clips; all clips of a folder are cut with the same settings.
+    """Rates and size of the clips; all clips of a folder are cut with the same settings.
 
     Attributes:
         fps: Frames per second.
         sample_rate: Audio samples per second before the file's AAC, which runs at 48 kHz.
         longest_side: Longest side of a clip in pixels; larger crops are scaled down, null keeps the source's pixels.
-        window: Span of a clip: the whole scene, as the release's own script cuts it, or where the person is tracked.
         clean: Whether the audio is silenced where only other speakers talk.
     """
 
     fps: int = 25
     sample_rate: int = 16000
     longest_side: int | None = None
-    window: Literal["scene", "track"] = "scene"
     clean: bool = True
 
     def __post_init__(self) -> None:
@@ -94,7 +92,7 @@ def cut_video(
         job: Rows of the clips, and the source video relative to `media`, for clips that do not name their own file.
         media: Folder of the source videos.
         output: Data folder.
-        settings: Rates, size and span of the clips.
+        settings: Rates and size of the clips.
         selected: Files to cut, relative to the data folder; `None` is all.
         dry_run: Whether to count the clips without cutting them.
     """
@@ -119,7 +117,7 @@ def cut_video(
                     if not dry_run:
                         remove_partials(output / name)
                         seconds = (_write_voice if voice_only else _write_clip)(output / name, path, clip, settings)
-                        _note_short(report, clip, seconds, settings)
+                        _note_short(report, clip, seconds)
                     report.counts["voices cut" if voice_only else "cut"] += 1
             except (MediaError, ManifestError, ValueError, OSError) as error:
                 report.counts["left out"] += 1
@@ -127,8 +125,8 @@ def cut_video(
     return report
 
 
-def _note_short(report: CutReport, clip: Mapping[str, Any], seconds: float, settings: CutSettings) -> None:
-    start, end = _window(clip, settings)
+def _note_short(report: CutReport, clip: Mapping[str, Any], seconds: float) -> None:
+    start, end = clip["start_s"], clip["end_s"]
     if seconds < end - start - 0.5:
         report.counts["cut short"] += 1
         report.short.append((clip["clip"], f"{seconds:.2f} s of {end - start:.2f}; its source ends there"))
@@ -142,39 +140,29 @@ def _find_source(media: Path, name: str | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def _window(clip: Mapping[str, Any], settings: CutSettings) -> tuple[float, float]:
-    """Returns the start and end of a clip in seconds of its source."""
-    start, end = clip["start_s"], clip["end_s"]
-    if settings.window == "track" and None not in (clip["track_start_s"], clip["track_end_s"]):
-        start, end = max(start, clip["track_start_s"]), min(end, clip["track_end_s"])
-    return start, end
-
-
-def _span(path: Path, clip: Mapping[str, Any], settings: CutSettings) -> tuple[Clip, float]:
-    """Returns the span to cut, and its delay against the start of the manifest's clip, in seconds."""
-    start, end = _window(clip, settings)
-    return Clip(path, "", start=start, end=end), start - clip["start_s"]
+def _span(path: Path, clip: Mapping[str, Any]) -> Clip:
+    return Clip(path, "", start=clip["start_s"], end=clip["end_s"])
 
 
 def _write_clip(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
     """Writes the clip; returns its duration in seconds."""
-    span, delay = _span(path, clip, settings)
+    span = _span(path, clip)
     box = tuple(clip[name] for name in ("x1", "y1", "x2", "y2"))
     crop = (0.0, 0.0, 1.0, 1.0) if None in box else (box[0], box[1], box[2], box[3])
-    audio = _audio(span, delay, clip, settings, clean=settings.clean)
+    audio = _audio(span, clip, settings, clean=settings.clean)
     with closing(crop_frames(span, crop, settings.fps, settings.longest_side)) as frames:
         return _write(target, frames, audio, settings)
 
 
 def _write_voice(target: Path, path: Path, clip: Mapping[str, Any], settings: CutSettings) -> float:
     """Writes the audio that a silent person hears, under black frames; returns the duration in seconds."""
-    span, delay = _span(path, clip, settings)
-    audio = _audio(span, delay, clip, settings, clean=False)
+    span = _span(path, clip)
+    audio = _audio(span, clip, settings, clean=False)
     count = max(1, round(((span.end or 0) - span.start) * settings.fps))
     return _write(target, iter([np.zeros((3, *UNSEEN), np.uint8)] * count), audio, settings)
 
 
-def _audio(span: Clip, delay: float, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
+def _audio(span: Clip, clip: Mapping[str, Any], settings: CutSettings, clean: bool) -> np.ndarray:
     rate = settings.sample_rate
     wav = span.path.with_suffix(".wav")  # the cleaned audio of seamless_interaction
     has_wav = clip["source"] == "seamless_interaction" and wav.is_file()
@@ -182,8 +170,7 @@ def _audio(span: Clip, delay: float, clip: Mapping[str, Any], settings: CutSetti
     audio = read_audio(span, length, rate, wav if has_wav else None)
     if not clean or clip["speech"] is None:
         return audio
-    spans = [(start - delay, end - delay) for start, end in other_speech(clip["speech"], clip["voice"])]
-    return silence(audio, spans, rate)
+    return silence(audio, other_speech(clip["speech"], clip["voice"]), rate)
 
 
 def _write(target: Path, frames: Iterator[np.ndarray], audio: np.ndarray, settings: CutSettings) -> float:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +15,18 @@ from rich.progress import track
 
 from vidchat.data.atomic_path import atomic_path, remove_partials
 from vidchat.data.manifest.branches import BRANCH_COLUMNS, BranchSettings, DerivedDialogue, Row, find_dialogues
-from vidchat.data.manifest.manifest_file import SCORES, ManifestError, clip_file, open_manifest, rows, videos
+from vidchat.data.manifest.manifest_file import (
+    SCORES,
+    ManifestError,
+    clip_file,
+    clip_window,
+    open_manifest,
+    rows,
+    videos,
+)
 from vidchat.data.manifest.splits import SPLIT_COLUMNS, SplitSettings, split_videos
 from vidchat.data.manifest.tiers import TierSettings, is_silent, tier_of
-from vidchat.dialogue import Branch, Split, Tier
+from vidchat.dialogue import Branch, Clip, Split, Tier, TimedText
 from vidchat.runtime.atomic import write_text
 
 SUMMARY = "branches.json"
@@ -44,9 +52,9 @@ class Summary:
     dropped: Counter[str] = field(default_factory=Counter)
     torn: int = 0
 
-    def add(self, dialogue: DerivedDialogue, tier: Tier, split: Split) -> None:
-        key = (dialogue.branch, dialogue.kind, tier, split)
-        durations = [clip["duration_s"] or 0.0 for _, clip, _ in dialogue.turns]
+    def add(self, dialogue: DerivedDialogue, entry: dict[str, Any]) -> None:
+        key = (dialogue.branch, dialogue.kind, entry["tier"], entry["split"])
+        durations = [turn["end"] - turn["start"] for turn in entry["turns"]]
         self.counts[key] += 1
         sums = self.seconds.setdefault(key, [0.0, 0.0])
         sums[0] += durations[-1]
@@ -75,13 +83,15 @@ class DeriveSettings:
     """Settings that determine which dialogues are derived from a manifest.
 
     Attributes:
-        branches: Branches to derive_dialogues.
+        branches: Branches to derive.
+        window: Span of a clip that is a turn: the whole scene, or where the person is tracked.
         pairing: Thresholds that decide which clips make a dialogue.
         tiers: Thresholds of the SFT tier.
         splits: Shares of the splits.
     """
 
     branches: Sequence[Branch] = ("single", "dialogue", "listening", "multi_turn")
+    window: Literal["scene", "track"] = "scene"
     pairing: BranchSettings = field(default_factory=BranchSettings)
     tiers: TierSettings = field(default_factory=TierSettings)
     splits: SplitSettings = field(default_factory=SplitSettings)
@@ -114,9 +124,9 @@ def derive_dialogues(
             elif in_place and any(clip["media"] is None or voice_only for _, clip, voice_only in dialogue.turns):
                 summary.dropped["a clip has no file of its own; cut it"] += 1
             else:
-                split = splits[dialogue.turns[0][1]["video"]]
-                summary.add(dialogue, tier, split)
-                yield _entry(dialogue, tier, split, in_place)
+                entry = _entry(dialogue, tier, splits[answer["video"]], settings.window, in_place)
+                summary.add(dialogue, entry)
+                yield entry
 
 
 def _repeated(clip: Row, singles: set[tuple[str, float]]) -> bool:
@@ -127,22 +137,41 @@ def _repeated(clip: Row, singles: set[tuple[str, float]]) -> bool:
     return False
 
 
-def _entry(dialogue: DerivedDialogue, tier: Tier, split: Split, in_place: bool) -> dict[str, Any]:
-    turns = [_turn(role, clip, voice_only, in_place) for role, clip, voice_only in dialogue.turns]
+def _entry(
+    dialogue: DerivedDialogue, tier: Tier, split: Split, window: Literal["scene", "track"], in_place: bool
+) -> dict[str, Any]:
+    windows = [clip_window(clip, window) for _, clip, _ in dialogue.turns]
+    turns = []
+    for (role, clip, voice_only), span, at in zip(dialogue.turns, windows, _starts(dialogue, windows), strict=True):
+        turn = _turn(role, clip, voice_only, span, in_place)
+        turns.append(turn if at is None else {**turn, "at": at})
     kind = {"kind": dialogue.kind} if dialogue.kind else {}
     return {"id": dialogue.id, "branch": dialogue.branch, **kind, "tier": tier, "split": split, "turns": turns}
 
 
-def _turn(role: str, clip: Row, voice_only: bool, in_place: bool) -> dict[str, Any]:
-    """Returns the entry of a turn. The text that a silent person hears is not that person's text."""
-    silent = is_silent(clip) and not voice_only
+def _starts(dialogue: DerivedDialogue, windows: Sequence[tuple[float, float]]) -> list[float | None]:
+    """Returns the start of each turn on the dialogue's clock: as the source gives it, else by the video's time line."""
+    if dialogue.branch == "single":
+        return [None]
+    if dialogue.turns[0][1]["dialogue"] is not None:
+        return [clip["at_s"] for _, clip, _ in dialogue.turns]
+    first = min(start for start, _ in windows)
+    return [round(start - first, 6) for start, _ in windows]
+
+
+def _turn(role: str, clip: Row, voice_only: bool, span: tuple[float, float], in_place: bool) -> dict[str, Any]:
+    """Returns the entry of a turn, which is a span of a clip in seconds of the source."""
     turn: dict[str, Any] = {"role": role, "speaker": _voice_of(clip) if voice_only else clip["speaker"]}
+    delay, length = round(span[0] - clip["start_s"], 6), span[1] - span[0]
     if in_place:
-        turn |= {"clip": f"media/{clip['media']}", "start": clip["start_s"], "end": clip["end_s"]}
+        turn |= {"clip": f"media/{clip['media']}", "start": span[0], "end": span[1]}
     else:
-        turn |= {"clip": clip_file(clip["clip"], clip["video"], voice_only), "start": 0.0, "end": clip["duration_s"]}
-    if clip["text"] is not None and not silent:
-        turn["text"] = clip["text"]
+        name = clip_file(clip["clip"], clip["video"], voice_only)
+        turn |= {"clip": name, "start": delay, "end": delay + length}
+    if voice_only or not is_silent(clip):  # text that a silent person hears is not that person's text
+        turn |= _transcript(clip, delay, length)
+    if clip["caption"] is not None and not voice_only:
+        turn["caption"] = clip["caption"]
     scores = {name: clip[name] for name in SCORES if clip[name] is not None and not voice_only}
     scores |= json.loads(clip["more_scores"]) if clip["more_scores"] else {}
     if scores:
@@ -150,6 +179,15 @@ def _turn(role: str, clip: Row, voice_only: bool, in_place: bool) -> dict[str, A
     if clip["truth"]:
         turn["truth"] = json.loads(clip["truth"])
     return turn
+
+
+def _transcript(clip: Row, delay: float, length: float) -> dict[str, Any]:
+    """Returns the transcript and its words with their times, from `delay` seconds after the clip's start."""
+    words = tuple(TimedText(word["text"], word["start_s"], word["end_s"]) for word in clip["timed_words"] or ())
+    whole = Clip(Path(clip["clip"]), clip["speaker"], clip["text"], clip["start_s"], clip["end_s"], words=words)
+    text = whole.text_between(delay, delay + length)
+    times = [[word.text, round(word.start - delay, 6), round(word.end - delay, 6)] for word in words]
+    return {**({} if text is None else {"text": text}), **({"words": times} if times else {})}
 
 
 def _voice_of(clip: Row) -> str:

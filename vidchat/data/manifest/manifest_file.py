@@ -7,10 +7,10 @@ equal annotations give equal bytes.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from vidchat.data.atomic_path import atomic_path, remove_partials
 
 SPEECH = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("speaker", pa.string())]))
+TIMED_WORDS = pa.list_(pa.struct([("text", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64())]))
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "clip": (pa.string(), "unique name of the clip and of the file that is cut"),
@@ -46,6 +47,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "text": (pa.string(), "transcript"),
     "language": (pa.string(), "language of the text, as Whisper names it"),
     "words": (pa.int32(), "number of words of the text, separated by spaces"),
+    "timed_words": (TIMED_WORDS, "words or segments of the text, seconds from the clip's start; null without times"),
     "asr_confidence": (pa.float64(), "mean log probability of the transcript's tokens"),
     "asr_no_speech": (pa.float64(), "probability that nobody talks, 0 to 1"),
     "asr_compression": (pa.float64(), "compression ratio of the transcript; high for repetitions"),
@@ -73,7 +75,11 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "in_test_list": (pa.bool_(), "named in testset.json"),
     "dialogue": (pa.string(), "dialogue that the clip is a turn of, where the source has dialogues"),
     "turn": (pa.int32(), "index of the turn in that dialogue, from 0"),
-    "role": (pa.string(), "initiator or responder in that dialogue"),
+    "role": (
+        pa.string(),
+        "initiator or responder in that dialogue; null: the turns are exchanged, each is a responder once",
+    ),
+    "at_s": (pa.float64(), "start of the turn on that dialogue's clock, seconds; null: directly after the turn before"),
     "given_branch": (pa.string(), "branch, where the source gives it"),
     "given_tier": (pa.string(), "tier, where the source gives it"),
     "given_split": (pa.string(), "train, val or test, where the source gives it"),
@@ -109,8 +115,14 @@ def open_manifest(path: Path) -> pq.ParquetFile:
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yields the given columns of the clips one by one; one row group is held in memory."""
+    """Yields the given columns of the clips one by one; one row group is held in memory.
+
+    Raises:
+        ManifestError: The manifest cannot be read or lacks a column.
+    """
     with open_manifest(path) as file:
+        if lacking := [name for name in columns if name not in file.schema_arrow.names]:
+            raise ManifestError(f"{path}: has no column {lacking[0]}; make it again with 'vidchat data ingest'")
         for batch in file.iter_batches(batch_size=ROWS, columns=list(columns)):
             yield from batch.to_pylist()
 
@@ -152,6 +164,15 @@ def as_table(clips: list[dict[str, Any]]) -> pa.Table:
 def sorted_rows(clips: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns rows in the manifest's order."""
     return sorted(clips, key=lambda r: (r["video"], r["start_s"], r.get("scene") or 0, r["clip"]))
+
+
+def clip_window(clip: Mapping[str, Any], window: Literal["scene", "track"]) -> tuple[float, float]:
+    """Returns the start and end of a clip, or of the person's track in it, in seconds of its source."""
+    scene = clip["start_s"], clip["end_s"]
+    if window == "scene" or None in (clip["track_start_s"], clip["track_end_s"]):
+        return scene
+    track = max(scene[0], clip["track_start_s"]), min(scene[1], clip["track_end_s"])
+    return track if track[0] < track[1] else scene  # a track outside of the scene is an error of the source
 
 
 def clip_file(clip: str, video: str, voice_only: bool = False) -> str:

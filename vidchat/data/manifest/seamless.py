@@ -1,8 +1,10 @@
 """The seamless_interaction data set (facebook/seamless-interaction): recordings of two people, one file each.
 
 An id is `V<vendor>_S<session>_I<interaction>_P<participant>`; ids that share V, S and I are one conversation on one
-time line. Turns are the transcript's segments, joined over short pauses. While one person talks and the other is
-silent, the other's recording is a listening clip. The annotations lie in tars beside the media, which are skipped.
+time line. Each conversation is two dialogues as it was recorded: both people's whole recordings, which start together,
+each person once the responder. Beside that it is cut up: turns are the transcript's segments, joined over short pauses;
+while one person talks and the other is silent, the other's recording is a listening clip. The annotations lie in tars
+beside the media, which are skipped.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.progress import track
 
 from vidchat.data.manifest.manifest_file import as_table, sorted_rows, write_manifest
@@ -34,7 +37,7 @@ PAUSE = 0.5  # seconds; shorter pauses do not end a turn
 LONGEST = 14.0  # seconds; longest turn, as in SpeakerVid-5M
 SHORTEST = 1.0  # seconds; shorter turns are left out
 SILENT = 0.2  # seconds; longest speech of a listener
-VERSION = 1
+VERSION = 2
 
 
 def ingest_seamless(root: Path, output: Path, workers: int | None = None) -> dict[str, Any]:
@@ -60,16 +63,23 @@ def ingest_seamless(root: Path, output: Path, workers: int | None = None) -> dic
             if person["id"] in people:
                 damage.append(_damaged(unit, person["id"], Damage("name comes twice")))
             people.setdefault(person["id"], person)
+    if not any(person["turns"] for person in people.values()):
+        raise LayoutError(f"{root}: holds no usable annotation; see {output.with_suffix('.damaged.jsonl')}")
     meetings: dict[str, list[dict[str, Any]]] = {}
     for name in sorted(people):
         meetings.setdefault(people[name]["meeting"], []).append(people[name])
-    clips = [clip for meeting in meetings.values() for clip in _clips(meeting)]
-    if not clips:
-        raise LayoutError(f"{root}: holds no usable annotation; see {output.with_suffix('.damaged.jsonl')}")
-    report = write_report(output, clips, damage)
-    ordered = sorted_rows(clips)
-    write_manifest(output, (as_table(ordered[k : k + 20_000]) for k in range(0, len(ordered), 20_000)))
-    return report
+    durations: list[dict[str, Any]] = []
+    write_manifest(output, _tables(meetings, durations))
+    return write_report(output, durations, damage)
+
+
+def _tables(meetings: dict[str, list[dict[str, Any]]], durations: list[dict[str, Any]]) -> Iterator[pa.Table]:
+    """Yields the clips of each conversation, and adds their durations to a list; all word times would fill memory."""
+    for name in sorted(meetings):
+        meeting = [{**person, "words": json.loads(person["words"])} for person in meetings[name]]
+        clips = sorted_rows([*_clips(meeting), *_recordings(meeting)])
+        durations += [{"duration_s": clip["duration_s"]} for clip in clips]
+        yield as_table(clips)
 
 
 def _find_units(root: Path) -> list[str]:
@@ -136,6 +146,7 @@ def _person(unit: str, member: str, data: Any) -> dict[str, Any]:
         "split": next((SPLITS[part] for part in parts if part in SPLITS), None),
         "turns": _join([s for s in spoken if s["text"]] or voiced),
         "vad": [[s["start"], s["end"]] for s in voiced or spoken],
+        "words": json.dumps([word for s in spoken for word in s["words"]]),  # text, as it is a fifth of the lists' size
     }
 
 
@@ -151,8 +162,23 @@ def _segment(value: Any) -> dict[str, Any]:
     start, end = (number(key, record.value(key, needed=True)[1], 0) for key in ("start", "end"))
     if end < start:
         raise Damage("ends before it starts", f"{start:g} to {end:g} s")
-    words = record.data.get("transcript")
-    return {"start": start, "end": end, "text": "" if words is None else text("transcript", words).strip()}
+    spoken = record.data.get("transcript")
+    segment = {"start": start, "end": end, "text": "" if spoken is None else text("transcript", spoken).strip()}
+    return {**segment, "words": _words(record) or [[segment["text"], start, end]]}
+
+
+def _words(segment: Record) -> list[list[Any]]:
+    """Returns [word, start, end] of the words of a segment; none if one lacks its time."""
+    _, words = segment.value("words")
+    if words is not None and not isinstance(words, list):
+        raise Damage("wrong type", "'words' is not a list")
+    timed = []
+    for word in (Record(w, Counter()) for w in words or ()):
+        spoken, start, end = word.text("word"), word.number("start", low=0), word.number("end", low=0)
+        if spoken is None or start is None or end is None or end < start:
+            return []
+        timed.append([spoken.strip(), start, end])
+    return timed
 
 
 def _join(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -163,7 +189,7 @@ def _join(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
             last["end"] = max(last["end"], segment["end"])
             last["text"] = f"{last['text']} {segment['text']}".strip()
         else:
-            turns.append(dict(segment))
+            turns.append({key: segment[key] for key in ("start", "end", "text")})
     return [turn for turn in turns if turn["end"] - turn["start"] >= SHORTEST]
 
 
@@ -176,10 +202,45 @@ def _clips(meeting: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for scene, (turn, person) in enumerate(turns):
         words = turn["text"] or None
         spoken = {"text": words, "words": None if words is None else len(words.split()), "voice": voices[person["id"]]}
-        yield {**_row(person, turn, scene, "talks"), **spoken, "listens": False}
+        timed = _timed(person, turn["start"], turn["end"]) if words else None
+        yield {**_row(person, turn, scene, "talks"), **spoken, "timed_words": timed, "listens": False}
         for other in order[:26]:
             if other is not person and _overlap(other["vad"], turn) <= SILENT:
                 yield {**_row(other, turn, scene, "listens"), "voice": "None", "listens": True}
+
+
+def _recordings(meeting: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields the whole recordings of a conversation of two, to its last word: a dialogue with exchanged roles."""
+    end = max((end for person in meeting for _, end in person["vad"]), default=0.0)
+    if len(meeting) != 2 or not end:
+        return
+    for index, person in enumerate(meeting):
+        timed = _timed(person, 0.0, end)
+        words = " ".join(word["text"] for word in timed or ())
+        yield {
+            "clip": f"{person['id']}_recorded",
+            "source": "seamless_interaction",
+            "video": person["meeting"],
+            "media": person["media"],
+            "speaker": person["participant"],
+            "start_s": 0.0,
+            "end_s": end,
+            "duration_s": end,
+            "text": words or None,
+            "words": len(words.split()) if words else None,
+            "timed_words": timed,
+            "dialogue": f"recorded/{person['meeting']}",
+            "turn": index,
+            "at_s": 0.0,
+            "given_branch": "multi_turn",
+            "given_split": person["split"],
+        }
+
+
+def _timed(person: dict[str, Any], start: float, end: float) -> list[dict[str, Any]] | None:
+    """Returns the words of a person that begin in a span, in seconds from its start; `None` without any."""
+    words = [word for word in person["words"] if start <= word[1] < end and word[0]]
+    return [{"text": w, "start_s": round(s - start, 6), "end_s": round(e - start, 6)} for w, s, e in words] or None
 
 
 def _row(person: dict[str, Any], turn: dict[str, Any], scene: int, does: str) -> dict[str, Any]:

@@ -20,7 +20,10 @@ from vidchat.dialogue import Clip, Dialogue
 from vidchat.runtime.atomic import write_text
 
 TABLE = "dialogues.csv"
-TEXTS = ("dialogue", "turn", "role", "speaker", "clip", "text", "start", "end", "split", "branch", "tier")
+TEXTS = (
+    *("dialogue", "turn", "role", "speaker", "clip", "text", "caption", "at", "start", "end"),
+    *("split", "branch", "tier"),
+)
 Headers = dict[Path, tuple[float, int, int]]  # seconds, height and width of each file
 MEDIA = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
@@ -119,9 +122,9 @@ def _entry(name: str, turns: list[dict[str, str]]) -> Any:
 
 
 def _turn(turn: dict[str, str]) -> dict[str, Any]:
-    entry: dict[str, Any] = {key: turn[key] for key in ("role", "clip", "text") if turn.get(key)}
+    entry: dict[str, Any] = {key: turn[key] for key in ("role", "clip", "text", "caption") if turn.get(key)}
     entry["speaker"] = turn.get("speaker")  # empty is unknown
-    entry |= {key: float(turn[key]) for key in ("start", "end") if turn.get(key)}
+    entry |= {key: float(turn[key]) for key in ("at", "start", "end") if turn.get(key)}
     return {**entry, "scores": {key: float(value) for key, value in turn.items() if key not in TEXTS and value.strip()}}
 
 
@@ -129,7 +132,7 @@ def _rows(root: Path, dialogue: Dialogue, entry: Any, headers: Headers) -> list[
     given = {f"given_{key}": entry.get(key) for key in ("branch", "tier", "split")}
     clips = []
     for k, turn in enumerate(dialogue.turns):
-        position = {"dialogue": dialogue.id, "turn": k, "role": turn.role}
+        position = {"dialogue": dialogue.id, "turn": k, "role": turn.role, "at_s": turn.start}
         name = {"clip": f"{_file_name(dialogue.id)}_{k}", "source": "folder", "video": dialogue.id}
         clips.append({**name, **position, **given, **_clip(root, turn.clip, headers)})
     return clips
@@ -154,6 +157,8 @@ def _clip(root: Path, clip: Clip, headers: Headers) -> dict[str, Any]:
         "height": height,
         "text": clip.text,
         "words": None if clip.text is None else len(clip.text.split()),
+        "timed_words": [{"text": w.text, "start_s": w.start, "end_s": w.end} for w in clip.words] or None,
+        "caption": clip.caption,
         **own,
         "more_scores": json.dumps(more) if more else None,
         "truth": json.dumps(clip.truth) if clip.truth else None,

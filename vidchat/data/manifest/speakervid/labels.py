@@ -16,7 +16,10 @@ Reader = Callable[[str, Any, "Counter[str]", "list[str]"], dict[str, Any]]
 
 
 def read_asr(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Reads Whisper's result; its three scores are means over the segments, weighted by their durations."""
+    """Reads Whisper's result; its three scores are means over the segments, weighted by their durations.
+
+    Its segments are the words with times, if each has a text, a start and an end.
+    """
     absent: Counter[str] = Counter()
     record = Record(data, absent)
     _, segments = record.value("segments")
@@ -27,10 +30,22 @@ def read_asr(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dic
         "voiced": parse_voiced(name),
         "text": None if words is None else words.strip(),
         "language": record.text("language"),
+        "timed_words": _timed(segments or []),
         **_weighted([Record(s, absent) for s in segments or []]),
     }
     tally.update({f"-{key}": count for key, count in absent.items()})
     return row
+
+
+def _timed(segments: list[Any]) -> list[dict[str, Any]] | None:
+    """Returns the segments with their times; `None` if there are none, or one lacks its text or a time."""
+    timed = []
+    for segment in (Record(s, Counter()) for s in segments):
+        words, start, end = segment.text("text"), segment.number("start", low=0), segment.number("end", low=0)
+        if words is None or start is None or end is None:
+            return None
+        timed.append({"text": words.strip(), "start_s": start, "end_s": end})
+    return timed or None
 
 
 def _weighted(segments: list[Record]) -> dict[str, float | None]:
@@ -53,17 +68,24 @@ def _weighted(segments: list[Record]) -> dict[str, float | None]:
 # The captions' keys are undocumented: the first of these in a record is read, in any capitalisation and spacing.
 CAPTION_KEYS: dict[str, tuple[str, ...]] = {
     "topic": ("topic", "topics"),
-    "caption": ("caption", "description", "movement_caption", "observed_actions", "overall_caption"),
     "facing": ("facing_direction", "facing", "orientation"),
     "body_view": ("body_view", "upper_body_only", "half_body", "body"),
     "camera_motion": ("camera_motion", "camera_movement"),
     "people": ("number_of_people", "people_number", "num_people"),
     "motion": ("motion_score", "motion_intensity_level", "motion_intensity", "activity_level", "motion"),
 }
+# Fields of the caption's text, in this order; any may be missing.
+CAPTION_FIELDS: tuple[tuple[str, ...], ...] = (
+    ("caption", "description", "overall_caption"),
+    ("observed_actions", "movement_caption"),
+    ("expression_caption", "expression"),
+    ("entity_list", "entities"),
+    *(CAPTION_KEYS[name] for name in ("people", "facing", "body_view", "motion", "camera_motion")),
+)
 
 
 def read_anno(name: str, data: Any, tally: Counter[str], notes: list[str]) -> dict[str, Any]:
-    """Reads Qwen2.5-VL's description: the known keys, and the complete object as JSON in `annotation`."""
+    """Reads Qwen2.5-VL's description: the known keys, their text, and the complete object as JSON in `annotation`."""
     clip = parse_clip(name).clip
     record = Record(data, Counter())
     leaves = {_normalised(key): value for key, value in _leaves(record.data)}
@@ -73,13 +95,28 @@ def read_anno(name: str, data: Any, tally: Counter[str], notes: list[str]) -> di
         if value is None:
             tally[f"-{keys[0]}"] += 1
         row[column] = _first_number(column, value) if column in ("people", "motion") else _as_text(column, value)
+    row["caption"] = _caption(leaves)
+    if row["caption"] is None:
+        tally["-caption"] += 1
     if row["people"] is not None:
         row["people"] = int(row["people"])
     if row["motion"] is not None and not 0 <= row["motion"] <= 10:
         raise Damage("out of range", f"motion is {row['motion']:g}, not within 1 to 5")
-    known = {key for keys in CAPTION_KEYS.values() for key in keys}
+    known = {key for keys in (*CAPTION_KEYS.values(), *CAPTION_FIELDS) for key in keys}
     tally.update(f"+{key[:60]}" for key in leaves if key not in known)
     return row
+
+
+def _caption(leaves: dict[str, Any]) -> str | None:
+    """Returns the fields of a description as text: `A man sits. facing direction: left. ...`."""
+    parts = []
+    for keys in CAPTION_FIELDS:
+        key = next((key for key in keys if leaves.get(key) not in (None, "")), None)
+        if key is not None:
+            value = {True: "yes", False: "no"}[leaves[key]] if isinstance(leaves[key], bool) else leaves[key]
+            words = " ".join((_as_text(key, value) or "").split()).rstrip(".")
+            parts.append(words if keys is CAPTION_FIELDS[0] else f"{key.replace('_', ' ')}: {words}")
+    return f"{'. '.join(parts)}." if parts else None
 
 
 def _as_json(data: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ from vidchat.data.manifest.speakervid.merged import read_merged
 from vidchat.data.manifest.speakervid.names import Damage, base_name
 from vidchat.runtime.atomic import write_text
 
-VERSION = 2  # version of the columns; parts of another version are made again
+VERSION = 3  # version of the columns; parts of another version are made again
 BUCKETS = 64
 ROWS = 10_000  # rows held before they are written
 
@@ -59,7 +59,7 @@ FILLS = {
         *("sync_distance", "sync_offset_frames", "other_sync_confidence", "matched_confidence", "voices_matched"),
         *("dover", "clarity"),
     ),
-    "asr": ("text", "language", "asr_confidence", "asr_no_speech", "asr_compression"),
+    "asr": ("text", "timed_words", "language", "asr_confidence", "asr_no_speech", "asr_compression"),
     "anno": ("topic", "caption", "people", "facing", "body_view", "camera_motion", "motion", "annotation"),
     "l_score": ("face_blur", "hand_blur"),
 }
