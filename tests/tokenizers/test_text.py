@@ -32,3 +32,6 @@ def test_other_preprocessing_has_another_fingerprint(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="holds no text tokenizer"):
         HubTokenizer(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')  # transformers makes an empty one for it
+    with pytest.raises(TokenizerError, match="holds no text tokenizer"):
+        HubTokenizer(str(tmp_path))

@@ -13,6 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 import vidchat.training.samples as samples_module
 from tests.generation.conftest import CONDITION, MODEL, SHAPE
 from tests.modules import responder_module
+from tests.tiny_thinker import tiny_tokenizer
 from tests.training.fakes import NoisyModule
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.data.media.pixels import to_bytes
@@ -21,7 +22,7 @@ from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import load_release
 from vidchat.tokenizers.stacked import StackedVAE
 from vidchat.tokenizers.stft_codec import StftCodec
-from vidchat.tokenizers.text import ByteTokenizer
+from vidchat.tokenizers.text import ByteTokenizer, HubTokenizer
 from vidchat.training.checkpoint import CheckpointError
 from vidchat.training.initialise import start_from_language_model
 from vidchat.training.responder_module import ResponderModule
@@ -31,12 +32,14 @@ PLAIN = CONDITION | {"initiator": False, "voice": False, "scores": []}
 
 
 @pytest.fixture
-def module() -> ResponderModule:
+def tools() -> tuple[StackedVAE, StftCodec]:
     video = StackedVAE(channels=4, patch=4, widths=[8, 8], encoder_blocks=[1, 1], decoder_blocks=[1, 1])
-    audio = StftCodec(code_width=8, width=16, encoder_blocks=1, decoder_blocks=1, codebooks=2, vocabulary=16)
-    return responder_module(
-        OmegaConf.create(MODEL), PLAIN, 25, 0, video, audio, ByteTokenizer(), optimizer={"warmup": 0}
-    )
+    return video, StftCodec(code_width=8, width=16, encoder_blocks=1, decoder_blocks=1, codebooks=2, vocabulary=16)
+
+
+@pytest.fixture
+def module(tools: tuple[StackedVAE, StftCodec]) -> ResponderModule:
+    return responder_module(OmegaConf.create(MODEL), PLAIN, 25, 0, *tools, ByteTokenizer(), optimizer={"warmup": 0})
 
 
 def batch() -> ChunkBatch:
@@ -125,19 +128,44 @@ def test_the_truth_beside_a_sample_has_the_same_frames(module: ResponderModule) 
     assert torch.equal(audio, heard)
 
 
-def test_the_average_starts_from_the_language_model(module: ResponderModule, tmp_path: Path) -> None:
+def save_language_model(folder: Path, rows: int) -> Qwen3ForCausalLM:
+    """Writes a random Qwen3 of the shape of the module's backbone, without a tokenizer."""
     names = {
         "hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads",
         "num_key_value_heads": "kv_heads", "head_dim": "head_dim", "intermediate_size": "mlp_width",
     }  # fmt: skip
     sizes = {theirs: SHAPE[ours] for theirs, ours in names.items()}
     rope = {"rope_type": "default", "rope_theta": 10_000.0}
-    theirs = Qwen3ForCausalLM(Qwen3Config(vocab_size=50, rope_parameters=rope, **sizes))
-    theirs.save_pretrained(tmp_path)
-    start_from_language_model(module, str(tmp_path))
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=rows, rope_parameters=rope, **sizes))
+    model.save_pretrained(folder)
+    return model
+
+
+def test_the_average_starts_from_the_language_model(module: ResponderModule, tmp_path: Path) -> None:
+    theirs = save_language_model(tmp_path, rows=50)
+    start_from_language_model(module, str(tmp_path), "bytes")
     for name, value in theirs.model.named_parameters():
         if name != "embed_tokens.weight":
             assert torch.equal(module.ema.average[f"backbone.{name}"], value), name
             assert torch.equal(module.responder.backbone.get_parameter(name), value), name
     with pytest.raises(CheckpointError, match="this one trains a tokenizer"):
-        start_from_language_model(NoisyModule(), str(tmp_path))
+        start_from_language_model(NoisyModule(), str(tmp_path), None)
+
+
+def test_its_words_are_taken_only_if_the_text_tokenizer_is_its_own(
+    tools: tuple[StackedVAE, StftCodec], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A copy in another folder is its own; bytes, or one with other preprocessing, are not, though their ids fit."""
+    words = save_language_model(tmp_path, rows=304).model.embed_tokens.weight
+    for folder in (tmp_path, tmp_path / "copy", tmp_path / "other"):
+        tiny_tokenizer().save_pretrained(folder)
+    file = tmp_path / "other" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"add_prefix_space": false', '"add_prefix_space": true'))
+    own, other = (HubTokenizer(str(tmp_path / name)) for name in ("copy", "other"))
+    for tokenizer, taken in ((own, True), (other, False), (ByteTokenizer(), False)):
+        caplog.clear()
+        module = responder_module(OmegaConf.create(MODEL), PLAIN, 25, 0, *tools, tokenizer)
+        start_from_language_model(module, str(tmp_path), tokenizer.fingerprint())
+        ids = module.responder.conditions.embeddings["text"].ids.weight
+        assert torch.equal(ids, words[: tokenizer.vocabulary]) == taken
+        assert ("the text tokenizer is not its own" in caplog.text) != taken

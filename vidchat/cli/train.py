@@ -102,7 +102,8 @@ def build_module(
     else:  # the stage trains a tokenizer, which its own config holds
         module = instantiate(config.stage.module)
     if fresh and plain["backbone_from"] is not None:
-        log.info(start_from_language_model(module, plain["backbone_from"]))
+        text_tokenizer = fingerprints.get("text_tokenizer")
+        log.info(start_from_language_model(module, plain["backbone_from"], text_tokenizer))
     if fresh and plain["init_from"] is not None:
         log.info(initialise(module, Path(plain["init_from"]), plain, fingerprints))
     if plain["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from vidchat.model.chunks import CodeEmbedding, PatchUpsample, patchify, unpatchify
 from vidchat.model.flow import FlowHead
@@ -169,7 +170,8 @@ class VideoHead:
         codec_frames = hidden.shape[1] - visual.shape[1]
         if inputs.codes is not None:
             assert self.embed_codes is not None
-            audio = hidden[:, visual.shape[1] :] + self.embed_codes(inputs.codes)
+            codes = self.embed_codes(inputs.codes)  # at the backbone's scale, which may be small
+            audio = hidden[:, visual.shape[1] :] + rms_norm(codes, codes.shape[-1:])
             outputs = torch.cat([visual, audio.to(visual.dtype)], dim=1)
         positions = spatial_positions(grid, self.ratio, self.steps, codec_frames, hidden.device)
         seen = patchify(torch.cat([inputs.reference, inputs.last], dim=1), self.patch)

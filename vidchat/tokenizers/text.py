@@ -55,6 +55,8 @@ class HubTokenizer:
         self.name = name
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            if not self.encode("a"):  # transformers makes an empty one for a language model without its files
+                raise ValueError("the folder of a language model without its tokenizer")
         except (OSError, ValueError) as error:
             raise TokenizerError(
                 f"{name} holds no text tokenizer: {str(error).strip().splitlines()[0]}; give a folder with a "

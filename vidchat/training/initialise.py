@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidchat.model.backbone import load_language_model
+from vidchat.model.backbone import language_model_folder, load_language_model
 from vidchat.model.responder import Responder
 from vidchat.registry import to_names
 from vidchat.release import TOKENIZERS, read_config, read_weights
 from vidchat.release.format import rename_weights
 from vidchat.runtime.finite import not_finite
 from vidchat.shipped import find
+from vidchat.tokenizers.text import HubTokenizer
+from vidchat.tokenizers.weights import TokenizerError
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
 from vidchat.training.same_run import differing, same_tokenizers
@@ -70,8 +72,19 @@ def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], 
     return "; ".join(notes)
 
 
-def start_from_language_model(module: TrainingModule, source: str) -> str:
-    """Loads a Qwen3's weights into the backbone of the responder to train; returns a sentence that says so.
+def start_from_language_model(module: TrainingModule, source: str, text_tokenizer: str | None) -> str:
+    """Loads a Qwen3's weights into the backbone of the responder to train, see `load_language_model`.
+
+    Its words are taken if the text tokenizer has the fingerprint of the tokenizer beside its weights. Both then give
+    every text the same ids, wherever they are stored.
+
+    Args:
+        module: Module that trains a new responder.
+        source: Folder with `config.json`, safetensors and a tokenizer, or a name on the Hub.
+        text_tokenizer: Fingerprint of the run's text tokenizer; `None` without one.
+
+    Returns:
+        A sentence that says what was loaded.
 
     Raises:
         CheckpointError: the network is not a responder.
@@ -79,9 +92,18 @@ def start_from_language_model(module: TrainingModule, source: str) -> str:
     """
     if not isinstance(module.network, Responder):
         raise CheckpointError("backbone_from is for the responder's stages; this one trains a tokenizer")
-    summary = load_language_model(module.network, source)
+    folder = language_model_folder(source)
+    summary = load_language_model(module.network, folder, source, _has_tokenizer(folder, text_tokenizer))
     module.ema.reset()
     return summary
+
+
+def _has_tokenizer(folder: Path, fingerprint: str | None) -> bool:
+    """Returns whether the tokenizer in a folder has a fingerprint."""
+    try:
+        return HubTokenizer(str(folder)).fingerprint() == fingerprint
+    except TokenizerError:  # none there
+        return False
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
