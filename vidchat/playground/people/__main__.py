@@ -13,6 +13,9 @@ from vidchat.runtime.errors import user_errors
 from vidchat.runtime.sizes import format_size, parse_size
 
 
+SPLITS = EncounterSettings().splits
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command on its words, by default this process's."""
     defaults = RenderSettings()
@@ -22,6 +25,7 @@ def main(words: Sequence[str] | None = None) -> None:
     kinds.add_argument("--dialogues", type=int, default=defaults.dialogues, help="questions with their answers")
     kinds.add_argument("--encounters", type=int, help="two people on one clock, several turns each")
     parser.add_argument("--pairings", type=int, default=defaults.pairings, help="questions to each training answer")
+    parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS, help="splits of the encounters to render")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     size = format_size((defaults.height, defaults.width))
     parser.add_argument("--size", default=size, metavar="HEIGHTxWIDTH", help=f"size of the frames (default {size})")
@@ -31,6 +35,8 @@ def main(words: Sequence[str] | None = None) -> None:
     given = parser.parse_args(words)
     if given.encounters is not None and given.pairings != defaults.pairings:
         parser.error("--pairings applies to --dialogues, not to --encounters; leave it out")
+    if given.encounters is None and tuple(given.splits) != SPLITS:
+        parser.error("--splits applies to --encounters, not to --dialogues; leave it out")
     begun = time.monotonic()
     with user_errors():
         manifest = _render(given)
@@ -43,7 +49,8 @@ def _render(given: argparse.Namespace) -> Path:
     media = {"seed": given.seed, "height": height, "width": width, "fps": given.fps, "sample_rate": given.sample_rate}
     if given.encounters is None:
         return render(given.output, RenderSettings(given.dialogues, given.pairings, **media), given.workers)
-    return render_encounters(given.output, EncounterSettings(given.encounters, **media), given.workers)
+    settings = EncounterSettings(given.encounters, splits=tuple(given.splits), **media)
+    return render_encounters(given.output, settings, given.workers)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Unit coordinates: the shorter side of the frame is 1, (0, 0) is its centre, y po
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import cos, sin
 
 import numpy as np
@@ -36,8 +37,13 @@ def lighter(colour: Colour, share: float) -> Colour:
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, n: int = 28) -> Points:
     """(n, 2) points of an ellipse."""
+    return np.array((cx, cy)) + np.array((rx, ry)) * _circle(n)
+
+
+@cache
+def _circle(n: int) -> Points:
     angle = np.linspace(0.0, 2 * np.pi, n, endpoint=False)
-    return np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], axis=1)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def curve(points: Points | list[tuple[float, float]], steps: int = 6, closed: bool = False) -> Points:
@@ -72,7 +78,10 @@ class Frame:
     def apply(self, points: Points) -> Points:
         x, y = points[:, 0], points[:, 1] - self.pivot
         c, s = cos(self.tilt), sin(self.tilt)
-        return self.zoom * np.stack([c * x - s * y + self.dx, s * x + c * y + self.pivot + self.dy], axis=1)
+        placed = np.empty_like(points)
+        placed[:, 0] = c * x - s * y + self.dx
+        placed[:, 1] = s * x + c * y + self.pivot + self.dy
+        return self.zoom * placed
 
 
 class Brush:

@@ -57,12 +57,13 @@ def make_speaker(seed: int, number: int) -> Speaker:
     return Speaker(f"s{number:04d}", identity, random_voice(rng, build))
 
 
-def plan_dialogues(dialogues: int, seed: int) -> list[Plan]:
+def plan_dialogues(dialogues: int, seed: int, per_speaker: int = DIALOGUES_PER_SPEAKER) -> list[Plan]:
     """Plans all dialogues of a data set: no speaker is in two splits, and cases are balanced within each split.
 
     Args:
         dialogues: Number of dialogues, at least 4.
         seed: Seed of all random choices.
+        per_speaker: Number of dialogues in which each speaker answers.
 
     Raises:
         ValueError: There are too few dialogues for three splits.
@@ -73,7 +74,7 @@ def plan_dialogues(dialogues: int, seed: int) -> list[Plan]:
     first = 0
     for split, count in _counts(dialogues).items():
         # At least two people, who take turns asking.
-        speakers = max(2, round(count / DIALOGUES_PER_SPEAKER), min(count, 6 if split != "train" else 2))
+        speakers = max(2, round(count / per_speaker), min(count, 6 if split != "train" else 2))
         members = np.arange(first, first + speakers)
         plans += _plan_split(split, count, members, seed, len(plans))
         first += speakers

@@ -6,14 +6,14 @@ that somebody outside of it interrupts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vidchat.dialogue import Branch, Role
-from vidchat.playground.people.encounter import CUTS, Encounter, Span, SpokenTurn
+from vidchat.playground.people.encounter import CUTS, Encounter, SpokenTurn
 from vidchat.playground.people.track import Track
 
 DUPLEX = 0.5
@@ -41,6 +41,8 @@ class Part:
 
 
 Cut = tuple[Part, ...]
+TimedWord = tuple[str, float, float]
+"""Text, start and end in seconds of the encounter."""
 
 
 def draw_cuts(encounter: Encounter, weights: Mapping[Branch, float], count: int) -> list[tuple[Branch, Cut]]:
@@ -109,22 +111,17 @@ def _heard(turn: SpokenTurn) -> Cut:
 
 
 def _duplex(cut: Cut) -> Cut:
-    """The initiator's track as one turn; the responder listens until each answer, without a gap."""
-    questions, answers = cut[::2], cut[1::2]
-    parts = [Part("initiator", 0, cut[0].first, cut[-1].last, None)]
-    now = cut[0].first
-    for question, answer in zip(questions, answers, strict=True):
-        parts += [Part("responder", 1, now, answer.first, question.turn), answer]
-        now = answer.last
-    return tuple(parts)
+    """Both people from the first frame to the last, the initiator's track as one turn and the responder's as one."""
+    first, last = cut[0].first, cut[-1].last
+    return Part("initiator", 0, first, last, None), Part("responder", 1, first, last, None)
 
 
 def _record_turn(part: Part, zero: int, encounter: Encounter, track: Track) -> dict[str, Any]:
     fps = encounter.fps
     start, end = part.first / fps, (part.last + 1) / fps
-    words = [word for word in track.words if start <= word.start < end]
-    hums = [span for span in track.backchannels if start <= span[0] < end]
-    said = sorted([*((word.start, word.text) for word in words), *((span[0], MHM) for span in hums)])
+    words = [(word.text, word.start, word.end) for word in track.words if start <= word.start < end]
+    hums = [(MHM, *span) for span in track.backchannels if start <= span[0] < end]
+    said = sorted([*words, *hums], key=lambda word: word[1])
     return {
         "role": part.role,
         "speaker": track.speaker.name,
@@ -132,17 +129,17 @@ def _record_turn(part: Part, zero: int, encounter: Encounter, track: Track) -> d
         "start": round(start, 6),
         "end": round(end, 6),
         "at": round(start - zero / fps, 6),
-        **({"text": " ".join(text for _, text in said)} if said else {}),
+        **_transcript(said, start),
         "truth": {
             "encounter": encounter.id,
             "first": part.first,
             "pictures": part.last - part.first + 1,
             "voice": track.speaker.voice.record(),
             **_meaning(part, encounter),
-            "words": [[word.text, *_shifted((word.start, word.end), start)] for word in words],
+            "words": _timed(words, start),
             "phrases": [_shifted(span, start) for span in track.phrases if start <= span[0] < end],
             "nods": [_shifted(span, start) for span in track.reactions.nods if start <= span[0] < end],
-            "backchannels": [_shifted(span, start) for span in hums],
+            "backchannels": [_shifted(span, start) for _, *span in hums],
             "mouth": [round(pose.mouth, 4) for pose in track.poses[part.first : part.last + 1]],
         },
     }
@@ -162,6 +159,16 @@ def _meaning(part: Part, encounter: Encounter) -> dict[str, Any]:
     }
 
 
-def _shifted(span: Span, start: float) -> list[float]:
+def _transcript(said: Sequence[TimedWord], start: float) -> dict[str, Any]:
+    """Returns the keys `text` and `words`, or none where nothing is said."""
+    return {"text": " ".join(text for text, _, _ in said), "words": _timed(said, start)} if said else {}
+
+
+def _timed(said: Sequence[TimedWord], start: float) -> list[list[str | float]]:
+    """Returns the words with their spans in seconds of a clip that starts then."""
+    return [[text, *_shifted(span, start)] for text, *span in said]
+
+
+def _shifted(span: Sequence[float], start: float) -> list[float]:
     """The span in seconds of a clip that starts then."""
     return [round(time - start, 4) for time in span]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from vidchat.data.media.write import ClipWriter
-from vidchat.dialogue import Branch
+from vidchat.dialogue import Branch, Split
 from vidchat.playground.people.cast import Plan, plan_dialogues
 from vidchat.playground.people.cuts import clip_name, draw_cuts, record
 from vidchat.playground.people.encounter import Encounter, stage
@@ -27,7 +27,7 @@ from vidchat.playground.people.render import MANIFEST, claim, run_jobs
 from vidchat.playground.people.track import Track, perform_tracks
 from vidchat.runtime.atomic import write_text
 
-VERSION = 1
+VERSION = 2
 """Version of what is drawn and spoken; raised when equal settings give other clips."""
 ENCOUNTERS = "encounters.jsonl"
 
@@ -43,6 +43,7 @@ class EncounterSettings:
         dialogue: Weight of the branch `dialogue`.
         listening: Weight of the branch `listening`.
         multi_turn: Weight of the branch `multi_turn`.
+        splits: Splits that are rendered; the people of the others exist, but are not drawn.
         seed: Seed of every choice.
         height: Height of the frames in pixels.
         width: Width of the frames in pixels.
@@ -55,7 +56,8 @@ class EncounterSettings:
     single: float = 1.0
     dialogue: float = 2.0
     listening: float = 2.0
-    multi_turn: float = 2.0
+    multi_turn: float = 3.0
+    splits: tuple[Split, ...] = ("train", "val", "test")
     seed: int = 0
     height: int = 96
     width: int = 96
@@ -80,6 +82,16 @@ class EncounterSettings:
         }
 
 
+def plan_encounters(settings: EncounterSettings) -> list[Plan]:
+    """Returns the plans of the encounters to render; each person answers in one of them.
+
+    Raises:
+        ValueError: There are too few encounters for three splits.
+    """
+    plans = plan_dialogues(settings.encounters, settings.seed, per_speaker=1)
+    return [plan for plan in plans if plan.split in settings.splits]
+
+
 def render_encounters(output: Path, settings: EncounterSettings, workers: int | None = None) -> Path:
     """Writes the data set; returns the manifest's path.
 
@@ -93,8 +105,8 @@ def render_encounters(output: Path, settings: EncounterSettings, workers: int | 
         espeak.SpeechError: espeak-ng is missing.
     """
     output = Path(output)
-    plans = plan_dialogues(settings.encounters, settings.seed)
-    claim(output, {"version": VERSION, **asdict(settings)})
+    plans = plan_encounters(settings)
+    claim(output, {"version": VERSION, **asdict(settings), "splits": list(settings.splits)})
     job = partial(render_encounter, output=output, settings=settings)
     made = list(run_jobs(job, plans, (os.cpu_count() or 1) if workers is None else max(1, workers)))
     write_text(output / ENCOUNTERS, _lines(one["encounter"] for one in made))
