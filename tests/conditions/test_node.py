@@ -17,7 +17,6 @@ from vidchat.registry import UnknownName, WrongArguments
 OFF = {
     "text": None,
     "initiator": True,
-    "earlier_turns": False,
     "voice": False,
     "scores": [],
     "features": 0,

@@ -58,9 +58,9 @@ class Bytes:
         return list(text.encode())
 
 
-def selection(max_chunks: int = 25, **condition: Any) -> Selection:
-    """What answers are made from, by the keys of a config's `condition` node."""
-    return Selection.read({"initiator": False, "earlier_turns": False, **condition}, max_chunks)
+def selection(max_chunks: int = 25, max_steps: int | None = None, **condition: Any) -> Selection:
+    """What samples are made from, by the keys of a config's `condition` node."""
+    return Selection.read({"initiator": False, **condition}, max_chunks, max_steps)
 
 
 def brightness(frames: int) -> Tensor:

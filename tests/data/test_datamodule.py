@@ -10,7 +10,7 @@ import torch
 from folders import SIZE, Bytes, Codec, Vae, film, make_folder, selection, write_manifest
 from torch import Tensor
 
-from vidchat.batch import ChunkBatch, ConditionValues, pad
+from vidchat.batch import UNKNOWN, ChunkBatch, ConditionValues, pad
 from vidchat.data.folder import FolderError
 from vidchat.data.loading.datamodule import Batching, DialogueDataModule, Source, Tokenizers
 from vidchat.data.tokens.encoder import MediaFormat
@@ -53,28 +53,33 @@ def test_answers_are_padded_and_masked(root: Path) -> None:
     batch = next(iter(module(root).val_dataloader()))  # answers of 25 and 30 frames
     assert isinstance(batch, ChunkBatch)
     assert batch.latents.shape == (2, 8, 3, 8, 8)
-    assert batch.chunk_mask.tolist() == [[True] * 6 + [False], [True] * 7]
+    assert batch.mask.tolist() == [[True] * 7 + [False], [True] * 8]
+    assert batch.steps.tolist() == [[*range(7), 0], [*range(8)]]
+    assert batch.stills.tolist() == [[True] + [False] * 7] * 2
+    assert batch.ends.tolist() == [[UNKNOWN, 0, 0, 0, 0, 0, 1, UNKNOWN], [UNKNOWN, 0, 0, 0, 0, 0, 0, 1]]
     assert batch.codes is not None
-    assert batch.codes.shape == (2, 7, 8, 2)
+    assert batch.codes.shape == (2, 8, 8, 2)
     assert numbers(batch.latents[0, :7]) == list(range(0, 25, 4))
     assert not batch.latents[0, 7].any()
-    assert not batch.codes[0, 6].any()
-    assert batch.turn_latents is None
+    assert batch.codes[0, 1:7, 0, 1].tolist() == [0, 8, 16, 24, 32, 40], "chunk t and the codes of its time"
+    assert not batch.codes[:, 0].any()
+    assert not batch.codes[0, 7].any()
+    assert batch.heard_steps is None
     assert not batch.conditions
 
 
-def test_the_question_conditions_without_its_first_frame(root: Path) -> None:
+def test_the_question_is_heard_before_the_answer_without_its_first_frame(root: Path) -> None:
     batch = next(iter(module(root, initiator=True).val_dataloader()))
-    assert batch.turn_latents is not None
-    assert batch.turn_codes is not None
-    assert batch.turn_mask is not None
-    assert batch.turn_roles is not None
-    assert batch.turn_latents.shape == (2, 7, 3, 8, 8)
-    assert batch.turn_codes.shape == (2, 7, 8, 2)
+    assert batch.heard_latents.shape == (2, 7, 3, 8, 8)
+    assert batch.heard_codes.shape == (2, 7, 8, 2)
     # The second question has 30 frames: its last 29, of which the first is left out, are seven chunks.
-    assert numbers(batch.turn_latents[1]) == list(range(5, 30, 4))
-    assert batch.turn_mask.tolist() == [[True] * 6 + [False], [True] * 7]
-    assert not batch.turn_roles.any()
+    assert numbers(batch.heard_latents[1]) == list(range(5, 30, 4))
+    assert batch.heard_steps.tolist() == [[1, 2, 3, 4, 5, 6, 0], [1, 2, 3, 4, 5, 6, 7]]
+    assert batch.heard_video.tolist() == batch.heard_audio.tolist() == [[True] * 6 + [False], [True] * 7]
+    # The reference, then the still beside the last that is heard.
+    assert batch.steps.tolist() == [[0, *range(6, 13), 0], [0, *range(7, 15)]]
+    assert batch.stills.tolist() == [[True, True] + [False] * 7] * 2
+    assert numbers(batch.latents[1]) == [0, *range(0, 29, 4)]
 
 
 def test_a_text_that_is_too_long_is_shortened_and_its_dialogue_named_once(root: Path, monkeypatch, caplog) -> None:
@@ -99,7 +104,7 @@ def test_the_voice_is_another_answer_of_the_same_speaker_and_split(root: Path) -
     for split in ("train", "val"):
         items = data.samples(split)  # type: ignore[arg-type]
         for number, item in enumerate(items):
-            expected = {i.answer for i in items if i.dialogue.answer.speaker == item.dialogue.answer.speaker}
+            expected = {i.answer.key for i in items if i.dialogue.answer.speaker == item.dialogue.answer.speaker}
             assert {name for name, _ in items.voices().of(number)} == expected
     first, second = list(data.val_dataloader())
     assert first.conditions["voice"].values.shape == (2, 3, 8, 2)
@@ -117,18 +122,22 @@ def test_scores_are_standardised_over_the_training_answers(root: Path) -> None:
     assert not scores.values[:, 1].any()
 
 
-def test_earlier_turns_come_before_the_question_with_their_roles(tmp_path: Path) -> None:
+def test_turns_follow_each_other_and_each_answer_has_its_still(tmp_path: Path) -> None:
     sides = ["initiator", "responder", "initiator", "responder"]
     for k in range(4):
         film(tmp_path / f"{k}.mp4", 9 + 4 * k)
-    turns = [{"role": role, "speaker": role, "clip": f"{k}.mp4"} for k, role in enumerate(sides)]
+    turns = [{"role": role, "speaker": role, "clip": f"{k}.mp4", "text": f"t{k}"} for k, role in enumerate(sides)]
     write_manifest(tmp_path, [{"id": "d", "branch": "multi_turn", "turns": turns}])
-    batch = next(iter(module(tmp_path, initiator=True, earlier_turns=True).train_dataloader()))
-    assert batch.latents.shape[1] == 6
-    assert batch.turn_roles[0].tolist() == [0] * 2 + [1] * 3 + [0] * 4
-    assert numbers(batch.turn_latents[0]) == [4, 8, 4, 8, 12, 4, 8, 12, 16]
-    only = next(iter(module(tmp_path, earlier_turns=True).train_dataloader()))
-    assert only.turn_roles[0].tolist() == [0] * 2 + [1] * 3
+    batch = next(iter(module(tmp_path, initiator=True, batch_size=1, text="answer").train_dataloader()))
+    assert batch.heard_steps.tolist() == [[1, 2, 6, 7, 8, 9]]
+    assert numbers(batch.heard_latents[0]) == [4, 8, 4, 8, 12, 16]
+    assert batch.steps.tolist() == [[0, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14]]
+    assert numbers(batch.latents[0]) == [0, 0, 4, 8, 12, 0, 4, 8, 12, 16, 20]
+    assert batch.ends.tolist() == [[-1, -1, 0, 0, 1, -1, 0, 0, 0, 0, 1]]
+    assert words(batch.conditions["text"]) == ["t1\nt3"]
+    deaf = module(tmp_path, text="answer")
+    assert [sample.answer.position for sample in deaf.samples("train")] == [1, 3], "each turn is a sample of its own"
+    assert set(words(next(iter(deaf.train_dataloader())).conditions["text"])) <= {"t1", "t3"}
 
 
 def test_a_long_single_clip_becomes_several_answers(tmp_path: Path) -> None:
@@ -136,7 +145,7 @@ def test_a_long_single_clip_becomes_several_answers(tmp_path: Path) -> None:
     turn = {"role": "responder", "speaker": "r", "clip": "a.mp4"}
     write_manifest(tmp_path, [{"id": "d", "branch": "single", "turns": [turn]}])
     data = module(tmp_path, max_chunks=4)
-    assert [sample.span for sample in data.samples("train")] == [0, 1, 2]
+    assert [sample.answer.span for sample in data.samples("train")] == [0, 1, 2]
     firsts = {numbers(b.latents[:1, 0])[0] for b in islice(iter(data.train_dataloader()), 6)}
     assert firsts <= {0, 17, 34}
     assert len(firsts) > 1
@@ -179,10 +188,9 @@ def test_filters_choose_dialogues(root: Path, tmp_path: Path) -> None:
         for key, more in {
             "tier": {"tier": "pretrain"},
             "branch": {"branch": "single"},
-            "q": {"initiator": True},
         }.items()
     }
-    assert read == {"tier": ["d0"], "branch": ["d1"], "q": ["d0", "d2", "d3"]}
+    assert read == {"tier": ["d0"], "branch": ["d1"]}
     with pytest.raises(FolderError, match="'train' with tier=sft, branch=listening"):
         module(tmp_path, tier="sft", branch="listening")
 
@@ -233,6 +241,5 @@ def test_real_clips_make_batches(real_clips: Path, tmp_path: Path) -> None:
     ]
     write_manifest(tmp_path, [{"id": split, "split": split, "turns": turns} for split in ("train", "val")])
     batch = next(iter(module(tmp_path, initiator=True, text="answer").train_dataloader()))
-    assert batch.latents.shape[:2] == (2, 19)
-    assert batch.turn_latents is not None
-    assert batch.turn_latents.shape[1] == 18
+    assert batch.latents.shape[:2] == (2, 20)
+    assert batch.heard_latents.shape[1] == 18

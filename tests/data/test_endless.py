@@ -91,15 +91,13 @@ def test_ranks_take_fixed_batches_in_turn_and_equally_many() -> None:
     assert float(assign_spans[-1]["count"]) == 0  # no batch is left for the second rank
 
 
-def test_of_answers_that_do_not_count_all_is_padding() -> None:
-    mask = torch.ones(1, 2, dtype=torch.bool)
-    batch = uncounted(ChunkBatch(torch.zeros(1, 3, 1, 1, 1), mask))
-    assert not batch.chunk_mask.any()
-    assert mask.all()
-    handed = uncounted(
-        PooledBatch(ChunkBatch(torch.zeros(1, 3, 1, 1, 1), mask), None, [])
-    )  # as a loader's process sends it
-    assert not handed.batch.chunk_mask.any()
+def test_a_batch_that_does_not_count_has_no_targets() -> None:
+    steps, mask = torch.arange(3)[None], torch.ones(1, 3, dtype=torch.bool)
+    batch = ChunkBatch(torch.zeros(1, 3, 1, 1, 1), steps, steps == 0, mask)
+    assert not uncounted(batch).targets.any()
+    assert batch.targets.all()
+    handed = uncounted(PooledBatch(batch, None, []))  # as a loader's process sends it
+    assert not handed.batch.targets.any()
 
 
 def test_a_limit_of_validation_is_shared_by_the_ranks() -> None:

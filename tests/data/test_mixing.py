@@ -85,9 +85,8 @@ def test_training_needs_no_clips_once_they_are_encoded(root: Path, tmp_path: Pat
     alone = list(islice(iter(module(tmp_path / "set", **options).train_dataloader()), 5))
     assert all(same(one, other) for one, other in zip(whole, alone, strict=True))
     shorter = next(iter(module(tmp_path / "set", **options, max_chunks=3).train_dataloader()))
-    assert shorter.latents.shape[1] == 4
-    assert shorter.turn_latents is not None
-    assert shorter.turn_latents.shape[1] == 3
+    assert shorter.latents.shape[1] == 5
+    assert shorter.heard_latents.shape[1] == 3
 
 
 def test_clips_in_media_shards_are_clips_like_others(root: Path, tmp_path: Path) -> None:
@@ -174,7 +173,7 @@ def test_a_thinkers_features_of_the_question_are_a_track_of_their_own(root: Path
     assert features.values.shape == (1, 29, 2)
     assert (features.values == 29).all()
     assert features.mask.all()
-    assert batch.turn_latents is None
+    assert batch.heard_latents is None
     assert {path.name.split("-")[0] for path in (root / "tokens").iterdir()} >= {"latents", "codes", "features"}
 
 
@@ -189,6 +188,6 @@ def test_padding_is_measured(root: Path, tmp_path: Path) -> None:
     assert data.padding() < 0.01
     chunks = padded = 0
     for batch in islice(iter(data.train_dataloader()), 10):
-        chunks += int(batch.chunk_mask.sum())
-        padded += batch.chunk_mask.numel()
+        chunks += int(batch.mask.sum())
+        padded += batch.mask.numel()
     assert 1 - chunks / padded < 0.01

@@ -104,8 +104,8 @@ def test_the_values_of_conditions_are_checked_too_in_any_process(
     module(root, BadVae(last(torch.nan)), BadCodec(), initiator=True)
     data = module(root, Vae(), BadCodec(), workers=2, initiator=True)
     for batch in islice(data.train_dataloader(), 8):
-        assert batch.turn_latents is not None
-        assert bool(batch.turn_latents.isfinite().all())
+        assert batch.heard_latents is not None
+        assert bool(batch.heard_latents.isfinite().all())
     data.teardown("fit")
     assert "of the dialogues d2, d5;" in caplog.messages[-1]
 
@@ -113,7 +113,7 @@ def test_the_values_of_conditions_are_checked_too_in_any_process(
 def test_where_all_tokens_are_bad_the_data_are_said_to_be(tmp_path: Path) -> None:
     module(make_folder(tmp_path, ["train"] * 3), BadVae(last(torch.nan), every=True), BadCodec())
     data = module(tmp_path, Vae(), BadCodec())
-    with pytest.raises(ShardError, match=r"the data are bad: 20 answers .*latents-.*shard-.*sample .* nan"):
+    with pytest.raises(ShardError, match=r"the data are bad: 20 samples .*latents-.*shard-.*sample .* nan"):
         next(iter(data.train_dataloader()))
 
 

@@ -124,8 +124,8 @@ def encode(
         manifest_of(data)  # fails before tokenizers are loaded
         encoder, data_config, features = _encoder(data, words)
         dialogues = Dialogues(data)
-        turns, longest = not only_answers, data_config["max_chunks"]
-        chosen = Selection({"features": ThinkerFeatures(features)} if features else {}, turns, turns, longest)
+        longest = data_config["max_chunks"]
+        chosen = Selection({"features": ThinkerFeatures(features)} if features else {}, not only_answers, longest)
         segments = (segment for dialogue in dialogues for segment in chosen.segments(dialogue))
         cache = TokenCache(data, encoder, longest, data_config["dtype"], None if output is None else output / TOKENS)
         sharding = Sharding(work.shard_clips, work.shard_mb << 20)

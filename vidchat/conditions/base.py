@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vidchat.batch import ConditionValues
-from vidchat.dialogue import Dialogue
+from vidchat.dialogue import Clip, Dialogue
 
 Need = Literal["question", "thinker", "voice"]
 
@@ -30,17 +30,32 @@ class QuestionError(ValueError):
 
 
 class Example(Protocol):
-    """One answer of the training data, as conditions see it."""
+    """One sample of the training data, as conditions see it: some turns of a dialogue."""
 
     @property
     def dialogue(self) -> Dialogue:
-        """The dialogue that contains the answer."""
+        """The dialogue."""
+
+    @property
+    def clip(self) -> Clip:
+        """The clip of the first turn of the responder in the sample."""
+
+    @property
+    def answer_text(self) -> str | None:
+        """What the responder says in the sample, a line for each turn; `None` if it is not known."""
+
+    @property
+    def question_text(self) -> str | None:
+        """What the initiator said before the responder's first turn in the sample; `None` if it is not known.
+
+        It is not known where the two speak at the same time: it would tell what has not been heard yet.
+        """
 
     def text_ids(self, text: str | None) -> Tensor:
         """Returns the ids (n,) int64 of a text, at most `MAX_TEXT` of them; n is 0 without a text."""
 
     def scores(self, names: Sequence[str]) -> Tensor:
-        """Returns scores (n,) float of the answer, standardised over the training data, NaN if unknown.
+        """Returns scores (n,) float of `clip`, standardised over the training data, NaN if unknown.
 
         The names must be among the `columns` of the condition.
         """
@@ -48,8 +63,8 @@ class Example(Protocol):
     def voice(self, chunks: int) -> Tensor:
         """Returns codes (n, F, K) of the first chunks of another clip of the responder; n is 0 if there is none."""
 
-    def thinker_features(self) -> Tensor:
-        """Returns the thinker's features (P, D) of the question."""
+    def thinker_features(self) -> Tensor | None:
+        """Returns the thinker's features (P, D) of the turn that `question_text` is of; `None` if there is none."""
 
 
 class Request(Protocol):
@@ -110,8 +125,9 @@ class Condition(ABC):
     """A condition of answers: a frozen dataclass whose fields are its settings in a config.
 
     Attributes:
-        needs: Data that the condition requires: `question`, a turn of the initiator; `thinker`, a thinker's features of
-            that turn; `voice`, other clips of the responder.
+        needs: Data that the condition requires: `question`, a turn of the initiator, without which no answer is
+            generated; `thinker`, a thinker's features of that turn; `voice`, other clips of the responder. In training
+            each may be missing.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -123,7 +139,7 @@ class Condition(ABC):
 
     @abstractmethod
     def from_dialogue(self, example: Example) -> ConditionValues:
-        """Returns values (N, ...) and mask (N,) for an answer of the training data."""
+        """Returns values (N, ...) and mask (N,) for a sample of the training data."""
 
     @abstractmethod
     def from_request(self, value: Any, request: Request) -> ConditionValues:
@@ -151,8 +167,8 @@ class Conditioning:
 
     Attributes:
         conditions: Conditions by name, in the order of their tokens; timed ones follow the others.
-        hears: Whether the model hears turns: the initiator's, or earlier ones.
-        drop: Probability in training that all conditions and turns of a sample are hidden together, and, if there are
+        hears: Whether the model hears the initiator.
+        drop: Probability in training that all conditions and all that is heard are hidden together, and, if there are
             several, that each is hidden on its own.
     """
 

@@ -8,8 +8,8 @@ from typing import Any
 from vidchat.conditions.base import Condition, ConditionError
 from vidchat.registry import build, look_up
 
-OTHER_KEYS = frozenset({"initiator", "earlier_turns", "max_turn_chunks", "drop"})
-"""Keys of the node that are not conditions: which turns are heard, and the dropout probability."""
+OTHER_KEYS = frozenset({"initiator", "max_turn_chunks", "drop"})
+"""Keys of the node that are not conditions: whether the initiator is heard, and the dropout probability."""
 
 
 def read_conditions(node: Mapping[str, Any], trust: Iterable[str] = ()) -> dict[str, Condition]:

@@ -1,4 +1,4 @@
-"""Text: the transcript of the answer, which the model then speaks, or that of the question."""
+"""Text: the transcript of the responder, who then speaks it, or that of the question."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ MAX_TEXT = 1000  # ids of the longest text that a model reads: as bytes, a minut
 @register("text")
 @dataclass(frozen=True)
 class Text(Condition):
-    """Transcript of a turn.
+    """Transcript of the very chunks that a sample has.
 
     Attributes:
-        turn: The transcribed turn: `answer` or `question`.
+        turn: Whose: `answer`, all turns of the responder, or `question`, the turn of the initiator before them.
     """
 
     turn: Turn = "answer"
@@ -41,9 +41,7 @@ class Text(Condition):
             raise ConditionError(f"condition.text must be answer, question or null, got {str(self.turn)[:80]}")
 
     def from_dialogue(self, example: Example) -> ConditionValues:
-        dialogue = example.dialogue
-        clip = dialogue.answer if self.turn == "answer" else dialogue.question
-        return all_known(example.text_ids(None if clip is None else clip.text))
+        return all_known(example.text_ids(example.answer_text if self.turn == "answer" else example.question_text))
 
     def from_request(self, value: Any, request: Request) -> ConditionValues:
         if not value:

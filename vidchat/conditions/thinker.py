@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from vidchat.batch import ConditionValues
@@ -26,7 +27,7 @@ from vidchat.registry import register
 @register("features")
 @dataclass(frozen=True)
 class ThinkerFeatures(Condition):
-    """The thinker's features of the question.
+    """The thinker's features of the question, if it ends before the answer: else they would tell what comes later.
 
     Attributes:
         width: Values per feature, as many as the thinker gives.
@@ -40,7 +41,8 @@ class ThinkerFeatures(Condition):
             raise ConditionError(f"condition.features must be a whole number, 0 for none, got {str(self.width)[:80]}")
 
     def from_dialogue(self, example: Example) -> ConditionValues:
-        return all_known(example.thinker_features())
+        features = example.thinker_features()
+        return all_known(torch.zeros(0, self.width) if features is None else features)
 
     def from_request(self, value: Any, request: Request) -> ConditionValues:
         return all_known(request.thinker_features())

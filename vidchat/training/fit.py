@@ -59,7 +59,7 @@ def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, i
         return
     device, memory = device_and_memory
     condition, data = config["condition"], config["data"]
-    turns = bool(condition["initiator"]) + bool(condition["earlier_turns"])
+    turns = int(bool(condition["initiator"]))
     chunks, text = data["max_chunks"], TEXT * bool(condition.get("text"))
     work = Workload(grid, chunks, turns * chunks, text, data["batch_size"])
     average = bool((config["stage"].get("optimizer") or {}).get("ema_decay"))

@@ -1,9 +1,9 @@
-"""From samples to batches: the tokens of answers and turns, and conditions, padded to one length."""
+"""From samples to batches: the tokens of turns on their dialogue's clock, and conditions, padded to one length."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidchat.batch import INITIATOR, RESPONDER, ChunkBatch, ConditionValues, collate, pad
+from vidchat.batch import UNKNOWN, ChunkBatch, ConditionValues, collate, pad
 from vidchat.conditions.text import MAX_TEXT
 from vidchat.data.loading.endless import Draw
-from vidchat.data.loading.sample_index import Sample, SampleIndex, TurnKey
+from vidchat.data.loading.sample import Sample, SampleTurn
+from vidchat.data.loading.sample_index import SampleIndex
 from vidchat.data.loading.selection import Selection
 from vidchat.data.loading.shared_buffers import SharedBufferPool
-from vidchat.data.tokens.encoder import Tokens
 from vidchat.data.tokens.shards import ShardError
 from vidchat.data.tokens.token_cache import TokenCache
-from vidchat.dialogue import Dialogue, Role
+from vidchat.dialogue import Clip, Dialogue
+from vidchat.layout import Place
 
 log = logging.getLogger(__name__)
-ROLES: dict[Role, int] = {"initiator": INITIATOR, "responder": RESPONDER}
 ATTEMPTS = 20  # samples tried for one draw before a data set counts as broken
 
 
@@ -36,12 +36,43 @@ class TextEncoder(Protocol):
 
 
 @dataclass
-class Loaded:
-    """The tokens of a sample, the turns before it, and its conditions."""
+class LoadedTurn:
+    """The tokens of a turn, by chunk; those of chunk 0 come first.
 
-    answer: Tokens
-    turns: list[tuple[Tensor, Tensor | None, Role]]
+    Attributes:
+        latents: (T+1, C, h, w), or `None` for a person who is not seen.
+        codes: (T+1, F, K), zeros for chunk 0; `None` for a person who is not heard.
+    """
+
+    latents: Tensor | None
+    codes: Tensor | None
+
+
+@dataclass
+class Loaded:
+    """A sample with the tokens of its turns and its conditions."""
+
+    sample: Sample
+    turns: list[LoadedTurn]
     conditions: dict[str, ConditionValues]
+
+    @property
+    def answer(self) -> LoadedTurn:
+        """The first turn of the responder, who has all tokens that the model makes."""
+        return self.turns[self.sample.layout.said[0].turn]
+
+    @property
+    def audible(self) -> bool:
+        """Whether there is audio."""
+        return self.answer.codes is not None
+
+    def latents(self, places: Sequence[Place]) -> Tensor:
+        """Returns the latents (n, C, h, w) of n places; zeros for who is not seen."""
+        return _rows(places, [turn.latents for turn in self.turns], self.answer.latents)
+
+    def codes(self, places: Sequence[Place]) -> Tensor:
+        """Returns the codes (n, F, K) of n places; zeros for stills and who is not heard."""
+        return _rows(places, [turn.codes for turn in self.turns], self.answer.codes)
 
 
 class DialogueBatches:
@@ -52,7 +83,7 @@ class DialogueBatches:
     Args:
         samples: The samples that can be drawn.
         caches: Their tokens, by source.
-        selection: What answers are made from.
+        selection: What samples are made from.
         text_tokenizer: The tokenizer of transcripts.
         statistics: Mean and standard deviation of each score, in the order of `selection.scores`.
         dtype: The dtype of latents and features; by default the cache's, which is fewer bytes to hand over.
@@ -79,8 +110,8 @@ class DialogueBatches:
     @cached_property
     def alike(self) -> np.ndarray:
         """(n,) the samples by shape, then length; made when the first one cannot be read."""
-        answers, turns = self.samples.lengths.T
-        return np.lexsort((turns, answers, self.samples.shapes)).astype(np.int32)
+        said, heard = self.samples.lengths.T
+        return np.lexsort((heard, said, self.samples.shapes)).astype(np.int32)
 
     def __call__(self, draws: list[Draw]) -> ChunkBatch:
         for index, _ in draws:
@@ -91,25 +122,43 @@ class DialogueBatches:
             return self.buffers.to_trainer(self._collate([self._load_or_next(*draw) for draw in draws]))
 
     def _collate(self, loaded: list[Loaded]) -> ChunkBatch:
-        codes = [sample.answer.codes for sample in loaded if sample.answer.codes is not None]
-        latents, mask = self._pad([sample.answer.latents for sample in loaded])
-        batch = ChunkBatch(latents, mask[:, 1:], pad(codes, torch.long)[0] if codes else None)
-        if self.selection.initiator or self.selection.earlier_turns:
-            self._add_turns(batch, loaded)
+        said = [sample.sample.layout.said for sample in loaded]
+        latents, mask = self._pad([sample.latents(places) for sample, places in zip(loaded, said, strict=True)])
+        codes = [sample.codes(places) for sample, places in zip(loaded, said, strict=True) if sample.audible]
+        batch = ChunkBatch(
+            latents,
+            steps=_padded([[place.step for place in places] for places in said]),
+            stills=_padded([[place.chunk == 0 for place in places] for places in said]),
+            mask=mask,
+            codes=pad(codes, torch.long)[0] if codes else None,
+            ends=_padded([_ends(sample.sample) for sample in loaded]).masked_fill_(~mask, UNKNOWN),
+        )
+        if self.selection.hears:
+            self._add_heard(batch, loaded)
         for name in self.selection.conditions:
             values = [sample.conditions[name] for sample in loaded]
             batch.conditions[name] = collate(values, self.dtype, self.buffers.empty)
         return batch
+
+    def _add_heard(self, batch: ChunkBatch, loaded: list[Loaded]) -> None:
+        """Adds the initiator's columns; at least one, if only of padding, so that ranks train the same weights."""
+        heard = [sample.sample.layout.heard for sample in loaded]
+        turns = [[sample.turns[place.turn] for place in places] for sample, places in zip(loaded, heard, strict=True)]
+        batch.heard_latents = self._pad([x.latents(places) for x, places in zip(loaded, heard, strict=True)])[0]
+        batch.heard_steps = _padded([[place.step for place in places] for places in heard])
+        batch.heard_video = _padded([[turn.latents is not None for turn in some] for some in turns]).bool()
+        batch.heard_audio = _padded([[turn.codes is not None for turn in some] for some in turns]).bool()
+        if batch.codes is not None:
+            codes = [sample.codes(places) for sample, places in zip(loaded, heard, strict=True)]
+            batch.heard_codes = pad(codes, torch.long)[0]
 
     def _pad(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return pad(tensors, self.dtype, self.buffers.empty)
 
     def _prefetch(self, sample: Sample) -> None:
         """Begins to fetch a sample's tokens: reading a whole batch at once from a disk is several times faster."""
-        cache = self.caches[sample.source]
-        cache.prefetch(sample.answer, sample.span)
         for turn in sample.turns:
-            cache.prefetch(turn.key)
+            self.caches[sample.source].prefetch(turn.key, turn.span)
 
     def _load_or_next(self, index: int, generator: torch.Generator) -> Loaded:
         """Loads a sample, or the next in length whose tokens can be read.
@@ -129,24 +178,16 @@ class DialogueBatches:
                 return self._load(number, sample, generator)
             except ShardError as error:
                 why = str(error)
-                log.warning("skipped an answer of dialogue %s: %s", sample.dialogue.id, why)
-        raise ShardError(f"the data are bad: {ATTEMPTS} answers in a row could not be used, the last: {why}")
+                log.warning("skipped a sample of dialogue %s: %s", sample.dialogue.id, why)
+        raise ShardError(f"the data are bad: {ATTEMPTS} samples in a row could not be used, the last: {why}")
 
     def _load(self, number: int, sample: Sample, generator: torch.Generator) -> Loaded:
-        cache, selection = self.caches[sample.source], self.selection
-        stored = cache.load(sample.answer, sample.span)
-        codes = None if stored.codes is None else stored.codes[: selection.max_chunks]
-        answer = Tokens(stored.latents[: selection.max_chunks + 1], codes)
-        turns = [self._load_turn(cache, turn) for turn in sample.turns]
-        example = LoadedExample(self, number, sample, answer, generator)
-        conditions = {name: condition.from_dialogue(example) for name, condition in selection.conditions.items()}
-        return Loaded(answer, turns, conditions)
-
-    def _load_turn(self, cache: TokenCache, turn: TurnKey) -> tuple[Tensor, Tensor | None, Role]:
-        tokens = cache.load(turn.key)
-        # Chunk 0 of a turn is its first frame alone, without audio: the others pair with their codes.
-        chunks = slice(-self.selection.turn_chunks, None) if turn.part == "last" else slice(self.selection.turn_chunks)
-        return tokens.latents[1:][chunks], None if tokens.codes is None else tokens.codes[chunks], turn.role
+        cache = self.caches[sample.source]
+        loaded = Loaded(sample, [load_turn(cache, turn) for turn in sample.turns], {})
+        example = LoadedExample(self, number, loaded, generator)
+        for name, condition in self.selection.conditions.items():
+            loaded.conditions[name] = condition.from_dialogue(example)
+        return loaded
 
     def text_ids(self, text: str | None, dialogue: Dialogue) -> Tensor:
         """Returns the ids (n,) of a dialogue's text; if there are too many, the first, and warns once."""
@@ -159,16 +200,48 @@ class DialogueBatches:
             )  # fmt: skip
         return torch.tensor(ids[:MAX_TEXT], dtype=torch.long)
 
-    def _add_turns(self, batch: ChunkBatch, loaded: list[Loaded]) -> None:
-        latents, codes, roles = [], [], []
-        for sample in loaded:
-            latents.append(torch.cat([sample.answer.latents[:0], *(turn for turn, _, _ in sample.turns)]))
-            roles.append(torch.tensor([ROLES[role] for turn, _, role in sample.turns for _ in turn]).long())
-            if sample.answer.codes is not None:
-                codes.append(torch.cat([sample.answer.codes[:0], *(c for _, c, _ in sample.turns if c is not None)]))
-        batch.turn_latents, batch.turn_mask = self._pad(latents)
-        batch.turn_roles = pad(roles)[0]
-        batch.turn_codes = pad(codes, torch.long)[0] if codes else None
+
+def load_turn(cache: TokenCache, turn: SampleTurn) -> LoadedTurn:
+    """Returns the tokens of a turn; raises `ShardError` if they cannot be read."""
+    stored = cache.load(turn.key, turn.span)
+    # A turn whose beginning is left out has more chunks before chunk 0 than a clip has.
+    first = stored.latents.shape[0] - 1 - turn.chunks if turn.part == "last" else 0
+    latents, codes = stored.latents[first : first + turn.chunks + 1], stored.codes
+    if codes is not None:
+        codes = codes[first : first + turn.chunks]
+        codes = torch.cat([torch.zeros_like(codes[:1]), codes])
+    return LoadedTurn(latents, codes)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Returns rows of numbers as (B, n), padded with zeros; (B, n) bool if they are bool."""
+    return pad([torch.tensor(row) if row else torch.zeros(0, dtype=torch.long) for row in rows])[0]
+
+
+def _ends(sample: Sample) -> list[int]:
+    """Returns for each said place whether it is the last of its turn; see `ChunkBatch.ends`."""
+    turns = ((place.chunk, sample.turns[place.turn]) for place in sample.layout.said)
+    return [UNKNOWN if chunk == 0 else turn.end if chunk == turn.chunks else 0 for chunk, turn in turns]
+
+
+def _rows(places: Sequence[Place], turns: Sequence[Tensor | None], like: Tensor | None) -> Tensor:
+    """Returns the tokens (n, ...) of n places, by chunk (T+1, ...) of each turn; zeros for a turn without any."""
+    assert like is not None, "the responder is seen, and audible where anybody is"
+    parts = [like[:0]] if not places else []
+    for turn, chunks in _runs(places):
+        tokens = turns[turn]
+        parts.append(like.new_zeros(chunks.stop - chunks.start, *like.shape[1:]) if tokens is None else tokens[chunks])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _runs(places: Sequence[Place]) -> Iterator[tuple[int, slice]]:
+    """Yields a turn and consecutive chunks of it, for places in order."""
+    first = 0
+    for k, place in enumerate(places, 1):
+        following = places[k] if k < len(places) else None
+        if following is None or (following.turn, following.chunk) != (place.turn, place.chunk + 1):
+            yield place.turn, slice(places[first].chunk, place.chunk + 1)
+            first = k
 
 
 class LoadedExample:
@@ -177,20 +250,36 @@ class LoadedExample:
     Args:
         batches: The maker of batches that loads the sample.
         number: The index of the sample.
-        sample: The sample.
-        answer: The tokens of its answer.
+        loaded: The sample with the tokens of its turns.
         generator: The generator of its random choices.
     """
 
-    def __init__(
-        self, batches: DialogueBatches, number: int, sample: Sample, answer: Tokens, generator: torch.Generator
-    ) -> None:
-        self._batches, self._number, self._sample, self._answer = batches, number, sample, answer
-        self._cache, self._generator = batches.caches[sample.source], generator
+    def __init__(self, batches: DialogueBatches, number: int, loaded: Loaded, generator: torch.Generator) -> None:
+        self._batches, self._number, self._loaded, self._sample = batches, number, loaded, loaded.sample
+        self._cache, self._generator = batches.caches[self._sample.source], generator
 
     @cached_property
     def dialogue(self) -> Dialogue:
         return self._sample.dialogue
+
+    @property
+    def clip(self) -> Clip:
+        return self.dialogue.turns[self._sample.answer.position].clip
+
+    @property
+    def answer_text(self) -> str | None:
+        clock, turns = self._cache.encoder.clock, self._sample.turns
+        texts = [turn.text(self.dialogue, clock) for turn in turns if turn.role == "responder"]
+        return None if None in texts else "\n".join(text for text in texts if text)
+
+    @property
+    def question_text(self) -> str | None:
+        asked = self._sample.asked
+        if asked is None:
+            return None
+        heard = next((turn for turn in self._sample.turns if turn.position == asked), None)
+        whole = self.dialogue.turns[asked].clip.text
+        return whole if heard is None else heard.text(self.dialogue, self._cache.encoder.clock)
 
     def text_ids(self, text: str | None) -> Tensor:
         return self._batches.text_ids(text, self.dialogue)
@@ -198,19 +287,21 @@ class LoadedExample:
     def scores(self, names: Sequence[str]) -> Tensor:
         known = self._batches.selection.scores
         mean, std = np.array(self._batches.statistics).T
-        scores = (self._batches.samples.scores([self._number], known)[0] - mean) / std
+        turn = np.array([self._sample.answer.number])
+        scores = (self._sample.dialogues.scores(turn, known)[0] - mean) / std
         return torch.from_numpy(scores[[known.index(name) for name in names]])
 
     def voice(self, chunks: int) -> Tensor:
         """Returns (n, F, K), the first chunks of codes of another clip of the speaker, drawn at random."""
-        assert self._answer.codes is not None, "conditions that need a voice are left out without audio"
-        voices = self._batches.voices
-        others = [] if voices is None else [clip for clip in voices.of(self._number) if clip[0] != self._sample.answer]
+        codes, voices = self._loaded.answer.codes, self._batches.voices
+        assert codes is not None, "conditions that need a voice are left out without audio"
+        own = {(turn.key, turn.span) for turn in self._sample.turns}
+        others = [] if voices is None else [clip for clip in voices.of(self._number) if clip not in own]
         if not others:
-            return self._answer.codes[:0]
+            return codes[:0]
         key, span = others[int(torch.randint(len(others), (), generator=self._generator))]
         return self._cache.load_codes(key, span)[:chunks]
 
-    def thinker_features(self) -> Tensor:
-        assert self._sample.question is not None, "dialogues without a question are left out"
-        return self._cache.load_features(self._sample.question)
+    def thinker_features(self) -> Tensor | None:
+        question = self._sample.question
+        return None if question is None else self._cache.load_features(question)

@@ -1,10 +1,10 @@
-"""Data sets, mixed by weight, as endless batches of answers and what they answer."""
+"""Data sets, mixed by weight, as endless batches of dialogues."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from vidchat.batch import ChunkBatch
 from vidchat.data.folder import FolderError
 from vidchat.data.loading.batches import DialogueBatches, TextEncoder
-from vidchat.data.loading.dialogues import Dialogues
+from vidchat.data.loading.dialogues import BRANCHES, Dialogues
 from vidchat.data.loading.endless import EndlessDataModule, FixedDataset, in_order
 from vidchat.data.loading.gather import SourceRows, gather, order_of, standardisation
 from vidchat.data.loading.order import padding
@@ -44,12 +44,36 @@ class Source:
         branch: Only dialogues of this branch, or all.
         tier: Only dialogues of this tier, or all.
         weight: The share of all draws, compared with the other sources.
+        group: Sources of one group share their weight: one that has no dialogue to train on is left out. `None` is a
+            source that must have one.
     """
 
     root: Path
     branch: Branch | None = None
     tier: Tier | None = None
     weight: float = 1.0
+    group: int | None = None
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any], group: int) -> list[Self]:
+        """Returns the sources of an entry of `data.sources`: one for each branch that it gives a weight above 0."""
+        entry = {**entry, "root": Path(entry["root"])}
+        if not isinstance(branches := entry.get("branch"), Mapping):
+            return [cls(**entry)]
+        shares = {branch: share for branch, share in branches.items() if share}
+        known = all(
+            branch in BRANCHES and type(share) in (int, float) and share > 0 for branch, share in shares.items()
+        )
+        if not shares or not known:
+            raise FolderError(
+                f"{entry['root']}: its branches must be of {', '.join(BRANCHES)}, with weights, such as "
+                f"{{dialogue: 2, listening: 1}}, not {str(dict(branches))[:200]}"
+            )
+        weight = entry.get("weight", 1.0) / sum(shares.values())
+        return [
+            cls(**entry | {"branch": branch, "weight": weight * share, "group": group})
+            for branch, share in shares.items()
+        ]
 
     def __str__(self) -> str:
         filters = [f"{key}={value}" for key in ("branch", "tier") if (value := getattr(self, key)) is not None]
@@ -77,8 +101,8 @@ class Tokenizers:
 
     Attributes:
         video_vae: Encodes frames as latents.
-        audio_codec: Encodes audio as codes, or `None`: answers then have no audio, and clips need none.
-        text_tokenizer: Encodes transcripts as ids, or `None`: answers then have no text.
+        audio_codec: Encodes audio as codes, or `None`: samples then have no audio, and clips need none.
+        text_tokenizer: Encodes texts as ids, or `None`: samples then have no text.
         thinker: Encodes clips as features, or `None`.
     """
 
@@ -96,7 +120,6 @@ class _Folder:
     cache: TokenCache
     dialogues: Dialogues
     table: SegmentTable
-    sources: list[Source]
 
 
 class DialogueDataModule(EndlessDataModule):
@@ -105,7 +128,7 @@ class DialogueDataModule(EndlessDataModule):
     Args:
         sources: The sources that are mixed.
         media_format: Working rates and size.
-        selection: What answers are made from.
+        selection: What samples are made from.
         batching: How samples become batches.
         tokenizers: The tokenizers of clips and texts.
 
@@ -124,7 +147,7 @@ class DialogueDataModule(EndlessDataModule):
         tokenizers: Tokenizers,
     ) -> None:
         super().__init__(batching.size, batching.seed, batching.num_workers)
-        self.sources, self.media_format, self.tokenizers = list(sources), media_format, tokenizers
+        self._sources, self.media_format, self.tokenizers = list(sources), media_format, tokenizers
         self.selection = selection if tokenizers.audio_codec is not None else selection.without("voice")
         self.encoder = ClipEncoder(
             tokenizers.video_vae,
@@ -134,7 +157,7 @@ class DialogueDataModule(EndlessDataModule):
             media_format.allow_portrait,
             tokenizers.thinker,
         )
-        self.report = Report("answers")
+        self.report = Report("samples")
         self.statistics: list[tuple[float, float]] = []
 
     @classmethod
@@ -144,7 +167,7 @@ class DialogueDataModule(EndlessDataModule):
         condition: Mapping[str, Any],
         seed: int,
         audio: bool,
-        branch: Branch | None,
+        branch: Branch | Mapping[Branch, float] | None,
         tier: Tier | None,
         video_vae: VideoEncoder,
         audio_codec: AudioEncoder,
@@ -157,8 +180,9 @@ class DialogueDataModule(EndlessDataModule):
             data: The config's `data`; each of `data.sources` may give `root`, `branch`, `tier` and `weight`.
             condition: The config's `condition`.
             seed: The seed of everything random.
-            audio: Whether answers have audio.
-            branch: The branch of the sources that do not give one.
+            audio: Whether there is audio.
+            branch: The branch of the sources that do not give one, or the weights of several branches: one that a
+                source does not have is left out.
             tier: The tier of the sources that do not give one.
             video_vae: See `Tokenizers`.
             audio_codec: See `Tokenizers`.
@@ -166,11 +190,11 @@ class DialogueDataModule(EndlessDataModule):
             thinker: See `Tokenizers`.
         """
         defaults = {"root": data["root"], "branch": branch, "tier": tier}
-        sources = [defaults | source for source in data["sources"] or [{}]]
+        entries = [defaults | source for source in data["sources"] or [{}]]
         return cls(
-            [Source(**source | {"root": Path(source["root"])}) for source in sources],
+            [source for group, entry in enumerate(entries) for source in Source.read(entry, group)],
             MediaFormat(data["fps"], tuple(data["size"]), data["allow_portrait"], data["dtype"]),
-            Selection.read(to_names(condition), data["max_chunks"]),
+            Selection.read(to_names(condition), data["max_chunks"], data.get("max_steps")),
             Batching(data["batch_size"], seed, data["num_workers"]),
             Tokenizers(video_vae, audio_codec if audio else None, text_tokenizer, thinker),
         )
@@ -178,19 +202,37 @@ class DialogueDataModule(EndlessDataModule):
     @cached_property
     def folders(self) -> dict[Path, _Folder]:
         """Folders by path, each opened once."""
-        longest = max(self.selection.max_chunks, self.selection.turn_chunks)
         folders: dict[Path, _Folder] = {}
-        for root in dict.fromkeys(source.root for source in self.sources):
-            sources = [source for source in self.sources if source.root == root]
-            cache = TokenCache(root, self.encoder, longest, self.media_format.dtype, keep_index=True)
+        for root in dict.fromkeys(source.root for source in self._sources):
+            cache = TokenCache(root, self.encoder, self.selection.longest, self.media_format.dtype, keep_index=True)
             dialogues = Dialogues(root)
-            folders[root] = _Folder(root, cache, dialogues, SegmentTable(cache, self.selection, dialogues), sources)
+            folders[root] = _Folder(root, cache, dialogues, SegmentTable(cache, self.selection, dialogues))
         return folders
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """The sources that are mixed; of a group, those that have dialogues to train on."""
+        sources = []
+        for source in self._sources:
+            group = (
+                [other for other in self._sources if other.group == source.group] if source.group is not None else []
+            )
+            left = [other for other in group if self.rows(other, "train").size]
+            if group and not left:
+                branches = " or ".join(str(other.branch) for other in group)
+                raise FolderError(self._nothing(replace(source, branch=cast(Branch, branches)), "train"))
+            if not group:
+                sources.append(source)
+            elif source in left:
+                share = sum(other.weight for other in group) / sum(other.weight for other in left)
+                sources.append(replace(source, weight=source.weight * share))
+            else:
+                log.info("%s: no dialogue of the split 'train', so the other branches take its share", source)
+        return sources
 
     def rows(self, source: Source, split: Split) -> np.ndarray:
         """Returns (n,) the rows of a source's dialogues of a split, in its folder."""
-        question = True if self.selection.asks else None
-        return self.folders[source.root].dialogues.rows(split, source.branch, source.tier, question)
+        return self.folders[source.root].dialogues.rows(split, source.branch, source.tier)
 
     def prepare_data(self) -> None:
         """Encodes every clip that is not yet encoded, on the accelerator if there is one."""
@@ -201,7 +243,8 @@ class DialogueDataModule(EndlessDataModule):
         """Encodes the clips of these splits; a clip that cannot be is skipped and reported."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         for folder in self.folders.values():
-            rows = np.concatenate([self.rows(source, split) for source in folder.sources for split in splits])
+            mine = [source for source in self.sources if source.root == folder.root]
+            rows = np.concatenate([self.rows(source, split) for source in mine for split in splits])
             dialogues = (folder.dialogues[row] for row in rows[~folder.table.encoded(rows)].tolist())
             report = fill(folder.cache, (s for d in dialogues for s in self.selection.segments(d)), [device])
             if report.skipped:
@@ -214,7 +257,7 @@ class DialogueDataModule(EndlessDataModule):
             return
         self._check_splits()
         skipped = [entry for folder in self.folders.values() for entry in folder.dialogues.report.skipped]
-        self.report = Report("answers", 0, skipped)
+        self.report = Report("samples", 0, skipped)
         train, val = self.samples("train"), self.samples("val")
         for folder in self.folders.values():
             folder.table.forget()
@@ -226,7 +269,7 @@ class DialogueDataModule(EndlessDataModule):
         self.val = (self._batches(val, torch.float32), self._in_order(val, self.batch_size)) if len(val) else None
         trim_heap()
         if self.trainer is None or self.trainer.is_global_zero:
-            log.info("%s\npadding: %.1f %% of the chunks of a batch", self.report, 100 * self.padding())
+            log.info("%s\npadding: %.1f %% of the columns of a batch", self.report, 100 * self.padding())
             self._write_report()
 
     def teardown(self, stage: str) -> None:
@@ -280,7 +323,7 @@ class DialogueDataModule(EndlessDataModule):
         return gather(sources, self.report)
 
     def padding(self, batches: int = 200) -> float:
-        """Returns the share of padding among the chunks of the first training batches, answers and turns together."""
+        """Returns the share of padding among the columns of the first training batches, said and heard together."""
         if self.train is None:
             raise FolderError("padding is known after setup(); call prepare_data() and setup() first")
         make, order = self.train
@@ -289,7 +332,7 @@ class DialogueDataModule(EndlessDataModule):
         return padding(by_batch, lengths)
 
     def split_dataloader(self, split: Split, batch_size: int | None = None) -> DataLoader:
-        """Returns a loader of each answer of any split once, in the manifests' order; encodes the split if need be."""
+        """Returns a loader of each sample of any split once, in the manifests' order; encodes the split if need be."""
         self.encode(split)
         samples = self.samples(split)
         batches = self._in_order(samples, batch_size or self.batch_size)
@@ -315,7 +358,7 @@ class DialogueDataModule(EndlessDataModule):
             raise FolderError(self._nothing(self.sources[0], "val"))
 
     def _nothing(self, source: Source, split: Split) -> str:
-        filters = {"tier": source.tier, "branch": source.branch, "question": self.selection.asks or None}
+        filters = {"tier": source.tier, "branch": source.branch}
         chosen = ", ".join(f"{key}={value}" for key, value in filters.items() if value is not None)
         remedy = " or set trainer.limit_val_batches=0" if split == "val" else ""
         return (

@@ -7,6 +7,7 @@ again when the manifest has changed. A dialogue is parsed from its JSON each tim
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Sequence
 from functools import partial
@@ -19,27 +20,27 @@ from rich.progress import track
 
 from vidchat.data.folder import FolderError, make_dialogue, manifest_of, parse_entry, usable
 from vidchat.data.index import Index, IndexWriter, StaleIndexError, open_index
+from vidchat.data.loading.selection import question_of
 from vidchat.data.report import Report
 from vidchat.data.tokens.encoder import Part, Segment
 from vidchat.data.tokens.token_cache import name_of, part_of, segment_number
 from vidchat.dialogue import Branch, Dialogue, Role, Split, Tier
 
-FORMAT = 2  # of the index; another number makes old ones void
+FORMAT = 3  # of the index; another number makes old ones void
 FILE = "dialogues.index.arrow"
 LONG = 64 << 20  # bytes of a manifest whose indexing takes long enough for a progress bar
 MOST_TOPS = 1000  # top folders that are distinguished
 BRANCHES, TIERS, SPLITS = get_args(Branch), get_args(Tier), get_args(Split)
 PARTS, ROLE_NAMES = get_args(Part), get_args(Role)
 # Dialogues; where the turns of each begin (and a last row: where all end); turns; the rows of the turns sorted by
-# segment, the part of a turn's clip that is encoded; and the scores of the answers, those of one name together.
+# segment, the part of a turn's clip that is encoded; and the scores of responders' turns, those of one name together.
 TABLES = {
-    "dialogues": {"branch": "u1", "tier": "u1", "split": "u1", "answer": "i4", "question": "i4", "person": "u8",
-                  "check": "u4"},
+    "dialogues": {"branch": "u1", "tier": "u1", "split": "u1", "person": "u8", "check": "u4"},
     "begins": {"turn": "i8"},
-    "turns": {"segment": "u8", "part": "i1", "role": "i1", "top": "i2"},
+    "turns": {"segment": "u8", "part": "i1", "role": "i1", "top": "i2", "start": "f8", "seconds": "f8", "back": "i4"},
     "sorted": {"turn": "u4"},
-    "scores": {"row": "i4", "value": "f8"},
-}  # fmt: skip
+    "scores": {"turn": "u4", "value": "f8"},
+}
 
 
 class Dialogues(Sequence[Dialogue]):
@@ -55,13 +56,14 @@ class Dialogues(Sequence[Dialogue]):
         report: The lines of the manifest that were left out, and why.
         turns: (t,) columns of the turns of all dialogues, those of one dialogue together: `segment`, the number that
             stands for the key of the segment; `part` and `role`, positions in `PARTS` and `ROLE_NAMES`; `top`, the
-            position in `tops` of the clip's top folder, -1 for further ones.
+            position in `tops` of the clip's top folder, -1 for further ones; `start`, on the dialogue's clock, and
+            `seconds`, the clip's length, NaN where they are not known; `back`, how many turns before a turn of the
+            responder the one is that it answers (`question_of`), 0 for none.
         tops: Names of folders in the root, "" for the root itself.
         sorted: (t,) the turns sorted by segment.
         first: (n+1,) the first turn of each dialogue, and the number of all turns.
-        answer: (n,) the position of the answer among a dialogue's turns.
-        question: (n,) the position of the question among a dialogue's turns, -1 where there is none.
-        person: (n,) the hash of the name of who answers.
+        branch: (n,) the position of the branch of each dialogue in `BRANCHES`.
+        person: (n,) the hash of the name of the responder.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -77,33 +79,25 @@ class Dialogues(Sequence[Dialogue]):
         self.report = Report("dialogues", len(self), [(where, why) for where, why in more["skipped"]])
         self.turns, self.tops, self.sorted = tables["turns"], more["tops"], tables["sorted"]["turn"]
         self.first = tables["begins"]["turn"]
-        self.answer, self.question, self.person = (self._columns[key] for key in ("answer", "question", "person"))
+        self.branch, self.person = self._columns["branch"], self._columns["person"]
 
-    def rows(
-        self,
-        split: Split | None = None,
-        branch: Branch | None = None,
-        tier: Tier | None = None,
-        question: bool | None = None,
-    ) -> np.ndarray:
+    def rows(self, split: Split | None = None, branch: Branch | None = None, tier: Tier | None = None) -> np.ndarray:
         """Returns (n,) int32, the rows of the dialogues with these properties, in order; `None` is any."""
         match = np.ones(len(self), bool)
         for name, value, names in (("branch", branch, BRANCHES), ("tier", tier, TIERS), ("split", split, SPLITS)):
             if value is not None:
                 match &= self._columns[name] == names.index(value)
-        if question is not None:
-            match &= (self.question >= 0) == question
         return np.flatnonzero(match).astype(np.int32)
 
-    def scores(self, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Returns (n, S) float64, the scores of n dialogues' answers by name; NaN where there is none."""
-        scores = np.full((len(rows), len(names)), np.nan)
+    def scores(self, turns: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Returns (n, S) float64, the scores of n turns of responders by name; NaN where there is none."""
+        scores = np.full((len(turns), len(names)), np.nan)
         for column, name in enumerate(names):
             first, end = self._scored.get(name, (0, 0))
-            owners, values = (self._scores[key][first:end] for key in ("row", "value"))
+            owners, values = (self._scores[key][first:end] for key in ("turn", "value"))
             if end > first:
-                match = np.minimum(owners.searchsorted(rows.astype(owners.dtype)), end - first - 1)
-                mine = owners[match] == rows
+                match = np.minimum(owners.searchsorted(turns.astype(owners.dtype)), end - first - 1)
+                mine = owners[match] == turns
                 scores[mine, column] = values[match[mine]]
         return scores
 
@@ -170,28 +164,35 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
     for entry, dialogue in track(entries, f"indexing {manifest}", disable=not long):
         text = (entry if isinstance(entry, str) else json.dumps(entry)).encode("utf-8", "surrogatepass")
         writer.text(text)
-        answer, positions = dialogue.answer, {turn.role: position for position, turn in enumerate(dialogue.turns)}
         writer.row(
             "dialogues",
             BRANCHES.index(dialogue.branch),
             TIERS.index(dialogue.tier),
             SPLITS.index(dialogue.split),
-            positions["responder"],
-            positions.get("initiator", -1),
-            xxhash.xxh3_64_intdigest(answer.speaker.encode("utf-8", "surrogatepass")),
+            xxhash.xxh3_64_intdigest(dialogue.answer.speaker.encode("utf-8", "surrogatepass")),
             xxhash.xxh32_intdigest(text),
         )
-        for turn in dialogue.turns:
-            name, part = name_of(root, turn.clip), part_of(dialogue, turn.clip)
+        for position, turn in enumerate(dialogue.turns):
+            name, part = name_of(root, clip := turn.clip), part_of(dialogue.branch, turn.role)
             top = name.partition("/")[0] if "/" in name else ""
             if len(tops) < MOST_TOPS:
                 tops.setdefault(top, len(tops))
-            segment = segment_number(name, Segment(turn.clip, part, 0))
-            writer.row("turns", segment, PARTS.index(part), ROLE_NAMES.index(turn.role), tops.get(top, -1))
-        for score, value in answer.scores.items():
-            owners, values = scores.setdefault(score, (array("i"), array("d")))
-            owners.append(report.read - 1)
-            values.append(value)
+            answers = turn.role == "responder"
+            asked = question_of(dialogue, position) if answers else None
+            for score, value in clip.scores.items() if answers else ():
+                owners, values = scores.setdefault(score, (array("I"), array("d")))
+                owners.append(writer.count("turns"))
+                values.append(value)
+            writer.row(
+                "turns",
+                segment_number(name, Segment(clip, part, 0)),
+                PARTS.index(part),
+                ROLE_NAMES.index(turn.role),
+                tops.get(top, -1),
+                math.nan if turn.start is None else turn.start,
+                math.nan if clip.end is None else clip.end - clip.start,
+                0 if asked is None else position - asked,
+            )
         writer.row("begins", writer.count("turns"))
     order = np.argsort(np.array(writer.tables["turns"]["segment"]), kind="stable")
     writer.tables["sorted"]["turn"] = order.astype(TABLES["sorted"]["turn"])

@@ -101,13 +101,13 @@ class FixedDataset(Dataset):
 
 
 def uncounted(batch: Any) -> Any:
-    """Returns the batch as one that counts for nothing: all is padding, or its `count` is 0."""
+    """Returns the batch as one that counts for nothing: all but the references is padding, or its `count` is 0."""
     if isinstance(batch, PooledBatch):
         batch.batch = uncounted(batch.batch)
         return batch
     if isinstance(batch, dict):
         return batch | {"count": torch.zeros(())}
-    return replace(batch, chunk_mask=torch.zeros_like(batch.chunk_mask))
+    return replace(batch, mask=batch.mask & (torch.arange(batch.mask.shape[1]) == 0))
 
 
 def in_order(items: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -17,9 +17,8 @@ from vidchat.data.report import Report
 from vidchat.data.tokens.provenance import CacheError
 
 LARGEST_SCORE = 1e6  # one that is larger would leave nothing of the others when they are standardised
-SCORES = f"a score of its answer is infinite or beyond {LARGEST_SCORE:g}; mend it in the manifest, or take it out"
-SHAPES = "its turns and its answer are not of one shape; give them the same orientation"
-NONE, MIXED = -1, -2  # grids of dialogues without turns, and with turns of several
+SCORES = f"a score of the responder is infinite or beyond {LARGEST_SCORE:g}; mend it in the manifest, or take it out"
+SHAPES = "its turns are not of one shape; give them the same orientation"
 
 
 class SourceRows(NamedTuple):
@@ -62,8 +61,9 @@ def _gather_block(
     dialogues = table.dialogues
     doubtful = rows[~table.encoded(rows, check_clips=False)].tolist()
     why = {row: reason for row in doubtful if (reason := _why_unusable(table, row)) is not None}
-    absurd = (np.abs(dialogues.scores(rows, table.selection.scores)) > LARGEST_SCORE).any(1)
-    why |= {row: SCORES for row in rows[absurd].tolist() if row not in why}
+    answers, owner = table.answers(rows)
+    absurd = (np.abs(dialogues.scores(answers, table.selection.scores)) > LARGEST_SCORE).any(1)
+    why |= {row: SCORES for row in rows[owner[absurd]].tolist() if row not in why}
     usable = ~np.isin(rows, np.fromiter(why, np.int64, len(why)))
     columns = _samples(table, source, rows[usable], None if person is None else person[usable])
     fitting = np.isin(rows, columns["row"], kind="table")
@@ -87,26 +87,38 @@ def _why_unusable(table: SegmentTable, row: int) -> str | None:
 
 
 def _samples(table: SegmentTable, source: int, rows: np.ndarray, person: np.ndarray | None) -> Columns:
-    """Returns the columns of n encoded dialogues' samples: none where shapes differ, several where it is single."""
-    index, index_rows, selection = table.cache.tracks["latents"].index, table.index_rows("latents"), table.selection
-    first, spans = index.spans(index_rows[table.answers(rows)])
-    owner, span = np.repeat(np.arange(len(rows)), spans), ranges(np.zeros_like(first), spans)
-    shape = index.shapes(ranges(first, spans))
+    """Returns the columns of the samples of n encoded dialogues: none where turns to lay out together differ in shape.
 
-    turn, turn_owner = table.turns(rows)
-    turn_shape = index.shapes(index.spans(index_rows[turn])[0])
-    chunks = np.minimum(turn_shape[:, 0] - 1, selection.turn_chunks)
-    turn_length = np.bincount(turn_owner, chunks, len(rows)).astype(np.int64)
-    grid, turn_grid = (some[:, -2] << 16 | some[:, -1] for some in (shape, turn_shape))
-    expected = np.full(len(rows), NONE)
-    expected[turn_owner] = turn_grid
-    expected[turn_owner[expected[turn_owner] != turn_grid]] = MIXED
-    fits = (expected[owner] == NONE) | (expected[owner] == grid)
-    owner = owner[fits]
-    lengths = np.stack([np.minimum(shape[fits, 0] - 1, selection.max_chunks), turn_length[owner]], axis=1)
-    columns = {"source": np.full(len(owner), source), "row": rows[owner], "span": span[fits]}
-    columns |= {"lengths": lengths, "grid": grid[fits]} | ({} if person is None else {"person": person[owner]})
-    return {name: column.astype(COLUMNS[name]) for name, column in columns.items()}
+    A dialogue is one sample, or has one for each span of each turn of the responder.
+    """
+    index, index_rows = table.cache.tracks["latents"].index, table.index_rows("latents")
+    answer, answer_owner = table.answers(rows)
+    first, spans = index.spans(index_rows[answer])
+    turn, owner = (np.repeat(column, spans) for column in (answer, answer_owner))
+    span, shape = ranges(np.zeros_like(first), spans), index.shapes(ranges(first, spans))
+    whole = table.whole(rows)[owner]
+    said, heard, alike = (column[owner] for column in _together(table, rows))
+    said = np.where(whole, said, np.minimum(shape[:, 0], table.selection.max_chunks + 1))
+    columns = {"source": np.full(len(owner), source), "row": rows[owner], "turn": turn, "span": span}
+    columns |= {"lengths": np.stack([said, heard], axis=1), "grid": shape[:, -2] << 16 | shape[:, -1]}
+    columns |= {} if person is None else {"person": person[owner]}
+    return {name: column[alike | ~whole].astype(COLUMNS[name]) for name, column in columns.items()}
+
+
+def _together(table: SegmentTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (n,) about how many columns n dialogues have, said and heard, and (n,) whether all are of one shape."""
+    index, selection, count = table.cache.tracks["latents"].index, table.selection, len(rows)
+    turn, owner = table.turns(rows)
+    shape, said = index.shapes(index.spans(table.index_rows("latents")[turn])[0]), table.speaks(turn)
+    chunks = np.minimum(shape[:, 0] - 1, np.where(said, selection.limit("responder"), selection.limit("initiator")))
+    lengths = [np.bincount(owner, mine * (chunks + said), count).astype(np.int64) for mine in (said, ~said)]
+    if selection.max_steps is not None:
+        lengths = [np.minimum(length, selection.max_steps) for length in lengths]
+    grid, expected = shape[:, -2] << 16 | shape[:, -1], np.zeros(count, np.int64)
+    expected[owner] = grid
+    alike = np.ones(count, bool)
+    alike[owner[expected[owner] != grid]] = False
+    return lengths[0], lengths[1], alike
 
 
 def order_of(samples: SampleIndex, weights: Sequence[float], seed: int) -> Order:

@@ -1,61 +1,17 @@
-"""The samples that can be drawn, as columns: the dialogue, span, lengths and shape of each."""
+"""The samples that can be drawn, as columns: the dialogue, turn, span, lengths and shape of each."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from vidchat.data.index import Columns
-from vidchat.data.loading.dialogues import PARTS, ROLE_NAMES, Dialogues
+from vidchat.data.loading.sample import Sample, make_sample
 from vidchat.data.loading.segment_table import SegmentTable
-from vidchat.data.tokens.encoder import Part
 from vidchat.data.tokens.track_index import key_of
-from vidchat.dialogue import Dialogue, Role
 
-COLUMNS = {"source": "i2", "row": "i4", "span": "i4", "lengths": "i4", "grid": "u4", "person": "i4"}
-
-
-class TurnKey(NamedTuple):
-    """An encoded turn: which part of its clip is encoded, its key, and its role."""
-
-    part: Part
-    key: str
-    role: Role
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One answer to learn: a span of a dialogue's answer, and the keys of all its tokens.
-
-    Attributes:
-        dialogues: The dialogues of the source.
-        row: The row of the dialogue.
-        source: The index of the source.
-        answer: The key of the answer.
-        span: The index of the span within the answer.
-        turns: The turns that condition the answer.
-        question: The key of what the thinker sees, or `None`.
-        lengths: Chunks of the answer, and of all turns together.
-        grid: (h, w) of the latents.
-    """
-
-    dialogues: Dialogues
-    row: int
-    source: int
-    answer: str
-    span: int
-    turns: tuple[TurnKey, ...]
-    question: str | None
-    lengths: tuple[int, int]
-    grid: tuple[int, int]
-
-    @property
-    def dialogue(self) -> Dialogue:
-        """The dialogue of the answer; parsed anew each time."""
-        return self.dialogues[self.row]
+COLUMNS = {"source": "i2", "row": "i4", "turn": "u4", "span": "i4", "lengths": "i4", "grid": "u4", "person": "i4"}
 
 
 class SampleIndex:
@@ -69,7 +25,7 @@ class SampleIndex:
     Attributes:
         grids: (h, w) of all latents, sorted.
         sources: (n,) the source of each sample.
-        lengths: (n, 2) chunks of each sample's answer, and of its turns together.
+        lengths: (n, 2) about how many columns of said and of heard chunks each sample has, to batch those alike.
         shapes: (n,) the index in `grids` of each sample's grid.
     """
 
@@ -80,54 +36,39 @@ class SampleIndex:
         self.sources = _join(blocks, "source")
         self.lengths = _join(blocks, "lengths").reshape(-1, 2)
         self.shapes = np.concatenate([np.zeros(0, "i2"), *(_places(codes, block["grid"]) for block in blocks)])
-        self._rows, self._spans = _join(blocks, "row"), _join(blocks, "span")
+        self._rows, self._turns, self._spans = (_join(blocks, name) for name in ("row", "turn", "span"))
         self._people = _join([block for block in blocks if "person" in block], "person")
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, number: int) -> Sample:
-        source, row = int(self.sources[number]), int(self._rows[number])
-        table, rows = self._tables[source], np.array([row])
-        turns, used = table.dialogues.turns, table.turns(rows)[0]
-        (answer,) = turns["segment"][table.answers(rows)].tolist()
-        (question,) = turns["segment"][table.questions(rows)].tolist() if table.selection.features else [None]
-        columns = zip(*(turns[name][used].tolist() for name in ("part", "segment", "role")), strict=True)
-        answer_chunks, turn_chunks = self.lengths[number].tolist()
-        return Sample(
-            table.dialogues,
-            row,
-            source,
-            key_of(answer),
-            int(self._spans[number]),
-            tuple(TurnKey(PARTS[part], key_of(key), ROLE_NAMES[role]) for part, key, role in columns),
-            None if question is None else key_of(question),
-            (answer_chunks, turn_chunks),
-            self.grids[self.shapes[number]],
-        )
+        source, grid = int(self.sources[number]), self.grids[self.shapes[number]]
+        turn, row, span = (int(column[number]) for column in (self._turns, self._rows, self._spans))
+        return make_sample(self._tables[source], source, turn, row, span, grid)
 
     def dialogues_of(self, segments: Collection[int], source: int) -> list[str]:
         """Returns the ids of a source's dialogues that need one of some segments, given by their hashes."""
         table, rows = self._tables[source], np.unique(self._rows[self.sources == source])
-        turns, owner = table.needed(rows)
+        turns, owner, _ = table.needed(rows)
         match = np.isin(table.dialogues.turns["segment"][turns], np.fromiter(segments, np.uint64, len(segments)))
         return [table.dialogues[row].id for row in rows[np.unique(owner[match])].tolist()]
 
     def scores(self, numbers: Sequence[int] | np.ndarray | slice, names: Sequence[str]) -> np.ndarray:
-        """Returns (k, S) float64, the scores of k samples' answers by name; NaN where there is none."""
-        sources, rows = self.sources[numbers], self._rows[numbers]
-        scores = np.full((len(rows), len(names)), np.nan)
+        """Returns (k, S) float64, the scores of k samples' first turns of the responder; NaN where there is none."""
+        sources, turns = self.sources[numbers], self._turns[numbers]
+        scores = np.full((len(turns), len(names)), np.nan)
         for source in np.unique(sources).tolist() if names else ():
             mine = sources == source
-            scores[mine] = self._tables[source].dialogues.scores(rows[mine], names)
+            scores[mine] = self._tables[source].dialogues.scores(turns[mine], names)
         return scores
 
     def answers(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns (k,) uint64, the hashes of k samples' answers."""
-        sources, rows, answers = self.sources[numbers], self._rows[numbers], np.zeros(len(numbers), np.uint64)
+        """Returns (k,) uint64, the hashes of k samples' first turns of the responder."""
+        sources, turns, answers = self.sources[numbers], self._turns[numbers], np.zeros(len(numbers), np.uint64)
         for source in np.unique(sources).tolist():
-            mine, table = sources == source, self._tables[source]
-            answers[mine] = table.dialogues.turns["segment"][table.answers(rows[mine])]
+            mine = sources == source
+            answers[mine] = self._tables[source].dialogues.turns["segment"][turns[mine]]
         return answers
 
     def voices(self) -> Voices:

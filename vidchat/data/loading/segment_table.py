@@ -1,4 +1,4 @@
-"""The segments that the answers of dialogues need, by the rows of their turns, and which of them are encoded."""
+"""The segments that the samples of dialogues need, by the rows of their turns, and which of them are encoded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from vidchat.data.loading.dialogues import Dialogues, ranges
+from vidchat.data.loading.dialogues import BRANCHES, ROLE_NAMES, Dialogues, ranges
 from vidchat.data.loading.selection import Selection
 from vidchat.data.tokens.encoder import Track
 from vidchat.data.tokens.token_cache import TokenCache
@@ -20,7 +20,7 @@ class SegmentTable:
 
     Args:
         cache: The tokens of the folder.
-        selection: What answers are made from.
+        selection: What samples are made from.
         dialogues: The dialogues of the folder.
     """
 
@@ -28,36 +28,49 @@ class SegmentTable:
         self.cache, self.selection, self.dialogues = cache, selection, dialogues
         self._index_rows: dict[Track, tuple[TrackIndex, np.ndarray]] = {}
 
-    def answers(self, rows: np.ndarray) -> np.ndarray:
-        """Returns (n,) the turns that are the answers of n dialogues."""
-        return self.dialogues.first[rows] + self.dialogues.answer[rows]
-
-    def questions(self, rows: np.ndarray) -> np.ndarray:
-        """Returns (n,) the turns that are the questions of n dialogues that have one."""
-        return self.dialogues.first[rows] + self.dialogues.question[rows]
+    def whole(self, rows: np.ndarray) -> np.ndarray:
+        """Returns (n,) whether each of n dialogues is one sample, rather than each turn of the responder."""
+        whole = np.array([self.selection.whole(branch) for branch in BRANCHES])
+        return whole[self.dialogues.branch[rows]]
 
     def turns(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (t,) the turns that condition the answers of n dialogues, and (t,) the position of their dialogue."""
-        dialogues, selection = self.dialogues, self.selection
-        first = dialogues.first[rows]
-        count = dialogues.first[rows + 1] - first
-        owner, position = np.repeat(np.arange(len(rows)), count), ranges(np.zeros_like(first), count)
-        question = position == dialogues.question[rows][owner]
-        earlier = ~question & (position != dialogues.answer[rows][owner])
-        used = (question & selection.initiator) | (earlier & selection.earlier_turns)
-        return (first[owner] + position)[used], owner[used]
+        """Returns (t,) the turns that the samples of n dialogues are made of, and (t,) the position of their dialogue.
 
-    def needed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        Both are in order.
+        """
+        first = self.dialogues.first[rows]
+        count = self.dialogues.first[rows + 1] - first
+        turns, owner = ranges(first, count), np.repeat(np.arange(len(rows)), count)
+        used = self.whole(rows)[owner] | self.speaks(turns)
+        return turns[used], owner[used]
+
+    def speaks(self, turns: np.ndarray) -> np.ndarray:
+        """Returns (t,) whether turns are of the responder."""
+        return self.dialogues.turns["role"][turns] == ROLE_NAMES.index("responder")
+
+    def answers(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the first turn of the responder in each sample of n dialogues, and the position of its dialogue."""
+        turns, owner = self.turns(rows)
+        turns, owner = (column[self.speaks(turns)] for column in (turns, owner))
+        first = np.append(True, owner[1:] != owner[:-1])[: len(owner)] | ~self.whole(rows)[owner]
+        return turns[first], owner[first]
+
+    def questions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the turns that n dialogues' samples answer, and the position of their dialogue."""
+        turns, owner = self.answers(rows)
+        back = self.dialogues.turns["back"][turns]
+        return (turns - back)[back > 0], owner[back > 0]
+
+    def needed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Returns (t,) all turns that n dialogues need, and (t,) the position of their dialogue.
 
-        The last n are the questions that a thinker sees, if there is a thinker.
+        The last of them are the questions that a thinker sees; their number is returned, too.
         """
-        every = np.arange(len(rows))
-        parts = [(self.answers(rows), every), self.turns(rows)]
-        if self.selection.features:
-            parts.append((self.questions(rows), every))
-        turns, owner = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return turns, owner
+        turns, owner = self.turns(rows)
+        if not self.selection.features:
+            return turns, owner, 0
+        questions, asked = self.questions(rows)
+        return np.concatenate([turns, questions]), np.concatenate([owner, asked]), len(questions)
 
     def encoded(self, rows: np.ndarray, check_clips: bool = True) -> np.ndarray:
         """Returns (n,) whether all segments of n dialogues are encoded.
@@ -70,11 +83,11 @@ class SegmentTable:
         return np.concatenate([np.zeros(0, bool), *(self._encoded(block, check_clips) for block in blocks)])
 
     def _encoded(self, rows: np.ndarray, check_clips: bool) -> np.ndarray:
-        turns, owner = self.needed(rows)
+        turns, owner, asked = self.needed(rows)
         stamps = self._stamps(turns, rows[owner]) if check_clips else None
         lacking = np.zeros(len(rows), bool)
         for name, track in self.cache.tracks.items():
-            mine = slice(len(turns) - len(rows), None) if name == "features" else slice(None)  # the questions alone
+            mine = slice(len(turns) - asked if name == "features" else 0, None)
             theirs = None if stamps is None else (stamps[0][mine], stamps[1][mine])
             lacking[owner[mine][~track.index.good(self.index_rows(name)[turns[mine]], theirs)]] = True
         return ~lacking

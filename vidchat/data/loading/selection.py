@@ -1,62 +1,64 @@
-"""The selection of what an answer is made from: the segments of a dialogue's clips, and the conditions."""
+"""The selection of what samples are made from: the segments of a dialogue's clips, and the conditions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from vidchat.conditions.base import Condition, Need
 from vidchat.conditions.node import read_conditions
 from vidchat.data.tokens.encoder import Segment
-from vidchat.dialogue import Clip, Dialogue, Role, Turn
+from vidchat.data.tokens.token_cache import part_of
+from vidchat.dialogue import Branch, Dialogue, Role
 from vidchat.registry import packages_in
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The parts of a dialogue that its answer is made from, besides the reference.
+    """The parts of a dialogue that a model is trained on.
 
     Attributes:
         conditions: Conditions by name.
-        initiator: Whether the question's latents and codes condition the answer.
-        earlier_turns: Whether those of the turns before the question do.
-        max_chunks: The length of the longest answer. A longer one is cut to its beginning; in the single branch, into
-            spans.
-        max_turn_chunks: The length of the longest other turn, by default `max_chunks`; of a longer one its end is kept,
-            since what follows answers it.
+        hears: Whether the model hears the initiator. Then a dialogue is one sample, with all its turns; else each turn
+            of the responder is a sample of its own. In the single branch, each span of the clip is.
+        max_chunks: The length of the responder's longest turn. A longer one is cut to its beginning; in the single
+            branch, into spans.
+        max_turn_chunks: The length of the initiator's longest turn, by default `max_chunks`; of a longer one the end is
+            kept, since what follows answers it.
+        max_steps: The length of the longest dialogue, `None` for no limit; of a longer one the earliest turns are left
+            out.
     """
 
     conditions: Mapping[str, Condition] = field(default_factory=dict)
-    initiator: bool = False
-    earlier_turns: bool = False
+    hears: bool = False
     max_chunks: int = 25
     max_turn_chunks: int | None = None
+    max_steps: int | None = None
 
     @classmethod
-    def read(cls, condition: Mapping[str, Any], max_chunks: int) -> Self:
+    def read(cls, condition: Mapping[str, Any], max_chunks: int, max_steps: int | None = None) -> Self:
         """Returns the selection of a config's `condition` node, which holds names."""
         return cls(
             read_conditions(condition, packages_in(condition)),
             bool(condition["initiator"]),
-            bool(condition["earlier_turns"]),
             max_chunks,
             condition.get("max_turn_chunks"),
+            max_steps,
         )
 
-    @property
-    def turn_chunks(self) -> int:
-        """Length of the longest turn that is not the answer."""
-        return self.max_chunks if self.max_turn_chunks is None else self.max_turn_chunks
+    def limit(self, role: Role) -> int:
+        """Returns the length of the longest turn of a person, in chunks."""
+        return self.max_chunks if role == "responder" or self.max_turn_chunks is None else self.max_turn_chunks
 
     @property
-    def asks(self) -> bool:
-        """Whether dialogues without a question cannot be used."""
-        return self.initiator or self.needs("question")
+    def longest(self) -> int:
+        """Length of the longest turn, in chunks."""
+        return max(self.max_chunks, self.max_turn_chunks or 0)
 
     @property
     def features(self) -> bool:
-        """Whether a thinker's features of the question are taken."""
+        """Whether a thinker's features of questions are taken."""
         return self.needs("thinker")
 
     @property
@@ -66,7 +68,7 @@ class Selection:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Names of the answer's scores that conditions read."""
+        """Names of the responder's scores that conditions read."""
         return tuple(dict.fromkeys(name for condition in self.conditions.values() for name in condition.columns))
 
     def needs(self, need: Need) -> bool:
@@ -80,34 +82,28 @@ class Selection:
             conditions={name: condition for name, condition in self.conditions.items() if need not in condition.needs},
         )
 
-    def answer(self, dialogue: Dialogue) -> Segment:
-        """Returns a dialogue's answer: its beginning, or all of it in spans in the single branch."""
-        part: Literal["first", "spans"] = "spans" if dialogue.branch == "single" else "first"
-        return Segment(dialogue.answer, part, self.max_chunks)
-
-    def turns(self, dialogue: Dialogue) -> list[tuple[Segment, Role]]:
-        """Returns the turns that condition the answer, in order: earlier ones, then the question."""
-        turns: list[Turn] = []
-        question, answer = dialogue.question, dialogue.answer
-        for turn in dialogue.turns:
-            if turn.clip is question:
-                turns += [turn] if self.initiator else []
-            elif turn.clip is not answer and self.earlier_turns:
-                turns.append(turn)
-        return [(self._turn(dialogue, turn.clip), turn.role) for turn in turns]
-
-    def question(self, dialogue: Dialogue) -> Segment | None:
-        """Returns what the thinker sees, if there is one."""
-        clip = dialogue.question if self.features else None
-        return None if clip is None else replace(self._turn(dialogue, clip), features=True)
-
-    def _turn(self, dialogue: Dialogue, clip: Clip) -> Segment:
-        # A listener's turn runs at the same time as the speaker's, from its beginning.
-        part: Literal["first", "last"] = "first" if dialogue.branch == "listening" else "last"
-        return Segment(clip, part, self.turn_chunks)
+    def whole(self, branch: Branch) -> bool:
+        """Returns whether a dialogue of this branch is one sample."""
+        return self.hears and branch != "single"
 
     def segments(self, dialogue: Dialogue) -> list[Segment]:
-        """Returns all segments of a dialogue to encode; the question last, which may ask for features too."""
-        question = self.question(dialogue)
-        turns = [segment for segment, _ in self.turns(dialogue)]
-        return [self.answer(dialogue), *turns, *([] if question is None else [question])]
+        """Returns all segments of a dialogue to encode, in the order of its turns."""
+        whole, turns = self.whole(dialogue.branch), dialogue.turns
+        responders = [position for position, turn in enumerate(turns) if turn.role == "responder"]
+        questions = {question_of(dialogue, position) for position in (responders[:1] if whole else responders)}
+        asked = questions - {None} if self.features else set()
+        return [
+            Segment(turn.clip, part_of(dialogue.branch, turn.role), self.limit(turn.role), position in asked)
+            for position, turn in enumerate(turns)
+            if whole or turn.role == "responder" or position in asked
+        ]
+
+
+def question_of(dialogue: Dialogue, position: int) -> int | None:
+    """Returns the position of the turn that a turn of the responder answers: the initiator's last before it.
+
+    It is `None` if there is none, and in the listening branch, where it is still being spoken.
+    """
+    if dialogue.branch in ("single", "listening"):
+        return None
+    return next((before for before in reversed(range(position)) if dialogue.turns[before].role == "initiator"), None)

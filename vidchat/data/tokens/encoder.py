@@ -18,11 +18,11 @@ from vidchat.data.media.audio_check import refuse_broken_audio
 from vidchat.data.media.read import Media, MediaError, is_wide, read_clip
 from vidchat.dialogue import ChunkClock, Clip
 
-# Which chunks of a clip: its first ones (an answer), its last ones (a question, whose end the answer follows), or all
-# of them in consecutive spans, each with a reference of its own (the single branch).
+# Which chunks of a clip: its first ones (a turn of the responder), its last ones (a turn of the initiator, whose end
+# the answer follows), or all of them in consecutive spans, each with a reference of its own (the single branch).
 Part = Literal["first", "last", "spans"]
 Track = Literal["latents", "codes", "features"]
-VERSION = 2  # of the encoding; another number makes old tokens void
+VERSION = 3  # of the encoding; another number makes old tokens void
 
 
 class VideoEncoder(Protocol):

@@ -29,7 +29,7 @@ from vidchat.data.tokens.provenance import MADE_WITH, CacheError, differences, p
 from vidchat.data.tokens.shards import dumps
 from vidchat.data.tokens.track import TrackCache
 from vidchat.data.tokens.track_index import Stamp, key_of
-from vidchat.dialogue import Clip, Dialogue
+from vidchat.dialogue import Branch, Clip, Role
 
 log = logging.getLogger(__name__)
 TOKENS = "tokens"  # the folder of a data set's tokens
@@ -207,11 +207,11 @@ def segment_key(name: str, segment: Segment) -> str:
     return f"{stem}-{key_of(segment_number(name, segment))}"
 
 
-def part_of(dialogue: Dialogue, clip: Clip) -> Part:
-    """Returns the part of a dialogue's clip that is encoded; `Selection` gives the same."""
-    if clip is dialogue.answer:
-        return "spans" if dialogue.branch == "single" else "first"
-    return "first" if dialogue.branch == "listening" else "last"
+def part_of(branch: Branch, role: Role) -> Part:
+    """Returns the part of a clip that is encoded, by the branch of its dialogue and the role of its turn."""
+    if role == "responder":
+        return "spans" if branch == "single" else "first"
+    return "first" if branch == "listening" else "last"
 
 
 def segment_number(name: str, segment: Segment) -> int:

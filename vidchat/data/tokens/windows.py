@@ -41,12 +41,16 @@ def windows(cache: TokenCache, segments: Sequence[Segment]) -> Iterator[list[Dec
 
 
 def _decode(cache: TokenCache, segment: Segment) -> Decoded:
-    """Decodes a segment, as many chunks as the cache may hold, from its file or from a media shard."""
+    """Decodes a segment, as many chunks as the cache may hold, from its file or from a media shard.
+
+    Of a clip's first or last chunks it is one more than a turn may have: a clip without it ends there.
+    """
     stamp = cache.stamp(segment.clip)
+    longest = cache.longest + (segment.part != "spans")
     try:
         with cache.media.extracted(cache.name(segment.clip)) as path:
             clip = segment.clip if path is None or segment.clip.path.is_file() else replace(segment.clip, path=path)
-            return Decoded(segment, stamp, cache.encoder.read(replace(segment, clip=clip, max_chunks=cache.longest)))
+            return Decoded(segment, stamp, cache.encoder.read(replace(segment, clip=clip, max_chunks=longest)))
     except (MediaError, ShardError) as error:
         return Decoded(segment, stamp, why=str(error))
 
