@@ -59,7 +59,7 @@ def build_responder(
         ),
         conditions=Conditioning(
             read_conditions(condition, trust),
-            hears=bool(condition["initiator"] or condition["earlier_turns"]),
+            hears=bool(condition["initiator"]),
             drop=condition["drop"],
         ),
     )
