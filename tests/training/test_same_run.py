@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.training.fakes import NoisyModule, Recorder, StreamModule, make_trainer
+from vidchat.release.format import FORMAT
 from vidchat.training.checkpoint import find_checkpoint
 from vidchat.training.checkpoint_file import CheckpointError, write_checkpoint
 from vidchat.training.same_run import check_resumed
@@ -41,7 +42,7 @@ def _set(node: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "run" / "checkpoints" / "step_00000001.ckpt"
     path.parent.mkdir(parents=True)
-    write_checkpoint({"ema": {}, "config": CONFIG, "fingerprints": {"video_vae": "f1"}}, path)
+    write_checkpoint({"ema": {}, "config": CONFIG, "fingerprints": {"video_vae": "f1"}, "format": FORMAT}, path)
     return path
 
 

@@ -74,31 +74,34 @@ def _print(report: dict[str, Any], settings: Described, work: Workload, seconds:
     from rich.console import Console
     from rich.table import Table
 
-    gpu = settings.gpu.upper()
-    columns = {
-        "weights\nM": ("parameters", 1e6),
-        "training\nGFLOP": ("training_flops_per_chunk", 1e9),
-        "generation\nGFLOP": ("generation_flops_per_chunk", 1e9),
-        "generation\nGB": ("generation_bytes_per_chunk", 1e9),
-        f"{gpu} floor\nms": ("generation_floor_s_per_chunk", 1e-3),
-    }
-    title = f"{settings.model}, {format_size(settings.size)}, {settings.video_vae}, {settings.audio_codec}: per chunk"
+    training, generation = report["training"], report["generation"]
+    columns: dict[str, tuple[dict[str, float], float]] = {"weights\nM": (report["parameters"], 1e6)}
+    columns |= {f"{branch}\nTFLOP": (costs["flops_per_sample"], 1e12) for branch, costs in training.items()}
+    columns |= {f"{kind.replace('_', ' ')}\nGFLOP": (costs["flops"], 1e9) for kind, costs in generation.items()}
+    largest, gpu = generation["heard_and_said" if "heard_and_said" in generation else "said"], settings.gpu.upper()
+    columns |= {"generation\nGB": (largest["bytes"], 1e9), f"{gpu} floor\nms": (largest["floor_s"], 1e-3)}
+    title = (
+        f"{settings.model}, {format_size(settings.size)}, {settings.video_vae}, {settings.audio_codec}: a training sample "
+        "by branch, and a generated chunk"
+    )
     table = Table("part", *columns, title=title)
-    parts = {name: None for key, _ in columns.values() for name in report[key]}
-    for part in parts:
-        cells = [f"{report[key][part] / unit:.4g}" if part in report[key] else "" for key, unit in columns.values()]
-        table.add_row(part, *cells)
+    for part in {name: None for costs, _ in columns.values() for name in costs}:
+        table.add_row(part, *(f"{costs[part] / unit:.4g}" if part in costs else "" for costs, unit in columns.values()))
     table.add_section()
-    table.add_row("all", *(f"{sum(report[key].values()) / unit:.4g}" for key, unit in columns.values()))
+    table.add_row("all", *(f"{sum(costs.values()) / unit:.4g}" for costs, unit in columns.values()))
     console = Console()
     console.print(table)
-    peak = report["training_peak_bytes"]
+    console.print(f"A training step of {work.batch} x {work.said} said chunks, {work.text} text tokens, by branch:")
+    for branch, costs in training.items():
+        peak = costs["peak_bytes"]
+        console.print(
+            f"  {branch}: {costs['tokens_per_sample']} tokens a sample; peak memory {peak['fp32'] / 1e9:.3g} GB in fp32, "
+            f"about {peak['bf16_activations'] / 1e9:.3g} GB with activations in bf16, "
+            f"{peak['bf16_recomputed'] / 1e9:.3g} GB if all blocks recompute; floor on {gpu} "
+            f"{costs['floor_s_per_step']:.3g} s"
+        )
     console.print(
-        f"A training step of {work.batch} x {work.chunks} chunks after {work.turns} chunks, {work.text} text tokens:\n"
-        f"  peak memory {peak['fp32'] / 1e9:.3g} GB in fp32, about {peak['bf16_activations'] / 1e9:.3g} GB with "
-        f"activations in bf16; {peak['bf16_recomputed'] / 1e9:.3g} GB if all blocks recompute\n"
-        f"  {report['training_bytes_per_chunk'] / 1e9:.3g} GB moved per chunk, "
-        f"floor on {gpu} {report['training_floor_s_per_step']:.3g} s\n"
         f"A generated chunk ({1000 * seconds:.0f} ms): {work.sets} sets x {work.flow_steps} flow steps, "
-        f"window {work.window}, {'with' if work.guided else 'without'} guidance, in bf16; tokenizers not counted."
+        f"window {work.window}, {'with' if work.guided else 'without'} guidance, in bf16; tokenizers not counted. GB and "
+        "floor are those of a step in which something is heard, if the model hears."
     )

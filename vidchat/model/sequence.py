@@ -84,7 +84,11 @@ def _places(steps: list[Tensor], sizes: list[int]) -> list[Tensor]:
 
 def _with_padding(streams: list[Columns]) -> list[Tensor]:
     """Returns the steps (B, n) of each stream; those of padding follow the dialogue's last step, one after another."""
-    masks = [stream.mask.to(stream.steps.device) for stream in streams]
+    # Tensors on the meta device have no values; there, nothing is padding.
+    masks = [
+        torch.ones_like(stream.steps, dtype=torch.bool) if stream.mask.is_meta else stream.mask.to(stream.steps.device)
+        for stream in streams
+    ]
     known = [torch.where(mask, stream.steps, 0) for mask, stream in zip(masks, streams, strict=True)]
     last = torch.cat(known, dim=1).amax(1, keepdim=True)
     return [

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vidchat.batch import ChunkBatch, ConditionValues
+from vidchat.dialogue import Branch
+from vidchat.layout import Place, TurnSpan, lay_out
 from vidchat.model.cache import KeyValueCache
-from vidchat.model.generation_state import GenerationState
+from vidchat.model.generation_state import Chunk, GenerationState
 from vidchat.model.masked import draw_masked_count
 from vidchat.model.responder import Responder
 from vidchat.model.set_causal import SetCausalTransformer, draw_set_count
 from vidchat.model.transformer import Attention
 from vidchat.profiling.count import Work, count
 
+BRANCHES: tuple[Branch, ...] = ("single", "dialogue", "listening")
 MASKED = 0.867  # mean share of masked tokens in training, see `masked.draw_masked_count`
 SETS = 16  # median number of sets in training, see `set_causal.draw_set_count`
 
@@ -53,25 +57,36 @@ class Workload:
 
     Attributes:
         grid: Rows and columns of a latent.
-        chunks: Chunks of a training clip.
-        turns: Chunks of the initiator's clip and of earlier turns.
+        said: Chunks that the responder says in a training sample.
+        heard: Chunks of the initiator in it; 0 for a model that hears nothing.
+        branch: Whether nothing is heard (single), or before the responder speaks (dialogue), or meanwhile (listening).
         text: Text tokens.
-        batch: Clips in a training step; generation has one clip.
-        window: Past chunks that a generated chunk attends to, besides the condition and the reference.
+        batch: Samples in a training step; generation has one dialogue.
+        window: Earlier steps that a step sees in generation, besides the conditions and the reference.
         sets: Sets in which a chunk's visual tokens are generated.
         flow_steps: Evaluations of the flow head for each set.
         guided: Whether generation runs an unconditional half too (classifier-free guidance).
     """
 
     grid: tuple[int, int]
-    chunks: int = 25
-    turns: int = 25
+    said: int = 25
+    heard: int = 25
+    branch: Branch = "dialogue"
     text: int = 0
     batch: int = 1
     window: int = 64
     sets: int = 16
     flow_steps: int = 8
     guided: bool = False
+
+    def columns(self) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+        """Returns the said and the heard columns of a training sample."""
+        turns = [TurnSpan("responder", self.said, start=0)]
+        if self.branch != "single" and self.heard:
+            start = 0 if self.branch == "listening" else -self.heard
+            turns.append(TurnSpan("initiator", self.heard, start))
+        layout = lay_out(turns)
+        return layout.said, layout.heard
 
 
 @dataclass(frozen=True)
@@ -80,12 +95,14 @@ class Sizes:
 
     Attributes:
         coarse: Visual tokens in the backbone.
+        heard: Visual tokens of a heard chunk in the backbone.
         fine: Visual tokens in the spatial transformer.
         codec_frames: Codec frames.
         codebooks: Codebooks.
     """
 
     coarse: int
+    heard: int
     fine: int
     codec_frames: int
     codebooks: int
@@ -95,12 +112,18 @@ class Sizes:
         """Returns the sizes of a model's chunks."""
         rows, cols = (side // (model.patch * model.ratio) for side in work.grid)
         codebooks = model.code_shape.codebooks if model.code_shape else 0
-        return cls(rows * cols, rows * cols * model.ratio**2, model.codec_frames, codebooks)
+        heard = math.ceil(rows / model.heard_ratio) * math.ceil(cols / model.heard_ratio)
+        return cls(rows * cols, heard, rows * cols * model.ratio**2, model.codec_frames, codebooks)
 
     @property
     def chunk(self) -> int:
-        """Tokens that a chunk puts into the backbone."""
+        """Tokens that a said chunk puts into the backbone."""
         return self.coarse + self.codec_frames
+
+    def sample(self, work: Workload) -> int:
+        """Returns the number of tokens that the backbone reads of a training sample."""
+        said, heard = work.columns()
+        return work.text + len(said) * self.chunk + len(heard) * (self.heard + self.codec_frames)
 
 
 def parameters(model: Responder) -> dict[str, int]:
@@ -127,19 +150,23 @@ def training_work(model: Responder, work: Workload) -> dict[str, Work]:
     return {name: part * both for name, part in forward.items()}
 
 
-def generation_work(model: Responder, work: Workload) -> dict[str, Work]:
-    """Returns the work of one generated chunk by submodule: a chunk is appended to a full window, the next is drawn.
+def generation_work(model: Responder, work: Workload, heard: bool = False) -> dict[str, Work]:
+    """Returns the work of one generated chunk by submodule: a step is read after a full window, the next chunk drawn.
 
     Args:
         model: Responder on any device.
         work: Window, sets and flow steps.
+        heard: Whether the step has a heard chunk beside the said one.
     """
     model = _on_meta(model).eval()
     scale = 2.0 if work.guided else 1.0
     sampling = model.sampling.changed({"sets": work.sets, "flow_steps": work.flow_steps, "guidance": scale})
     state, codes = _full_state(model, work), _codes(model, 1)
+    said = Chunk(state.reference, codes)
     with torch.no_grad():
-        return count(model, lambda: model.generate_chunk(model.append_chunk(state, state.last, codes), sampling))
+        return count(
+            model, lambda: model.generate_chunk(model.read_step(state, said, said if heard else None), sampling)
+        )
 
 
 def _on_meta(model: Responder) -> Responder:
@@ -163,22 +190,29 @@ def _typical_seed(model: Responder, tokens: int) -> int:
 
 
 def _batch(model: Responder, work: Workload) -> ChunkBatch:
-    """Returns the clips of a training step, without values."""
+    """Returns the samples of a training step, without values except for the steps, on which the mask depends."""
 
-    def latents(chunks: int) -> Tensor:
-        return torch.empty(work.batch, chunks, model.latent.channels, *work.grid, device="meta")
+    def latents(columns: int) -> Tensor:
+        return torch.empty(work.batch, columns, model.latent.channels, *work.grid, device="meta")
 
-    def codes(chunks: int) -> Tensor | None:
+    def codes(columns: int) -> Tensor | None:
         chunk = _codes(model, work.batch)
-        return None if chunk is None else chunk[:, None].expand(-1, chunks, -1, -1)
+        return None if chunk is None else chunk[:, None].expand(-1, columns, -1, -1)
 
     def ids(length: int) -> Tensor:
         return torch.zeros(work.batch, length, dtype=torch.long, device="meta")
 
-    batch = ChunkBatch(latents(work.chunks + 1), ids(work.chunks).bool(), codes(work.chunks))
-    if work.turns:
-        batch.turn_latents, batch.turn_codes = latents(work.turns), codes(work.turns)
-        batch.turn_roles, batch.turn_mask = ids(work.turns), ids(work.turns).bool()
+    def steps(places: tuple[Place, ...]) -> Tensor:
+        return torch.tensor([place.step for place in places]).expand(work.batch, -1)
+
+    said, heard = work.columns()
+    count = len(said)
+    mask = ids(count).bool()
+    batch = ChunkBatch(latents(count), steps(said), mask, mask, codes(count), ends=ids(count))
+    if heard:
+        batch.heard_latents, batch.heard_codes = latents(len(heard)), codes(len(heard))
+        batch.heard_steps, batch.heard_video = steps(heard), ids(len(heard)).bool()
+        batch.heard_audio = batch.heard_video
     if work.text:
         batch.conditions["text"] = ConditionValues(ids(work.text), ids(work.text).bool())
     return batch
@@ -193,16 +227,17 @@ def _codes(model: Responder, batch: int) -> Tensor | None:
 
 
 def _full_state(model: Responder, work: Workload) -> GenerationState:
-    """Returns the state of generation with a full window, without values; the cache holds all past tokens."""
+    """Returns the state of generation after as many steps as the window has, without values."""
     sizes, shape, copies = Sizes.of(model, work), model.backbone.shape, 2 if work.guided else 1
-    past = work.text + sizes.chunk * (work.turns + 1 + work.window)
-    cache = KeyValueCache(shape.layers, pinned=past, chunk=sizes.chunk, window=0)
+    pinned = work.text + sizes.chunk
+    visible = torch.zeros(copies, pinned, dtype=torch.bool, device="meta")
+    heard = sizes.heard + sizes.codec_frames if model.conditions.hears else 0
+    cache = KeyValueCache(shape.layers, visible, heard, sizes.chunk, max(1, work.window), undo=0)
+    keys = torch.empty(copies, shape.kv_heads, pinned, shape.head_dim, device="meta")
     for layer in range(shape.layers):
-        keys = torch.empty(copies, shape.kv_heads, past, shape.head_dim, device="meta")
         cache.write(layer, keys, keys)
-    cache.advance(past)
-    tokens = torch.empty(copies, sizes.chunk, shape.width, device="meta")
     side = model.patch * model.ratio
     last = torch.empty(1, model.latent.channels, *work.grid, device="meta")
     grid = work.grid[0] // side, work.grid[1] // side
-    return GenerationState(tokens, cache, tokens[..., :3], 0, grid, reference=last, last=last)
+    origin = torch.empty(copies, dtype=torch.float64, device="meta")
+    return GenerationState(cache, origin, cache.window, grid, reference=last, hidden=None, last=last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from vidchat.build import clock_of
 from vidchat.model.responder import Responder
-from vidchat.profiling.cost import DEVICES, Workload, generation_work, parameters, training_work
+from vidchat.profiling.cost import (
+    BRANCHES,
+    DEVICES,
+    Device,
+    Sizes,
+    Workload,
+    generation_work,
+    parameters,
+    training_work,
+)
 from vidchat.profiling.memory import peak_training_bytes, training_bytes
 from vidchat.profiling.meta import build_without_memory, check_size, latent_grid
 from vidchat.registry import to_names
@@ -34,11 +43,11 @@ class Described:
         size: Frame size, HEIGHTxWIDTH.
         video_vae: Video tokenizer, a name in configs/video_vae.
         audio_codec: Audio codec, a name in configs/audio_codec, or none.
-        chunks: Chunks of a training clip; 6.25 per second at 160 ms.
-        turns: Chunks of the initiator's clip and of earlier turns.
+        said: Chunks that the responder says in a training sample; 6.25 per second at 160 ms.
+        heard: Chunks of the initiator in it; 0 for a model that hears nothing.
         text: Text tokens.
-        batch: Clips in a training step.
-        window: Past chunks that a generated chunk attends to.
+        batch: Samples in a training step.
+        window: Earlier steps that a step sees in generation; null for the model's own.
         sets: Number of sets in which a chunk's visual tokens are generated; null for the model's default.
         flow_steps: Evaluations of the flow head for each set; null for the model's default.
         guided: Whether generation uses classifier-free guidance.
@@ -49,11 +58,11 @@ class Described:
     size: tuple[int, int] = (96, 96)
     video_vae: str = "demo"
     audio_codec: str = "demo"
-    chunks: int = 25
-    turns: int = 25
+    said: int = 25
+    heard: int = 25
     text: int = 0
     batch: int = 1
-    window: int = 64
+    window: int | None = None
     sets: int | None = None
     flow_steps: int | None = None
     guided: bool = False
@@ -63,9 +72,10 @@ class Described:
         for name in ("model", "video_vae", "audio_codec"):
             if getattr(self, name) in ("", "null"):
                 raise ValueError(f"{name} must be the name of one of its configs, not null; see --help")
-        for name, least in (("chunks", 1), ("turns", 0), ("text", 0), ("batch", 1), ("window", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name, least in (("said", 1), ("heard", 0), ("text", 0), ("batch", 1), ("window", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 def build(settings: Described, overrides: Sequence[str] = ()) -> tuple[Responder, Workload, float]:
@@ -83,7 +93,7 @@ def build(settings: Described, overrides: Sequence[str] = ()) -> tuple[Responder
         HydraException: A model, tokenizer or key does not exist.
     """
     config = _config(settings, overrides)
-    config.condition.update({"initiator": settings.turns > 0, "text": "answer" if settings.text else None})
+    config.condition.update({"initiator": settings.heard > 0, "text": "answer" if settings.text else None})
     vae, codec = layouts(config)
     check_size(settings.size, vae)
     grid = latent_grid(settings.size, vae, config.model.get("patch", 1), config.model.get("ratio", 1))
@@ -92,8 +102,9 @@ def build(settings: Described, overrides: Sequence[str] = ()) -> tuple[Responder
     model = build_without_memory(plain, vae, codec)
     sampling = model.sampling.changed({"sets": settings.sets, "flow_steps": settings.flow_steps})
     work = Workload(
-        grid, settings.chunks, settings.turns, settings.text, settings.batch, settings.window, sampling.sets,
-        sampling.flow_steps, settings.guided,
+        grid, settings.said, settings.heard, text=settings.text, batch=settings.batch,
+        window=model.window if settings.window is None else settings.window, sets=sampling.sets,
+        flow_steps=sampling.flow_steps, guided=settings.guided,
     )  # fmt: skip
     return model, work, float(1 / clock.chunks_per_second)
 
@@ -113,27 +124,47 @@ def measure(model: Responder, work: Workload, gpu: str) -> dict[str, Any]:
 
     Args:
         model: The model.
-        work: Sizes of its training step and of a generated chunk.
+        work: Sizes of its training step, whose branch is ignored, and of a generated chunk.
         gpu: Name in `DEVICES`.
+
+    Returns:
+        The parameters of each part; `training`, the costs of a step by branch; `generation`, the costs of a chunk by
+        what its step reads: `said`, or `heard_and_said`.
     """
-    device, chunks = DEVICES[gpu], work.chunks * work.batch
-    training, moved = training_work(model, work), training_bytes(model, work)
-    generation = generation_work(model, work)
+    hears = model.conditions.hears and work.heard > 0
+    branches, kinds = (BRANCHES, (False, True)) if hears else (BRANCHES[:1], (False,))
     return {
         "parameters": parameters(model),
-        "training_flops_per_chunk": {name: part.flops / chunks for name, part in training.items()},
-        "training_bytes_per_chunk": moved / chunks,
-        "training_peak_bytes": {
+        "training": {branch: _training(model, replace(work, branch=branch), DEVICES[gpu]) for branch in branches},
+        "generation": {
+            "heard_and_said" if heard else "said": _generation(model, work, heard, DEVICES[gpu]) for heard in kinds
+        },
+    }
+
+
+def _training(model: Responder, work: Workload, device: Device) -> dict[str, Any]:
+    """Returns the costs of a training step."""
+    parts, moved = training_work(model, work), training_bytes(model, work)
+    return {
+        "tokens_per_sample": Sizes.of(model, work).sample(work),
+        "flops_per_sample": {name: part.flops / work.batch for name, part in parts.items()},
+        "bytes_per_step": moved,
+        "peak_bytes": {
             "fp32": peak_training_bytes(model, work, 4),
             "bf16_activations": peak_training_bytes(model, work, BF16),
             "bf16_recomputed": peak_training_bytes(model, work, BF16, recompute=True),
         },
-        "training_floor_s_per_step": device.seconds(sum(part.flops for part in training.values()), moved),
-        "generation_flops_per_chunk": {name: part.flops for name, part in generation.items()},
-        "generation_bytes_per_chunk": {name: BF16 * part.values for name, part in generation.items()},
-        "generation_floor_s_per_chunk": {
-            name: device.seconds(part.flops, BF16 * part.values) for name, part in generation.items()
-        },
+        "floor_s_per_step": device.seconds(sum(part.flops for part in parts.values()), moved),
+    }
+
+
+def _generation(model: Responder, work: Workload, heard: bool, device: Device) -> dict[str, Any]:
+    """Returns the costs of a generated chunk by part."""
+    parts = generation_work(model, work, heard)
+    return {
+        "flops": {name: part.flops for name, part in parts.items()},
+        "bytes": {name: BF16 * part.values for name, part in parts.items()},
+        "floor_s": {name: device.seconds(part.flops, BF16 * part.values) for name, part in parts.items()},
     }
 
 

@@ -46,15 +46,16 @@ def activation_bytes(model: Responder, work: Workload, width: int = 4, recompute
         width: Bytes of a value that autocast does not keep in fp32: 4, or 2 in mixed precision.
         recompute: Whether every stack recomputes its blocks, see `Shape`.
     """
-    sizes, clip = Sizes.of(model, work), work.chunks
-    drawn = min(clip * work.batch, model.objective.spatial_chunks or clip * work.batch)
+    sizes = Sizes.of(model, work)
+    targets = work.batch * (len(work.columns()[0]) - 1)  # columns that are predicted, and further stills
+    drawn = min(targets, model.objective.spatial_chunks or targets)
     predicts_all = model.spatial is None or isinstance(model.spatial, SetCausalTransformer)
     predicted = sizes.fine if predicts_all else round(sizes.fine * MASKED)
-    tokens = work.batch * (work.text + sizes.chunk * (work.turns + clip))
+    tokens = work.batch * sizes.sample(work)
     stacks = [(model.backbone.shape, tokens, tokens)]  # shape, number of input tokens, number of keys
     total = 0.0
     if model.depth is not None and model.code_shape is not None:
-        steps = work.batch * clip * sizes.codec_frames * sizes.codebooks
+        steps = targets * sizes.codec_frames * sizes.codebooks
         stacks.append((model.depth.transformer.shape, steps, steps))
         total += FULL * steps * 2 * model.code_shape.vocabulary
     if model.spatial is not None:

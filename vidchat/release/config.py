@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vidchat.registry import FormatError, UnknownName, look_up, names_in
-from vidchat.release.format import CONFIG_FILE, FORMAT, RENAMED_KEYS, TOKENIZERS, ReleaseError, from_format_1
+from vidchat.registry import UnknownName, look_up, names_in
+from vidchat.release.format import CONFIG_FILE, TOKENIZERS, ReleaseError, format_problem
 from vidchat.runtime.untrusted import UntrustedError, read_yaml
 
 MOST_FPS, MOST_PIXELS = 240, 8192
@@ -28,7 +28,7 @@ def _is_named(value: Any) -> bool:
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "fps": lambda value: _is_count(value, MOST_FPS),
     "size": _is_size,
-    "allow_portrait": lambda value: isinstance(value, bool | None),
+    "allow_portrait": lambda value: isinstance(value, bool),
     "thinker": lambda value: value is None or _is_named(value),
     **{key: lambda value: isinstance(value, dict) for key in ("condition", "fingerprints")},
     **dict.fromkeys(("model", *TOKENIZERS), _is_named),
@@ -37,7 +37,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads a release's config and checks its kind, format and keys; format 1 is returned as format 2.
+    """Reads a release's config and checks its kind, format and keys.
 
     Raises:
         ReleaseError: see `load_release`.
@@ -49,8 +49,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ReleaseError(str(error)) from error
     if not isinstance(config, dict) or config.get("kind") != "responder":
         raise ReleaseError(f"{path} is not the config of a responder's release; export it again")
-    config = _to_present_format(path, config)
-    missing = {"fps", "size", "model", "condition", "fingerprints", *TOKENIZERS} - config.keys()
+    problem = format_problem(path, config.get("format"))
+    if problem is not None:
+        raise ReleaseError(problem)
+    missing = {"fps", "size", "allow_portrait", "model", "condition", "fingerprints", *TOKENIZERS} - config.keys()
     if missing:
         raise ReleaseError(f"{path} lacks {', '.join(sorted(missing))}; export the release again")
     wrong = [key for key, is_right in _CHECKS.items() if not is_right(config.get(key))]
@@ -78,17 +80,3 @@ def _config_path(folder: Path) -> Path:
         kind = "a tokenizer's folder" if (folder / "config.json").is_file() else "a folder without config.yaml"
         raise ReleaseError(f"{folder} is {kind}, not a release; give the folder that train.py exported")
     return folder / CONFIG_FILE
-
-
-def _to_present_format(path: Path, config: dict[Any, Any]) -> dict[Any, Any]:
-    version = config.get("format")
-    if type(version) is int and version == FORMAT:
-        return {RENAMED_KEYS.get(key, key): value for key, value in config.items()}
-    if type(version) is int and version == 1:
-        try:
-            named: dict[Any, Any] = from_format_1(config)
-        except FormatError as error:
-            raise ReleaseError(f"{path}: {error}") from error
-        return named | {"format": FORMAT}
-    problem = "does not state its format" if version is None else f"is of format {str(version)[:80]!r}"
-    raise ReleaseError(f"{path} {problem}; this vidchat reads formats 1 to {FORMAT}: update it, or export it again")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vidchat.build import build_responder, check_thinker
 from vidchat.registry import build
 from vidchat.release.config import check_names, read_config
-from vidchat.release.format import CONFIG_FILE, FILES, TOKENIZERS, WEIGHTS_FILE, ReleaseError, rename_weights
+from vidchat.release.format import CONFIG_FILE, FILES, TOKENIZERS, WEIGHTS_FILE, ReleaseError
 from vidchat.release.release import Release
 from vidchat.runtime.finite import not_finite
 from vidchat.runtime.hub import HubError, download, is_hub_name
@@ -47,7 +47,7 @@ def load_release(source: Path | str, thinker: str | None = None, trust: Iterable
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Reads a release's tensors in the stored type, by their present names.
+    """Reads a release's tensors in the stored type.
 
     Raises:
         ReleaseError: the file is missing or damaged, or a weight is not finite.
@@ -56,7 +56,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ReleaseError(f"{folder} holds no {WEIGHTS_FILE}; copy the whole release again")
     try:
-        tensors = rename_weights(load_file(path))
+        tensors = load_file(path)
     except SafetensorError as error:
         raise ReleaseError(f"{path} is damaged ({error}); copy the release again") from error
     damage = not_finite(tensors)

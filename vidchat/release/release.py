@@ -29,7 +29,7 @@ class Release:
         video_vae: Video tokenizer.
         audio_codec: Audio codec.
         text_tokenizer: Text tokenizer.
-        config: Content of `config.yaml` in the present format.
+        config: Content of `config.yaml`.
         thinker: Thinker that the responder is conditioned on; `None` without one, or where features are given as
             tensors.
         graphs: CUDA graphs captured in earlier answers, reused in later ones.
@@ -68,7 +68,7 @@ class Release:
 
     @property
     def allow_portrait(self) -> bool:
-        """Whether it was also trained on frames of (width, height); False for releases that do not state it."""
+        """Whether it was also trained on frames of (width, height)."""
         return bool(self.config.get("allow_portrait", False))
 
     def model_card(self, name: str, details: CardDetails | None = None) -> str:

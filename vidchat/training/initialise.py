@@ -13,14 +13,13 @@ from vidchat.model.backbone import language_model_folder, load_language_model
 from vidchat.model.responder import Responder
 from vidchat.registry import to_names
 from vidchat.release import TOKENIZERS, read_config, read_weights
-from vidchat.release.format import rename_weights
 from vidchat.runtime.finite import not_finite
 from vidchat.shipped import find
 from vidchat.tokenizers.text import HubTokenizer
 from vidchat.tokenizers.weights import TokenizerError
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint
 from vidchat.training.module import TrainingModule
-from vidchat.training.same_run import differing, same_tokenizers
+from vidchat.training.same_run import check_format, differing, same_tokenizers
 
 
 def initialise(module: TrainingModule, source: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
@@ -114,10 +113,10 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
         config = read_config(source)
         return read_weights(source), config, config["fingerprints"]
     checkpoint = read_checkpoint(source)
+    check_format(f"init_from={source}", checkpoint)
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    weights = rename_weights(weights | checkpoint["ema"]["average"])
-    return weights, checkpoint["config"], checkpoint.get("fingerprints", {})
+    return weights | checkpoint["ema"]["average"], checkpoint["config"], checkpoint.get("fingerprints", {})
 
 
 def _as_released(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Throughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if isinstance(batch, ChunkBatch):
-            self._chunks = self._chunks + batch.chunk_mask.sum()
+            self._chunks = self._chunks + batch.targets.sum()
         self._ended = time.perf_counter()
         self._work += self._ended - self._began
         if trainer.fit_loop._should_accumulate():

@@ -11,7 +11,7 @@ from torch import Tensor
 from vidchat.batch import ChunkBatch
 from vidchat.model.responder import Responder
 from vidchat.release import TOKENIZERS, export_release
-from vidchat.release.format import rename_weights
+from vidchat.release.format import FORMAT
 from vidchat.tokenizers.audio import AudioCodec
 from vidchat.tokenizers.text import TextTokenizer
 from vidchat.tokenizers.thinker import Thinker
@@ -73,16 +73,11 @@ class ResponderModule(TrainingModule):
         return {name: tokenizer.fingerprint() for name, tokenizer in tokenizers.items()}
 
     def count(self, batch: ChunkBatch) -> Tensor:
-        return batch.chunk_mask.sum()
+        return batch.targets.sum()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["fingerprints"] = self.fingerprints
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = rename_weights(checkpoint["state_dict"], "network.")
-        checkpoint["ema"]["average"] = rename_weights(checkpoint["ema"]["average"])
-        super().on_load_checkpoint(checkpoint)
+        checkpoint["fingerprints"], checkpoint["format"] = self.fingerprints, FORMAT
 
     def export(self, directory: Path, config: dict[str, Any]) -> None:
         """Writes a release folder with the averaged weights."""

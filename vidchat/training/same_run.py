@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from vidchat.release.format import format_problem
 from vidchat.runtime.nested import differing_leaves
 from vidchat.training.checkpoint_file import CheckpointError, load_checkpoint
 
@@ -21,6 +22,7 @@ _DETERMINING = (
 )  # fmt: skip
 _FREE = (
     "stage.steps", "stage.export", "stage.module.release_dtype", "data.num_workers", "data.prepare", "model.sampling",
+    "model.window",
 )  # fmt: skip
 _FREE_ENDS = ("optimizer.steps", "optimizer.patience", ".num_workers")
 # Keys that the weights and the optimizer's moments depend on.
@@ -29,6 +31,7 @@ _FIXED_ENDS = (".no_decay",)
 _BATCH = ("data.batch_size", "trainer.accumulate_grad_batches")
 
 Difference = tuple[str, Any, Any]
+UNSTATED = 2  # the format of checkpoints that state none
 MOST_NAMED = 6  # differences that a message names
 
 
@@ -45,9 +48,10 @@ def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[s
         fingerprints: Fingerprints of its tokenizers.
 
     Raises:
-        CheckpointError: a key differs that may not.
+        CheckpointError: a key differs that may not, or the checkpoint is of an earlier format.
     """
     checkpoint = load_checkpoint(source)
+    check_format(f"resume={source}", checkpoint)
     same_tokenizers(f"resume={source}", fingerprints, checkpoint.get("fingerprints", {}))
     differences = determining_differences(checkpoint["config"], ours)
     fixed = [item for item in differences if _under(item[0], _FIXED) or item[0].endswith(_FIXED_ENDS)]
@@ -64,6 +68,15 @@ def check_resumed(source: Path, ours: Mapping[str, Any], fingerprints: Mapping[s
         )
     if differences:
         log.warning("resuming from %s with a changed config: %s", source, _format(differences))
+
+
+def check_format(source: str, checkpoint: Mapping[str, Any]) -> None:
+    """Raises `CheckpointError` if a responder's checkpoint is not of the present format (`vidchat.release.format`)."""
+    if "fingerprints" not in checkpoint:  # of a tokenizer
+        return
+    problem = format_problem(source, checkpoint.get("format", UNSTATED))
+    if problem is not None:
+        raise CheckpointError(problem)
 
 
 def same_tokenizers(source: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
