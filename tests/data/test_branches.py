@@ -118,6 +118,7 @@ def test_context_is_the_turns_with_text_shortly_before() -> None:
     (dialogue,) = derive(clips, "multi_turn", delta_t_s=0.1, overlap_s=0.0)
     assert dialogue.kind == "contextual"
     assert names(dialogue) == [("responder", "002_A_00"), ("initiator", "003_B_00"), ("responder", "004_A_00")]
+    assert dialogue.judged == 3, "every turn of the responder is learnt"
     (longer,) = (f for f in derive(clips, "multi_turn", context_s=60.0) if f.kind == "contextual")
     assert len(longer.turns) == 4, "a clip without text is not context"
 

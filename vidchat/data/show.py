@@ -180,10 +180,11 @@ def _title(dialogue: Dialogue) -> str:
     return f"{dialogue.id}   ({dialogue.branch}, {dialogue.tier}, {dialogue.split})"
 
 
-def _note(clip: Clip) -> str:
+def _note(turn: Turn) -> str:
+    clip, start = turn.clip, "" if turn.start is None else f"at {turn.start:.1f} s"
     duration = "" if clip.end is None else f"{clip.end - clip.start:.1f} s"
     scores = ", ".join(f"{name} {value:.2f}" for name, value in clip.scores.items())
-    return "  ".join(text for text in (duration, scores) if text)
+    return "  ".join(text for text in (start, duration, scores) if text)
 
 
 def _page(root: Path, dialogues: list[Dialogue], store: Packed | Decoders | None) -> str:
@@ -197,7 +198,7 @@ def _page(root: Path, dialogues: list[Dialogue], store: Packed | Decoders | None
 
 def _turn(dialogue: Dialogue, turn: Turn, store: Packed | Decoders | None) -> dict[str, str | None]:
     clip, media = turn.clip, _read(dialogue, turn.clip, store)
-    words = {"role": turn.role, "speaker": clip.speaker, "note": _note(clip), "text": clip.text}
+    words = {"role": turn.role, "speaker": clip.speaker, "note": _note(turn), "text": clip.text}
     return {**words, "video": None, "strip": None} if media is None else {**words, **_embedded(media)}
 
 
@@ -219,6 +220,6 @@ def _sheet(dialogues: list[Dialogue], store: Packed | Decoders | None) -> Image.
         rows.append([Panel(_title(dialogue))])
         for turn in dialogue.turns:
             media = _read(dialogue, turn.clip, store)
-            words = f"{turn.role} {turn.clip.speaker}: {turn.clip.text or ''}   {_note(turn.clip)}"
+            words = f"{turn.role} {turn.clip.speaker}: {turn.clip.text or ''}   {_note(turn)}"
             rows.append([Panel(words, None if media is None else strip(media.frames, MOMENTS))])
     return contact_sheet(rows)

@@ -64,7 +64,7 @@ class DerivedDialogue:
         branch: Branch of the dialogue.
         kind: Kind of the listening or multi-turn dialogue, else empty.
         turns: (role, clip, voice_only) of each turn; voice_only marks a turn that is only the voice heard in the clip.
-        judged: Number of last turns that decide the tier; only the text of the earlier turns is used.
+        judged: Number of last turns that decide the tier: all but an unseen talker's.
     """
 
     id: str
@@ -169,7 +169,7 @@ def find_contextual(turns: Sequence[Row], settings: BranchSettings) -> Iterator[
         if before and settings.max_turns > 2:
             conversation = [*before[-(settings.max_turns - 2) :], question, answer]
             name = f"multi_turn/contextual/{answer['clip']}"
-            yield DerivedDialogue(name, "multi_turn", "contextual", _roles(conversation), 2)
+            yield DerivedDialogue(name, "multi_turn", "contextual", _roles(conversation), len(conversation))
 
 
 def find_sequential(turns: Sequence[Row], settings: BranchSettings) -> Iterator[DerivedDialogue]:
