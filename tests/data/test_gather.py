@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,20 +14,21 @@ from test_mixing import Thinker
 from vidchat.data.loading import gather as gathering
 from vidchat.data.loading.dialogues import Dialogues
 from vidchat.data.loading.gather import SourceRows, gather
-from vidchat.data.loading.sample_index import Sample, SampleIndex, TurnKey
+from vidchat.data.loading.sample_index import SampleIndex
 from vidchat.data.loading.segment_table import SegmentTable
-from vidchat.data.loading.selection import Selection
+from vidchat.data.loading.selection import Selection, question_of
 from vidchat.data.report import Report
 from vidchat.data.tokens.encoder import ClipEncoder, Segment, Track
 from vidchat.data.tokens.provenance import CacheError
 from vidchat.data.tokens.shards import dumps
-from vidchat.data.tokens.token_cache import TokenCache
+from vidchat.data.tokens.token_cache import TokenCache, part_of
+from vidchat.dialogue import Dialogue
 
 COUNT, CLIPS = 200, 300
 CONDITIONS = [
     selection(text="answer", initiator=True, scores=("dover", "motion"), max_chunks=6),
-    selection(text="answer", initiator=True, earlier_turns=True, voice=True, max_chunks=9, max_turn_chunks=4),
-    selection(features=2, initiator=True, earlier_turns=True, max_chunks=9),
+    selection(text="answer", initiator=True, voice=True, max_chunks=9, max_turn_chunks=4),
+    selection(features=2, initiator=True, max_chunks=9),
     selection(features=2, voice=True, scores=("dover",), max_chunks=9),
     selection(max_chunks=9),
 ]
@@ -66,9 +67,7 @@ def source(root: Path, conditions: Selection, lacking: int = 0) -> SourceRows:
     thinker = Thinker() if conditions.features else None
     cache = TokenCache(root, ClipEncoder(Vae(), Codec(), 25, (16, 16), thinker=thinker), 9)
     table = Dialogues(root)
-    rows = np.array(
-        [k for k in range(COUNT) if table[k].branch != "multi_turn" and (table[k].question or not conditions.asks)]
-    )
+    rows = np.array([k for k in range(COUNT) if k % 7])
     every: dict[str, Segment] = {}
     for row in rows.tolist():
         for segment in conditions.segments(table[row]):
@@ -103,7 +102,7 @@ def encode(cache: TokenCache, segments: list[tuple[str, Segment]], rng: random.R
         cache.tracks[name].forget()
 
 
-def one_by_one(sources: list[SourceRows], conditions: Selection) -> tuple[list[Sample], list[tuple[str, str]]]:
+def one_by_one(sources: list[SourceRows], conditions: Selection) -> tuple[list[Expected], list[tuple[str, str]]]:
     samples, left_out = [], []
     for number, some in enumerate(sources):
         for row in some.rows.tolist():
@@ -111,43 +110,72 @@ def one_by_one(sources: list[SourceRows], conditions: Selection) -> tuple[list[S
             states = [cache.lookup(segment) for segment in conditions.segments(dialogue)]
             assert not any(state.missing for state in states) or any(state.bad for state in states)
             why = next((state.bad for state in states if state.bad is not None), None)
-            before = len(samples)
-            if why is None:
-                keys, wanted = [state.key for state in states], conditions.turns(dialogue)
-                turns = tuple(TurnKey(p.part, k[-16:], role) for (p, role), k in zip(wanted, keys[1:], strict=False))
-                shapes = [cache.shapes(turn.key)[0] for turn in turns]
-                length = sum(min(shape[0] - 1, conditions.turn_chunks) for shape in shapes)
-                question = keys[-1][-16:] if conditions.features else None
-                for span, shape in enumerate(cache.shapes(keys[0])):
-                    grid = shape[2], shape[3]
-                    if all(other[2:] == grid for other in shapes):
-                        lengths = min(shape[0] - 1, conditions.max_chunks), length
-                        answer = keys[0][-16:]
-                        samples.append(
-                            Sample(some.table.dialogues, row, number, answer, span, turns, question, lengths, grid)
-                        )
-            if len(samples) == before:
+            found = [] if why is not None else samples_of(dialogue, cache, conditions)
+            samples += [Expected(number, row, *sample) for sample in found]
+            if not found:
                 left_out.append((f"dialogue {dialogue.id}", why or gathering.SHAPES))
     return samples, left_out
 
 
+class Expected(NamedTuple):
+    """A sample: its turns as positions and keys, the span of the first, said and heard chunks, and the grid."""
+
+    source: int
+    row: int
+    turns: list[tuple[int, str]]
+    span: int
+    lengths: tuple[int, int]
+    grid: tuple[int, ...]
+
+
+def samples_of(dialogue: Dialogue, cache: TokenCache, conditions: Selection) -> list[Any]:
+    turns = []
+    for position, turn in enumerate(dialogue.turns):
+        segment = Segment(turn.clip, part_of(dialogue.branch, turn.role), 0)
+        turns.append((position, turn.role, cache.key(segment)[-16:]))
+    if conditions.hears and dialogue.branch != "single":
+        shapes = {position: cache.shapes(key)[0] for position, _, key in turns}
+        if len({shape[2:] for shape in shapes.values()}) > 1:
+            return []
+        said = sum(min(shapes[p][0], conditions.max_chunks + 1) for p, role, _ in turns if role == "responder")
+        limit = conditions.max_turn_chunks or conditions.max_chunks
+        heard = sum(min(shapes[p][0] - 1, limit) for p, role, _ in turns if role == "initiator")
+        return [([(p, key) for p, _, key in turns], 0, (said, heard), shapes[0][2:])]
+    return [
+        ([(position, key)], span, (min(shape[0], conditions.max_chunks + 1), 0), shape[2:])
+        for position, role, key in turns
+        if role == "responder"
+        for span, shape in enumerate(cache.shapes(key))
+    ]
+
+
 def check(sources: list[SourceRows], conditions: Selection) -> SampleIndex:
-    report = Report("answers")
+    report = Report("samples")
     found = gather(sources, report)
-    samples, left_out = one_by_one(sources, conditions)
-    assert len(samples) > 30
-    assert list(found) == samples
-    assert (report.read, report.skipped) == (len(samples), left_out)
+    expected, left_out = one_by_one(sources, conditions)
+    assert len(expected) > 30
+    for number, (sample, other) in enumerate(zip(found, expected, strict=True)):
+        dialogue = sample.dialogue
+        if dialogue.branch != "listening":  # there, turns after the end of the last said are left out
+            assert [(turn.position, turn.key) for turn in sample.turns] == other.turns
+        where = sample.source, sample.row, sample.answer.span, sample.grid
+        assert where == (other.source, other.row, other.span, other.grid)
+        assert tuple(found.lengths[number]) == other.lengths
+        said = sum(place.chunk > 0 for place in sample.layout.said)
+        assert said == other.lengths[0] - sum(turn.role == "responder" for turn in sample.turns)
+        asked = question_of(dialogue, sample.answer.position)
+        assert sample.asked == asked
+        answer = dialogue.turns[sample.answer.position].clip
+        scores = [answer.scores.get(name, np.nan) for name in conditions.scores]
+        np.testing.assert_array_equal(found.scores([number], conditions.scores)[0], scores)
+    assert (report.read, report.skipped) == (len(expected), left_out)
     assert any("is bad" in why for _, why in left_out)
-    scores = [[sample.dialogue.answer.scores.get(name, np.nan) for name in conditions.scores] for sample in samples]
-    expected = np.array(scores).reshape(len(samples), -1)
-    np.testing.assert_array_equal(found.scores(slice(None), conditions.scores), expected)
     if conditions.voice:
-        voices, people = found.voices(), dict[tuple[int, str], set[tuple[str, int]]]()
-        for sample in samples:
-            people.setdefault((sample.source, sample.dialogue.answer.speaker), set()).add((sample.answer, sample.span))
-        for number, sample in enumerate(samples):
-            assert set(voices.of(number)) == people[sample.source, sample.dialogue.answer.speaker]
+        people = [(sample.source, sample.dialogue.answer.speaker) for sample in found]
+        keys = [(sample.answer.key, sample.answer.span) for sample in found]
+        voices = found.voices()
+        for number, person in enumerate(people):
+            assert set(voices.of(number)) == {key for key, other in zip(keys, people, strict=True) if other == person}
     return found
 
 
@@ -161,7 +189,7 @@ def test_columns_give_the_same_samples_as_reading_one_dialogue_after_the_other(
     sft = SourceRows(np.intersect1d(one.rows, one.table.dialogues.rows(tier="sft")), one.table)
     found = check([one, sft], conditions)
     assert len(found.grids) > 1
-    if conditions.earlier_turns or conditions.initiator:
+    if conditions.hears:
         assert any(why == gathering.SHAPES for _, why in one_by_one([one], conditions)[1])
 
 
@@ -195,4 +223,5 @@ def test_a_clip_that_has_changed_is_not_encoded_any_more(tmp_path: Path) -> None
 def test_segments_are_counted_once(tmp_path: Path) -> None:
     one = source(tmp_path, CONDITIONS[4])
     cache, table = one.table.cache, one.table.dialogues
-    assert one.table.count(one.rows) == len({cache.key(CONDITIONS[4].answer(table[r])) for r in one.rows})
+    keys = {cache.key(segment) for row in one.rows for segment in CONDITIONS[4].segments(table[row])}
+    assert one.table.count(one.rows) == len(keys)
