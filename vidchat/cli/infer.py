@@ -1,9 +1,11 @@
 """Answers a clip: `vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=checkpoints/demo output=OUT.mp4`.
 
 Reads the initiator's clip (any frame rate, size and sample rate) and an image of the responder, and writes the
-responder's clip (H.264, AAC) while it is generated. With `pairs=BENCH` it answers every pair of VidChatBench into the
-folder `output`, with a log beside each clip. A path such as `examples/initiator.mp4` or `checkpoints/demo` that does
-not exist is looked up among the files that ship with vidchat.
+responder's clip (H.264, AAC) while it is generated, until the answer ends. `initiator=[A.mp4,B.mp4]` are the turns of
+one conversation: each is answered before the next is heard, and the output shows the responder all the time. With
+`pairs=BENCH` it answers every pair of VidChatBench into the folder `output`, with a log beside each clip. A path that
+does not exist, such as `examples/initiator.mp4` or `checkpoints/demo`, is looked up among the files that ship with
+vidchat.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from omegaconf import DictConfig, OmegaConf
 from vidchat.bench.pairs import read_pairs
 from vidchat.cli.overrides import INFER_PATHS, run
 from vidchat.generation.answer import Question, QuestionError, Timing, check_question
+from vidchat.generation.conversation import GenerationSettings
 from vidchat.generation.request import check_answers, check_folder, check_groups, check_output, check_seconds
 from vidchat.generation.respond import choose_device, generation_settings, move, respond, respond_to_pairs
-from vidchat.generation.stream import GenerationSettings
 from vidchat.release import Release, load_release
 from vidchat.runtime.errors import user_errors
 from vidchat.shipped import CONFIGS, find
@@ -36,27 +38,34 @@ log = logging.getLogger("infer")
 
 
 def answer_question(config: DictConfig) -> list[Timing]:
-    """Answers one question; returns its timing."""
+    """Answers one question, or the questions of one conversation; returns the timing."""
     _require(config, "checkpoint", "reference", "output")
     device, precision = choose_device(str(config.device), config.precision)
     check_seconds(config.seconds)
     question, output = question_of(config), Path(config.output)
-    files = (question.reference, question.initiator, question.voice)
-    check_output(output, [path for path in files if isinstance(path, Path)])
+    film = Path(config.film) if config.film else None
+    files = [question.reference, *(clip.path for clip in question.clips), *([question.voice] if question.voice else [])]
+    check_output(output, files)
+    if film is not None:
+        if not question.clips:
+            raise QuestionError("film= shows both people: give initiator= too, or output= alone")
+        check_output(film, [*files, output], "film")
     release = _load(config)
     check_question(release, question)
     settings = _settings(config, release)
     move(release, device, precision)
-    return [respond(release, question, output, settings, config.seconds, device)]
+    return [respond(release, question, output, settings, config.seconds, film, device)]
 
 
 def answer_pairs(config: DictConfig) -> list[Timing]:
     """Answers the pairs of VidChatBench that have no answer yet; see `respond_to_pairs`."""
     _require(config, "checkpoint", "output")
-    if config.seconds is not None:
-        raise QuestionError(
-            "seconds= cannot be set with pairs=: the benchmark fixes the length of all answers (vidchat bench make)"
-        )
+    for key in ("seconds", "film", "listen"):
+        if config[key]:
+            raise QuestionError(
+                f"{key}= cannot be set with pairs=: the benchmark fixes the length and the form of all answers "
+                "(vidchat bench make)"
+            )
     device, precision = choose_device(str(config.device), config.precision)
     output = Path(config.output)
     check_folder(output)
@@ -74,15 +83,26 @@ def question_of(config: DictConfig) -> Question:
     for key, example in (("scores", "{dover: 1.0}"), ("conditions", "{head_pose: [0, 0, 0.2]}")):
         if not isinstance(config[key], Mapping | None):
             raise QuestionError(f"{key}={config[key]} must be values by name; give e.g. {key}={example}")
+    if type(config.listen) is not bool:
+        raise QuestionError(f"listen={config.listen} must be true or false")
     text = "???" if OmegaConf.is_missing(config, "text") else config.text  # OmegaConf reads ??? as missing
     return Question(
         reference=find(config.reference),
-        initiator=find(config.initiator) if config.initiator else None,
+        initiator=_paths(config.initiator),
         text=None if text is None else str(text),
         voice=find(config.voice) if config.voice else None,
         scores=config.scores or {},
         conditions=_plain(config.conditions),
+        listen=config.listen,
     )
+
+
+def _paths(value: Any) -> list[Path]:
+    """Returns the paths of a config value: none, one, or a list of them."""
+    values = [value] if isinstance(value, str) else list(value or [])
+    if not all(isinstance(path, str) for path in values):
+        raise QuestionError(f"initiator={value} must be the path of a clip, or a list of them: initiator=[A.mp4,B.mp4]")
+    return [find(path) for path in values if path]
 
 
 def _plain(node: Any) -> dict[str, Any]:
@@ -100,7 +120,8 @@ def _settings(config: DictConfig, release: Release) -> GenerationSettings:
     plain: Any = OmegaConf.to_container(config)
     settings = plain["settings"]
     check_groups(settings)
-    return generation_settings(release, settings["window"], settings["seed"], settings["sampling"])
+    names = ("window", "seed", "sampling", "ends")
+    return generation_settings(release, *(settings[name] for name in names))
 
 
 def _require(config: DictConfig, *keys: str) -> None:

@@ -1,13 +1,15 @@
 """Passes a command line on to Hydra so that free text and paths are taken as they were typed.
 
 Hydra parses the value of `key=value` in a grammar of its own, in which commas, quotes, brackets, `=`, `${` and numbers
-have a meaning. For the keys named here the value is quoted first, so `text=Hello, how are you?` is that text. An empty
-value (`text=`) is null, "not given"; for a path `null` is null too (a file of that name is `./null`). All other keys,
+have a meaning. For the keys named here the value is quoted first, so `text=Hello, how are you?` is that text. Where
+several paths are possible, `[A.mp4,B.mp4]` is a list; a path with a comma is put in double quotes there. An empty value
+(`text=`) is null, "not given"; for a path `null` is null too (a file of that name is `./null`). All other keys,
 including sweeps with `-m`, are left to Hydra.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import sys
@@ -28,7 +30,9 @@ from vidchat.runtime.sizes import parse_size
 from vidchat.shipped import CONFIGS
 
 TEXTS = frozenset({"text"})
-INFER_PATHS = frozenset({"checkpoint", "initiator", "output", "pairs", "reference", "thinker_from", "voice"})
+LISTS = frozenset({"initiator"})
+"""Keys of paths that also take a list of them."""
+INFER_PATHS = LISTS | {"checkpoint", "film", "output", "pairs", "reference", "thinker_from", "voice"}
 TRAIN_PATHS = frozenset(
     {"backbone_from", "init_from", "output_dir", "resume", "text_tokenizer.name", "thinker.name", "video_vae.name"}
 )
@@ -128,6 +132,9 @@ def _literal(word: str, paths: frozenset[str]) -> str:
         return word
     if value == "" or (is_path and value == "null"):
         return f"{key}=null"
+    if name in LISTS and value.startswith("[") and value.endswith("]"):
+        paths_in_list = next(csv.reader([value[1:-1]], skipinitialspace=True), [])
+        return f"{key}=[{','.join(_quoted(path.strip()) for path in paths_in_list)}]"
     return override(key, value)
 
 

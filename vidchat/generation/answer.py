@@ -1,13 +1,13 @@
-"""Generates a responder's clip from files: the initiator's clip and an image of the responder."""
+"""Generates a responder's clip from files: the initiator's clips and an image of the responder."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,42 +15,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidchat.batch import INITIATOR, ChunkBatch, collate
+from vidchat.batch import ChunkBatch, collate
 from vidchat.conditions.base import QuestionError
 from vidchat.conditions.text import MAX_TEXT
-from vidchat.data.media.pixels import from_bytes, to_bytes
+from vidchat.data.media.pixels import from_bytes
 from vidchat.data.media.read import ClipWriter, Media, MediaError, read_image
-from vidchat.data.tokens.encoder import ClipEncoder
+from vidchat.data.tokens.encoder import ClipEncoder, Part, Segment
 from vidchat.dialogue import Clip
+from vidchat.generation.conversation import Conversation, GeneratedChunk, GenerationSettings
 from vidchat.generation.framing import answer_size, warn_of_cropping
-from vidchat.generation.heard import encode_heard, read_heard
-from vidchat.generation.stream import GeneratedChunk, GenerationSettings, stream_answer
+from vidchat.generation.heard import HeardStream, hear_clip
+from vidchat.generation.talk import Clips, Screen, Step, full_duplex, take_turns
 from vidchat.release import Release
 from vidchat.runtime.errors import user_message
 
 log = logging.getLogger(__name__)
+MAX_SECONDS = 30  # of a voice or of what a thinker reads, which stay in the cache
 
 
 @dataclass(frozen=True)
 class Question:
-    """The inputs of an answer.
+    """The inputs of an answer, or of the answers of one conversation.
 
     Attributes:
         reference: An image of the responder, or a video whose first frame is used.
-        initiator: The initiator's clip, for a model that listens (`dyadic`): a file, or a span of a file as a `Clip`.
-            Of a clip of more than 30 s, the model hears the last 30 s.
+        initiator: The initiator's clip, for a model that hears (`dyadic`): a file, or a span of a file as a `Clip`.
+            Several are the initiator's turns in one conversation; each is answered before the next is heard.
         text: The text that the responder says, for a model that takes text (`conditioned`); at most `MAX_TEXT` tokens.
         voice: A clip of the responder's voice, for a model that takes one.
         scores: Quality scores to aim for, by name, in standard deviations from the mean of the training data.
         conditions: Inputs of further conditions by name, for a model that has conditions of other packages.
+        listen: Whether the responder is generated at every step, so that it is seen listening (full duplex).
     """
 
     reference: Path
-    initiator: Path | Clip | None = None
+    initiator: Path | Clip | Sequence[Path | Clip] | None = None
     text: str | None = None
     voice: Path | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    listen: bool = False
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """The initiator's clips."""
+        if self.initiator is None:
+            return ()
+        sources = [self.initiator] if isinstance(self.initiator, str | Path | Clip) else self.initiator
+        return tuple(_clip(source) for source in sources)
 
     @property
     def condition_inputs(self) -> dict[str, Any]:
@@ -65,10 +77,11 @@ class PairsError(ValueError):
 
 @dataclass
 class Timing:
-    """Speed of the generation of an answer.
+    """Speed of the generation of answers.
 
     Attributes:
-        ready: Time at which each chunk was decoded, in seconds since the condition was encoded.
+        ready: Time at which each chunk was decoded, in seconds since the question was heard; while it is heard, the
+            watch stands still.
         chunk: Duration of a chunk in seconds.
     """
 
@@ -113,9 +126,13 @@ def check_question(release: Release, question: Question) -> None:
         MediaError: a file does not exist.
     """
     inputs, request = question.condition_inputs, _Request(release, question)
-    needs_initiator = release.hears or any("question" in condition.needs for condition in release.conditions.values())
-    if needs_initiator and question.initiator is None:
+    if not question.clips and any("question" in condition.needs for condition in release.conditions.values()):
         raise QuestionError("this model answers an initiator's clip: give initiator=CLIP.mp4")
+    if not release.hears and (question.listen or len(question.clips) > 1):
+        raise QuestionError(
+            "this model does not hear, so it can neither listen nor hold a conversation: give one clip as initiator="
+            "and no listen=true, or use a model that was trained with the initiator's clips"
+        )
     for name, condition in release.conditions.items():
         with _naming(name, inputs.get(name)):
             condition.check(inputs.get(name), request)
@@ -124,13 +141,15 @@ def check_question(release: Release, question: Question) -> None:
         raise QuestionError(
             f"this model was trained without {unknown[0]}; its conditions are {', '.join(release.conditions) or 'none'}"
         )
-    for source in (question.reference, question.initiator, question.voice):
-        if source is not None and not os.path.isfile(_clip(source).path):
-            raise MediaError(f"{_clip(source).path} does not exist; give the path of a media file")
+    for path in (question.reference, *(clip.path for clip in question.clips), question.voice):
+        if path is not None and not os.path.isfile(path):
+            raise MediaError(f"{path} does not exist; give the path of a media file")
 
 
 def read_question(release: Release, question: Question, device: torch.device | str = "cpu") -> ChunkBatch:
-    """Reads and encodes the inputs of an answer as a batch of size 1.
+    """Reads and encodes the reference and the conditions of an answer as a batch of size 1.
+
+    What is heard is no part of it, see `answer`.
 
     Args:
         release: The model with its tokenizers, on `device`.
@@ -146,12 +165,11 @@ def read_question(release: Release, question: Question, device: torch.device | s
     for name in [name for name in inputs if name not in release.conditions]:
         log.warning("%s= is ignored: this model was trained without it", name)
     warn_of_cropping("reference", question.reference, request.size)
+    for clip in question.clips:
+        warn_of_cropping("initiator", clip.path, request.size)
     image = read_image(question.reference, request.size)
     with torch.no_grad():
-        reference = release.video_vae.encode(from_bytes(image[None]).to(device)).transpose(1, 2)
-        batch = ChunkBatch(reference, torch.ones(1, 0, dtype=torch.bool, device=device))
-        if release.hears:
-            _add_heard_turn(batch, request)
+        batch = ChunkBatch.start(release.video_vae.encode(from_bytes(image[None]).to(device))[:, :, 0])
         for name, condition in release.conditions.items():
             with _naming(name, inputs.get(name)):
                 values = condition.from_request(inputs.get(name), request)
@@ -172,15 +190,6 @@ def _naming(name: str, value: Any) -> Iterator[None]:
         raise QuestionError(f"conditions.{name}={value} cannot be read: {error}") from error
 
 
-def _add_heard_turn(batch: ChunkBatch, request: _Request) -> None:
-    """Adds the chunks of the initiator's clip to a batch."""
-    tokens = encode_heard(request.encoder, request.heard, request.device)
-    batch.turn_latents = tokens.latents[None]
-    batch.turn_codes = None if tokens.codes is None else tokens.codes[None]
-    batch.turn_roles = torch.full(batch.turn_latents.shape[:2], INITIATOR)
-    batch.turn_mask = torch.ones_like(batch.turn_roles, dtype=torch.bool)
-
-
 class _Request:
     """Implements `vidchat.conditions.base.Request` for a question and a release."""
 
@@ -192,20 +201,6 @@ class _Request:
     def size(self) -> tuple[int, int]:
         """The (height, width) of the answer."""
         return answer_size(self.release, self.question.reference)
-
-    @cached_property
-    def encoder(self) -> ClipEncoder:
-        """Encoder of clips at the size of the answer."""
-        return _encoder(self.release, self.size)
-
-    @cached_property
-    def heard(self) -> Media:
-        """The part of the initiator's clip that the model hears."""
-        assert self.question.initiator is not None, "ensured by check_question"
-        clip = _clip(self.question.initiator)
-        media = read_heard(self.encoder, clip, "last")
-        warn_of_cropping("initiator", clip.path, self.size)
-        return media
 
     def text_ids(self, text: str) -> Tensor:
         try:
@@ -220,53 +215,111 @@ class _Request:
         return torch.tensor(ids, dtype=torch.long)
 
     def voice(self, path: Path | None) -> Tensor:
-        shape, encoder = self.release.responder.code_shape, _encoder(self.release, self.release.size)
+        shape = self.release.responder.code_shape
         assert shape is not None, "a model without audio has no voice condition"
         if path is None:
             return torch.zeros(0, shape.codec_frames, shape.codebooks, dtype=torch.long)
-        codes = encode_heard(encoder, read_heard(encoder, _clip(path), "first"), self.device).codes
-        assert codes is not None, "a responder with codes has a depth transformer"
-        return codes
+        encoder, media = self._read(_clip(path), "first")
+        return encoder.encode_tracks([media], ["codes"], self.device)[0]["codes"]
 
     def thinker_features(self) -> Tensor:
-        assert self.release.thinker is not None, "ensured by check_question"
-        return self.release.thinker.encode(self.heard)
+        thinker = self.release.thinker
+        assert thinker is not None, "ensured by check_question"
+        if self.question.listen:  # features of the whole clip would know the future
+            return torch.zeros(0, thinker.width)
+        return thinker.encode(self._read(self.question.clips[0], "last")[1])
+
+    def _read(self, clip: Clip, part: Part) -> tuple[ClipEncoder, Media]:
+        """Reads the first or last `MAX_SECONDS` of a clip, cut to chunks as in training; returns its encoder, too."""
+        codec = self.release.audio_codec if self.release.responder.depth is not None else None
+        encoder = ClipEncoder(self.release.video_vae, codec, self.release.clock.fps, self.size)
+        return encoder, encoder.read(Segment(clip, part, int(MAX_SECONDS * encoder.clock.chunks_per_second)))[0]
 
 
 def answer(
-    release: Release, batch: ChunkBatch, settings: GenerationSettings, path: Path, timing: Timing | None = None
+    release: Release,
+    question: Question,
+    settings: GenerationSettings,
+    path: Path,
+    timing: Timing | None = None,
+    film: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> Iterator[GeneratedChunk]:
-    """Generates an answer and writes it to an mp4 chunk by chunk; the file appears when the last chunk is written.
+    """Generates answers and writes them to an mp4 chunk by chunk; the file appears when the last chunk is written.
+
+    To one clip, it holds the answer alone. To several, or with `question.listen`, it holds the responder over the whole
+    conversation: while the initiator speaks, the responder listens, or else the last frame stays and it is silent.
 
     Args:
-        release: The model with its tokenizers.
-        batch: Batch of one question, from `read_question`.
-        settings: Generation settings.
+        release: The model with its tokenizers, on `device`.
+        question: The inputs.
+        settings: Generation settings; `chunks` is the largest number of chunks of each answer.
         path: The mp4 to write.
         timing: Timing that is filled in during generation.
+        film: A second mp4 to write, which shows both people side by side, with both voices.
+        device: Device of the model.
 
     Yields:
-        Each chunk after it is written.
+        Each chunk of the responder after it is written.
+
+    Raises:
+        QuestionError, MediaError: see `read_question`.
     """
-    clock = release.clock
+    batch, clock = read_question(release, question, device), release.clock
+    if release.thinker is not None:
+        release.thinker.unload()  # its features are computed; generation needs the memory
     timing = timing if timing is not None else Timing()
     timing.chunk = clock.temporal_stride / clock.fps
     sample_rate = clock.sample_rate if release.responder.depth else None
-    chunks = stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings, release.graphs)
-    start = time.perf_counter()
-    with ClipWriter(path, clock.fps, sample_rate) as writer:
-        for chunk in chunks:
-            timing.ready.append(time.perf_counter() - start)
-            frames = to_bytes(chunk.frames[0].transpose(0, 1))
-            writer.write(frames, None if chunk.waveform is None else chunk.waveform[0])
-            yield chunk
+    size = answer_size(release, question.reference)
+    responder, initiator = Screen(clock, read_image(question.reference, size)), Screen(clock)
+    whole = question.listen or len(question.clips) > 1
+    clips = _heard_clips(release, question, size, device)
+    steps = _timed(_talk(release, batch, clips, settings, question.listen), timing)
+    with ExitStack() as files:
+        own = files.enter_context(ClipWriter(path, clock.fps, sample_rate))
+        both = None if film is None else files.enter_context(ClipWriter(film, clock.fps, sample_rate))
+        for heard, said in steps:
+            frames, waveform = responder.show_said(said)
+            if whole or said is not None:
+                own.write(frames, waveform if sample_rate else None)
+            if both is not None:
+                other = initiator.show(heard.frames, heard.waveform) if heard else initiator.show(None, None)
+                mixed = (waveform + other[1]).clamp(-1, 1)
+                both.write(torch.cat([other[0], frames], dim=3), mixed if sample_rate else None)
+            if said is not None:
+                yield said
 
 
-def _encoder(release: Release, size: tuple[int, int]) -> ClipEncoder:
-    """Returns the encoder that cuts clips to chunks as in training and encodes them."""
+def _heard_clips(release: Release, question: Question, size: tuple[int, int], device: torch.device | str) -> Clips:
+    """The chunks of each of the initiator's clips, each read when it is heard; none for a model that does not hear."""
     codec = release.audio_codec if release.responder.depth is not None else None
-    return ClipEncoder(release.video_vae, codec, release.clock.fps, size)
+    return [
+        hear_clip(clip, HeardStream(release.video_vae, codec, release.clock, device), release.clock, size, bool(codec))
+        for clip in (question.clips if release.hears else ())
+    ]
 
 
-def _clip(source: Path | Clip) -> Clip:
-    return source if isinstance(source, Clip) else Clip(source, speaker="")
+def _talk(
+    release: Release, batch: ChunkBatch, clips: Clips, settings: GenerationSettings, listen: bool
+) -> Iterator[Step]:
+    """Starts a conversation, and yields its steps."""
+    parts = (release.responder, release.video_vae, release.audio_codec)
+    own = replace(settings, ends=settings.ends and not listen)
+    conversation = Conversation(*parts, batch, own, release.graphs)
+    yield from full_duplex(conversation, clips, settings.ends) if listen else take_turns(conversation, clips)
+
+
+def _timed(steps: Iterable[Step], timing: Timing) -> Iterator[Step]:
+    """Yields steps, and fills in the timing."""
+    start = time.perf_counter()
+    for step in steps:
+        if step.said is not None:
+            timing.ready.append(time.perf_counter() - start)
+        yield step
+        if step.said is None:
+            start = time.perf_counter() - timing.total
+
+
+def _clip(source: str | Path | Clip) -> Clip:
+    return source if isinstance(source, Clip) else Clip(Path(source), speaker="")

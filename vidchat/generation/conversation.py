@@ -146,6 +146,11 @@ class Conversation:
         """Whether the responder's turn goes on: its last chunk may be followed by another."""
         return self._streams is not None
 
+    @property
+    def end(self) -> Tensor | None:
+        """(B,) probability that the last chunk that was said and read is its turn's last; `None` after a still."""
+        return self._now.state.end
+
     @torch.no_grad()
     def tick(
         self, heard: Chunk | None = None, speaking: bool = True, still: Tensor | None = None

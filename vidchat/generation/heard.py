@@ -1,87 +1,163 @@
-"""Reads and encodes the clip that a model hears, in memory that does not grow with the clip.
-
-Models are trained on turns of some seconds, and all heard chunks stay in the cache. So only the end of a longer clip is
-read (of a voice, its beginning), and a warning says so. The clip is encoded a few chunks at a time if the video
-tokenizer encodes each chunk independently.
-"""
+"""Encodes what a model hears as it arrives, live or from a file, in memory that does not grow with time."""
 
 from __future__ import annotations
 
-import logging
-import math
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vidchat.data.media.read import Media, MediaError, length_of
-from vidchat.data.tokens.encoder import ClipEncoder, Part, Segment, Tokens
-from vidchat.dialogue import Clip
-from vidchat.tokenizers.chunkwise import ChunkwiseVAE
+from vidchat.data.media.audio_check import refuse_broken_audio
+from vidchat.data.media.pixels import from_bytes
+from vidchat.data.media.read import Media, MediaError, length_of, read_audio, stream_frames
+from vidchat.dialogue import ChunkClock, Clip
+from vidchat.model.generation_state import Chunk
+from vidchat.tokenizers.audio import AudioCodec
+from vidchat.tokenizers.video import VideoTokenizer
 
-log = logging.getLogger(__name__)
-MAX_SECONDS = 30
-ANY_LENGTH = 1_000_000  # chunks: more than any clip has
-CHUNKS_AT_ONCE = 16  # number of chunks that are encoded together
-MARGIN = 1.0  # seconds read before the last MAX_SECONDS, because durations in headers are not exact
+MARGIN = 1.0  # seconds of audio read beyond a clip's length, because durations in headers are not exact
 
 
-def read_heard(encoder: ClipEncoder, clip: Clip, part: Part) -> Media:
-    """Reads the complete chunks of a clip, or of its last (or first) `MAX_SECONDS` if it is longer.
+class Heard(NamedTuple):
+    """A chunk that is heard, with the frames and the samples that it encodes.
+
+    Attributes:
+        chunk: The encoded chunk, for B = 1.
+        frames: (4, 3, H, W) uint8.
+        waveform: (samples,) in [-1, 1].
+    """
+
+    chunk: Chunk
+    frames: Tensor
+    waveform: Tensor
+
+
+class HeardStream:
+    """Encodes one person's frames and samples as they arrive.
+
+    Frame 0 and its audio are not heard: chunk 1 is frames 1..4 with their audio, as in training. A codec that looks
+    ahead completes a chunk `delay` seconds after its last sample: 60 ms for the demo's, 0 for EnCodec and Mimi. Live
+    talk waits for it, and so ticks that much later than the chunk ends. (Silence pushed first would save the wait, but
+    would shift the voice against the lips, which no model has seen.)
 
     Args:
-        encoder: Encoder that reads clips at the model's rates.
+        video_vae: The model's video tokenizer.
+        audio_codec: The model's audio codec; `None` for a model without audio.
+        clock: The clock of both.
+        device: Device of the tokenizers.
+    """
+
+    def __init__(
+        self,
+        video_vae: VideoTokenizer,
+        audio_codec: AudioCodec | None,
+        clock: ChunkClock,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._video, self._audio = video_vae.encoder_stream(), audio_codec.encoder_stream() if audio_codec else None
+        self._device, self._codec_frames = device, clock.codec_frames_per_chunk
+        self.delay = audio_codec.look_ahead / clock.sample_rate if audio_codec else 0.0
+        self._latents: deque[Tensor] = deque()  # (1, C, h, w) each, of chunks that wait for their codes
+        self._codes: Tensor | None = None  # (1, n, K), of chunks that wait for their latents
+        self._first = True  # whether frame 0 is still to come
+        self._skip = round(clock.sample_rate / clock.fps)  # samples of frame 0 that are still to come
+
+    def push(self, frames: Tensor, waveform: Tensor) -> list[Chunk]:
+        """Returns the chunks that the next frames and samples complete.
+
+        Args:
+            frames: Frames (n, 3, H, W) uint8, from frame 0 on.
+            waveform: Samples (m,) in [-1, 1], from the instant of frame 0 on; any number, ignored without a codec.
+        """
+        if len(frames):
+            latents = self._video.push(from_bytes(frames.to(self._device)))
+            self._latents.extend(latents.unbind(2)[self._first :])
+            self._first = False
+        heard, self._skip = waveform[self._skip :], max(0, self._skip - len(waveform))
+        if self._audio is not None and len(heard):
+            self._add(self._audio.push(heard.to(self._device)[None]))
+        return self._complete()
+
+    def finish(self) -> list[Chunk]:
+        """Ends the stream; returns the chunks that silence completes."""
+        if self._audio is not None and self._codes is not None:
+            self._add(self._audio.finish())
+        return self._complete()
+
+    def _add(self, codes: Tensor) -> None:
+        self._codes = codes if self._codes is None else torch.cat([self._codes, codes], dim=1)
+
+    def _complete(self) -> list[Chunk]:
+        """Takes out the chunks that have both latents and codes."""
+        chunks = []
+        while self._latents and (self._audio is None or self._has_codes()):
+            codes = None
+            if self._codes is not None:
+                codes, self._codes = self._codes[:, : self._codec_frames], self._codes[:, self._codec_frames :]
+            chunks.append(Chunk(self._latents.popleft(), codes))
+        return chunks
+
+    def _has_codes(self) -> bool:
+        return self._codes is not None and self._codes.shape[1] >= self._codec_frames
+
+
+def hear_clip(
+    clip: Clip, stream: HeardStream, clock: ChunkClock, size: tuple[int, int], audio: bool
+) -> Iterator[Heard]:
+    """Reads a clip of any length and encodes its whole chunks 1..U, one by one.
+
+    They equal those of `ClipEncoder.encode` on the whole clip, except for rounding.
+
+    Args:
         clip: The file, or a span of it.
-        part: `last` for the initiator's clip, `first` for a voice.
+        stream: A new stream.
+        clock: The model's clock.
+        size: (height, width) of its frames.
+        audio: Whether the clip's audio is heard.
 
     Raises:
-        MediaError: the clip cannot be decoded, or is shorter than a chunk.
+        MediaError: The clip cannot be decoded, or is shorter than a chunk.
     """
-    max_chunks = int(MAX_SECONDS * encoder.clock.chunks_per_second)
+    waiting: deque[Media] = deque()
+    for index, piece in enumerate(_pieces(clip, clock, size, audio)):
+        if index:  # frame 0 is not heard
+            waiting.append(piece)
+        for chunk in stream.push(piece.frames, piece.waveform):
+            yield _heard(chunk, waiting.popleft())
+    for chunk in stream.finish():
+        yield _heard(chunk, waiting.popleft())
+
+
+def _heard(chunk: Chunk, media: Media) -> Heard:
+    return Heard(chunk, media.frames, media.waveform)
+
+
+def _pieces(clip: Clip, clock: ChunkClock, size: tuple[int, int], audio: bool) -> Iterator[Media]:
+    """Yields frame 0, and then the frames of each whole chunk, with their audio."""
     seconds = (length_of(clip.path) if clip.end is None else clip.end) - clip.start
-    media = _read_end(encoder, clip, seconds, max_chunks) if part == "last" and seconds > MAX_SECONDS + MARGIN else None
-    if media is None:
-        media = encoder.read(Segment(clip, part, ANY_LENGTH if part == "last" else max_chunks + 1))[0]
-    frames = encoder.clock.frames(max_chunks)
-    seconds = max(seconds, len(media.frames) / encoder.fps)
-    if seconds > MAX_SECONDS + MARGIN:
-        log.warning("%s lasts %.0f s, of which the model hears the %s %d s", clip.path, seconds, part, MAX_SECONDS)
-    if len(media.frames) <= frames:
-        return media
-    samples = encoder.clock.samples(max_chunks)
-    span = slice(-frames, None) if part == "last" else slice(frames)
-    waveform = media.waveform[-samples:] if part == "last" else media.waveform[:samples]
-    return Media(media.frames[span].clone(), waveform.clone(), media.fps, media.sample_rate)
+    waveform, first = _read_audio(clip, max(seconds, 0) + MARGIN, clock, audio), round(clock.sample_rate / clock.fps)
+    with closing(stream_frames(clip, clock.fps, size)) as frames:
+        begin, end, count = 0, first, 1
+        while len(piece := [torch.from_numpy(frame) for frame in islice(frames, count)]) == count:
+            if end > len(waveform):  # the header is wrong
+                waveform = _read_audio(clip, 2 * end / clock.sample_rate, clock, audio)
+            yield Media(torch.stack(piece), waveform[begin:end], clock.fps, clock.sample_rate)
+            begin, end, count = end, end + clock.samples_per_chunk, clock.temporal_stride
+    if begin <= first:
+        raise MediaError(
+            f"{clip.path}: too short, with fewer than {clock.frames(1)} frames at {clock.fps} fps; give a longer clip"
+        )
 
 
-def _read_end(encoder: ClipEncoder, clip: Clip, seconds: float, max_chunks: int) -> Media | None:
-    """Reads only the last `max_chunks` chunks of a clip; returns `None` if it ends earlier than its header says."""
-    skipped = math.floor((seconds - MAX_SECONDS - MARGIN) * encoder.fps) / encoder.fps
-    try:
-        media = encoder.read(Segment(replace(clip, start=clip.start + skipped), "last", max_chunks))[0]
-    except MediaError:
-        return None
-    return media if len(media.frames) == encoder.clock.frames(max_chunks) else None
-
-
-def encode_heard(encoder: ClipEncoder, media: Media, device: torch.device | str) -> Tokens:
-    """Encodes a clip to the latents (T, C, h, w) and the codes (T, F, K) of its chunks 1..T.
-
-    They equal those of `ClipEncoder.encode` without chunk 0 (a frame without audio), except for rounding.
-    """
-    vae = encoder.video_vae
-    if not isinstance(vae, ChunkwiseVAE):
-        tokens = encoder.encode([media], device)[0]
-        return Tokens(tokens.latents[1:], tokens.codes)
-    latents = [
-        _encode_chunks(vae, frames, device) for frames in media.frames[1:].split(CHUNKS_AT_ONCE * vae.temporal_stride)
-    ]
-    codes = encoder.encode_tracks([media], ["codes"], device)[0].get("codes")
-    return Tokens(torch.cat(latents), codes)
-
-
-@torch.inference_mode()
-def _encode_chunks(vae: ChunkwiseVAE, frames: Tensor, device: torch.device | str) -> Tensor:
-    """Encodes frames (n * temporal_stride, 3, H, W) uint8 after frame 0 to the latents (n, C, h, w) of their chunks."""
-    chunks = (frames.to(device).float() / 127.5 - 1).unflatten(0, (-1, vae.temporal_stride))
-    return vae.normalise(vae.encode_chunks(chunks)).float().cpu().clone()
+def _read_audio(clip: Clip, seconds: float, clock: ChunkClock, audio: bool) -> Tensor:
+    """Reads the first seconds of a clip's audio; silence if it is not heard."""
+    length = round(seconds * clock.sample_rate)
+    if not audio:
+        return torch.zeros(length)
+    waveform = torch.from_numpy(read_audio(clip, length, clock.sample_rate))
+    refuse_broken_audio(Media(torch.empty(0), waveform, clock.fps, clock.sample_rate), clip.path)
+    return waveform

@@ -33,29 +33,28 @@ def check_groups(settings: Any) -> None:
             raise QuestionError(f"{group}={node} must be a group of values; give them by name, e.g. {group}.NAME=VALUE")
 
 
-def check_output(output: Path, inputs: Iterable[Path]) -> None:
+def check_output(output: Path, inputs: Iterable[Path], name: str = "output") -> None:
     """Checks, before an answer is generated, that it can be written.
 
     Args:
         output: The mp4 to write.
-        inputs: Input files, which must not be overwritten.
+        inputs: Files that must not be overwritten.
+        name: Name of `output` in messages.
 
     Raises:
         QuestionError: `output` is a folder, is not an mp4, is one of the inputs, or cannot be written.
     """
     if "\0" in str(output) or len(os.fsencode(output.name)) > MAX_NAME_BYTES:
-        raise QuestionError(f"output={str(output)[:80]!r}... is not a possible file name; give a shorter one")
+        raise QuestionError(f"{name}={str(output)[:80]!r}... is not a possible file name; give a shorter one")
     if output.is_dir():
-        raise QuestionError(f"output={output} is a folder; give the file to write, e.g. output={output / 'answer.mp4'}")
+        raise QuestionError(f"{name}={output} is a folder; give the file to write, e.g. {name}={output / 'answer.mp4'}")
     if output.suffix.lower() != ".mp4":
-        raise QuestionError(f"output={output} must end in .mp4, since answers are mp4 files; give another name")
+        raise QuestionError(f"{name}={output} must end in .mp4, since answers are mp4 files; give another name")
     for path in inputs:
         if _same(output, path):
-            raise QuestionError(
-                f"output={output} is the input {path} itself, which would be overwritten; give another name"
-            )
+            raise QuestionError(f"{name}={output} is {path} itself, which would be overwritten; give another name")
     if output.exists() and not output.is_file():
-        raise QuestionError(f"output={output} is not a regular file; give another name")
+        raise QuestionError(f"{name}={output} is not a regular file; give another name")
     check_folder(output.parent)
 
 

@@ -22,10 +22,9 @@ from vidchat.generation.answer import (
     Timing,
     answer,
     check_question,
-    read_question,
 )
+from vidchat.generation.conversation import GenerationSettings
 from vidchat.generation.request import check_output
-from vidchat.generation.stream import GenerationSettings
 from vidchat.model.precision import supports_bf16, to_bf16
 from vidchat.release import Release
 from vidchat.runtime.atomic import write_text
@@ -34,7 +33,7 @@ from vidchat.runtime.errors import user_message
 from vidchat.runtime.threads import choose_threads
 
 log = logging.getLogger(__name__)
-DEFAULT_SECONDS = 4.0
+DEFAULT_SECONDS = 30.0  # longest answer
 
 
 def choose_device(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
@@ -71,7 +70,11 @@ def move(release: Release, device: str, precision: str = "fp32") -> None:
 
 
 def generation_settings(
-    release: Release, window: int = 64, seed: int = 0, sampling: Mapping[str, Any] | None = None
+    release: Release,
+    window: int | None = None,
+    seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
+    ends: bool = True,
 ) -> GenerationSettings:
     """Returns generation settings with the release's own sampling, overridden by the values in `sampling`.
 
@@ -80,16 +83,11 @@ def generation_settings(
     Raises:
         ValueError: a setting is out of its range.
     """
-    return GenerationSettings(1, window, seed, release.responder.sampling.changed(sampling or {}))
+    return GenerationSettings(1, window, seed, release.responder.sampling.changed(sampling or {}), ends)
 
 
-def chunk_count(release: Release, seconds: float | None, heard_chunks: int = 0) -> int:
-    """Returns T, the number of chunks of an answer that lasts `seconds`.
-
-    Without `seconds` it is the number of heard chunks, or 4 s if nothing is heard.
-    """
-    if seconds is None and heard_chunks:
-        return heard_chunks
+def chunk_count(release: Release, seconds: float | None) -> int:
+    """Returns T, the number of chunks of an answer that lasts `seconds`, by default `DEFAULT_SECONDS`."""
     seconds = DEFAULT_SECONDS if seconds is None else seconds
     # 1e-6: a product that should be a whole number may be slightly larger.
     return max(1, math.ceil(seconds * release.clock.chunks_per_second - 1e-6))
@@ -101,27 +99,25 @@ def respond(
     output: Path,
     settings: GenerationSettings,
     seconds: float | None = None,
+    film: Path | None = None,
     device: str = "cpu",
 ) -> Timing:
-    """Answers one question into an mp4; returns the timing.
+    """Answers a question, or the questions of one conversation, into an mp4; returns the timing.
 
     Args:
         release: The model, on `device`.
         question: The inputs.
-        output: The mp4 to write.
+        output: The mp4 to write, see `answer`.
         settings: Generation settings; their number of chunks is ignored.
-        seconds: Length of the answer; `None` is the length of the heard clip, or 4 s.
+        seconds: Length at which an answer stops that does not end before; `None` is `DEFAULT_SECONDS`.
+        film: A second mp4 to write, which shows both people.
         device: Device of the model.
 
     Raises:
         QuestionError, MediaError: see `read_question`.
     """
-    batch = read_question(release, question, device)
-    if release.thinker is not None:
-        release.thinker.unload()  # its features are computed; generation needs the memory
-    heard_chunks = 0 if batch.turn_latents is None else batch.turn_latents.shape[1]
-    settings, timing = replace(settings, chunks=chunk_count(release, seconds, heard_chunks)), Timing()
-    for _ in track(answer(release, batch, settings, output, timing), "answering", total=settings.chunks):
+    settings, timing = replace(settings, chunks=chunk_count(release, seconds)), Timing()
+    for _ in track(answer(release, question, settings, output, timing, film, device), "answering"):
         pass
     return timing
 
@@ -182,8 +178,7 @@ def _respond_to_pair(release: Release, pair: Pair, clip: Path, settings: Generat
     question = Question(pair.reference, pair.initiator, pair.truth.text if takes_text else None)
     check_output(clip, [])
     check_question(release, question)
-    batch, timing = read_question(release, question, device), Timing()
-    settings = replace(settings, chunks=chunk_count(release, pair.answer_seconds))
-    for _ in answer(release, batch, settings, clip, timing):
+    settings, timing = replace(settings, chunks=chunk_count(release, pair.answer_seconds), ends=False), Timing()
+    for _ in answer(release, question, settings, clip, timing, device=device):
         pass
     return timing

@@ -107,6 +107,8 @@ class KeyValueCache(Cache):
         for forgotten in range(step - count + 1, step + 1):
             self._present[:, self._slot(forgotten)] = False
             self._visible[:, self._slot(forgotten)] = False
+        if step <= self.slots:  # the ring has not been full, so that as many keys are read as if nothing had happened
+            self._extent = self.pinned + (step - count) * self.slot
         for seen in range(max(1, step - count - self.window), min(step - self.window, step - count + 1)):
             self._visible[:, self._slot(seen)] = self._present[:, self._slot(seen)]
 

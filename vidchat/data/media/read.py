@@ -52,6 +52,7 @@ __all__ = [
     "read_audio",
     "read_clip",
     "read_image",
+    "stream_frames",
     "write_clip",
 ]
 
@@ -109,7 +110,7 @@ def read_clip(
         with open_media(clip.path) as container:
             stream_of(container, "audio", clip.path)  # fails before the slow decoding of frames
     origin = start_time(clip.path)
-    frames, first = _read_frames(clip, origin, fps, size, max_seconds, last)
+    frames, first = _read_frames(clip, fps, size, max_seconds, last)
     length = round(len(frames) * sample_rate / fps)
     if audio:
         # Frame 1 of the kept frames begins on the same sample as in the full clip.
@@ -133,26 +134,40 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
 
 
 def _read_frames(
-    clip: Clip, origin: float, fps: int, size: tuple[int, int], max_seconds: float | None, last: int | None
+    clip: Clip, fps: int, size: tuple[int, int], max_seconds: float | None, last: int | None
 ) -> tuple[np.ndarray, int]:
     """Returns the frames shown at the instants i / fps of the span, (N, 3, H, W) uint8, and i of the first of them."""
-    reformatter, previous, count, frames = VideoReformatter(), None, 0, deque[Any](maxlen=last)
+    frames, count = deque[Any](maxlen=last), 0
     most = min(MOST_SECONDS * fps, MOST_BYTES // (3 * size[0] * size[1]))
-    with explained(clip.path), closing(_shown(clip, origin, fps, max_seconds)) as decoded:
-        for frame, stream in decoded:
-            if frame is not previous:
-                pixels = cover(frame, size, pixel_aspect(stream), reformatter)
+    with closing(stream_frames(clip, fps, size, max_seconds)) as decoded:
+        for pixels in decoded:
             frames.append(pixels)
-            previous, count = frame, count + 1
+            count += 1
             if len(frames) > most or count > MOST_SECONDS * fps:
                 raise MediaError(
                     f"{clip.path}: is longer than {most / fps:.0f} s, the limit of one read at {fps} fps and "
                     f"{size[0]}x{size[1]}; give a span (start and end), or cut the file"
                 )
-    if not frames:
-        raise _too_short(clip)
     first = count - len(frames)
     return _stacked(frames), first
+
+
+def stream_frames(
+    clip: Clip, fps: int, size: tuple[int, int], max_seconds: float | None = None
+) -> Generator[np.ndarray, None, None]:
+    """Yields the frames of a clip one by one, as `read_clip` returns them: (3, H, W) uint8.
+
+    A frame that is shown twice is yielded twice. The arguments and errors are those of `read_clip`.
+    """
+    reformatter, previous = VideoReformatter(), None
+    with explained(clip.path), closing(_shown(clip, start_time(clip.path), fps, max_seconds)) as decoded:
+        for frame, stream in decoded:
+            if frame is not previous:
+                pixels = cover(frame, size, pixel_aspect(stream), reformatter)
+            yield pixels
+            previous = frame
+    if previous is None:
+        raise _too_short(clip)
 
 
 def _stacked(frames: deque[Any]) -> np.ndarray:

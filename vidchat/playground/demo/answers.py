@@ -16,8 +16,8 @@ from vidchat.bench.spoken_distance import Floats, cepstra
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.dialogue import Clip, Dialogue
-from vidchat.generation.answer import Question, Timing, answer, read_question
-from vidchat.generation.stream import GenerationSettings
+from vidchat.generation.answer import Question, Timing, answer
+from vidchat.generation.conversation import GenerationSettings
 from vidchat.playground.demo.measure import MouthReader, Scores, score
 from vidchat.playground.people.render import candidate_waveforms
 from vidchat.playground.people.script import Case
@@ -139,11 +139,11 @@ class Answers:
         for index, dialogue in enumerate(track(self.test, f"answers, {name}")):
             assert dialogue.question is not None
             chunks = release.clock.chunks(dialogue.answer.truth["pictures"])
-            batch = read_question(release, Question(reference=dialogue.answer.path, initiator=dialogue.question.path))
+            question = Question(reference=dialogue.answer.path, initiator=dialogue.question.path)
             sampling = release.responder.sampling.changed(self.sampling)
             settings = GenerationSettings(chunks=chunks, seed=index, sampling=sampling)
             timing = Timing()
-            answer_chunks = list(answer(release, batch, settings, self._path(name, dialogue), timing))
+            answer_chunks = list(answer(release, question, settings, self._path(name, dialogue), timing))
             self.timings[name].append(timing)
             frames = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in answer_chunks])
             audio = torch.cat([chunk.waveform[0] for chunk in answer_chunks if chunk.waveform is not None])

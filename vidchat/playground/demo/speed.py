@@ -17,6 +17,7 @@ from vidchat.bench.spoken_distance import cepstra, nearest_sentence
 from vidchat.data.media.pixels import from_bytes
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip, Dialogue
+from vidchat.layout import TurnSpan, lay_out
 from vidchat.model.responder import Responder
 from vidchat.playground.people.cast import plan_dialogues
 from vidchat.playground.people.render import RenderSettings, candidate_waveforms, render_dialogue
@@ -97,18 +98,23 @@ def random_batch(release: Release) -> ChunkBatch:
     codes = release.responder.code_shape
     assert codes is not None
     generator = torch.Generator().manual_seed(0)
+    layout = lay_out([TurnSpan("initiator", CHUNKS), TurnSpan("responder", CHUNKS)])
+    said, heard = (torch.tensor([place.step for place in places]) for places in (layout.said, layout.heard))
+    stills = torch.tensor([place.chunk == 0 for place in layout.said]).expand(BATCH, -1)
 
-    def latents(chunks: int) -> torch.Tensor:
-        return torch.randn(BATCH, chunks, channels, height, width, generator=generator)
+    def latents(columns: int) -> torch.Tensor:
+        return torch.randn(BATCH, columns, channels, height, width, generator=generator)
 
-    def random_codes() -> torch.Tensor:
-        shape = (BATCH, CHUNKS, codes.codec_frames, codes.codebooks)
+    def random_codes(columns: int) -> torch.Tensor:
+        shape = (BATCH, columns, codes.codec_frames, codes.codebooks)
         return torch.randint(codes.vocabulary, shape, generator=generator)
 
-    mask = torch.ones(BATCH, CHUNKS, dtype=torch.bool)
+    audible = torch.ones(BATCH, len(heard), dtype=torch.bool)
     return ChunkBatch(
-        latents(CHUNKS + 1), mask, codes=random_codes(), turn_latents=latents(CHUNKS),
-        turn_codes=random_codes(), turn_roles=torch.zeros(BATCH, CHUNKS, dtype=torch.long), turn_mask=mask,
+        latents(len(said)), said.expand(BATCH, -1), stills, torch.ones_like(stills), random_codes(len(said)),
+        ends=torch.zeros_like(stills, dtype=torch.long), heard_latents=latents(len(heard)),
+        heard_codes=random_codes(len(heard)), heard_steps=heard.expand(BATCH, -1), heard_video=audible,
+        heard_audio=audible,
     )  # fmt: skip
 
 
