@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from tests.batches import answers
 from vidchat.batch import ChunkBatch
 from vidchat.cli import train as train_script
 from vidchat.profiling.describe import Described, build
@@ -47,7 +48,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def meta_batch(model: Any, rows: int, columns: int) -> ChunkBatch:
-    """Two chunks asked and two answered, without memory."""
+    """Two chunks heard and two said, without values."""
 
     def latents(chunks: int) -> torch.Tensor:
         return torch.empty(1, chunks, model.latent.channels, rows, columns, device="meta")
@@ -57,11 +58,7 @@ def meta_batch(model: Any, rows: int, columns: int) -> ChunkBatch:
         size = (1, chunks, shape.codec_frames, shape.codebooks) if shape else None
         return None if size is None else torch.zeros(size, dtype=torch.long, device="meta")
 
-    ones = torch.ones(1, 2, dtype=torch.bool, device="meta")
-    return ChunkBatch(
-        latents(3), ones, codes(2), turn_latents=latents(2), turn_codes=codes(2),
-        turn_roles=torch.zeros(1, 2, dtype=torch.long, device="meta"), turn_mask=ones,
-    )  # fmt: skip
+    return answers(latents(3), codes(2), heard_latents=latents(2), heard_codes=codes(2))
 
 
 @pytest.mark.parametrize(("video", "audio"), zip(VIDEO, itertools.cycle(AUDIO)))
@@ -77,7 +74,7 @@ def test_every_tokenizer_of_the_docs_goes_with_the_base_model(video: str, audio:
         grid = latent_grid(size, vae, model.patch, model.ratio)
         with torch.no_grad():
             hidden = model.train().run_backbone(meta_batch(model, *grid))
-        assert hidden.shape == (1, 2, 360 + model.codec_frames, 1024), "a backbone's token is 32 x 32 pixels with each"
+        assert hidden.shape == (1, 4, 360 + model.codec_frames, 1024), "a backbone's token is 32 x 32 pixels with each"
         assert hidden.is_meta
 
 

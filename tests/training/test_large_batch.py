@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import vidchat.model.masked as masked
+from tests import batches as made
 from tests.generation.conftest import CONDITION, MODEL
 from tests.modules import responder_module
 from tests.training.fakes import make_trainer
@@ -57,7 +58,7 @@ def answers(*lengths: int) -> ChunkBatch:
     latents, mask = pad([torch.randn(n + 1, 4, 2, 2, generator=g) for n, g in zip(lengths, drawn, strict=True)])
     codes = pad([torch.randint(16, (n, 8, 2), generator=g) for n, g in zip(lengths, drawn, strict=True)])[0]
     words = torch.ones(len(lengths), 3, dtype=torch.long)
-    return ChunkBatch(latents, mask[:, 1:], codes, conditions={"text": ConditionValues(words, words.bool())})
+    return made.answers(latents, codes, mask[:, 1:], conditions={"text": ConditionValues(words, words.bool())})
 
 
 class Gradient(L.Callback):

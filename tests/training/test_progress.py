@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vidchat.batch import ChunkBatch
+from tests.batches import answers
 from vidchat.training.progress import StepLines, Throughput
 
 
@@ -28,7 +28,7 @@ def test_rates_count_steps_chunks_and_waiting_but_no_validation(monkeypatch: pyt
     clock, logged, speed = Clock(monkeypatch), [], Throughput()
     run, module = trainer(world_size=3), SimpleNamespace(log_dict=lambda rates, **_: logged.append(rates))
     mask = torch.tensor([[True, True], [True, False]])
-    batch = ChunkBatch(torch.zeros(2, 3, 1, 1, 1), mask)
+    batch = answers(torch.zeros(2, 3, 1, 1, 1), mask=mask, heard_latents=torch.zeros(2, 4, 1, 1, 1))
     for micro in range(4):
         clock.now += 2.0
         speed.on_train_batch_start(run, module, batch, micro)

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import vidchat.training.samples as samples_module
+from tests import batches
 from tests.generation.conftest import CONDITION, MODEL, SHAPE
 from tests.modules import responder_module
 from tests.tiny_thinker import tiny_tokenizer
@@ -43,11 +44,8 @@ def module(tools: tuple[StackedVAE, StftCodec]) -> ResponderModule:
 
 
 def batch() -> ChunkBatch:
-    ones = torch.ones(2, 3, dtype=torch.bool)
-    return ChunkBatch(
-        latents=torch.randn(2, 4, 4, 2, 2), chunk_mask=ones, codes=torch.randint(16, (2, 3, 8, 2)),
-        conditions={"text": ConditionValues(torch.randint(256, (2, 3)), ones)},
-    )  # fmt: skip
+    text = ConditionValues(torch.randint(256, (2, 3)), torch.ones(2, 3, dtype=torch.bool))
+    return batches.answers(torch.randn(2, 4, 4, 2, 2), torch.randint(16, (2, 3, 8, 2)), conditions={"text": text})
 
 
 def move_away(module: ResponderModule) -> None:

@@ -19,6 +19,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from tests import batches
 from tests.generation.conftest import CONDITION, MODEL
 from tests.modules import responder_module
 from vidchat.batch import ChunkBatch, ConditionValues
@@ -54,15 +55,12 @@ def answers(dyadic: bool, draws: list[Draw]) -> ChunkBatch:
     lengths = [LENGTHS[item] for item, _ in draws]
     latents, mask = pad([torch.randn(t + 1, 4, 2, 2, generator=g) for t, g in zip(lengths, drawn, strict=True)])
     codes = pad([torch.randint(16, (t, 8, 2), generator=g) for t, g in zip(lengths, drawn, strict=True)])[0]
-    batch = ChunkBatch(latents, mask[:, 1:], codes)
     texts = [torch.randint(256, (t,), generator=g) for t, g in zip(lengths, drawn, strict=True)]
-    batch.conditions["text"] = ConditionValues(*pad(texts))
+    conditions, heard_latents, heard_codes = {"text": ConditionValues(*pad(texts))}, None, None
     if dyadic:
-        turns = [torch.randn(2, 4, 2, 2, generator=g) for g in drawn]
-        batch.turn_latents, batch.turn_mask = pad(turns)
-        batch.turn_codes = torch.stack([torch.randint(16, (2, 8, 2), generator=g) for g in drawn])
-        batch.turn_roles = torch.zeros(len(draws), 2, dtype=torch.long)
-    return batch
+        heard_latents = torch.stack([torch.randn(2, 4, 2, 2, generator=g) for g in drawn])
+        heard_codes = torch.stack([torch.randint(16, (2, 8, 2), generator=g) for g in drawn])
+    return batches.answers(latents, codes, mask[:, 1:], heard_latents, heard_codes, conditions)
 
 
 def frames(draws: list[Draw]) -> dict[str, Tensor]:

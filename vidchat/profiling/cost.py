@@ -150,23 +150,32 @@ def training_work(model: Responder, work: Workload) -> dict[str, Work]:
     return {name: part * both for name, part in forward.items()}
 
 
-def generation_work(model: Responder, work: Workload, heard: bool = False) -> dict[str, Work]:
+def generation_work(model: Responder, work: Workload) -> dict[str, dict[str, Work]]:
     """Returns the work of one generated chunk by submodule: a step is read after a full window, the next chunk drawn.
 
     Args:
         model: Responder on any device.
         work: Window, sets and flow steps.
-        heard: Whether the step has a heard chunk beside the said one.
+
+    Returns:
+        The work by what the step reads: `said`, and `heard_and_said` for a model that hears.
     """
     model = _on_meta(model).eval()
     scale = 2.0 if work.guided else 1.0
     sampling = model.sampling.changed({"sets": work.sets, "flow_steps": work.flow_steps, "guidance": scale})
-    state, codes = _full_state(model, work), _codes(model, 1)
-    said = Chunk(state.reference, codes)
+    state = _full_state(model, work)
+    said, states = Chunk(state.reference, _codes(model, 1)), [state]
+
+    def read(heard: Chunk | None) -> dict[str, Work]:
+        return count(model, lambda: states.append(model.read_step(state, said, heard)))
+
     with torch.no_grad():
-        return count(
-            model, lambda: model.generate_chunk(model.read_step(state, said, said if heard else None), sampling)
-        )
+        reads = {"said": read(None)} | ({"heard_and_said": read(said)} if model.conditions.hears else {})
+        drawn = count(model, lambda: model.generate_chunk(states[-1], sampling))
+    return {
+        kind: {name: parts.get(name, Work()) + drawn.get(name, Work()) for name in parts | drawn}
+        for kind, parts in reads.items()
+    }
 
 
 def _on_meta(model: Responder) -> Responder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from vidchat.profiling.cost import (
     parameters,
     training_work,
 )
+from vidchat.profiling.count import Work
 from vidchat.profiling.memory import peak_training_bytes, training_bytes
 from vidchat.profiling.meta import build_without_memory, check_size, latent_grid
 from vidchat.registry import to_names
@@ -93,7 +94,8 @@ def build(settings: Described, overrides: Sequence[str] = ()) -> tuple[Responder
         HydraException: A model, tokenizer or key does not exist.
     """
     config = _config(settings, overrides)
-    config.condition.update({"initiator": settings.heard > 0, "text": "answer" if settings.text else None})
+    text = "answer" if settings.text else None
+    config.condition.update({"initiator": settings.heard > 0, "text": text, "caption": False})
     vae, codec = layouts(config)
     check_size(settings.size, vae)
     grid = latent_grid(settings.size, vae, config.model.get("patch", 1), config.model.get("ratio", 1))
@@ -131,14 +133,12 @@ def measure(model: Responder, work: Workload, gpu: str) -> dict[str, Any]:
         The parameters of each part; `training`, the costs of a step by branch; `generation`, the costs of a chunk by
         what its step reads: `said`, or `heard_and_said`.
     """
-    hears = model.conditions.hears and work.heard > 0
-    branches, kinds = (BRANCHES, (False, True)) if hears else (BRANCHES[:1], (False,))
+    branches = BRANCHES if model.conditions.hears and work.heard else BRANCHES[:1]
+    device = DEVICES[gpu]
     return {
         "parameters": parameters(model),
-        "training": {branch: _training(model, replace(work, branch=branch), DEVICES[gpu]) for branch in branches},
-        "generation": {
-            "heard_and_said" if heard else "said": _generation(model, work, heard, DEVICES[gpu]) for heard in kinds
-        },
+        "training": {branch: _training(model, replace(work, branch=branch), device) for branch in branches},
+        "generation": {kind: _generation(parts, device) for kind, parts in generation_work(model, work).items()},
     }
 
 
@@ -158,9 +158,8 @@ def _training(model: Responder, work: Workload, device: Device) -> dict[str, Any
     }
 
 
-def _generation(model: Responder, work: Workload, heard: bool, device: Device) -> dict[str, Any]:
+def _generation(parts: Mapping[str, Work], device: Device) -> dict[str, Any]:
     """Returns the costs of a generated chunk by part."""
-    parts = generation_work(model, work, heard)
     return {
         "flops": {name: part.flops for name, part in parts.items()},
         "bytes": {name: BF16 * part.values for name, part in parts.items()},

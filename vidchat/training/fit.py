@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,20 +60,22 @@ def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, i
         return
     device, memory = device_and_memory
     condition, data = config["condition"], config["data"]
-    turns = int(bool(condition["initiator"]))
     chunks, text = data["max_chunks"], TEXT * bool(condition.get("text"))
-    work = Workload(grid, chunks, turns * chunks, text, data["batch_size"])
+    said, heard = chunks, (condition.get("max_turn_chunks") or chunks) * bool(condition["initiator"])
+    if "multi_turn" in (config["stage"].get("branch") or ()) and data.get("max_steps"):
+        said = max(said, data["max_steps"] // 2)
+        heard = max(heard, data["max_steps"] // 2) * bool(heard)
+    work = Workload(grid, said, heard, text=text, batch=data["batch_size"])
     average = bool((config["stage"].get("optimizer") or {}).get("ema_decay"))
 
     def needed(batch: int, recompute: bool = False) -> float:
         width = FULL if str(config["trainer"]["precision"]).startswith("32") else 2
-        step = Workload(grid, work.chunks, work.turns, text, batch)
-        return MARGIN * peak_training_bytes(model, step, width, average, recompute)
+        return MARGIN * peak_training_bytes(model, replace(work, batch=batch), width, average, recompute)
 
     if needed(work.batch) <= memory:
         return
     raise FitError(
-        f"a training step of {work.batch} answers of {chunks} chunks at {data['size'][0]}x{data['size'][1]} takes "
+        f"a training step of {work.batch} answers of {said} chunks at {data['size'][0]}x{data['size'][1]} takes "
         f"about {needed(work.batch) / 1e9:.0f} GB and {device} has {memory / 1e9:.0f}; lower data.batch_size (1 takes "
         f"{needed(1) / 1e9:.0f} GB, {needed(1, recompute=True) / 1e9:.0f} if model.backbone.recompute, "
         "model.spatial.recompute and model.depth.recompute are true), data.max_chunks, data.size or "
