@@ -151,7 +151,7 @@ def test_a_pass_of_training_hides_what_was_drawn(make_responder, make_batch):
     assert torch.equal(deaf[1, 0], kept[1, 0]), "step 0, before anything is heard"
     assert not torch.isclose(deaf[1, 1:], kept[1, 1:]).all(-1).any()
     assert all(conditions.all() for conditions, _ in seen)
-    assert [steps.sum(1).tolist() for _, steps in seen] == [[80, 80], [80, 80], [80, 80 - 3 * 5]]
+    assert [steps.sum(1).tolist() for _, steps in seen] == [[71, 71], [71, 71], [71, 71 - 3 * 5]]
 
 
 def test_equal_scores_have_different_tokens(make_responder, make_batch):
