@@ -11,6 +11,7 @@ from vidchat.conditions.node import read_conditions
 from vidchat.layout import TurnSpan, lay_out
 from vidchat.model.chunks import CodeShape, LatentShape, TokenShapes
 from vidchat.model.flow import FlowShape
+from vidchat.model.generation_state import Chunk, GenerationState
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
 
@@ -33,6 +34,19 @@ def change(batch: ChunkBatch, name: str, below: int) -> None:
     value = getattr(batch, name) if condition is None else condition.values
     changed = (value + 1) % below if value.dtype == torch.long else value + 1
     setattr(condition or batch, "values" if condition else name, changed)
+
+
+def single(chunks: int, less: int = 0) -> list[list[TurnSpan]]:
+    """Turns of two dialogues in which only the responder speaks, in the second for fewer chunks."""
+    return [[TurnSpan("responder", chunks)], [TurnSpan("responder", chunks - less)]]
+
+
+def read_said(
+    model: Responder, state: GenerationState, batch: ChunkBatch, column: int, *noise: object
+) -> GenerationState:
+    """Reads a said chunk of a batch as the next step."""
+    codes = None if batch.codes is None or model.depth is None else batch.codes[:, column]
+    return model.read_step(state, Chunk(batch.latents[:, column], codes), None, *noise)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
@@ -18,13 +20,41 @@ def draw(size: int, tokens: int, heads: int = 4, groups: int = 2) -> tuple[torch
 
 
 def layout(tokens: int, hidden: bool) -> BlockCausal:
-    """Text token by token, then chunks of 17. Some text, one chunk, and the start of one sample are hidden."""
-    text = min(10, tokens)
-    chunks = text + torch.arange(tokens - text) // 17
+    """Text token by token, then steps of 17 tokens; of 17 and 5 in turn; and of 40: each sample has its own.
+
+    Some text, one step, and the start of one sample are hidden.
+    """
+    text, after = min(10, tokens), torch.arange(max(0, tokens - 10))
+    steps = torch.stack([after // 17, after // 22 * 2 + (after % 22 >= 17), after // 40])
     visible = torch.ones(3, tokens, dtype=torch.bool)
     if hidden:
         visible[1, 5:8] = visible[1, 27:44] = visible[2, :61] = False
-    return BlockCausal(torch.cat([torch.arange(text), chunks]), visible)
+    return BlockCausal(torch.cat([torch.arange(text).expand(3, -1), text + steps], dim=1), visible)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> BlockCausal:
+    """Two or three samples of up to 200 tokens in steps of random sizes, some of whose tokens are hidden."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 32)))
+    tokens, samples = draw(st.integers(1, 200)), draw(st.integers(1, 3))
+    changes = torch.rand(samples, tokens, generator=generator) < draw(st.sampled_from([0.02, 0.2, 0.9]))
+    visible = torch.rand(samples, tokens, generator=generator) < draw(st.sampled_from([0.5, 0.95, 1.0]))
+    jumps = torch.randint(1, 4, (samples, tokens), generator=generator)  # a step may have no tokens
+    return BlockCausal((changes * jumps).cumsum(1), visible)
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(layouts(), st.data())
+def test_random_layouts_are_the_dense_mask_by_every_backend(mask: BlockCausal, data: st.DataObject) -> None:
+    samples, tokens = mask.visible.shape
+    queries = data.draw(st.integers(1, tokens))
+    heads, keys, values = (x.detach() for x in draw(samples, tokens))
+    visible = mask.visible[:, None, -queries:, None]
+    expected = attend(heads, keys, values, mask, backend="dense")[:, :, -queries:]
+    for backend in ("spans", "flex"):
+        ours = attend(heads[:, :, -queries:], keys, values, mask, backend=backend)
+        torch.testing.assert_close(ours * visible, expected * visible, atol=1e-5, rtol=1e-5, msg=backend)
+    same_tiles(mask.flex(queries), tokens, queries, samples)
 
 
 def run(mask: BlockCausal, backend: str, tokens: int) -> list[torch.Tensor]:
@@ -61,8 +91,8 @@ def test_tiles_are_those_of_create_block_mask(tokens, queries, hidden):
     same_tiles(layout(tokens, hidden).flex(queries), tokens, queries)
 
 
-def same_tiles(ours: BlockMask, tokens: int, queries: int) -> None:
-    theirs = create_block_mask(ours.mask_mod, 3, None, queries, tokens, device="cpu")
+def same_tiles(ours: BlockMask, tokens: int, queries: int, samples: int = 3) -> None:
+    theirs = create_block_mask(ours.mask_mod, samples, None, queries, tokens, device="cpu")
     assert ours.seq_lengths == theirs.seq_lengths
     for part in ("kv", "full_kv", "q", "full_q"):
         counts, order, expected = (
@@ -83,7 +113,7 @@ def separate_queries(tokens: int, hidden: bool) -> BlockCausal:
     visible = torch.ones(3, len(blocks), dtype=torch.bool)
     if hidden:
         visible[1, 5:9] = visible[2, 41:60] = False
-    return BlockCausal(blocks, visible, queries=sets)
+    return BlockCausal(blocks[None], visible, queries=sets[None])
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -91,8 +121,8 @@ def separate_queries(tokens: int, hidden: bool) -> BlockCausal:
 def test_queries_that_are_not_keys(tokens, hidden):
     """Each set sees the context and the sets before its own, by every backend, with its gradients."""
     mask = separate_queries(tokens, hidden)
-    keys, results = len(mask.blocks), {}
-    earlier = mask.queries[:, None] >= mask.blocks
+    keys, results = mask.blocks.shape[1], {}
+    earlier = mask.queries[0, :, None] >= mask.blocks[0]
     assert torch.equal(mask.dense()[:, 0], earlier & mask.visible[:, None]), "no token sees itself"
     for backend in ("dense", "spans"):
         inputs = draw(3, tokens)[:1] + draw(3, keys)[1:]
@@ -133,7 +163,8 @@ def test_attention_equals_its_definition():
     for sample, head, query in [(0, 0, 0), (0, 3, 59), (1, 1, 30), (1, 2, 59), (2, 0, 59)]:
         if not visible[sample][query]:
             continue
-        seen = [j for j in range(60) if blocks[j] <= blocks[query] and visible[sample][j]]
+        own = blocks[sample]
+        seen = [j for j in range(60) if own[j] <= own[query] and visible[sample][j]]
         scores = torch.tensor(k[sample, head // 2, seen] @ q[sample, head, query]) / 8**0.5
         expected = scores.softmax(0) @ torch.tensor(v[sample, head // 2, seen])
         torch.testing.assert_close(ours[sample, head, query].double(), expected, atol=1e-6, rtol=1e-5)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3Model
 
-from tests.model.conftest import CODES, LATENT, shape
+from tests.model.conftest import CODES, shape
 from vidchat.model.cache import Cache, KeyValueCache
-from vidchat.model.chunks import PatchUpsample, chunk_positions, patchify, unpatchify
 from vidchat.model.depth import CodeSampling, DepthTransformer, sample_code
 from vidchat.model.flow import FlowHead, FlowShape
 from vidchat.model.mask import BlockCausal
@@ -35,31 +34,11 @@ def test_on_pure_text_the_backbone_is_qwen3():
     ours.load_state_dict(weights)
     ids = torch.randint(50, (2, 9))
     positions = torch.arange(9).float()[None, :, None].expand(2, -1, 3)
-    mask = BlockCausal(torch.arange(9), torch.ones(2, 9, dtype=torch.bool))
+    mask = BlockCausal(torch.arange(9)[None], torch.ones(2, 9, dtype=torch.bool))
     with torch.no_grad():
         expected = theirs(ids).last_hidden_state
         torch.testing.assert_close(ours(embed[ids], positions, mask), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ours(embed[ids], positions, causal=True), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_positions_count_real_time():
-    grid = chunk_positions(torch.tensor([10.0]), torch.arange(3), (2, 2), LATENT, codec_frames=4)
-    assert grid.shape == (1, 3, 8, 3)
-    assert grid[0, :, 0, 0].tolist() == [10, 14, 18], "a latent frame ends with its last frame, 4 steps apart"
-    assert grid[0, 1, 4:, 0].tolist() == [11, 12, 13, 14], "codec frames end 40 ms apart, the last with the frame"
-    assert grid[0, 0, :4, 1:].tolist() == [[10, 10], [10, 11], [11, 10], [11, 11]]
-
-
-def test_patchify_round_trip_and_upsampled_tokens_keep_their_positions():
-    latents = torch.randn(2, 3, 5, 4, 6)
-    assert torch.equal(unpatchify(patchify(latents, 2), 2, 2, 3), latents)
-    upsample = PatchUpsample(1, 1, 2)
-    torch.nn.init.ones_(upsample.project.weight)
-    torch.nn.init.zeros_(upsample.project.bias)
-    coarse = torch.arange(6.0).view(1, 6, 1)
-    fine = upsample(coarse, (2, 3)).view(4, 6)
-    assert torch.equal(fine[::2, ::2], coarse.view(2, 3))
-    assert torch.equal(fine[1::2, 1::2], coarse.view(2, 3))
 
 
 def test_depth_sampling_follows_its_own_logits():
@@ -255,9 +234,13 @@ def test_guidance_halves_share_the_noise():
 
 
 def test_a_cache_refuses_unexpected_numbers_of_tokens():
-    cache = KeyValueCache(1, pinned=3, chunk=2, window=1)
-    with pytest.raises(ValueError, match="3 pinned"):
+    cache = KeyValueCache(1, torch.ones(1, 3, dtype=torch.bool), heard=2, said=2, window=1, undo=0)
+    with pytest.raises(ValueError, match="room for 3 tokens, not for 2"):
         cache.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
+    cache.write(0, torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 3, 8))
+    cache.open_step(1, torch.ones(1, 1, dtype=torch.bool), said=True)
+    with pytest.raises(ValueError, match="room for 3 tokens, not for 4"):
+        cache.write(0, torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8))
     small = Cache(1, capacity=3)
     small.write(0, torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 2, 8))
     small.advance(2)
