@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import kstest, truncnorm
 from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from tests.model.conftest import conditioning
 from vidchat.batch import RESPONDER
@@ -162,7 +163,7 @@ def test_video_is_generated_from_the_backbone_s_visual_outputs(make_responder, m
         _, codes = model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
         visual, audio = state.hidden[:, :4], state.hidden[:, 4:]
         prefix, local, _ = watched.inputs[0][0]
-        expected = torch.cat([visual, audio + model.embed.codes(codes)], dim=1)
+        expected = torch.cat([visual, audio + rms_norm(model.embed.codes(codes), (16,))], dim=1)
         torch.testing.assert_close(prefix, model.spatial.context(expected))
         known = patchify(torch.cat([batch.latents[:, 0], batch.latents[:, 0]], dim=1), 1)
         torch.testing.assert_close(local, model.spatial.places(visual, (2, 2)) + model.spatial.seen(known))
