@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,10 +9,16 @@ import pytest
 from vidchat.data.folder import read_folder
 from vidchat.data.media.read import read_clip
 from vidchat.playground.people.cast import plan_dialogues
-from vidchat.playground.people.cuts import all_cuts, draw_cuts
+from vidchat.playground.people.cuts import all_cuts, draw_cuts, record
 from vidchat.playground.people.encounter import stage
 from vidchat.playground.people.exchanges import draw_exchanges, possible_answers
-from vidchat.playground.people.render_encounters import EncounterSettings, render_encounter, render_encounters
+from vidchat.playground.people.pairing import pair_again
+from vidchat.playground.people.render_encounters import (
+    EncounterSettings,
+    plan_encounters,
+    render_encounter,
+    render_encounters,
+)
 from vidchat.playground.people.script import TOPICS, cases
 from vidchat.playground.people.track import perform_tracks
 
@@ -97,9 +104,57 @@ def test_in_full_duplex_the_responder_is_there_from_the_first_frame_to_the_last(
     cuts = [cut for encounter in encounters for _, cut in draw_cuts(encounter, weights, 3)]
     duplex = [cut for cut in cuts if cut[0].turn is None]
     assert 0 < len(duplex) < len(cuts)
-    for initiator, *responder in duplex:
-        assert (responder[0].first, responder[-1].last) == (initiator.first, initiator.last)
-        assert all(before.last == after.first for before, after in pairwise(responder))
+    for initiator, responder in duplex:
+        assert (initiator.person, responder.person) == (0, 1)
+        assert (responder.first, responder.last) == (initiator.first, initiator.last)
+
+
+def test_between_two_turns_of_the_responder_the_clock_has_a_step_for_the_still(encounters):
+    for encounter in encounters:
+        for cut in all_cuts(encounter)["multi_turn"]:
+            answers = [part for part in cut if part.role == "responder"]
+            assert all(after.first >= before.last + 4 for before, after in pairwise(answers))
+
+
+def test_other_people_ask_what_has_the_same_answers():
+    plans = plan_encounters(EncounterSettings(encounters=60, seed=1, splits=("train",)))
+    weights = {"single": 1.0, "dialogue": 2.0, "listening": 1.0, "multi_turn": 3.0}
+    lines = {}
+    for plan in plans:
+        encounter = stage(plan, 25, 16000)
+        tracks = perform_tracks(encounter, 16000)
+        for n, (branch, cut) in enumerate(draw_cuts(encounter, weights, 3)):
+            lines[f"{encounter.id}_{n}"] = record(f"{encounter.id}_{n}", branch, cut, encounter, tracks)
+    again = pair_again(list(lines.values()), 4, seed=0)
+    assert {line["branch"] for line in again} == {"dialogue", "multi_turn"}
+    assert len({line["id"] for line in again} | lines.keys()) == len(again) + len(lines)
+    assert max(Counter(line["id"][:-2] for line in again).values()) == 3
+    for line in again:
+        own = lines[line["id"][:-2]]["turns"]
+        topic = None
+        for before, turn in zip(own, line["turns"], strict=True):
+            if turn["role"] == "responder":
+                assert {**before, "at": turn["at"]} == turn
+                assert topic in (None, turn["truth"]["topic"])
+            else:
+                assert turn["clip"] != before["clip"]
+                assert turn["truth"]["expression"] == before["truth"]["expression"]
+                topic = next((word for word in TOPICS if word in turn["text"]), topic)
+            assert turn["at"] == pytest.approx(0.16 * round(turn["at"] / 0.16))
+        assert pauses(line["turns"]) == pytest.approx(pauses(own))
+
+
+def pauses(turns):
+    return [after["at"] - (before["at"] + before["end"] - before["start"]) for before, after in pairwise(turns)]
+
+
+def test_only_the_wanted_splits_are_rendered(tmp_path):
+    settings = EncounterSettings(encounters=8, seed=3, height=16, width=16, splits=("val",))
+    render_encounters(tmp_path, settings, workers=1)
+    everything = plan_encounters(replace(settings, splits=("train", "val", "test")))
+    assert [plan for plan in everything if plan.split == "val"] == plan_encounters(settings)
+    dialogues, _ = read_folder(tmp_path)
+    assert {dialogue.split for dialogue in dialogues} == {"val"}
 
 
 def test_listeners_nod_after_the_phrases_they_hear_and_only_then(performed):
@@ -155,7 +210,7 @@ def test_backchannels_are_hums_in_the_pauses_of_a_listener(performed):
 
 def test_one_encounter_alone_is_what_it_is_in_the_data_set(folder, tmp_path):
     """Also on another number of processes, and byte by byte."""
-    plan = plan_dialogues(4, 3)[2]
+    plan = plan_encounters(SETTINGS)[2]
     (tmp_path / "clips").mkdir()
     alone = render_encounter(plan, tmp_path, SETTINGS)
     lines = (folder / "encounters.jsonl").read_text().splitlines()
@@ -172,8 +227,12 @@ def test_the_folder_reads_as_dialogues_of_four_branches(folder):
     assert not report.skipped
     assert {dialogue.branch for dialogue in dialogues} == {"single", "dialogue", "listening", "multi_turn"}
     for dialogue, entry in zip(dialogues, entries, strict=True):
-        zero = min(turn["start"] for turn in entry["turns"])
-        assert all(turn["at"] == pytest.approx(turn["start"] - zero) for turn in entry["turns"])
+        for turn in entry["turns"]:
+            assert turn.get("text", "") == " ".join(text for text, _, _ in turn.get("words", []))
+            assert all(0 <= start < end <= turn["end"] - turn["start"] for _, start, end in turn.get("words", []))
+        if entry["id"].count("_") == 1:  # not paired again
+            zero = min(turn["start"] for turn in entry["turns"])
+            assert all(turn["at"] == pytest.approx(turn["start"] - zero) for turn in entry["turns"])
         truth, clip = dialogue.answer.truth, dialogue.answer
         media = read_clip(clip, fps=25, size=(32, 32), sample_rate=16000)
         assert len(media.waveform) == 640 * len(truth["mouth"])

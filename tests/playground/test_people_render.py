@@ -57,10 +57,10 @@ def test_neither_the_words_nor_the_feeling_alone_tell_the_answer():
 
 def record(plan):
     """Returns the keys of a manifest line that pairing reads."""
-    question = {"clip": f"{plan.id}_a", "speaker": plan.initiator.name}
     truth = {"topic": plan.case.topic, "expression": plan.case.expression}
-    answer = {"clip": f"{plan.id}_b", "speaker": plan.responder.name, "truth": truth}
-    return {"id": plan.id, "split": plan.split, "turns": [question, answer]}
+    question = {"role": "initiator", "clip": f"{plan.id}_a", "speaker": plan.initiator.name, "truth": truth}
+    answer = {"role": "responder", "clip": f"{plan.id}_b", "speaker": plan.responder.name, "truth": truth}
+    return {"id": plan.id, "split": plan.split, "branch": "dialogue", "turns": [question, answer]}
 
 
 def test_answers_are_paired_with_others_questions_of_the_same_case():

@@ -33,8 +33,6 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--sample-rate", type=int, default=defaults.sample_rate)
     parser.add_argument("--workers", type=int, default=None, help="processes; one per CPU unless told")
     given = parser.parse_args(words)
-    if given.encounters is not None and given.pairings != defaults.pairings:
-        parser.error("--pairings applies to --dialogues, not to --encounters; leave it out")
     if given.encounters is None and tuple(given.splits) != SPLITS:
         parser.error("--splits applies to --encounters, not to --dialogues; leave it out")
     begun = time.monotonic()
@@ -49,7 +47,7 @@ def _render(given: argparse.Namespace) -> Path:
     media = {"seed": given.seed, "height": height, "width": width, "fps": given.fps, "sample_rate": given.sample_rate}
     if given.encounters is None:
         return render(given.output, RenderSettings(given.dialogues, given.pairings, **media), given.workers)
-    settings = EncounterSettings(given.encounters, splits=tuple(given.splits), **media)
+    settings = EncounterSettings(given.encounters, pairings=given.pairings, splits=tuple(given.splits), **media)
     return render_encounters(given.output, settings, given.workers)
 
 

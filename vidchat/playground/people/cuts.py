@@ -149,13 +149,15 @@ def _meaning(part: Part, encounter: Encounter) -> dict[str, Any]:
     """What the turn that is spoken or heard is about."""
     if part.turn is None:
         return {}
-    exchange = encounter.exchanges[part.turn.exchange]
+    number = part.turn.exchange
+    exchange = encounter.exchanges[number]
     return {
         "speaks": part.person == part.turn.person,
         "kind": exchange.kind,
         "topic": exchange.case.topic,
         "expression": exchange.case.expression,
         "interrupted": part.turn.interrupted,
+        "interrupts": part.turn.person == 0 and number > 0 and encounter.exchanges[number - 1].interrupted,
     }
 
 

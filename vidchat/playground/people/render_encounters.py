@@ -23,6 +23,7 @@ from vidchat.playground.people.cast import Plan, plan_dialogues
 from vidchat.playground.people.cuts import clip_name, draw_cuts, record
 from vidchat.playground.people.encounter import Encounter, stage
 from vidchat.playground.people.face import draw_face
+from vidchat.playground.people.pairing import pair_again
 from vidchat.playground.people.render import MANIFEST, claim, run_jobs
 from vidchat.playground.people.track import Track, perform_tracks
 from vidchat.runtime.atomic import write_text
@@ -43,6 +44,7 @@ class EncounterSettings:
         dialogue: Weight of the branch `dialogue`.
         listening: Weight of the branch `listening`.
         multi_turn: Weight of the branch `multi_turn`.
+        pairings: Questions to each training answer, its own and others with the same meaning; no more clips.
         splits: Splits that are rendered; the people of the others exist, but are not drawn.
         seed: Seed of every choice.
         height: Height of the frames in pixels.
@@ -57,6 +59,7 @@ class EncounterSettings:
     dialogue: float = 2.0
     listening: float = 2.0
     multi_turn: float = 3.0
+    pairings: int = 4
     splits: tuple[Split, ...] = ("train", "val", "test")
     seed: int = 0
     height: int = 96
@@ -110,7 +113,8 @@ def render_encounters(output: Path, settings: EncounterSettings, workers: int | 
     job = partial(render_encounter, output=output, settings=settings)
     made = list(run_jobs(job, plans, (os.cpu_count() or 1) if workers is None else max(1, workers)))
     write_text(output / ENCOUNTERS, _lines(one["encounter"] for one in made))
-    write_text(output / MANIFEST, _lines(dialogue for one in made for dialogue in one["dialogues"]))
+    dialogues = [dialogue for one in made for dialogue in one["dialogues"]]
+    write_text(output / MANIFEST, _lines(dialogues + pair_again(dialogues, settings.pairings, settings.seed)))
     return output / MANIFEST
 
 
