@@ -97,8 +97,8 @@ def _in_tiles(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal) 
 @torch.compiler.disable  # the number of spans depends on data, and their kernels are compiled already
 def _in_spans(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockCausal) -> Tensor:
     spans = mask.last_spans(queries.shape[2])
-    if queries.device.type == "cpu":
-        return _Spans.apply(queries, keys, values, spans)
+    if queries.device.type == "cpu":  # in fp32: the backward kernel for bf16 takes three times as long
+        return _Spans.apply(queries.float(), keys.float(), values.float(), spans).to(queries.dtype)
     parts = [
         F.scaled_dot_product_attention(
             queries[:, :, start:end], keys[:, :, :seen], values[:, :, :seen], attn_mask=_cast(bias, queries)
