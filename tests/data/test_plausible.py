@@ -89,7 +89,7 @@ def test_impossible_tokens_are_skipped_counted_and_named(
     texts = Counter(bytes(ids).decode() for batch in batches for ids in batch.conditions["text"].values.tolist())
     assert sum(texts.values()) == 16
     assert not {"a2", "a5"} & set(texts)
-    assert f"skipped an answer of dialogue d2: {tmp_path}/tokens/{track}" in caplog.text
+    assert f"skipped a sample of dialogue d2: {tmp_path}/tokens/{track}" in caplog.text
     data.teardown("fit")
     assert caplog.records[-1].levelno == logging.WARNING
     assert f"2 of {tmp_path}: {track}-" in caplog.messages[-1]
@@ -133,7 +133,7 @@ def test_an_absurd_score_leaves_its_dialogue_out_and_the_others_alone(tmp_path: 
     manifest.write_text(manifest.read_text().replace('"dover": 3', f'"dover": {score}'))
     data = module(tmp_path, Vae(), BadCodec(), scores=("dover",))
     assert data.statistics == [pytest.approx((1.0, (2 / 3) ** 0.5))]
-    assert "dialogue d3: a score of its answer is infinite or beyond 1e+06" in str(data.report)
+    assert "dialogue d3: a score of the responder is infinite or beyond 1e+06" in str(data.report)
 
 
 def test_sound_that_is_no_number_is_skipped_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ CHECKS: Mapping[str, Check] = {
     "data.size": (_is_size, "HEIGHTxWIDTH in pixels, such as 480x768, or a list [height, width]"),
     "data.batch_size": _whole(1),
     "data.max_chunks": _whole(1),
+    "data.max_steps": (lambda n: n is None or (type(n) is int and n > 0), "a number of steps, or null"),
     "data.num_workers": _whole(0),
     "data.sample_rate": _whole(1),
     "condition.drop": _real(0, 1),
