@@ -107,7 +107,7 @@ def start(work: Path) -> dict[str, float]:
     """Opens the indexes, and starts the data module, as a rank does."""
     media_format, tokenizers = MediaFormat(25, BASE, dtype="float16"), Tokenizers(Stub(), Stub())
     conditions = {"text": Text(), "scores": Scores(("dover", "motion"))}
-    selection = Selection(conditions, initiator=True, max_chunks=CHUNKS)
+    selection = Selection(conditions, hears=True, max_chunks=CHUNKS)
     cost = {"open_s": timed(lambda: (Dialogues(work), [TrackIndex(folder, keep=True) for folder in tracks(work)]))}
     before, began = private(), time.perf_counter()
     data = DialogueDataModule([Source(work)], media_format, selection, Batching(8), tokenizers)

@@ -114,12 +114,13 @@ class DialogueBatches:
         return np.lexsort((heard, said, self.samples.shapes)).astype(np.int32)
 
     def __call__(self, draws: list[Draw]) -> ChunkBatch:
-        for index, _ in draws:
-            self._prefetch(self.samples[index])
+        samples = [self.samples[index] for index, _ in draws]
+        for sample in samples:
+            self._prefetch(sample)
         with ExitStack() as stack:
             for cache in dict.fromkeys(self.caches):
                 stack.enter_context(cache.borrowing())
-            return self.buffers.to_trainer(self._collate([self._load_or_next(*draw) for draw in draws]))
+            return self.buffers.to_trainer(self._collate(list(map(self._load_or_next, samples, draws))))
 
     def _collate(self, loaded: list[Loaded]) -> ChunkBatch:
         said = [sample.sample.layout.said for sample in loaded]
@@ -160,19 +161,20 @@ class DialogueBatches:
         for turn in sample.turns:
             self.caches[sample.source].prefetch(turn.key, turn.span)
 
-    def _load_or_next(self, index: int, generator: torch.Generator) -> Loaded:
-        """Loads a sample, or the next in length whose tokens can be read.
+    def _load_or_next(self, sample: Sample, draw: Draw) -> Loaded:
+        """Loads the sample of a draw, or the next in length whose tokens can be read.
 
         Which ones can be read depends on the files alone, so what is loaded is still a function of the draw.
         """
-        number, why = index, ""
+        (index, generator), grid, why = draw, sample.grid, ""
+        number = index
         for attempt in range(ATTEMPTS):
             if attempt == 1:
                 (position,) = np.flatnonzero(self.alike == index).tolist()
             if attempt:
                 number = int(self.alike[(position + attempt) % len(self.alike)])
-            sample = self.samples[number]
-            if attempt and sample.grid != self.samples[index].grid:
+                sample = self.samples[number]
+            if sample.grid != grid:
                 continue
             try:
                 return self._load(number, sample, generator)

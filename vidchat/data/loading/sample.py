@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from vidchat.batch import UNKNOWN
 from vidchat.data.loading.dialogues import BRANCHES, PARTS, ROLE_NAMES, Dialogues
 from vidchat.data.loading.segment_table import SegmentTable
@@ -102,8 +100,8 @@ def make_sample(table: SegmentTable, source: int, number: int, row: int, span: i
     """
     dialogues = table.dialogues
     first = int(dialogues.first[row])
-    whole = bool(table.whole(np.array([row]))[0])
-    used = table.turns(np.array([row]))[0].tolist() if whole else [number]
+    whole = table.selection.whole(BRANCHES[dialogues.branch[row]])
+    used = range(first, int(dialogues.first[row + 1])) if whole else [number]
     everything = [_turn(table, row, turn, turn - first, span) for turn in used]
     turns, layout = fit(everything, table.selection.max_steps)
     answer = turns[layout.said[0].turn]
