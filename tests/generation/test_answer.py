@@ -80,15 +80,13 @@ def test_an_answer_is_that_of_the_conversation_with_the_whole_clip(release, file
     """The clip is heard chunk by chunk, as `Conversation.hear` does with its encoding."""
     question = Question(**files, text="hello")
     encoder = ClipEncoder(release.video_vae, release.audio_codec, 25, (16, 16))
-    tokens = encoder.encode(encoder.read(Segment(Clip(files["initiator"], ""), "last", 1000)))[0]
+    tokens = encoder.encode(encoder.read(Segment(Clip(files["initiator"], ""), "first", 1000)))[0]
     batch = read_question(release, question)
     conversation = Conversation(release.responder, release.video_vae, release.audio_codec, batch, FIXED)
     conversation.hear(tokens.latents[None, 1:], tokens.codes[None])
     assert conversation.step == HEARD
     chunks = answer(release, question, FIXED, tmp_path / "out.mp4")
-    for chunk, expected in zip(chunks, conversation.answer(), strict=True):
-        assert torch.equal(chunk.codes, expected.codes)
-        torch.testing.assert_close(chunk.latents, expected.latents, atol=1e-3, rtol=0)
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(conversation.answer(), chunks, strict=True))
 
 
 def test_a_conversation_of_two_clips_shows_the_responder_all_the_time(release, files, tmp_path):

@@ -58,7 +58,6 @@ def respond(words: list[str], *more: str) -> None:
         ("seconds=true", "seconds=True"),
         (f"seconds={10**400}", "at most 3600"),
         ("listen=perhaps", "listen=perhaps must be true or false"),
-        ("initiator={a: 1}", "must be the path of a clip, or a list of them"),
         ("film=out.mkv", "film=out.mkv must end in .mp4"),
         ("settings=3", "settings=3 must be a group of values"),
         ("settings.sampling=null", "settings.sampling=None must be a group of values"),
