@@ -36,10 +36,20 @@ def composed(name: str, *words: str) -> DictConfig:
 
 @pytest.mark.parametrize("typed", TYPED)
 def test_a_text_and_paths_are_what_was_typed(typed: str) -> None:
-    config = composed("infer", f"text={typed}", f"initiator={typed}", f"+voice={typed}"[1:], f"++output={typed}")
-    keys = ["text", "initiator", "voice", "output"]
+    config = composed("infer", f"text={typed}", f"reference={typed}", f"+voice={typed}"[1:], f"++output={typed}")
+    keys = ["text", "reference", "voice", "output"]
     resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
     assert list(resolved.values()) == [typed] * 4 == [config[key] for key in keys]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_a_key_of_several_paths_takes_one_or_a_list(typed: str) -> None:
+    quoted = '"' + typed.replace('"', '""') + '"'
+    if typed != "${":  # OmegaConf reads it as an interpolation that was begun
+        assert list(composed("infer", f"initiator=[a 1.mp4, {quoted},c]").initiator) == ["a 1.mp4", typed, "c"]
+    if typed != "[1, 2]":
+        assert composed("infer", f"initiator={typed}").initiator == typed
+    assert composed("infer", "initiator=[]").initiator == []
 
 
 def test_nothing_is_null_and_the_word_null_can_be_said() -> None:

@@ -26,7 +26,7 @@ MODEL = {
     "flow": {"_target_": "vidchat.model.flow.FlowShape", "width": 16, "blocks": 1},
 }
 CONDITION = {
-    "text": "answer", "initiator": True, "earlier_turns": False, "voice": True, "scores": ["dover"], "features": 0,
+    "text": "answer", "initiator": True, "voice": True, "scores": ["dover"], "features": 0,
     "drop": 0.1,
 }  # fmt: skip
 

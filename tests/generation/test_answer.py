@@ -15,7 +15,8 @@ from vidchat.bench.pairs import header
 from vidchat.bench.responsiveness import read_log
 from vidchat.cli import infer as infer_script
 from vidchat.data.media.pixels import from_bytes, to_bytes
-from vidchat.data.media.read import MediaError, read_clip, write_clip
+from vidchat.data.media.read import Media, MediaError, read_clip, write_clip
+from vidchat.data.tokens.encoder import ClipEncoder, Segment
 from vidchat.dialogue import Clip
 from vidchat.generation import respond as respond_script
 from vidchat.generation.answer import (
@@ -27,7 +28,8 @@ from vidchat.generation.answer import (
     check_question,
     read_question,
 )
-from vidchat.generation.stream import GenerationSettings
+from vidchat.generation.conversation import Conversation, GenerationSettings
+from vidchat.generation.heard import HeardStream, hear_clip
 from vidchat.model.generation_state import ChunkSampling
 
 ROOT = Path(__file__).parents[2]
@@ -42,34 +44,116 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return {"initiator": tmp_path / "a.mp4", "reference": tmp_path / "b.png"}
 
 
+SAMPLING = ChunkSampling(sets=2, flow_steps=2)
+FIXED = GenerationSettings(chunks=3, ends=False, sampling=SAMPLING)
+HEARD = math.floor((50 / 30 * 25 - 1) / 4)  # whole chunks of the initiator's clip
+
+
+def read(path: Path, size: tuple[int, int] = (16, 16)) -> Media:
+    return read_clip(Clip(path, ""), fps=25, size=size, sample_rate=16000)
+
+
+def nearest(frames: torch.Tensor, candidates: torch.Tensor) -> list[int]:
+    """Returns which candidate each frame is, compared without colour, which mp4 subsamples."""
+    frames, candidates = frames.float().mean(1), candidates.float().mean(1)
+    return (frames[:, None] - candidates[None]).abs().mean((2, 3)).argmin(1).tolist()
+
+
 def test_from_files_to_a_file(release, files, tmp_path):
     question = Question(**files, text="hello", voice=files["initiator"], scores={"dover": 1.0})
-    batch = read_question(release, question)
-    heard_chunks = batch.turn_latents.shape[1]
-    assert heard_chunks == math.floor((50 / 30 * 25 - 1) / 4), "all whole chunks of the initiator's clip"
-    assert batch.turn_codes.shape == (1, heard_chunks, 8, 2)
-    settings = GenerationSettings(chunks=6, sampling=ChunkSampling(sets=2, flow_steps=2))
+    settings = GenerationSettings(chunks=6, ends=False, sampling=SAMPLING)
     timing = Timing()
-    chunks = list(answer(release, batch, settings, tmp_path / "out.mp4", timing))
+    chunks = list(answer(release, question, settings, tmp_path / "out.mp4", timing))
     assert timing.duration == pytest.approx(6 * 0.16)
     assert 0 < timing.first_chunk <= timing.total
     log = timing.log()
     assert [chunk["media_s"] for chunk in log["chunks"]] == [0.16] * 6
     assert [chunk["ready_s"] for chunk in log["chunks"]] == sorted(chunk["ready_s"] for chunk in log["chunks"])
     assert log["real_time_factor"] == pytest.approx(log["chunks"][-1]["ready_s"] / (6 * 0.16), rel=1e-2)
-    media = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000)
+    media = read(tmp_path / "out.mp4")
     assert len(media.frames) == 24 == sum(chunk.frames.shape[2] for chunk in chunks)
-    grey = (torch.cat([chunk.frames[0] for chunk in chunks], dim=1) + 1).mean(0) * 127.5  # mp4 subsamples colour
-    distance = (media.frames.float().mean(1)[:, None] - grey[None]).abs().mean((2, 3))
-    assert distance.argmin(1).tolist() == list(range(24)), "every frame is written once and in order"
+    made = torch.cat([to_bytes(chunk.frames[0]).transpose(0, 1) for chunk in chunks])
+    assert nearest(media.frames, made) == list(range(24)), "every frame is written once and in order"
+
+
+def test_an_answer_is_that_of_the_conversation_with_the_whole_clip(release, files, tmp_path):
+    """The clip is heard chunk by chunk, as `Conversation.hear` does with its encoding."""
+    question = Question(**files, text="hello")
+    encoder = ClipEncoder(release.video_vae, release.audio_codec, 25, (16, 16))
+    tokens = encoder.encode(encoder.read(Segment(Clip(files["initiator"], ""), "first", 1000)))[0]
+    batch = read_question(release, question)
+    conversation = Conversation(release.responder, release.video_vae, release.audio_codec, batch, FIXED)
+    conversation.hear(tokens.latents[None, 1:], tokens.codes[None])
+    assert conversation.step == HEARD
+    chunks = answer(release, question, FIXED, tmp_path / "out.mp4")
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(conversation.answer(), chunks, strict=True))
+
+
+def test_a_conversation_of_two_clips_shows_the_responder_all_the_time(release, files, tmp_path):
+    """While it hears, first the reference and then the last frame of its answer stay, in silence."""
+    question = Question(files["reference"], [files["initiator"]] * 2, text="hello")
+    chunks = list(answer(release, question, FIXED, tmp_path / "out.mp4", film=tmp_path / "film.mp4"))
+    media, film = read(tmp_path / "out.mp4"), read(tmp_path / "film.mp4", (16, 32))
+    assert len(chunks) == 6
+    assert len(media.frames) == len(film.frames) == 2 * (HEARD + 3) * 4
+    red = torch.tensor([200, 30, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    said = torch.cat([red, *(to_bytes(chunk.frames[0]).transpose(0, 1) for chunk in chunks)])
+    expected = [0] * 4 * HEARD + [*range(1, 13)] + [12] * 4 * HEARD + [*range(13, 25)]
+    assert nearest(media.frames, said) == nearest(film.frames[..., 16:], said) == expected
+    silent = media.waveform.view(-1, 2560).abs().amax(1) < 1e-3
+    first, second = silent[:HEARD], silent[HEARD + 4 : 2 * HEARD + 2]  # AAC spreads an edge a little
+    assert first[:-1].all()
+    assert second.all()
+    assert not silent[HEARD : HEARD + 3].any()
+    initiator = read(files["initiator"]).frames[1 : 4 * HEARD + 1]
+    expected = [*range(4 * HEARD)] + [4 * HEARD - 1] * 12
+    assert nearest(film.frames[..., :16], initiator) == 2 * expected, "who does not speak stays as they were"
+    voice = read(files["initiator"]).waveform[640:][: HEARD * 2560]
+    correlation = torch.corrcoef(torch.stack([film.waveform[: HEARD * 2560], voice]))[0, 1]
+    assert correlation > 0.9, "both voices are heard"
+
+
+def test_who_listens_is_generated_at_every_step(release, files, tmp_path):
+    """What is shown beside the initiator's chunk t does not know it; after the clip, the answer has its limit."""
+    question = Question(files["reference"], [files["initiator"]] * 2, text="hello", listen=True)
+    chunks = list(answer(release, question, FIXED, tmp_path / "out.mp4"))
+    assert len(chunks) == 2 * (HEARD + 3)
+    assert len(read(tmp_path / "out.mp4").frames) == 4 * len(chunks)
+    batch = read_question(release, question)
+    conversation = Conversation(release.responder, release.video_vae, release.audio_codec, batch, FIXED)
+    stream = HeardStream(release.video_vae, release.audio_codec, release.clock)
+    heard = list(hear_clip(Clip(files["initiator"], ""), stream, release.clock, (16, 16), audio=True))
+    expected = [conversation.tick()]
+    for _ in range(2):
+        expected += [conversation.tick(step.chunk) for step in heard]
+        expected += [conversation.tick() for _ in range(3)]
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(chunks, expected[:-1], strict=True))
+
+
+@pytest.mark.parametrize("listen", [True, False])
+def test_answers_end_by_themselves(release, files, tmp_path, listen):
+    """Who listens goes on until the clip is over, whatever the model says of an end."""
+    release.responder.end.weight.data.zero_()
+    release.responder.end.bias.data.fill_(torch.tensor(0.4).logit())
+    question = Question(**files, text="hello", listen=listen)
+    settings = GenerationSettings(chunks=50, sampling=SAMPLING)
+    chunks = list(answer(release, question, settings, tmp_path / "out.mp4"))
+    assert len(chunks) == 2 + listen * HEARD, "0.6 > 0.5 > 0.6^2"
+
+
+def test_a_model_that_hears_may_speak_first(release, files, tmp_path):
+    """Nothing need be heard."""
+    for listen in (True, False):
+        question = Question(files["reference"], text="hello", listen=listen)
+        assert len(list(answer(release, question, FIXED, tmp_path / "out.mp4"))) == 3
 
 
 def test_a_question_becomes_a_batch(release, files):
-    """Roles, scores, voice and the reference have the values of the question; absent inputs are masked."""
+    """Scores, voice and the reference have the values of the question; absent inputs are masked."""
     full = read_question(release, Question(**files, text="hello", voice=files["initiator"], scores={"dover": 1.5}))
     partial = read_question(release, Question(**files, text="hello"))
-    assert not full.turn_roles.any(), "0 is the initiator"
-    assert full.turn_mask.all()
+    assert full.heard_steps is None
+    assert (full.steps.tolist(), full.stills.tolist()) == ([[0]], [[True]])
     present, absent = full.conditions, partial.conditions
     assert present["scores"].values.tolist() == [[1.5]]
     assert present["scores"].mask.all()
@@ -91,8 +175,8 @@ def test_bytes_become_frames_from_minus_1_to_1():
     assert to_bytes(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
-def test_the_initiator_s_latents_and_codes_span_the_same_time(release, tmp_path):
-    """Latents of frames 4(t-1)+1 .. 4t and codes of the same time share a chunk: here a flash and a noise."""
+def test_what_is_heard_of_one_time_shares_a_chunk(release, tmp_path):
+    """Latents of frames 4(t-1)+1 .. 4t and codes of the same time: here a flash and a noise."""
     frames = torch.zeros(41, 3, 16, 16, dtype=torch.uint8)
     waveform = torch.zeros(41 * 640)
     quiet = tmp_path / "quiet.mp4"
@@ -101,19 +185,22 @@ def test_the_initiator_s_latents_and_codes_span_the_same_time(release, tmp_path)
     waveform[21 * 640 + 700 : 25 * 640 - 1400] = 0.5 * torch.randn(4 * 640 - 2100)
     loud = tmp_path / "loud.mp4"
     write_clip(loud, frames, waveform, 25, 16000)
-    Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
-    before, after = (
-        read_question(release, Question(tmp_path / "b.png", clip, "x")) for clip in (quiet, loud)
-    )  # fmt: skip
-    video_change = (before.turn_latents - after.turn_latents).abs().flatten(2).amax(-1)[0]
-    audio_changed = (before.turn_codes != after.turn_codes).flatten(2).any(-1)[0]
+    (before, before_codes), (after, after_codes) = (heard_tokens(release, Clip(clip, "")) for clip in (quiet, loud))
+    video_change = (before - after).abs().flatten(1).amax(-1)
+    audio_changed = (before_codes != after_codes).flatten(1).any(-1)
     assert int(video_change.argmax()) == 5
     assert video_change[5] > 5 * torch.cat([video_change[:5], video_change[6:]]).max()
     assert audio_changed[5]
     assert not audio_changed[:3].any(), "the encoder looks one window ahead at most"
 
 
-def test_a_span_of_a_file_is_encoded_as_the_same_span_in_a_file_of_its_own(release, files, tmp_path):
+def heard_tokens(release, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
+    stream = HeardStream(release.video_vae, release.audio_codec, release.clock)
+    steps = list(hear_clip(clip, stream, release.clock, (16, 16), audio=True))
+    return torch.cat([step.chunk.latents for step in steps]), torch.cat([step.chunk.codes for step in steps])
+
+
+def test_a_span_of_a_file_is_encoded_as_the_same_span_in_a_file_of_its_own(release, tmp_path):
     """One long file holds two turns of the initiator; the question is the second."""
     noise = torch.Generator().manual_seed(2)
     frames = torch.randint(256, (60, 3, 16, 16), generator=noise, dtype=torch.uint8).repeat_interleave(2, 0)
@@ -122,20 +209,16 @@ def test_a_span_of_a_file_is_encoded_as_the_same_span_in_a_file_of_its_own(relea
     turn = Clip(tmp_path / "long.mp4", "ann", start=2.0, end=3.16)
     cut = read_clip(turn, fps=25, size=(16, 16), sample_rate=16000)
     write_clip(tmp_path / "cut.mp4", cut.frames, cut.waveform, 25, 16000)
-    whole, span, alone = (
-        read_question(release, Question(files["reference"], source, "x"))
-        for source in (tmp_path / "long.mp4", turn, tmp_path / "cut.mp4")
-    )  # fmt: skip
-    assert (whole.turn_latents.shape[1], span.turn_latents.shape[1]) == (29, 7)
-    assert span.turn_latents.shape == alone.turn_latents.shape
-    distances = [(span.turn_latents - other).abs().mean() for other in (alone.turn_latents, whole.turn_latents[:, :7])]
+    clips = (Clip(tmp_path / "long.mp4", ""), turn, Clip(tmp_path / "cut.mp4", ""))
+    whole, span, alone = (heard_tokens(release, clip)[0] for clip in clips)
+    assert (len(whole), len(span), len(alone)) == (29, 7, 7)
+    distances = [(span - other).abs().mean() for other in (alone, whole[:7])]
     assert distances[0] < 0.5 * distances[1], "mp4 compression changes it a little; another span is far away"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"initiator": None}, "initiator=CLIP"),
         ({"text": None}, "text="),
         ({"scores": {"beauty": 1.0}}, "beauty"),
     ],
@@ -152,8 +235,9 @@ def test_missing_empty_and_short_files_are_refused(release, files, tmp_path):
     with pytest.raises(MediaError, match="empty"):
         read_question(release, Question(files["reference"], tmp_path / "empty.mp4", "x"))
     write_clip(tmp_path / "short.mp4", torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.zeros(1920), 25, 16000)
-    with pytest.raises(MediaError, match="at least 5"):
-        read_question(release, Question(files["reference"], tmp_path / "short.mp4", "x"))
+    with pytest.raises(MediaError, match="fewer than 5 frames"):
+        list(answer(release, Question(files["reference"], tmp_path / "short.mp4", "x"), FIXED, tmp_path / "o.mp4"))
+    assert not (tmp_path / "o.mp4").exists()
 
 
 def infer(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -165,7 +249,8 @@ def infer(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_answers(release_folder, files, tmp_path, precision):
     done = infer(
         f"initiator={files['initiator']}", f"reference={files['reference']}", f"checkpoint={release_folder}",
-        f"output={tmp_path / 'out.mp4'}", "text=hello", "seconds=0.5", "device=cpu", f"precision={precision}",
+        f"output={tmp_path / 'out.mp4'}", "text=hello", "seconds=0.5", "settings.ends=false", "device=cpu",
+        f"precision={precision}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=(16, 16), sample_rate=16000).frames) == 16
@@ -199,14 +284,13 @@ def test_bf16_converts_the_responder_only_and_its_answer_is_close(release_folder
 
 def test_answers_of_a_release_share_their_graphs(release, files, tmp_path, monkeypatch):
     """They are captured once, so that the first chunk of a later answer does not wait."""
-    batch, generate_chunk = read_question(release, Question(**files, text="hello")), release.responder.generate_chunk
-    used = []
+    question, generate_chunk, used = Question(**files, text="hello"), release.responder.generate_chunk, []
     monkeypatch.setattr(
         release.responder, "generate_chunk", lambda *args: used.append(args[-1]) or generate_chunk(*args)
     )
-    settings = GenerationSettings(chunks=1, sampling=ChunkSampling(sets=2, flow_steps=2))
+    settings = GenerationSettings(chunks=1, sampling=SAMPLING)
     for _ in range(2):
-        list(answer(release, batch, settings, tmp_path / "out.mp4"))
+        list(answer(release, question, settings, tmp_path / "out.mp4"))
     assert [loops is release.graphs for loops in used] == [True, True]
     addresses = [parameter.data_ptr() for parameter in release.responder.parameters()]
     assert [address for address, _ in release.graphs._weights] == addresses, (
@@ -217,11 +301,11 @@ def test_answers_of_a_release_share_their_graphs(release, files, tmp_path, monke
 def test_every_pair_of_a_bench_is_answered_once_with_a_log(release_folder, files, tmp_path, monkeypatch):
     questions = []
 
-    def recorded(release, question, device):
+    def recorded(release, question, *arguments, **named):
         questions.append(question)
-        return read_question(release, question, device)
+        return answer(release, question, *arguments, **named)
 
-    monkeypatch.setattr(respond_script, "read_question", recorded)
+    monkeypatch.setattr(respond_script, "answer", recorded)
     truth = {"clip": "a.mp4", "speaker": "b", "text": "hello", "start": 1 / 30, "end": 1 / 30 + 0.32}
     pair = {"reference": "b.png", "initiator": {"clip": "a.mp4", "speaker": "a", "start": 0.5, "end": 1.5}}
     pair["truth"] = truth

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vidchat.data.media.read import read_clip, write_clip
+from vidchat.data.media.read import frame_size, read_clip, write_clip
 from vidchat.dialogue import Clip
 from vidchat.generation.answer import Question, answer, read_question
-from vidchat.generation.stream import GenerationSettings
+from vidchat.generation.conversation import GenerationSettings
 from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import Release
 
@@ -40,11 +40,9 @@ def test_the_answer_has_the_reference_s_orientation_if_the_model_knows_both(
 ):
     model = wide(release, allow_portrait)
     question = Question(image(tmp_path / "b.png", *reference), clip(tmp_path / "a.mp4", *reference), text="hello")
-    batch = read_question(model, question)
-    grid = (size[0] // 8, size[1] // 8)
-    assert batch.latents.shape[-2:] == batch.turn_latents.shape[-2:] == grid
-    settings = GenerationSettings(chunks=2, sampling=ChunkSampling(sets=2, flow_steps=2))
-    list(answer(model, batch, settings, tmp_path / "out.mp4"))
+    assert read_question(model, question).latents.shape[-2:] == (size[0] // 8, size[1] // 8)
+    settings = GenerationSettings(chunks=2, ends=False, sampling=ChunkSampling(sets=2, flow_steps=2))
+    list(answer(model, question, settings, tmp_path / "out.mp4"))
     media = read_clip(Clip(tmp_path / "out.mp4", ""), fps=25, size=size, sample_rate=16000)
     assert media.frames.shape == (8, 3, *size)
 
@@ -66,8 +64,10 @@ def test_the_initiator_follows_the_reference(release, tmp_path, caplog):
     """In training all clips of a dialogue have one orientation, so an initiator of the other one is cropped."""
     model = wide(release, allow_portrait=True)
     question = Question(image(tmp_path / "b.png", 64, 32), clip(tmp_path / "a.mp4", 32, 64), text="hello")
-    batch = read_question(model, question)
-    assert batch.turn_latents.shape[-2:] == batch.latents.shape[-2:] == (4, 2)
+    settings = GenerationSettings(chunks=1, sampling=ChunkSampling(sets=2, flow_steps=2))
+    (chunk,) = answer(model, question, settings, tmp_path / "out.mp4", film=tmp_path / "film.mp4")
+    assert chunk.latents.shape[-2:] == (4, 2)
+    assert frame_size(tmp_path / "film.mp4") == (32, 2 * 16)
     assert [record.args[0] for record in caplog.records] == ["initiator"]
 
 

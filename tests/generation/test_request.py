@@ -57,6 +57,8 @@ def respond(words: list[str], *more: str) -> None:
         ("seconds=soon", "seconds=soon"),
         ("seconds=true", "seconds=True"),
         (f"seconds={10**400}", "at most 3600"),
+        ("listen=perhaps", "listen=perhaps must be true or false"),
+        ("film=out.mkv", "film=out.mkv must end in .mp4"),
         ("settings=3", "settings=3 must be a group of values"),
         ("settings.sampling=null", "settings.sampling=None must be a group of values"),
         ("settings.sampling.codes=1.5", "settings.sampling.codes=1.5 must be a group of values"),
@@ -157,6 +159,19 @@ def test_names_with_a_meaning_to_ffmpeg_are_file_names(words: list[str], tmp_pat
     for name in ("http:.mp4", "pipe:1.mp4", "o%03d.mp4", "-.mp4"):
         respond(words, f"output={tmp_path / name}", "seconds=0.1")
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_a_film_is_no_other_file_and_shows_two_people(words: list[str], tmp_path: Path) -> None:
+    for name in ("a.mp4", "out.mp4"):
+        with pytest.raises(QuestionError, match=r"film=.*itself, which would be overwritten"):
+            respond(words, f"film={tmp_path / name}")
+    with pytest.raises(QuestionError, match="film= shows both people"):
+        respond(words, "initiator=", f"film={tmp_path / 'film.mp4'}")
+    respond(
+        words, f"initiator=[{tmp_path / 'a.mp4'},{tmp_path / 'a.mp4'}]", f"film={tmp_path / 'film.mp4'}", "seconds=0.1"
+    )
+    assert (tmp_path / "film.mp4").is_file()
+    assert (tmp_path / "out.mp4").is_file()
 
 
 def test_new_folders_are_accepted(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.generation.conftest import CONDITION, MODEL
 from tests.modules import responder_module
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.cli.infer import _settings
-from vidchat.generation.stream import Conversation, GenerationSettings
+from vidchat.generation.conversation import Conversation, GenerationSettings
 from vidchat.model.depth import CodeSampling
 from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.responder import Responder
@@ -79,11 +79,12 @@ def test_a_model_s_sampling_is_kept_from_training_to_infer(
     model = OmegaConf.create(config["model"])
     module = responder_module(model, PLAIN, 25, 0, video, audio, ByteTokenizer(), optimizer={"warmup": 0})
 
-    ones = torch.ones(1, 3, dtype=torch.bool)
-    text = ConditionValues(torch.zeros(1, 3).long(), ones)
+    ones = torch.ones(1, 4, dtype=torch.bool)
+    text = ConditionValues(torch.zeros(1, 4).long(), ones)
+    steps = torch.arange(4)[None]
     batch = ChunkBatch(
-        torch.randn(1, 4, 4, 2, 2), ones, torch.zeros(1, 3, 8, 2).long(), conditions={"text": text}
-    )  # fmt: skip
+        torch.randn(1, 4, 4, 2, 2), steps, steps == 0, ones, torch.zeros(1, 4, 8, 2).long(), conditions={"text": text}
+    )
     callback = composed("train", "stage=sft_dyadic", f"output_dir={tmp_path}", "data.max_chunks=3").callbacks.samples
     loader = SimpleNamespace(val_dataloader=lambda: [batch])
     trainer = SimpleNamespace(datamodule=loader, global_step=7, loggers=[], is_global_zero=True)

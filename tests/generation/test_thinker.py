@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from tests.tiny_thinker import save_tiny_thinker
 from vidchat.cli import infer as infer_script
 from vidchat.data.media.read import read_clip, write_clip
 from vidchat.dialogue import Clip
-from vidchat.generation.answer import Question, QuestionError, answer, check_question, read_question
-from vidchat.generation.stream import GenerationSettings
+from vidchat.generation.answer import Question, QuestionError, check_question, read_question
+from vidchat.generation.conversation import Conversation, GenerationSettings
 from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import ReleaseError, load_release
 from vidchat.tokenizers.stacked import StackedVAE
@@ -78,23 +79,32 @@ def question(tmp_path: Path) -> Question:
     return Question(tmp_path / "b.png", initiator=tmp_path / "a.mp4")
 
 
-def test_the_answer_depends_on_the_thinker_s_features(
-    thinker_release: Path, question: Question, tmp_path: Path
-) -> None:
+def test_the_answer_depends_on_the_thinker_s_features(thinker_release: Path, question: Question) -> None:
     release = load_release(thinker_release)
     batch = read_question(release, question)
     chunks = math.floor((50 / 30 * 25 - 1) / 4)
-    assert (batch.turn_latents is not None) == bool(release.config["condition"]["initiator"])
     features = batch.conditions["features"]
     assert features.values.shape[2] == 32
     ids = release.thinker._ids([2, 4, 4], 1.0, 4 * chunks)[0].tolist()
     assert features.values.shape[1] == len(ids) - ids.index(265), "four audio tokens per chunk, two seconds of video"
     assert features.mask.all()
-    settings = GenerationSettings(chunks=2, sampling=ChunkSampling(sets=2, flow_steps=2))
-    first = list(answer(release, batch, settings, tmp_path / "out.mp4"))
-    features.values = features.values.flip(1)
-    other = list(answer(release, batch, settings, tmp_path / "out.mp4"))
-    assert not torch.equal(first[0].latents, other[0].latents)
+    settings = GenerationSettings(chunks=1, sampling=ChunkSampling(sets=2, flow_steps=2))
+    parts, chunks = (release.responder, release.video_vae, release.audio_codec), []
+    for _ in range(2):
+        chunks += Conversation(*parts, batch, settings).answer()
+        features.values = features.values.flip(1)
+    assert not torch.equal(chunks[0].latents, chunks[1].latents)
+
+
+def test_a_model_that_listens_is_not_told_what_the_thinker_knows_of_the_future(
+    thinker_release: Path, question: Question
+) -> None:
+    release = load_release(thinker_release)
+    if not release.hears:
+        with pytest.raises(QuestionError, match="does not hear"):
+            read_question(release, replace(question, listen=True))
+        return
+    assert not read_question(release, replace(question, listen=True)).conditions["features"].mask.any()
 
 
 def test_a_release_names_its_thinker_and_does_not_contain_it(
@@ -131,7 +141,7 @@ def test_the_widths_must_agree(thinker_folder: Path, release) -> None:
 def test_infer_answers_with_a_thinker(thinker_release: Path, question: Question, tmp_path: Path) -> None:
     words = [
         f"initiator={question.initiator}", f"reference={question.reference}", f"checkpoint={thinker_release}",
-        f"output={tmp_path / 'out.mp4'}", "seconds=0.5", "device=cpu",
+        f"output={tmp_path / 'out.mp4'}", "seconds=0.5", "settings.ends=false", "device=cpu",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         infer_script.answer_question(compose("infer", words))

@@ -133,8 +133,8 @@ def _literal(word: str, paths: frozenset[str]) -> str:
     if value == "" or (is_path and value == "null"):
         return f"{key}=null"
     if name in LISTS and value.startswith("[") and value.endswith("]"):
-        paths_in_list = next(csv.reader([value[1:-1]], skipinitialspace=True), [])
-        return f"{key}=[{','.join(_quoted(path.strip()) for path in paths_in_list)}]"
+        several = next(csv.reader([value[1:-1]], skipinitialspace=True), [])
+        return f"{key}=[{','.join(_quoted(path) for path in several)}]"
     return override(key, value)
 
 
