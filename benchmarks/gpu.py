@@ -1,10 +1,10 @@
 """A model's training step and generated chunk on a GPU: time, memory, and the least possible time.
 
-    python benchmarks/gpu.py [--model base] [--size 480x768] [--chunks 25] [--turns 25] [--recompute] [--output FILE]
+    python benchmarks/gpu.py [--model base] [--size 480x768] [--said 25] [--heard 25] [--recompute] [--output FILE]
 
 Weights and tokens are random; tokens have the shapes of wan21 and encodec_24khz (or --video demo --audio demo). The
-training step is forward, backward and fused AdamW in bf16-mixed, eager and with compiled blocks. The chunk is eager and
-with the loops of the depth transformer and the flow head as CUDA graphs, in fp32 with TF32 products and in bf16. Times
+training step is forward, backward and fused AdamW in bf16-mixed, eager and with compiled blocks, of a dialogue: heard
+chunks, then said ones. The chunk, which reads a heard and a said chunk after a full window, is eager and with the loops of the depth transformer and the flow head as CUDA graphs, in fp32 with TF32 products and in bf16. Times
 are medians of --repeats runs after two, each until the device has finished. Peak memory is the allocator's; it includes
 the fp32 weights in the rows of bf16. The floors are those of `vidchat model describe` for --gpu, in bf16. With --device
 cpu, training runs in fp32, as a check of this file.
@@ -28,12 +28,12 @@ from vidchat.batch import ChunkBatch
 from vidchat.model.attention import HAS_FLASH
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.depth import CodeSampling
-from vidchat.model.generation_state import ChunkSampling
+from vidchat.model.generation_state import Chunk, ChunkSampling
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.precision import to_bf16
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Transformer
-from vidchat.profiling.cost import DEVICES, Workload
+from vidchat.profiling.cost import DEVICES, Workload, random_batch
 from vidchat.profiling.describe import Described, build, measure
 from vidchat.runtime.sizes import parse_size
 from vidchat.training.ema import EMA
@@ -50,29 +50,6 @@ def fill(model: Responder, device: str) -> Responder:
         if codes is not None:
             model.embed.codes.offsets.copy_(torch.arange(codes.codebooks) * codes.vocabulary)
     return model
-
-
-def random_batch(model: Responder, work: Workload, device: str) -> ChunkBatch:
-    """Returns a batch of random answers to random questions."""
-
-    def latents(chunks: int) -> torch.Tensor:
-        return torch.randn(work.batch, chunks, model.latent.channels, *work.grid, device=device)
-
-    def codes(chunks: int) -> torch.Tensor | None:
-        shape = model.code_shape
-        if shape is None:
-            return None
-        size = work.batch, chunks, shape.codec_frames, shape.codebooks
-        return torch.randint(shape.vocabulary, size, device=device)
-
-    def mask(chunks: int) -> torch.Tensor:
-        return torch.ones(work.batch, chunks, dtype=torch.bool, device=device)
-
-    roles = torch.zeros(work.batch, work.turns, dtype=torch.long, device=device)
-    return ChunkBatch(
-        latents(work.chunks + 1), mask(work.chunks), codes(work.chunks),
-        turn_latents=latents(work.turns), turn_codes=codes(work.turns), turn_roles=roles, turn_mask=mask(work.turns),
-    )  # fmt: skip
 
 
 def timed(function: Callable[[], Any], repeats: int, device: str) -> dict[str, float]:
@@ -114,19 +91,28 @@ def training(model: Responder, batch: ChunkBatch, device: str) -> Callable[[], N
 def generation(
     model: Responder, batch: ChunkBatch, work: Workload, loops: CapturedLoops | None, device: str
 ) -> Callable[[], None]:
-    """Returns a function that generates one chunk and appends it."""
+    """Returns a function that reads a heard and a said chunk after a full window, and generates the next."""
     generator = torch.Generator(device).manual_seed(0)
     sampling = ChunkSampling(sets=work.sets, flow_steps=work.flow_steps, codes=CodeSampling())
+    batch = batch.first(1)
+    heard = None if batch.heard_latents is None else Chunk(batch.heard_latents[:, 0], _first(batch.heard_codes))
+    said = Chunk(batch.latents[:, -1], _first(batch.codes))
     with torch.no_grad():
-        state = model.eval().prefill(batch.first(1), work.window)
+        state = model.eval().start(batch, work.window)
+        for _ in range(work.window):
+            state = model.read_step(state, said, heard)
 
     def chunk() -> None:
-        nonlocal state
+        nonlocal state, said
         with torch.no_grad():
-            latents, codes = model.generate_chunk(state, sampling, generator, loops)
-            state = model.append_chunk(state, latents, codes, 0.0, generator)
+            state = model.read_step(state, said, heard, 0.0, generator)
+            said = model.generate_chunk(state, sampling, generator, loops)
 
     return chunk
+
+
+def _first(codes: torch.Tensor | None) -> torch.Tensor | None:
+    return None if codes is None else codes[:, 0]
 
 
 def main() -> None:
@@ -135,8 +121,8 @@ def main() -> None:
     parser.add_argument("--size", type=parse_size, default="480x768", help="HEIGHTxWIDTH")
     parser.add_argument("--video", default="wan21", help="a name in configs/video_vae")
     parser.add_argument("--audio", default="encodec_24khz", help="a name in configs/audio_codec, or none")
-    parser.add_argument("--chunks", type=int, default=25)
-    parser.add_argument("--turns", type=int, default=25)
+    parser.add_argument("--said", type=int, default=25)
+    parser.add_argument("--heard", type=int, default=25)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sets", type=int, default=16)
     parser.add_argument("--recompute", action="store_true", help="recompute all blocks")
@@ -147,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     settings = Described(
-        options.model, options.size, options.video, options.audio, options.chunks, options.turns, batch=options.batch,
+        options.model, options.size, options.video, options.audio, options.said, options.heard, batch=options.batch,
         sets=options.sets, flow_steps=8,
     )  # fmt: skip
     model, work, _ = build(settings)
@@ -168,16 +154,17 @@ def main() -> None:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(json.dumps(result, indent=2) + "\n")
 
-    chunk = sum(floors["generation_floor_s_per_chunk"].values())
+    chunk = sum(floors["generation"]["heard_and_said" if options.heard else "said"]["floor_s"].values())
+    floor = floors["training"]["dialogue" if options.heard else "single"]["floor_s_per_step"]
     half = copy.deepcopy(model)
     to_bf16(half)
     for name, network in (("chunk", model), ("chunk, bf16", half)):
         row(name, generation(network, batch, work, None, options.device), chunk)
         row(f"{name}, captured", generation(network, batch, work, CapturedLoops(), options.device), chunk)
     del network, half
-    row("training step", training(model, batch, options.device), floors["training_floor_s_per_step"])
+    row("training step", training(model, batch, options.device), floor)
     compile_blocks(model)
-    row("training step, compiled", training(model, batch, options.device), floors["training_floor_s_per_step"])
+    row("training step, compiled", training(model, batch, options.device), floor)
 
 
 if __name__ == "__main__":

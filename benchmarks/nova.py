@@ -25,21 +25,23 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidchat.batch import ChunkBatch, ConditionValues
+from vidchat.batch import ConditionValues
 from vidchat.conditions.base import Conditioning
 from vidchat.conditions.thinker import ThinkerFeatures
 from vidchat.model import masked
 from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.flow import FlowShape
-from vidchat.model.generation_state import ChunkSampling
+from vidchat.model.generation_state import Chunk, ChunkSampling
 from vidchat.model.responder import Responder
 from vidchat.model.transformer import Shape
+from vidchat.profiling.cost import Workload, random_batch
 
 TEXT, TEXT_WIDTH, MASKED = 256, 2560, 0.867
 
@@ -89,11 +91,10 @@ class Ours:
             conditions=Conditioning({"features": ThinkerFeatures(TEXT_WIDTH)}), patch=2, ratio=2, set_causal=set_causal,
         )  # fmt: skip
         features = torch.cat([text, text[:, :2]], dim=1)  # NOVA adds two tokens, for motion
-        self.batch = ChunkBatch(
-            latents,
-            torch.ones(len(latents), latents.shape[1] - 1, dtype=torch.bool),
-            conditions={"features": ConditionValues(features, torch.ones(features.shape[:2], dtype=torch.bool))},
-        )
+        work = Workload(latents.shape[3:], latents.shape[1] - 1, branch="single", batch=len(latents))
+        self.batch = replace(random_batch(self.model, work), latents=latents)
+        mask = torch.ones(features.shape[:2], dtype=torch.bool)
+        self.batch.conditions["features"] = ConditionValues(features, mask)
 
     def training_step(self) -> Callable[[], None]:
         self.model.train()
@@ -106,13 +107,11 @@ class Ours:
         sampling = ChunkSampling(sets=sets, flow_steps=steps + steps % 2)
         batch = self.batch.first(1)
         with torch.no_grad():
-            start = self.model.prefill(batch, 8)
-        written = start.cache.written
+            start = self.model.start(batch, 8)
 
         def generate() -> None:
-            with torch.no_grad():
-                start.cache.written = written
-                state = self.model.append_chunk(start, batch.latents[:, 1], None)
+            with torch.no_grad():  # the same step is read again and again
+                state = self.model.read_step(start, Chunk(batch.latents[:, 1]))
                 self.model.generate_chunk(state, sampling)
 
         return generate

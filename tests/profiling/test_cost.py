@@ -13,39 +13,34 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
+from tests.batches import answers
 from tests.model.conftest import conditioning, shape
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.cli import app
 from vidchat.model import masked, set_causal
-from vidchat.model.chunks import LatentShape, TokenShapes
 from vidchat.model.depth import CodeSampling
 from vidchat.model.flow import FlowShape
-from vidchat.model.generation_state import ChunkSampling
+from vidchat.model.generation_state import Chunk, ChunkSampling
 from vidchat.model.mask import BlockCausal
-from vidchat.model.objective import Objective
-from vidchat.model.responder import Responder
 from vidchat.model.spatial import set_sizes
 from vidchat.model.transformer import Shape, Transformer
 from vidchat.profiling import cost
 from vidchat.profiling.count import Work, count
 from vidchat.profiling.describe import Described, build
-from vidchat.profiling.memory import MARGIN, peak_training_bytes
+from vidchat.profiling.memory import peak_training_bytes
 from vidchat.shipped import CONFIGS
 
-WORK = cost.Workload(grid=(8, 8), chunks=4, turns=3, text=5, batch=2, window=6, sets=3, flow_steps=2)
-CHUNK, FINE = 16 + 4, 64  # tokens of a chunk in the backbone, and in the spatial transformer
+WORK = cost.Workload(grid=(8, 8), said=4, heard=3, text=5, batch=2, window=6, sets=3, flow_steps=2)
+CHUNK, HEARD, FINE = 16 + 4, 4 + 4, 64  # tokens of a said and a heard chunk in the backbone; in the spatial transformer
 PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 
 
-def a_batch() -> ChunkBatch:
+def a_batch(chunks: int = 4) -> ChunkBatch:
     torch.manual_seed(0)
-    ones = torch.ones(2, 5, dtype=torch.bool)
-    return ChunkBatch(
-        latents=torch.randn(2, 5, 3, 8, 8), chunk_mask=ones[:, :4], codes=torch.randint(16, (2, 4, 4, 2)),
-        conditions={"text": ConditionValues(torch.randint(11, (2, 5)), ones)}, turn_latents=torch.randn(2, 3, 3, 8, 8),
-        turn_codes=torch.randint(16, (2, 3, 4, 2)), turn_roles=torch.zeros(2, 3, dtype=torch.long),
-        turn_mask=ones[:, :3],
-    )  # fmt: skip
+    text = ConditionValues(torch.randint(11, (2, 5)), torch.ones(2, 5, dtype=torch.bool))
+    said = torch.randn(2, chunks + 1, 3, 8, 8), torch.randint(16, (2, chunks, 4, 2))
+    heard = torch.randn(2, 3, 3, 8, 8), torch.randint(16, (2, 3, 4, 2))
+    return answers(*said, None, *heard, {"text": text})
 
 
 @pytest.fixture
@@ -81,9 +76,9 @@ def attention_flops(shape: Shape, pairs: int, last: int) -> float:
 def pairs_of(blocks: list[int], queries: list[int] | None = None, last: int | None = None) -> int:
     """Returns the number of computed pairs of a query and a key, span by span, for the last queries."""
     mask = BlockCausal(
-        torch.tensor(blocks), torch.ones(1, len(blocks), dtype=torch.bool), queries and torch.tensor(queries)
+        torch.tensor([blocks]), torch.ones(1, len(blocks), dtype=torch.bool), queries and torch.tensor([queries])
     )
-    spans = mask.last_spans(len(mask.query_blocks) if last is None else last)
+    spans = mask.last_spans(mask.query_blocks.shape[1] if last is None else last)
     return sum((span.end - span.start) * span.keys for span in spans)
 
 
@@ -117,7 +112,7 @@ def test_attention_is_counted_over_the_pairs_that_the_mask_leaves():
     """The count is exact for chunks of 64 tokens or more, as at every real size."""
     stack = Transformer(shape()).to("meta")
     stack.layers[0].self_attn.backend = stack.layers[1].self_attn.backend = "spans"
-    blocks = torch.arange(4).repeat_interleave(70)
+    blocks = torch.arange(4).repeat_interleave(70)[None]
     mask = BlockCausal(blocks, torch.ones(1, 280, dtype=torch.bool, device="meta"))
     x = torch.empty(1, 280, 16, device="meta")
     counted = flops(count(stack, lambda: stack(x, x[..., :3], mask)))
@@ -127,39 +122,53 @@ def test_attention_is_counted_over_the_pairs_that_the_mask_leaves():
 
 
 def test_training_operations(model):
-    """Forward and backward on a CPU."""
+    """Forward and backward on a CPU: of the still beside the last chunk heard, one prediction more than is said."""
     model.train()
-    batch = a_batch()
+    batch, size = a_batch(), model.backbone.shape
     measured = products(lambda: model.loss(batch)["loss"].backward())
-    blocks = [*range(5), *(5 + i // CHUNK for i in range(7 * CHUNK))]
-    pairs = pairs_of(blocks)
-    attention = attention_flops(model.backbone.shape, pairs, pairs_of(blocks, last=4 * CHUNK))
-    attention += 4 * attention_flops(model.depth.transformer.shape, 8 * 8, 8 * 8)
+    steps = [(0, CHUNK), (1, HEARD), (2, HEARD), (3, HEARD + CHUNK), *((step, CHUNK) for step in range(4, 8))]
+    blocks = [*range(5), *(5 + step for step, tokens in steps for _ in range(tokens))]
+    attention = attention_flops(size, pairs_of(blocks), pairs_of(blocks, last=len(blocks) - 5))
+    attention += 5 * attention_flops(model.depth.transformer.shape, 8 * 8, 8 * 8)
     if isinstance(model.spatial, set_causal.SetCausalTransformer):
-        attention += 4 * set_causal_flops(model.spatial, set_sizes(FINE, cost.SETS))
+        attention += 5 * set_causal_flops(model.spatial, set_sizes(FINE, cost.SETS))
     else:
         hidden = round(FINE * cost.MASKED)
         known, everything = CHUNK + FINE - hidden, CHUNK + FINE
-        attention += 4 * attention_flops(model.spatial.encoder.shape, known**2, known**2)
-        attention += 4 * attention_flops(model.spatial.decoder.shape, everything**2, hidden * everything)
+        attention += 5 * attention_flops(model.spatial.encoder.shape, known**2, known**2)
+        attention += 5 * attention_flops(model.spatial.decoder.shape, everything**2, hidden * everything)
     counted = flops(cost.training_work(model, WORK))
     assert counted - 3 * 2 * attention == pytest.approx(measured, rel=0.01)
 
 
-def test_generation_operations(model):
+@pytest.mark.parametrize(("branch", "columns"), [("single", (5, 0)), ("dialogue", (6, 3)), ("listening", (5, 3))])
+def test_the_tokens_of_each_branch(model, branch, columns):
+    """The still of a turn that does not start at step 1 is read beside the reference."""
+    work = replace(WORK, branch=branch)
+    assert tuple(map(len, work.columns())) == columns
+    assert cost.Sizes.of(model, work).sample(work) == 5 + columns[0] * CHUNK + columns[1] * HEARD
+
+
+def seen_in_generation() -> int:
+    return 5 + CHUNK + (6 + 1) * (HEARD + CHUNK)
+
+
+@pytest.mark.parametrize("kind", ["said", "heard_and_said"])
+def test_generation_operations(model, kind):
     model.eval()
-    batch = a_batch().first(1)
+    batch, size = a_batch().first(1), model.backbone.shape
+    sampling = ChunkSampling(sets=3, flow_steps=2, codes=CodeSampling(temperature=0))
+    said = Chunk(batch.latents[:, 1], batch.codes[:, 2])
+    heard = said if kind == "heard_and_said" else None
     with torch.no_grad():
-        reading = model.prefill(batch, WORK.window)
-        sampling = ChunkSampling(sets=3, flow_steps=2, codes=CodeSampling(temperature=0))
+        state = model.start(batch, WORK.window)
 
         def chunk() -> None:
-            read = model.append_chunk(reading, batch.latents[:, 1], batch.codes[:, 0])
-            model.generate_chunk(read, sampling)
+            model.generate_chunk(model.read_step(state, said, heard), sampling)
 
         measured = products(chunk)
-    seen = 5 + CHUNK * (3 + 1 + 6 + 1)
-    attention = attention_flops(model.backbone.shape, CHUNK * seen, CHUNK * seen)
+    tokens = CHUNK + (HEARD if heard else 0)
+    attention = attention_flops(size, tokens * seen_in_generation(), tokens * seen_in_generation())
     attention += attention_flops(model.depth.transformer.shape, 36, 36)
     sets = set_sizes(FINE, 3)
     if isinstance(model.spatial, set_causal.SetCausalTransformer):
@@ -174,14 +183,13 @@ def test_generation_operations(model):
             attention += attention_flops(model.spatial.encoder.shape, known**2, known**2)
             attention += attention_flops(model.spatial.decoder.shape, everything**2, size * everything)
             known += size
-    assert flops(cost.generation_work(model, WORK)) - attention == measured
+    assert flops(cost.generation_work(model, WORK)[kind]) - attention == measured
 
 
 def test_what_generation_reads(model):
     """Generation reads the backbone's weights and cache once, the depth transformer's weights once for every code."""
-    parts = cost.generation_work(model, WORK)
-    seen = 5 + CHUNK * (3 + 1 + 6 + 1)
-    cached = 2 * 2 * seen * model.backbone.shape.kv_heads * model.backbone.shape.head_dim
+    parts = cost.generation_work(model, WORK)["said"]
+    cached = 2 * 2 * seen_in_generation() * model.backbone.shape.kv_heads * model.backbone.shape.head_dim
     matrices = {name: sum(p.numel() for p in part.parameters() if p.dim() > 1) for name, part in model.named_children()}
     assert parts["backbone"].values == matrices["backbone"] + cached
     depth = model.depth.transformer
@@ -189,9 +197,18 @@ def test_what_generation_reads(model):
     own = 2 * depth.shape.layers * depth.shape.kv_heads * depth.shape.head_dim * sum(range(1, 9))
     codes = 8 * model.depth.heads[0].numel() + model.depth.condition.weight.numel()
     assert parts["depth"].values == 8 * stack + own + codes
-    guided = cost.generation_work(model, replace(WORK, guided=True))
+    guided = cost.generation_work(model, replace(WORK, guided=True))["said"]
     assert guided["backbone"].values == matrices["backbone"] + 2 * cached, "two halves share the weights"
     assert guided["backbone"].flops == 2 * parts["backbone"].flops
+
+
+def test_a_model_that_hears_nothing_keeps_no_place_for_it(make_responder):
+    deaf = make_responder(conditions=conditioning(), spatial=shape(4))
+    parts = cost.generation_work(deaf, replace(WORK, text=0))
+    assert parts.keys() == {"said"}
+    size, seen = deaf.backbone.shape, CHUNK * (1 + 6 + 1)
+    weights = sum(p.numel() for p in deaf.backbone.parameters() if p.dim() > 1)
+    assert parts["said"]["backbone"].values == weights + 2 * size.layers * seen * size.kv_heads * size.head_dim
 
 
 def test_counting_changes_neither_the_model_nor_the_random_state(model):
@@ -214,9 +231,7 @@ def test_peak_memory(make_responder, recompute, set_causal, noises):
         backbone=wide, spatial=wide, depth=wide, flow=FlowShape(width=64, blocks=3, noises=noises),
         conditions=conditioning(turns=True, drop=0.0, text=True), set_causal=set_causal,
     ).train()  # fmt: skip
-    batch = a_batch()
-    batch.latents, batch.chunk_mask = torch.randn(2, 21, 3, 8, 8), torch.ones(2, 20, dtype=torch.bool)
-    batch.codes = torch.randint(16, (2, 20, 4, 2))
+    batch = a_batch(20)
     optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for _ in range(2):
@@ -226,44 +241,16 @@ def test_peak_memory(make_responder, recompute, set_causal, noises):
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]  # below 0 when freed
     measured = 4 * sum(p.numel() for p in model.parameters()) + max(itertools.accumulate(sizes))
-    work = cost.Workload(grid=(8, 8), chunks=20, turns=3, text=5, batch=2)
+    work = cost.Workload(grid=(8, 8), said=20, heard=3, text=5, batch=2)
     expected = peak_training_bytes(model, work, average=False)
     assert expected == pytest.approx(measured, rel=1 / 6), expected / measured
-
-
-H100 = {  # GB that training steps were measured to take at their peak, batch 1, bf16-mixed
-    "base": (44.0, cost.Workload((60, 96), 25, 25)),
-    "nova": (34.0, cost.Workload((60, 96), 8, 0, 258)),
-}
-
-
-def nova() -> Responder:
-    """Returns the model that benchmarks/nova.py compares with NOVA, at NOVA's full shapes, without memory."""
-
-    def stack(layers: int) -> Shape:
-        return Shape(width=1024, layers=layers, heads=16, kv_heads=16, head_dim=64, mlp_width=2731)
-
-    with torch.device("meta"):
-        return Responder(
-            TokenShapes(LatentShape(4, 4)), stack(16), FlowShape(1280, 3, noises=4), stack(32),
-            conditions=conditioning(features=2048), patch=2, ratio=2,
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize("name", H100)
-def test_peak_memory_in_mixed_precision_equals_that_measured_on_a_gpu(name):
-    measured, work = H100[name]
-    model = nova() if name == "nova" else build(Described("base", (480, 768), "wan21", "encodec_24khz"))[0]
-    model.objective = Objective()  # measured on all chunks
-    peak = peak_training_bytes(model, work, 2, average=name == "base", recompute=name == "base")
-    assert peak / 1e9 < measured < MARGIN * 1.01 * peak / 1e9
 
 
 def test_a_set_causal_chunk_costs_the_same_in_however_many_sets(make_responder):
     """Except for the last set, which is never read; the masked transformer computes all tokens again for each set."""
     masked, causal = (make_responder(spatial=shape(4), set_causal=kind) for kind in (False, True))
     few, many = (
-        [cost.generation_work(model, replace(WORK, sets=sets))["spatial"].flops for model in (masked, causal)]
+        [cost.generation_work(model, replace(WORK, sets=sets))["said"]["spatial"].flops for model in (masked, causal)]
         for sets in (4, 16)
     )
     assert many[0] > 3.5 * few[0]
@@ -293,12 +280,13 @@ def test_every_video_tokenizer_is_described(video):
 
 
 def test_the_base_model_is_as_large_as_the_paper_s():
-    words = "model=base size=480x768 video_vae=wan21 audio_codec=mimi sets=2 flow_steps=2 chunks=4 turns=4 window=4"
+    words = "model=base size=480x768 video_vae=wan21 audio_codec=mimi sets=2 flow_steps=2 said=4 heard=4 window=4"
     done = CliRunner().invoke(app, ["model", "describe", *words.split(), "--json"])
     assert done.exit_code == 0, done.output
     report = json.loads(done.output)
     assert 0.75e9 < sum(report["parameters"].values()) < 0.9e9
-    assert report["generation_floor_s_per_chunk"]["backbone"] > 0
+    assert report["generation"]["heard_and_said"]["floor_s"]["backbone"] > 0
+    assert report["training"].keys() == {"single", "dialogue", "listening"}
 
 
 @pytest.mark.parametrize(
@@ -312,7 +300,7 @@ def test_the_base_model_is_as_large_as_the_paper_s():
         ("size=480x760 model=base video_vae=wan21", "do not divide"),
         ("sets=0", "sampling.sets must be a whole number in [1, 1000]"),
         ("video_vae=null", "video_vae must be the name of one of its configs"),
-        ("chunks=0", "chunks must be at least 1"),
+        ("said=0", "said must be at least 1"),
         ("gpu=b999", "h100, h200, a100, l40s"),
         ("modle=base", "did you mean 'model'?"),
         ("model.set_casual=true", "did you mean 'model.set_causal'?"),

@@ -1,4 +1,4 @@
-"""Releases of format 1 are read wherever code has moved; those of format 2 hold names only."""
+"""Releases of another format are refused; those of the present one hold names only."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vidchat.registry import FormatError, UnknownName, look_up, name_of, to_names
-from vidchat.release.format import FORMAT_1, from_format_1
+from vidchat.release.format import FORMAT, format_problem
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GROUPS = ("model", "video_vae", "audio_codec")
 ENTRIES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 UNTRAINED = ("stacked",)
 """Configs from which a tokenizer is trained, not released."""
-
-
-@pytest.mark.parametrize("name", sorted(set(FORMAT_1.values())))
-def test_every_path_of_format_1_stands_for_a_name_that_is_there(name):
-    assert name_of(look_up(name)) == name
 
 
 @pytest.mark.parametrize(("group", "entry"), [pair for pair in ENTRIES if pair[1] not in UNTRAINED])
@@ -39,11 +34,17 @@ def test_a_part_without_a_name_cannot_be_released():
         to_names({"_target_": "vidchat.model.transformer.Shape", "_partial_": True})
 
 
-def test_format_1_is_read_by_its_own_table_and_nothing_else():
-    shape = {"_target_": "vidchat.model.transformer.Shape", "width": 8, "_recursive_": False}
-    node = {"_target_": "vidchat.model.responder.Responder", "backbone": shape, "layers": [shape], "spatial": None}
-    shape = {"type": "transformer", "width": 8}
-    assert from_format_1(node) == {"type": "responder", "backbone": shape, "layers": [shape], "spatial": None}
-    for target in ("os.system", "vidchat.release.load_release", "vidchat.tokenizers.stacked.StackedVAE"):
-        with pytest.raises(FormatError, match="do not use it"):
-            from_format_1({"model": {"_target_": target}})
+@pytest.mark.parametrize(
+    ("stated", "problem"),
+    [
+        (FORMAT, None),
+        *((old, "vidchat 0.1.0 (git tag v0.1.0) is the last version that runs it") for old in range(1, FORMAT)),
+        (FORMAT + 1, f"is of format '{FORMAT + 1}'; this vidchat reads format {FORMAT}: update it"),
+        (True, "is of format 'True'"),
+        (0, "is of format '0'"),
+        (None, "does not state its format"),
+    ],
+)
+def test_a_format_that_is_not_the_present_one_is_refused_in_a_sentence(stated, problem):
+    said = format_problem("some/release", stated)
+    assert said is problem is None or (said.startswith("some/release ") and problem in said and "\n" not in said)

@@ -1,31 +1,28 @@
-"""Releases outlive the modules that made them, and hold other packages' parts, whose code runs on trust alone."""
+"""Releases hold names and no import paths; the code of other packages' parts runs on trust alone."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import hydra.utils
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
+from tests.batches import answers
 from tests.generation.conftest import CONDITION, MODEL
-from tests.generation.test_sampling import composed
 from tests.modules import responder_module
 from vidchat import registry
-from vidchat.batch import ChunkBatch
 from vidchat.cli.infer import answer_question
 from vidchat.cli.overrides import override
-from vidchat.generation.stream import GenerationSettings, stream_answer
 from vidchat.profiling.describe import Described
 from vidchat.profiling.describe import build as build_described
 from vidchat.registry import FormatError
-from vidchat.release import Release, ReleaseError, load_release, read_config
+from vidchat.release import ReleaseError, load_release, read_config
+from vidchat.shipped import CONFIGS
 from vidchat.tokenizers.stft_codec import StftCodec
 from vidchat.tokenizers.text import ByteTokenizer
 from vidchat.training.check import _nameless
@@ -33,42 +30,6 @@ from vidchat.training.checkpoint_file import CheckpointError
 from vidchat.training.initialise import initialise
 from vidchat.training.responder_module import ResponderModule
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints" / "demo"
-FORMAT_1 = """
-kind: responder
-format: 1
-stage: {name: sft_dyadic, steps: 2400}
-fps: 25
-size: [96, 96]
-model:
-  _target_: vidchat.model.responder.Responder
-  patch: 1
-  ratio: 2
-  noise: 0.3
-  backbone: {_target_: vidchat.model.transformer.Shape, width: 192, layers: 6, heads: 3, kv_heads: 3, head_dim: 64,
-    mlp_width: 512}
-  spatial: {_target_: vidchat.model.transformer.Shape, width: 192, layers: 4, heads: 3, kv_heads: 3, head_dim: 64,
-    mlp_width: 512}
-  depth: {_target_: vidchat.model.transformer.Shape, width: 192, layers: 2, heads: 3, kv_heads: 3, head_dim: 64,
-    mlp_width: 512}
-  flow: {_target_: vidchat.model.flow.FlowShape, width: 256, blocks: 3, draws: 4, objective: flow}
-  objective: {_target_: vidchat.model.responder.Objective, video: 1.0, audio: 1.0, first_codebook: 4,
-    spatial_chunks: 48, code_dropout: 0.9}
-  sampling:
-    _target_: vidchat.model.reading.ChunkSampling
-    sets: 6
-    flow_steps: 8
-    temperature: 0.7
-    guidance: 1.0
-    noise_level: 0.1
-    codes: {_target_: vidchat.model.depth.CodeSampling, temperature: 0.6, top_k: 30, top_p: 1.0}
-condition: {text: null, initiator: true, earlier_turns: false, voice: false, scores: [], features: 0, drop: 0.1}
-video_vae: {_target_: vidchat.tokenizers.stacked.StackedVAE.load, directory: video_vae}
-audio_codec: {_target_: vidchat.tokenizers.stft_codec.StftCodec.load, directory: audio_codec}
-text_tokenizer: {_target_: vidchat.tokenizers.text.ByteTokenizer}
-fingerprints: {video_vae: dfd33855adcba058, audio_codec: 548e12095c45f131, text_tokenizer: bytes}
-"""
-"""As the shipped model was first released; frozen, since such folders are with other people."""
 FOREIGN = """
 from pathlib import Path
 from vidchat.registry import register
@@ -80,42 +41,6 @@ class BrightVAE(StackedVAE):
     def decode_chunks(self, latents):
         return super().decode_chunks(latents) + 0.5
 """
-
-
-def first_chunk(release: Release) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What the shipped model answers to nothing but noise."""
-    generator = torch.Generator().manual_seed(0)
-    ones = torch.ones(1, 2, dtype=torch.bool)
-    latents = torch.randn(1, 3, release.video_vae.channels, 6, 6, generator=generator)
-    codes = torch.zeros(1, 2, 8, release.audio_codec.codebooks, dtype=torch.long)
-    batch = ChunkBatch(
-        latents[:, :1], ones[:, :0], turn_latents=latents[:, 1:], turn_codes=codes, turn_roles=codes[:, :, 0, 0],
-        turn_mask=ones,
-    )  # fmt: skip
-    settings = GenerationSettings(chunks=1)
-    made = next(iter(stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings)))
-    return made.frames, made.waveform
-
-
-def test_a_shipped_release_of_format_1_loads_wherever_the_code_has_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "demo"
-    shutil.copytree(SHIPPED, folder, ignore=shutil.ignore_patterns("config.yaml"))
-    (folder / "config.yaml").write_text(FORMAT_1)
-    expected = first_chunk(load_release(SHIPPED))
-    for path in ("responder.Objective", "transformer.Shape", "flow.FlowShape", "generation_state.ChunkSampling"):
-        monkeypatch.delattr(f"vidchat.model.{path}", raising=False)
-    monkeypatch.setattr(hydra.utils, "_locate", lambda path: pytest.fail(f"{path} was looked for"))
-    release = load_release(folder)
-    assert release.responder.sampling.sets == 6
-    assert release.responder.objective.spatial_chunks == 48
-    weights = load_file(SHIPPED / "model.safetensors")
-    assert all(torch.equal(value, weights[name].float()) for name, value in release.responder.state_dict().items())
-    made = first_chunk(release)
-    assert torch.equal(made[0], expected[0])
-    assert torch.equal(made[1], expected[1])  # type: ignore[arg-type]
-    assert "_target_" not in str(release.config)
 
 
 @pytest.fixture
@@ -163,7 +88,7 @@ def test_a_lab_s_vae_is_trained_with_released_and_loaded_on_trust(
     latents = module.video_vae.encode(pictures).transpose(1, 2).detach()
     codes = torch.randint(16, (1, 2, 8, 2))
     optimizer = module.configure_optimizers()["optimizer"]
-    module.losses(ChunkBatch(latents, torch.ones(1, 2, dtype=torch.bool), codes))["loss"].backward()
+    module.losses(answers(latents, codes))["loss"].backward()
     optimizer.step()
     module.export(tmp_path / "release", config)
 
@@ -186,43 +111,9 @@ def test_a_lab_s_vae_is_trained_with_released_and_loaded_on_trust(
     assert torch.equal(loaded.video_vae.decode(latents), module.video_vae.decode(latents))
 
 
-OLD_WEIGHTS = {
-    "conditions.embeddings.text.ids.weight": "conditions.embed_tokens.weight",
-    "conditions.embeddings.scores.names.weight": "conditions.score_names.weight",
-    "conditions.embeddings.scores.values.0.weight": "conditions.score_values.0.weight",
-    "conditions.embeddings.scores.values.0.bias": "conditions.score_values.0.bias",
-    "conditions.embeddings.scores.values.2.weight": "conditions.score_values.2.weight",
-    "conditions.embeddings.scores.values.2.bias": "conditions.score_values.2.bias",
-    "conditions.embeddings.features.project.weight": "conditions.project_features.weight",
-    "conditions.embeddings.features.project.bias": "conditions.project_features.bias",
-}
-"""What weights of conditions were called when all conditions were one module; frozen, as such weights are about."""
-
-
-def test_weights_of_before_each_condition_had_its_file_are_loaded_everywhere(lab: Path, tmp_path: Path) -> None:
-    module, config = a_run(tmp_path, text="answer", voice=True, scores=["dover", "motion"], features=3)
-    own = {name: value.clone() for name, value in module.responder.state_dict().items()}
-    assert {name for name in own if name.startswith("conditions.")} == OLD_WEIGHTS.keys()
-    old = {OLD_WEIGHTS.get(name, name): value + 1 for name, value in own.items()}
-
-    module.export(tmp_path / "release", config)
-    save_file(old, tmp_path / "release" / "model.safetensors")
-    loaded = load_release(tmp_path / "release", trust="mylab_x").responder
-    assert all(torch.equal(value, own[name] + 1) for name, value in loaded.state_dict().items())
-
-    assert f"{len(own)} tensors loaded" in initialise(module, tmp_path / "release", config, module.fingerprints)
-    assert all(torch.equal(value, own[name] + 1) for name, value in module.responder.state_dict().items())
-
-    checkpoint = {
-        "state_dict": {f"network.{name}": value for name, value in old.items()}, "global_step": 1,
-        "ema": {"updates": 1, "average": {name: value + 1 for name, value in old.items()}}, "accumulated": 1,
-        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": {}, "current": {}}}},
-    }  # fmt: skip
-    module.trainer = SimpleNamespace(accumulate_grad_batches=1)  # type: ignore[assignment]
-    module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])  # type: ignore[arg-type]  # as Lightning goes on
-    name = "conditions.embeddings.text.ids.weight"
-    assert torch.equal(module.ema.average[name], module.responder.get_parameter(name) + 1)
+def composed(*words: str) -> Any:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("infer", list(words))
 
 
 def test_infer_trusts_what_its_config_says(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,9 +124,9 @@ def test_infer_trusts_what_its_config_says(lab: Path, tmp_path: Path, monkeypatc
     places = {"checkpoint": "release", "reference": "face.png", "output": "answer.mp4"}
     words = [*(override(key, tmp_path / name) for key, name in places.items()), "seconds=0.1", "device=cpu"]
     with pytest.raises(ReleaseError, match=r"trust=\[mylab_x\]"):
-        answer_question(composed("infer", *words))
+        answer_question(composed(*words))
     assert not lab.exists()
-    answer_question(composed("infer", *words, "trust=[mylab_x]"))
+    answer_question(composed(*words, "trust=[mylab_x]"))
     assert (tmp_path / "answer.mp4").is_file()
 
 

@@ -18,7 +18,7 @@ from tests.tiny_thinker import tiny_tokenizer
 from tests.training.fakes import NoisyModule
 from vidchat.batch import ChunkBatch, ConditionValues
 from vidchat.data.media.pixels import to_bytes
-from vidchat.generation.stream import GenerationSettings
+from vidchat.generation.conversation import GenerationSettings
 from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import load_release
 from vidchat.tokenizers.stacked import StackedVAE
@@ -95,14 +95,14 @@ def test_samples_are_of_the_averaged_weights_in_evaluation(
     module: ResponderModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     move_away(module)
-    stream, seen = samples_module.stream_answer, []
+    conversation, seen = samples_module.Conversation, []
 
     def watched(responder, *rest):  # type: ignore[no-untyped-def]
         averaged = all(torch.equal(p, module.ema.average[name]) for name, p in responder.named_parameters())
         seen.append((averaged, any(m.training for m in responder.modules())))
-        return stream(responder, *rest)
+        return conversation(responder, *rest)
 
-    monkeypatch.setattr(samples_module, "stream_answer", watched)
+    monkeypatch.setattr(samples_module, "Conversation", watched)
     loader = SimpleNamespace(val_dataloader=lambda: [batch()])
     trainer = SimpleNamespace(datamodule=loader, global_step=7, loggers=[], is_global_zero=True)
     settings = GenerationSettings(5, sampling=ChunkSampling(sets=2, flow_steps=2))
@@ -116,14 +116,15 @@ def test_samples_are_of_the_averaged_weights_in_evaluation(
 
 
 def test_the_truth_beside_a_sample_has_the_same_frames(module: ResponderModule) -> None:
-    """Frames 1..4T and their audio: the reference is left out, as it is of an answer."""
-    truth = batch()
-    frames, audio = samples_module.round_trip(truth, module, 2)
+    """Frames 1..4T and their audio: the stills are left out, as they are of an answer."""
+    latents, codes = torch.randn(1, 4, 4, 2, 2), torch.randint(16, (1, 3, 8, 2))
+    truth = batches.answers(latents, codes, None, latents[:, 1:], codes)
+    frames, waveform = samples_module.round_trip(truth, module)
     with torch.no_grad():
-        decoded = to_bytes(module.video_vae.decode(truth.latents[:, :3].transpose(1, 2)))[:, :, 1:]
-        heard = module.audio_codec.decode(truth.codes[:, :2].flatten(1, 2))
-    assert torch.equal(frames, decoded.transpose(1, 2))
-    assert torch.equal(audio, heard)
+        decoded = to_bytes(module.video_vae.decode(latents.transpose(1, 2)))[:, :, 1:]
+        said = module.audio_codec.decode(codes.flatten(1, 2))
+    assert torch.equal(frames, decoded[0].transpose(0, 1))
+    assert torch.equal(waveform, said[0])
 
 
 def save_language_model(folder: Path, rows: int) -> Qwen3ForCausalLM:

@@ -115,6 +115,15 @@ def test_what_the_weights_are_made_for_never_changes(
         check_resumed(source, changed(resume=resume), {"video_vae": "f2"})
 
 
+def test_a_run_of_the_earlier_layout_is_refused_by_the_version_that_goes_on_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "step_00000001.ckpt"
+    write_checkpoint({"ema": {}, "config": CONFIG, "fingerprints": {"video_vae": "f1"}}, path)
+    with pytest.raises(CheckpointError, match=r"vidchat 0\.1\.0 \(git tag v0\.1\.0\) is the last version that runs it"):
+        check_resumed(path, changed(), {"video_vae": "f1"})
+    write_checkpoint({"ema": {}, "config": CONFIG}, path)  # of a tokenizer
+    check_resumed(path, changed(), {})
+
+
 def go_on(folder: Path, accumulate: int = 1, **settings: Any) -> tuple[NoisyModule, Recorder, list[torch.Tensor]]:
     """Four steps, then one with other settings; and the weights before it."""
     options = {"warmup": 0, "schedule": "constant"}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tests.training.fakes import NoisyModule, Recorder, Stream, StreamModule, make_trainer
+from vidchat.release.format import FORMAT
 from vidchat.training.checkpoint import find_checkpoint
 from vidchat.training.checkpoint_file import CheckpointError, read_checkpoint, write_checkpoint
 from vidchat.training.ema import EMA
@@ -266,10 +267,17 @@ def test_weights_of_other_tokenizers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "step_00000001.ckpt"
     weights = {f"network.{name}": value for name, value in module.network.state_dict().items()}
     checkpoint = {"ema": module.ema.state_dict(), "config": {}, "state_dict": weights}
-    write_checkpoint(checkpoint | {"fingerprints": {"video_vae": "f1"}}, path)
+    write_checkpoint(checkpoint | {"fingerprints": {"video_vae": "f1"}, "format": FORMAT}, path)
     assert "4 tensors" in initialise(module, path, {}, {"video_vae": "f1"})
     with pytest.raises(CheckpointError, match=r"init_from=.*with the video_vae f1, and this run has f2"):
         initialise(module, path, {}, {"video_vae": "f2"})
+
+
+def test_a_checkpoint_of_the_earlier_layout_is_no_start(tmp_path: Path) -> None:
+    module, path = NoisyModule(), tmp_path / "step_00000001.ckpt"
+    write_checkpoint({"ema": module.ema.state_dict(), "config": {}, "state_dict": {}, "fingerprints": {}}, path)
+    with pytest.raises(CheckpointError, match=r"init_from=\S+ is of format 2, .*git tag v0\.1\.0"):
+        initialise(module, path, {}, {})
 
 
 def test_weights_that_are_not_finite_are_no_start(tmp_path: Path) -> None:

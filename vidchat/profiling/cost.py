@@ -140,7 +140,7 @@ def training_work(model: Responder, work: Workload) -> dict[str, Work]:
         model: Responder on any device.
         work: Sizes of the training step.
     """
-    model, batch = _on_meta(model).train(), _batch(model, work)
+    model, batch = _on_meta(model).train(), random_batch(model, work, "meta")
     losses: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_typical_seed(model, Sizes.of(model, work).fine))
@@ -164,7 +164,8 @@ def generation_work(model: Responder, work: Workload) -> dict[str, dict[str, Wor
     scale = 2.0 if work.guided else 1.0
     sampling = model.sampling.changed({"sets": work.sets, "flow_steps": work.flow_steps, "guidance": scale})
     state = _full_state(model, work)
-    said, states = Chunk(state.reference, _codes(model, 1)), [state]
+    codes = _codes(model, 1, 1)
+    said, states = Chunk(state.reference, None if codes is None else codes[:, 0]), [state]
 
     def read(heard: Chunk | None) -> dict[str, Work]:
         return count(model, lambda: states.append(model.read_step(state, said, heard)))
@@ -198,41 +199,43 @@ def _typical_seed(model: Responder, tokens: int) -> int:
     return min(range(200), key=distance)
 
 
-def _batch(model: Responder, work: Workload) -> ChunkBatch:
-    """Returns the samples of a training step, without values except for the steps, on which the mask depends."""
+def random_batch(model: Responder, work: Workload, device: torch.device | str = "cpu") -> ChunkBatch:
+    """Returns the samples of a training step, of random tokens.
 
-    def latents(columns: int) -> Tensor:
-        return torch.empty(work.batch, columns, model.latent.channels, *work.grid, device="meta")
+    On the meta device only the steps have values, on which the mask and the order of the tokens depend.
+    """
+    said, heard = work.columns()
 
-    def codes(columns: int) -> Tensor | None:
-        chunk = _codes(model, work.batch)
-        return None if chunk is None else chunk[:, None].expand(-1, columns, -1, -1)
-
-    def ids(length: int) -> Tensor:
-        return torch.zeros(work.batch, length, dtype=torch.long, device="meta")
+    def ones(columns: int) -> Tensor:
+        return torch.ones(work.batch, columns, dtype=torch.long, device=device)
 
     def steps(places: tuple[Place, ...]) -> Tensor:
-        return torch.tensor([place.step for place in places]).expand(work.batch, -1)
+        on = "cpu" if torch.device(device).type == "meta" else device
+        return torch.tensor([place.step for place in places], device=on).expand(work.batch, -1)
 
-    said, heard = work.columns()
-    count = len(said)
-    mask = ids(count).bool()
-    batch = ChunkBatch(latents(count), steps(said), mask, mask, codes(count), ends=ids(count))
+    def latents(columns: int) -> Tensor:
+        return torch.randn(work.batch, columns, model.latent.channels, *work.grid, device=device)
+
+    stills = torch.tensor([place.chunk == 0 for place in said], device=device).expand(work.batch, -1)
+    batch = ChunkBatch(
+        latents(len(said)), steps(said), stills, ones(len(said)).bool(), _codes(model, work.batch, len(said), device),
+        ends=0 * ones(len(said)),
+    )  # fmt: skip
     if heard:
-        batch.heard_latents, batch.heard_codes = latents(len(heard)), codes(len(heard))
-        batch.heard_steps, batch.heard_video = steps(heard), ids(len(heard)).bool()
-        batch.heard_audio = batch.heard_video
+        batch.heard_latents, batch.heard_steps = latents(len(heard)), steps(heard)
+        batch.heard_codes = _codes(model, work.batch, len(heard), device)
+        batch.heard_video = batch.heard_audio = ones(len(heard)).bool()
     if work.text:
-        batch.conditions["text"] = ConditionValues(ids(work.text), ids(work.text).bool())
+        batch.conditions["text"] = ConditionValues(0 * ones(work.text), ones(work.text).bool())
     return batch
 
 
-def _codes(model: Responder, batch: int) -> Tensor | None:
-    """Returns the codes (batch, F, K) of one chunk without values; `None` for a model without audio."""
+def _codes(model: Responder, size: int, columns: int, device: torch.device | str = "meta") -> Tensor | None:
+    """Returns random codes (size, columns, F, K); `None` for a model without audio."""
     shape = model.code_shape
     if shape is None:
         return None
-    return torch.zeros(batch, shape.codec_frames, shape.codebooks, dtype=torch.long, device="meta")
+    return torch.randint(shape.vocabulary, (size, columns, shape.codec_frames, shape.codebooks), device=device)
 
 
 def _full_state(model: Responder, work: Workload) -> GenerationState:

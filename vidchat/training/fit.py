@@ -61,11 +61,8 @@ def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, i
     device, memory = device_and_memory
     condition, data = config["condition"], config["data"]
     chunks, text = data["max_chunks"], TEXT * bool(condition.get("text"))
-    said, heard = chunks, (condition.get("max_turn_chunks") or chunks) * bool(condition["initiator"])
-    if "multi_turn" in (config["stage"].get("branch") or ()) and data.get("max_steps"):
-        said = max(said, data["max_steps"] // 2)
-        heard = max(heard, data["max_steps"] // 2) * bool(heard)
-    work = Workload(grid, said, heard, text=text, batch=data["batch_size"])
+    heard = (condition.get("max_turn_chunks") or chunks) * bool(condition["initiator"])
+    work = Workload(grid, chunks, heard, text=text, batch=data["batch_size"])
     average = bool((config["stage"].get("optimizer") or {}).get("ema_decay"))
 
     def needed(batch: int, recompute: bool = False) -> float:
@@ -75,7 +72,7 @@ def check_memory(config: Mapping[str, Any], model: Responder, grid: tuple[int, i
     if needed(work.batch) <= memory:
         return
     raise FitError(
-        f"a training step of {work.batch} answers of {said} chunks at {data['size'][0]}x{data['size'][1]} takes "
+        f"a training step of {work.batch} answers of {chunks} chunks at {data['size'][0]}x{data['size'][1]} takes "
         f"about {needed(work.batch) / 1e9:.0f} GB and {device} has {memory / 1e9:.0f}; lower data.batch_size (1 takes "
         f"{needed(1) / 1e9:.0f} GB, {needed(1, recompute=True) / 1e9:.0f} if model.backbone.recompute, "
         "model.spatial.recompute and model.depth.recompute are true), data.max_chunks, data.size or "
