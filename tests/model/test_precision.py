@@ -91,7 +91,7 @@ def test_a_chunk_is_close_to_the_one_in_full_precision(pair, make_batch, guidanc
     codes = CodeSampling(temperature=0.8, top_k=0)
     sampling = ChunkSampling(sets=3, flow_steps=4, temperature=1.0, guidance=guidance, codes=codes)
     for model in pair:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             drawn.append(model.generate_chunk(model.start(batch, 4, guidance), sampling, generator))
     (full, full_codes, _), (latents, codes, _) = drawn

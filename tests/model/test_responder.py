@@ -44,9 +44,7 @@ def test_heard_tokens_see_what_is_said_at_the_same_time(make_responder, make_bat
     """Said 1 acts through heard 1 on the outputs at step 2 even where they do not see it themselves."""
     model, batch = make_responder().eval(), make_batch(turns=[LISTENING] * 2)
     seen, run = [], model.backbone.forward
-    model.backbone.forward = lambda x, positions, mask, **rest: (
-        seen.append(mask) or run(x, positions, mask, **rest)
-    )
+    model.backbone.forward = lambda x, positions, mask, **rest: seen.append(mask) or run(x, positions, mask, **rest)
     model.run_backbone(batch)
     sees = seen[0].dense()[0, 0][-4 * 13 :, -4 * 13 :].unflatten(0, (4, 13)).unflatten(2, (4, 13))
     expected = torch.ones(4, 4).tril().bool()[:, None, :, None].expand_as(sees)
