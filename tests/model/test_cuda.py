@@ -17,7 +17,7 @@ from vidchat.model.attention import HAS_FLASH, attend
 from vidchat.model.compiled import compile_blocks
 from vidchat.model.depth import CodeSampling, DepthTransformer
 from vidchat.model.flow import FlowHead, FlowShape
-from vidchat.model.generation_state import ChunkSampling
+from vidchat.model.generation_state import Chunk, ChunkSampling
 from vidchat.model.graphs import CapturedLoops
 from vidchat.model.mask import BlockCausal
 from vidchat.model.precision import to_bf16
@@ -48,7 +48,8 @@ def no_waiting() -> Iterator[None]:
 def test_flex_is_the_dense_mask_forwards_and_backwards(tokens, queries, dtype):
     visible = torch.ones(3, tokens, dtype=torch.bool, device=DEVICE)
     visible[1, 5:8] = visible[1, 27:44] = visible[2, :61] = False
-    mask = BlockCausal(torch.arange(tokens) // 17, visible)
+    steps = torch.arange(tokens, device=DEVICE) // torch.tensor([[17], [40], [5]], device=DEVICE)
+    mask = BlockCausal(steps, visible)
     drawn = [torch.randn(3, n, tokens, 64, device=DEVICE, dtype=dtype) for n in (4, 2, 2)]
     found = []
     for backend in ("flex", "dense"):
@@ -66,7 +67,8 @@ def test_flex_is_the_dense_mask_for_separate_queries(dtype):
     sizes = torch.tensor([7, 20, 90, 183])
     blocks = torch.arange(4).repeat_interleave(sizes)
     visible = torch.ones(2, 40 + 117, dtype=torch.bool, device=DEVICE)
-    mask = BlockCausal(torch.cat([torch.zeros(40, dtype=torch.long), 1 + blocks[:117]]), visible, queries=blocks)
+    keys = torch.cat([torch.zeros(40, dtype=torch.long), 1 + blocks[:117]])
+    mask = BlockCausal(keys[None], visible, queries=blocks[None])
     drawn = [torch.randn(2, n, tokens, 64, device=DEVICE, dtype=dtype) for n, tokens in ((4, 300), (2, 157), (2, 157))]
     found = []
     for backend in ("flex", "dense"):
@@ -134,12 +136,13 @@ def test_a_chunk_never_waits_and_is_the_same_with_graphs(model, make_batch, guid
     for loops in (None, CapturedLoops()):
         generator = torch.Generator(DEVICE).manual_seed(0)
         with torch.no_grad():
-            state = model.prefill(batch, 2, guidance)
-            for chunk in range(4):
-                with no_waiting() if chunk else torch.no_grad():  # a capture waits, once
-                    latents, codes = model.generate_chunk(state, sampling, generator, loops)
-                    state = model.append_chunk(state, latents, codes, 0.1, generator)
-        drawn.append((latents, codes))
+            state = model.start(batch, 2, guidance, undo=1)
+            for step in range(5):
+                with no_waiting() if step else torch.no_grad():  # a capture waits, once
+                    said = model.generate_chunk(state, sampling, generator, loops)
+                    heard = Chunk(batch.heard_latents[:, 0], batch.heard_codes[:, 0]) if step % 2 else None
+                    state = model.read_step(state, said, heard, 0.1, generator)
+        drawn.append(said)
     torch.testing.assert_close(drawn[0][0], drawn[1][0], atol=2e-2, rtol=2e-2)
     assert torch.equal(drawn[0][1], drawn[1][1])
 
@@ -152,18 +155,18 @@ def test_in_bf16_nothing_waits_and_graphs_serve_the_next_answer(model, make_batc
     sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance)
     with torch.no_grad():
         for network, own in ((full, None), (half, None), (half, loops)):
-            state = network.prefill(batch, 2, guidance)
+            state = network.start(batch, 2, guidance)
             with patch.object(
-                network.depth, "sample", lambda *_: batch.codes[:, 0]
+                network.depth, "sample", lambda *_: batch.codes[:, 1]
             ):  # another code would give another video
                 drawn.append(network.generate_chunk(state, sampling, generator.manual_seed(0), own)[0])
         for answer in range(2):
             loops.check_weights(half)
-            state = half.prefill(batch, 2, guidance)
+            state = half.start(batch, 2, guidance)
             for chunk in range(4):
                 with no_waiting() if answer or chunk else torch.no_grad():
-                    latents, codes = half.generate_chunk(state, sampling, generator, loops)
-                    state = half.append_chunk(state, latents, codes, 0.1, generator)
+                    said = half.generate_chunk(state, sampling, generator, loops)
+                    state = half.read_step(state, said, None, 0.1, generator)
     assert not loops._refused
     assert {x.dtype for layer in state.cache._layers for x in layer} == {torch.bfloat16}
     for latents in drawn[1:]:

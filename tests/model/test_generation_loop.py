@@ -1,4 +1,4 @@
-"""The generation loop: its speed on a device, and its state when a conversation continues."""
+"""The generation loop: nothing in it grows, and it may be captured."""
 
 from __future__ import annotations
 
@@ -6,102 +6,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.model.conftest import CODES, conditioning
-from vidchat.batch import INITIATOR
 from vidchat.model import flow
 from vidchat.model.flow import FlowHead, FlowShape
-from vidchat.model.generation_state import ChunkSampling
+from vidchat.model.generation_state import Chunk, ChunkSampling
 from vidchat.model.graphs import CapturedLoops, bucket
 from vidchat.model.spatial import set_sizes
-
-
-def turn(chunks: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(2, chunks, 3, 4, 4, generator=generator)
-    return latents, torch.randint(CODES.vocabulary, (2, chunks, 4, 2), generator=generator)
-
-
-def uncached_outputs(model, batch, turns: list[tuple[torch.Tensor, torch.Tensor | None, int]]) -> torch.Tensor:
-    """Uncached backbone outputs for condition, reference and turns (latents, codes, role), one after another."""
-    condition = model._encode_conditions(batch, torch.ones(2, dtype=torch.bool))
-    embedded = [
-        model._embed(latents, codes, latents.new_zeros(latents.shape[:2]), with_reference=codes is None, role=role)
-        for latents, codes, role in [(batch.latents[:, :1], None, 1), *turns]
-    ]
-    history = torch.cat(embedded, dim=1)
-    chunks, tokens = history.shape[1:3]
-    positions = model._positions(condition.end, torch.arange(chunks), (2, 2)).flatten(1, 2)
-    out = model.backbone(
-        torch.cat([condition.tokens, history.flatten(1, 2)], dim=1),
-        torch.cat([condition.positions, positions], dim=1),
-        model._mask(condition, history),
-    )
-    return out[:, condition.tokens.shape[1] :].unflatten(1, (chunks, tokens))
-
-
-def converse(model, batch, guidance: float = 1.0):
-    """An answer of 3 chunks, 2 chunks heard, an answer of 2 chunks: outputs at every chunk."""
-    said, heard, again = turn(3, 1), turn(2, 2), turn(2, 3)
-    state = model.prefill(batch, 20, guidance)
-    outputs = [state.hidden]
-    for (latents, codes), append in (
-        (said, model.append_chunk),
-        (heard, model.append_heard_chunk),
-        (again, model.append_chunk),
-    ):
-        if latents is again[0]:
-            state = model.restart(state, batch.latents[:, 0])
-            outputs.append(state.hidden)
-        for t in range(latents.shape[1]):
-            state = append(state, latents[:, t], codes[:, t])
-            outputs.append(state.hidden)
-    return torch.stack(outputs, dim=1), (said, heard, again)
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_the_cache_carries_over_to_the_next_turn(make_responder, make_batch, padded):
-    model, batch = make_responder().eval(), make_batch(padded=padded)
-    with torch.no_grad():
-        cached, (said, heard, again) = converse(model, batch)
-        reference = (batch.latents[:, :1], None, 1)
-        uncached = uncached_outputs(model, batch, [(*said, 1), (*heard, INITIATOR), reference, (*again, 1)])
-    assert cached.shape == uncached.shape == (2, 9, 8, 16)
-    torch.testing.assert_close(cached, uncached, atol=1e-5, rtol=1e-5)
-
-
-def test_the_unconditional_half_hears_nothing(make_responder, make_batch):
-    """Heard chunks change the conditional half only; earlier turns are dropped with them, as in training."""
-    model, batch = make_responder().eval(), make_batch(padded=False)
-    with torch.no_grad():
-        cached, (_, _, again) = converse(model, batch, guidance=2.0)
-        plain, _ = converse(model, batch)
-        torch.testing.assert_close(cached[:2], plain, atol=1e-5, rtol=1e-5)
-        # The same answer after the reference alone: only the elapsed time remains.
-        state = model.prefill(batch, 20, 2.0)
-        state.chunk = 5
-        state = model.restart(state, batch.latents[:, 0])
-        torch.testing.assert_close(cached[2:, 6], state.hidden[2:], atol=1e-5, rtol=1e-5)
-        for t in range(2):
-            state = model.append_chunk(state, again[0][:, t], again[1][:, t])
-            torch.testing.assert_close(cached[2:, 7 + t], state.hidden[2:], atol=1e-5, rtol=1e-5)
-
-
-def test_the_next_answer_starts_from_its_own_reference(make_responder, make_batch):
-    """The new reference is both chunk 0 and the last chunk of the state."""
-    model, batch = make_responder().eval(), make_batch(padded=False)
-    with torch.no_grad():
-        state = model.append_chunk(model.prefill(batch, 20), batch.latents[:, 1], batch.codes[:, 0])
-        assert torch.equal(state.last, batch.latents[:, 1])
-        again = model.restart(state, -batch.latents[:, 0])
-    assert torch.equal(again.reference, -batch.latents[:, 0])
-    assert torch.equal(again.last, -batch.latents[:, 0])
-    assert again.chunk == 2
-
-
-def test_a_model_that_does_not_listen_says_so(make_responder, make_batch):
-    model, batch = make_responder(conditions=conditioning(text=True)).eval(), make_batch()
-    with torch.no_grad(), pytest.raises(ValueError, match="does not listen"):
-        model.append_heard_chunk(model.prefill(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
 
 
 class _Concatenated(TorchDispatchMode):
@@ -120,19 +29,20 @@ class _Concatenated(TorchDispatchMode):
 
 @pytest.mark.parametrize("set_causal", [False, True])
 def test_nothing_grows_by_concatenation(make_responder, make_batch, set_causal):
-    """Concatenations for chunk 9 have the sizes of those for chunk 2; the past is in the ring."""
+    """Concatenations in step 9 have the sizes of those in step 5; the past is in the ring."""
     model, batch = make_responder(set_causal=set_causal).eval(), make_batch(padded=False)
     sampling = ChunkSampling(sets=3, flow_steps=2)
     seen = []
     with torch.no_grad():
-        state = model.prefill(batch, 4)
+        state = model.start(batch, 2, undo=1)
+        heard = Chunk(batch.heard_latents[:, 0], batch.heard_codes[:, 0])
         for _ in range(9):
             with _Concatenated() as mode:
-                latents, codes = model.generate_chunk(state, sampling)
-                state = model.append_chunk(state, latents, codes)
+                state = model.read_step(state, model.generate_chunk(state, sampling), heard)
             seen.append(mode.sizes)
-    assert seen[1] == seen[8]  # the first chunk also fills caches that serve all chunks
-    assert max(size[1] for size in seen[1] if len(size) == 3) <= 2 * (4 + 4 + 16), "a chunk's own tokens only"
+    assert seen[1] == seen[2]  # the first step also fills caches that serve all steps
+    assert seen[4] == seen[8], "from the fourth step on, the pinned keys are moved"
+    assert max(size[1] for size in seen[1] if len(size) == 3) <= 2 * (4 + 4 + 16), "a step's own tokens only"
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -44,9 +44,7 @@ def test_heard_tokens_see_what_is_said_at_the_same_time(make_responder, make_bat
     """Said 1 acts through heard 1 on the outputs at step 2 even where they do not see it themselves."""
     model, batch = make_responder().eval(), make_batch(turns=[LISTENING] * 2)
     seen, run = [], model.backbone.forward
-    model.backbone.forward = lambda x, positions, mask, **rest: (
-        seen.append(mask) or run(x, positions, mask, **rest)
-    )
+    model.backbone.forward = lambda x, positions, mask, **rest: seen.append(mask) or run(x, positions, mask, **rest)
     model.run_backbone(batch)
     sees = seen[0].dense()[0, 0][-4 * 13 :, -4 * 13 :].unflatten(0, (4, 13)).unflatten(2, (4, 13))
     expected = torch.ones(4, 4).tril().bool()[:, None, :, None].expand_as(sees)
@@ -76,8 +74,7 @@ def test_cached_reading_equals_uncached(make_responder, make_batch, audio, heard
 def test_a_heard_token_stands_at_the_time_and_place_of_what_it_covers(make_responder, make_batch):
     model, batch = make_responder(conditions=conditioning(turns=True)).eval(), make_batch(turns=[LISTENING] * 2)
     batch.latents, batch.heard_latents = torch.randn(2, 5, 3, 6, 10), torch.randn(2, 4, 3, 6, 10)
-    keeps = model.conditions.keep_all(torch.ones(2, dtype=torch.bool))
-    steps = model._steps(batch, torch.zeros(2, 5), torch.tensor([7.0, 0.0]), keeps)
+    steps = model.steps(batch, torch.zeros(2, 5), torch.tensor([7.0, 0.0]), torch.ones(2, 1, dtype=torch.bool))
     said = 3 * 5 + 4
     heard, own = steps.positions[0, said:].unflatten(0, (4, 6 + 4 + said))[2].split([6 + 4, said])  # step 3
     time = 7 + 3 * 4
@@ -100,6 +97,7 @@ def test_a_model_without_audio_ignores_a_talker_who_is_unseen(make_responder, ma
         for t in range(1, 4):
             state = model.read_step(state, Chunk(batch.latents[:, t]), Chunk(None, batch.heard_codes[:, t - 1]))
             torch.testing.assert_close(state.hidden, expected[:, t], atol=1e-5, rtol=1e-5)
+        assert model.read_step(state, None, Chunk(None, batch.heard_codes[:, 3])).hidden is None
 
 
 def test_padding_changes_nothing(make_responder, make_batch):
@@ -213,7 +211,7 @@ def test_a_share_of_each_answer_is_hidden():
 def test_the_first_codebook_has_its_weight(make_responder, make_batch):
     batch, losses = make_batch(), {}
     for weight in (0.0, 1.0, 3.0):
-        model = make_responder(objective=Objective(video=0.0, first_codebook=weight), spatial=None).eval()
+        model = make_responder(objective=Objective(video=0.0, end=0.0, first_codebook=weight), spatial=None).eval()
         losses[weight] = model.loss(batch)
         losses[weight]["loss"].backward()
     second = losses[0.0]["loss"]
@@ -283,12 +281,14 @@ def test_a_still_is_read_without_noise_and_a_chunk_with_it(make_responder, make_
 def test_a_shift_by_one_chunk_is_noticed(make_responder, make_batch):
     """Outputs at t-1 are paired with chunk t as their target."""
     model, batch = make_responder(codes=None, depth=None, spatial=None).eval(), make_batch(turns=single(5))
-    seen = {}
-    model._video_loss = lambda inputs, targets, weight: seen.update(targets=targets) or targets.sum()
+    seen = []
+    object.__setattr__(model.video_head, "loss", lambda *args: seen.append(args[:2]) or args[1].sum())
     model.loss(batch)
-    targets = seen["targets"].unflatten(0, (2, 5))
-    assert torch.equal(targets[:, 0], batch.latents[:, 1])
-    assert torch.equal(targets[:, -1], batch.latents[:, -1])
+    inputs, targets = seen[0]
+    assert torch.equal(targets.unflatten(0, (2, 5)), batch.latents[:, 1:])
+    assert torch.equal(inputs.last.unflatten(0, (2, 5)), batch.latents[:, :-1])
+    assert torch.equal(inputs.hidden.unflatten(0, (2, 5)), model.run_backbone(batch)[:, :-1])
+    assert torch.equal(inputs.reference.unflatten(0, (2, 5)), batch.latents[:, :1].expand(-1, 5, -1, -1, -1))
 
 
 @pytest.mark.parametrize("noise", [None, 0.5])

@@ -22,7 +22,9 @@ def streams(draw: st.DrawFn) -> tuple[Columns, Columns]:
 def _columns(draw: st.DrawFn, samples: int, sign: float, size: int) -> Columns:
     drawn = [sorted(draw(st.sets(st.integers(0, 9), max_size=5))) for _ in range(samples)]
     n = max(0 if sign > 0 else 1, *(len(steps) for steps in drawn))
-    steps = torch.tensor([[*own, *[draw(st.integers(0, 99))] * (n - len(own))] for own in drawn]).view(samples, n).long()
+    steps = (
+        torch.tensor([[*own, *[draw(st.integers(0, 99))] * (n - len(own))] for own in drawn]).view(samples, n).long()
+    )
     mask = torch.arange(n) < torch.tensor([[len(own)] for own in drawn])
     numbers = sign * (1 + torch.arange(samples * n * size).view(samples, n, size))
     visible = mask[..., None] & torch.tensor(draw(st.lists(st.booleans(), min_size=size, max_size=size)))

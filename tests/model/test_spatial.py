@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -269,9 +270,9 @@ def test_guided_halves_fill_the_same_positions(make_responder, make_batch):
     drawn = []
     with torch.no_grad():
         for guidance in (1.0, 3.0):
-            state = model.prefill(batch, 4, guidance)
+            state = model.start(batch, 4, guidance)
             if guidance != 1:
-                state.hidden = state.hidden[:2].repeat(2, 1, 1)
+                state = replace(state, hidden=state.hidden[:2].repeat(2, 1, 1))
             model.depth.sample = lambda hidden, *rest: batch.codes[:, 0]
             sampling = ChunkSampling(sets=4, flow_steps=2, guidance=guidance)
             drawn.append(model.generate_chunk(state, sampling, torch.Generator().manual_seed(0))[0])

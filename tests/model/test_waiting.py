@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vidchat.model.depth import CodeSampling
-from vidchat.model.generation_state import ChunkSampling
+from vidchat.model.generation_state import Chunk, ChunkSampling
 from vidchat.model.mask import BlockCausal
 from vidchat.model.objective import Objective
 from vidchat.model.precision import to_bf16
@@ -71,32 +71,37 @@ def test_copies_that_wait_are_noticed():
 @pytest.mark.parametrize("set_causal", [False, True])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_the_loop_never_waits(make_responder, make_batch, guidance, set_causal, bf16):
-    """After prefilling, which waits once per answer."""
+    """After step 0, which waits once per conversation; also behind the window, and after steps were taken back."""
     on_cpu, model = (make_responder(set_causal=set_causal).eval() for _ in range(2))
     if bf16:
         to_bf16(on_cpu)
         to_bf16(model)
-    model, batch = model.to("meta"), make_batch(padded=False)
+    model, batch = model.to("meta"), make_batch()
     sampling = ChunkSampling(sets=3, flow_steps=2, guidance=guidance, noise_level=0.1, codes=CodeSampling(top_p=0.9))
     with torch.no_grad():
-        prefilled = on_cpu.prefill(batch, 2, guidance)
-        names = ("hidden", "positions", "reference", "last")
-        state = replace(prefilled, **{name: getattr(prefilled, name).to("meta") for name in names})
+        first = on_cpu.start(batch, 2, guidance, undo=2)
+        names = ("hidden", "origin", "reference", "last")
+        state = replace(first, **{name: getattr(first, name).to("meta") for name in names})
         state.cache._layers = [tuple(x.to("meta") for x in layer) for layer in state.cache._layers]
-        if state.cache._visible is not None:
-            state.cache._visible = state.cache._visible.to("meta")
+        for name in ("_visible", "_present"):
+            setattr(state.cache, name, getattr(state.cache, name).to("meta"))
         model.generate_chunk(state, sampling)  # positions inside a chunk are copied once and cached
         with no_waiting():
-            for _ in range(4):
-                latents, codes = model.generate_chunk(state, sampling)
-                state = model.append_chunk(state, latents, codes, 0.1)
-            state = model.restart(model.append_heard_chunk(state, latents, codes), latents)
+            for step in range(5):
+                said = model.generate_chunk(state, sampling)
+                heard = Chunk(said.latents, said.codes) if step % 2 else None
+                before, state = state, model.read_step(state, said, heard, 0.1)
+            assert state.cache.moved
+            state.cache.take_back(state.step, 1)
+            state = model.read_step(before, None, Chunk(said.latents))
+            state = model.read_step(model.read_step(state), Chunk(said.latents, still=True))
     assert state.hidden.is_meta
 
 
+@pytest.mark.parametrize("resample", [0.0, 1.0])
 @pytest.mark.parametrize("set_causal", [False, True])
-def test_a_training_step_never_waits(make_responder, make_batch, set_causal):
-    objective = Objective(spatial_chunks=3, code_dropout=0.5)
+def test_a_training_step_never_waits(make_responder, make_batch, set_causal, resample):
+    objective = Objective(spatial_chunks=3, code_dropout=0.5, resample=resample)
     model = make_responder(objective=objective, set_causal=set_causal).train().to("meta")
     batch, ema, optimizer = make_batch().to("meta"), EMA(model, 0.9), torch.optim.AdamW(model.parameters())
     model.loss(batch)["loss"].backward()  # the first step fills caches
@@ -116,7 +121,7 @@ def test_totals_of_a_step_never_wait(make_batch):
     skips.add(scalar, scalar > 0)  # the first call allocates
     with no_waiting():
         for _ in range(2):
-            totals.add(batch.chunk_mask.sum(), {"loss": scalar, "inputs": has_implausible(batch, scalar.device)})
+            totals.add(batch.targets.sum(), {"loss": scalar, "inputs": has_implausible(batch, scalar.device)})
         count, means = totals.gather()
         skips.add(scalar, means["inputs"] > 0)
         gradient = torch.nn.Linear(3, 3, device="meta")
@@ -127,6 +132,9 @@ def test_totals_of_a_step_never_wait(make_batch):
 
 
 def test_flex_masks_never_wait():
-    mask = BlockCausal(torch.arange(700) // 17, torch.ones(2, 700, dtype=torch.bool, device="meta"))
-    with no_waiting():
-        assert mask.flex(500).kv_indices.is_meta
+    """Whether the blocks are those of dialogues, on the device, or follow from shapes alone, on the host."""
+    visible = torch.ones(2, 700, dtype=torch.bool, device="meta")
+    for blocks in (torch.arange(700)[None] // 17, torch.zeros(2, 700, dtype=torch.long, device="meta")):
+        with no_waiting():
+            assert BlockCausal(blocks, visible).flex(500).kv_indices.is_meta
+            assert BlockCausal(blocks, visible).dense().is_meta

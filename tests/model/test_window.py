@@ -1,4 +1,4 @@
-"""The ring cache holds exactly the window, the conditions and the reference, however often it has wrapped."""
+"""The window slides: a step sees the conditions, step 0, itself and its window, however often the ring has wrapped."""
 
 from __future__ import annotations
 
@@ -6,76 +6,65 @@ import pytest
 import torch
 
 from tests.model.conftest import change, shape
-from vidchat.model.cache import KeyValueCache
+from tests.model.test_one_clock import read_by_steps
+from vidchat.layout import TurnSpan
+
+LONG = [TurnSpan("initiator", 8, 0), TurnSpan("responder", 8, 0)]  # heard and said in each of 8 steps
+TURNS = [TurnSpan("initiator", 3), TurnSpan("responder", 2), TurnSpan("initiator", 2), TurnSpan("responder", 1)]
 
 
-def outputs_at_chunk_8(model, batch, window: int) -> torch.Tensor:
-    """The backbone's outputs after 8 chunks have been appended."""
+def outputs_at_step_8(model, batch, window: int) -> torch.Tensor:
+    """The backbone's outputs after 8 steps have been read."""
     with torch.no_grad():
-        state = model.prefill(batch, window)
-        for t in range(1, 9):
-            state = model.append_chunk(state, batch.latents[:, t], batch.codes[:, t - 1])
-    return state.hidden
+        return read_by_steps(model, batch, window)[8].hidden
 
 
-@pytest.mark.parametrize("window", [1, 2, 5])
-@pytest.mark.parametrize("padded", [False, True])
-def test_chunk_8_sees_its_window_and_nothing_older(make_responder, make_batch, window, padded):
-    """One layer: in a deeper model, an older chunk still acts through younger ones."""
+@pytest.mark.parametrize("window", [1, 2, 5, 8])
+@pytest.mark.parametrize("turns", [LONG, TURNS], ids=["at the same time", "one after another"])
+def test_step_8_sees_its_window_and_nothing_older(make_responder, make_batch, window, turns):
+    """One layer: in a deeper model, an older step still acts through younger ones."""
     model = make_responder(backbone=shape(layers=1)).eval()
-    before = outputs_at_chunk_8(model, make_batch(chunks=9, padded=padded), window)
-    for chunk in range(9):
-        batch = make_batch(chunks=9, padded=padded)
-        batch.latents[:, chunk] += 1.0
-        same = torch.equal(outputs_at_chunk_8(model, batch, window), before)
-        assert same == (0 < chunk < 8 - window), f"chunk {chunk}"
+    before = outputs_at_step_8(model, make_batch(turns=[turns] * 2), window)
+    for name in ("latents", "heard_latents", "heard_codes"):
+        batch = make_batch(turns=[turns] * 2)
+        steps = (batch.heard_steps if name.startswith("heard") else batch.steps)[0].tolist()
+        for column, step in enumerate(steps):
+            batch = make_batch(turns=[turns] * 2)
+            value = getattr(batch, name)
+            value[:, column] = (value[:, column] + 1) % 16 if name == "heard_codes" else value[:, column] + 1.0
+            same = torch.equal(outputs_at_step_8(model, batch, window), before)
+            assert same == (0 < step < 8 - window), f"{name} of step {step}"
 
 
-@pytest.mark.parametrize("window", [1, 3])
-@pytest.mark.parametrize("padded", [False, True])
-def test_a_wrapped_ring_equals_a_windowed_mask(make_responder, make_batch, window, padded):
-    """Two layers: the outputs of every chunk equal those of one pass in which each chunk sees its window only."""
-    model, batch = make_responder().eval(), make_batch(chunks=9, padded=padded)
-    condition = model._encode_conditions(batch)
-    levels = torch.zeros(2, 9)
-    own = model._embed(batch.latents[:, :-1], batch.codes[:, :-1], levels, with_reference=True)
-    positions = model._positions(condition.end, torch.arange(9), (2, 2))
-    mask = model._mask(condition, own)
-    blocks, visible = mask.blocks, mask.visible
-    chunk = blocks - blocks[-1] + 8  # below 0 in the condition
-    near = (chunk[:, None] - chunk[None] <= window) | (chunk[None] <= 0)
-    seen = (blocks[:, None] >= blocks[None]) & near & visible[:, None]
+@pytest.mark.parametrize("window", [1, 2])
+def test_behind_the_window_the_pinned_tokens_keep_their_distance(make_responder, make_batch, window):
+    """One layer: the outputs at step t are those of one pass over the pinned tokens and the window, moved together."""
+    model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(turns=[LONG] * 2)
+    keep = torch.ones(2, dtype=torch.bool)
     with torch.no_grad():
-        uncached = model.backbone(
-            torch.cat([condition.tokens, own.flatten(1, 2)], dim=1),
-            torch.cat([condition.positions, positions.flatten(1, 2)], dim=1),
-            (seen | torch.eye(len(blocks), dtype=torch.bool))[:, None],
-        )[:, -72:].unflatten(1, (9, 8))
-        state = model.prefill(batch, window)
-        for t in range(9):
-            torch.testing.assert_close(state.hidden, uncached[:, t], atol=1e-5, rtol=1e-5)
-            state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
+        states = read_by_steps(model, batch, window)
+        conditions = model.conditions(batch, model.embed, model.conditions.keep_all(keep))
+        for last in range(1, 9):
+            kept = [step for step in range(9) if step == 0 or last - window <= step <= last]
+            near = batch.map(lambda value: value)
+            columns = [column for column, step in enumerate(batch.steps[0].tolist()) if step in kept]
+            heard = [column for column, step in enumerate(batch.heard_steps[0].tolist()) if step in kept]
+            for name in ("latents", "codes", "stills", "mask", "ends"):
+                setattr(near, name, getattr(batch, name)[:, columns])
+            for name in ("heard_latents", "heard_codes", "heard_video", "heard_audio"):
+                setattr(near, name, getattr(batch, name)[:, heard])
+            gone = max(0, last - window - 1)
+            near.steps = (batch.steps[:, columns] - gone).clamp(min=0)
+            near.heard_steps = batch.heard_steps[:, heard] - gone
+            steps = model.steps(near, torch.zeros(near.mask.shape), conditions.end, keep[:, None])
+            outputs = model._run(conditions, steps, model._mask(conditions, steps))
+            own = outputs.gather(1, steps.said[:, -1, :, None].expand(-1, -1, outputs.shape[-1]))
+            torch.testing.assert_close(states[last].hidden, own, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["turn_latents", "text", "voice"])
-def test_the_condition_is_never_evicted(make_responder, make_batch, name):
-    model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(chunks=9)
-    before = outputs_at_chunk_8(model, batch, 1)
+@pytest.mark.parametrize("name", ["text", "voice", "features"])
+def test_the_conditions_are_never_evicted(make_responder, make_batch, name):
+    model, batch = make_responder(backbone=shape(layers=1)).eval(), make_batch(turns=[LONG] * 2)
+    before = outputs_at_step_8(model, batch, 1)
     change(batch, name, 11)
-    assert not torch.equal(outputs_at_chunk_8(model, batch, 1), before)
-
-
-def test_a_chunk_overwrites_no_key_that_it_may_still_read():
-    """`window + 1` slots: the window and the chunk being written. Keys and values stay together."""
-    cache = KeyValueCache(1, pinned=3, chunk=2, window=2)
-    assert cache.capacity == 3 + (2 + 1) * 2
-    seen = []
-    for size in [3, 2, 2, 2, 2, 2]:
-        keys = torch.arange(cache.written, cache.written + size).float().view(1, 1, size, 1)
-        stored, values = cache.write(0, keys, -keys)
-        assert torch.equal(values, -stored)
-        seen.append(sorted(stored.flatten().tolist()))
-        cache.advance(size)
-    assert seen[:4] == [list(range(3)), list(range(5)), list(range(7)), list(range(9))]
-    assert seen[4] == [0, 1, 2, 5, 6, 7, 8, 9, 10]
-    assert seen[5] == [0, 1, 2, 7, 8, 9, 10, 11, 12]
+    assert not torch.equal(outputs_at_step_8(model, batch, 1), before)

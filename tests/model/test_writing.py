@@ -10,8 +10,8 @@ from scipy.stats import kstest, truncnorm
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
-from tests.model.conftest import conditioning
-from vidchat.batch import RESPONDER
+from tests.model.conftest import conditioning, read_said, single
+from vidchat.batch import INITIATOR, RESPONDER, VOICE
 from vidchat.model.chunks import patchify
 from vidchat.model.generation_state import ChunkSampling
 from vidchat.model.masked import draw_masked_count
@@ -60,8 +60,8 @@ def test_a_chunk_is_generated_set_by_set(make_responder, make_batch, guidance):
     copies = 1 if guidance == 1 else 2
     watched = watch(model)
     with torch.no_grad():
-        state = model.prefill(batch, 4, guidance)
-        latents, _ = model.generate_chunk(state, ChunkSampling(sets=4, flow_steps=2, guidance=guidance))
+        state = model.start(batch, 4, guidance)
+        latents, *_ = model.generate_chunk(state, ChunkSampling(sets=4, flow_steps=2, guidance=guidance))
         sizes = set_sizes(16, 4)
         assert [size for _, size in watched.visible] == sizes
         assert [visible for visible, _ in watched.visible] == [sum(sizes[:i]) for i in range(4)]
@@ -83,7 +83,7 @@ def test_a_chunk_is_generated_set_by_set(make_responder, make_batch, guidance):
 
 def test_the_head_learns_masked_tokens_at_their_own_positions(make_responder, make_batch):
     """Targets are the tokens hidden from the spatial transformer, in the order of its outputs."""
-    model, batch = make_responder().eval(), make_batch(padded=False)
+    model, batch = make_responder().eval(), make_batch(turns=single(5))
     watched = watch(model)
     for _ in range(10):
         model.loss(batch)
@@ -98,17 +98,17 @@ def test_the_head_learns_masked_tokens_at_their_own_positions(make_responder, ma
 
 def test_the_video_of_a_chunk_is_given_its_codes(make_responder, make_batch):
     """The codes of chunk t enter the context of chunk t only, in training as in generation."""
-    model, batch = make_responder().eval(), make_batch(padded=False)
+    model, batch = make_responder().eval(), make_batch(turns=single(5))
     watched = watch(model)
     with torch.no_grad():
         model.loss(batch)
         trained = watched.inputs.pop()[0].prefix.unflatten(0, (2, 5))
-        state = model.prefill(batch, window=10)
+        state = model.start(batch, window=10)
         for t in range(5):
-            model.depth.sample = lambda *_, t=t: batch.codes[:, t]
+            model.depth.sample = lambda *_, t=t: batch.codes[:, t + 1]
             model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
             torch.testing.assert_close(watched.inputs.pop()[0].prefix, trained[:, t], atol=1e-5, rtol=1e-5)
-            state = model.append_chunk(state, batch.latents[:, t + 1], batch.codes[:, t])
+            state = read_said(model, state, batch, t + 1)
         batch.codes[:, -1] = (batch.codes[:, -1] + 1) % 16  # read by no other chunk
         model.loss(batch)
         other = watched.inputs.pop()[0].prefix.unflatten(0, (2, 5))
@@ -119,7 +119,7 @@ def test_the_video_of_a_chunk_is_given_its_codes(make_responder, make_batch):
 
 def test_training_reads_noisy_history_and_predicts_clean_chunks(make_responder, make_batch):
     """The local embeddings have the last chunk as noisy as the backbone read it; reference and targets are clean."""
-    model, batch = make_responder(noise=0.9).train(), make_batch(padded=False)
+    model, batch = make_responder(noise=0.9).train(), make_batch(turns=single(5))
     watched, inputs, mixed = watch(model), [], []
     mix = model.noise.mix
     model.noise.mix = lambda *inputs: mixed.append(mix(*inputs)) or mixed[-1]
@@ -127,20 +127,20 @@ def test_training_reads_noisy_history_and_predicts_clean_chunks(make_responder, 
     model.loss(batch)
     reference, last = inputs[0].unflatten(0, (2, 5)).chunk(2, dim=-1)
     assert torch.equal(reference, patchify(batch.latents[:, :1], 1).expand_as(reference))
-    assert torch.equal(last, patchify(mixed[0], 1))
+    assert torch.equal(last, patchify(mixed[0][:, :-1], 1))
     assert not torch.allclose(last, patchify(batch.latents[:, :-1], 1), atol=0.1)
     assert torch.equal(watched.inputs[0][2], patchify(batch.latents[:, 1:].flatten(0, 1), 1))
 
 
 def test_generation_reads_and_stores_the_same_noisy_chunk(make_responder, make_batch):
     """Noise of the level is added, the level is embedded, and the noisy chunk is stored; the noise has a seed."""
-    model, batch = make_responder(noise=0.9).eval(), make_batch(padded=False)
+    model, batch = make_responder(noise=0.9).eval(), make_batch(turns=single(5))
     with torch.no_grad():
 
         def read(level: float, seed: int):
             generator = torch.Generator().manual_seed(seed)
-            state = model.prefill(batch, 4)
-            return model.append_chunk(state, batch.latents[:, 1], batch.codes[:, 0], level, generator)
+            state = model.start(batch, 4)
+            return read_said(model, state, batch, 1, level, generator)
 
         clean, noisy, again, other = read(0.0, 1), read(0.5, 1), read(0.5, 1), read(0.5, 2)
         assert torch.equal(clean.last, batch.latents[:, 1])
@@ -159,8 +159,8 @@ def test_video_is_generated_from_the_backbone_s_visual_outputs(make_responder, m
     model, batch = make_responder().eval(), make_batch(padded=False)
     watched = watch(model)
     with torch.no_grad():
-        state = model.prefill(batch, 4)
-        _, codes = model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
+        state = model.start(batch, 4)
+        _, codes, _ = model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
         visual, audio = state.hidden[:, :4], state.hidden[:, 4:]
         prefix, local, _ = watched.inputs[0][0]
         expected = torch.cat([visual, audio + rms_norm(model.embed.codes(codes), (16,))], dim=1)
@@ -171,7 +171,7 @@ def test_video_is_generated_from_the_backbone_s_visual_outputs(make_responder, m
 
 def test_every_real_chunk_counts_the_same(make_responder, make_batch):
     """A chunk's loss is the mean over its masked tokens, the batch's the mean over chunks without padding."""
-    model, batch = make_responder().eval(), make_batch()
+    model, batch = make_responder().eval(), make_batch(turns=single(5, less=2))
     seen = []
 
     def chunk_numbers(target, condition):
@@ -185,20 +185,31 @@ def test_every_real_chunk_counts_the_same(make_responder, make_batch):
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(make_responder, make_batch):
-    model, batch = make_responder(objective=Objective(video=0.5, audio=3.0)).eval(), make_batch()
+    model, batch = make_responder(objective=Objective(video=0.5, audio=3.0, end=7.0)).eval(), make_batch()
     losses = model.loss(batch)
-    torch.testing.assert_close(losses["loss"].detach(), 0.5 * losses["video"] + 3.0 * losses["audio"])
+    assert losses["end"] > 0
+    total = 0.5 * losses["video"] + 3.0 * losses["audio"] + 7.0 * losses["end"]
+    torch.testing.assert_close(losses["loss"].detach(), total)
 
 
-def test_the_answer_is_read_in_the_responder_s_role(make_responder, make_batch):
-    model, batch = make_responder(conditions=conditioning()).eval(), make_batch()
-    roles = []
-    model.embed.role.register_forward_hook(lambda module, inputs, out: roles.append(inputs[0]))
-    with torch.no_grad():
-        model.loss(batch)
-        model.append_chunk(model.prefill(batch, 4), batch.latents[:, 1], batch.codes[:, 0])
-    assert len(roles) == 2 + 1 + 2
-    assert all((role == RESPONDER).all() for role in roles)
+def test_each_person_is_read_in_their_own_role(make_responder, make_batch):
+    """The roles of heard and said tokens differ, in video and in audio, and from that of a voice."""
+    model, batch = make_responder(noise=None).eval(), make_batch()
+    tokens = {}
+    for role in (INITIATOR, RESPONDER, VOICE):
+        with torch.no_grad():
+            keep, levels = torch.ones(2, 1, dtype=torch.bool), torch.zeros(batch.mask.shape)
+            steps = [model.steps(batch, levels, torch.zeros(2), keep).tokens[0]]
+            voice = [model.conditions(batch, model.embed, model.conditions.keep_all(keep[:, 0])).tokens[0, 11:]]
+            model.embed.role.weight[role] += 1.0
+            steps.append(model.steps(batch, levels, torch.zeros(2), keep).tokens[0])
+            voice.append(model.conditions(batch, model.embed, model.conditions.keep_all(keep[:, 0])).tokens[0, 11:])
+        tokens[role] = (steps[1] - steps[0]).mean(-1).round().bool(), (voice[1] - voice[0]).mean(-1).round().bool()
+    heard = torch.tensor([0] * 8 + [1] * 5 * 3 + [0] * 8 * 6).bool()  # step 0, then heard 1 .. 3, then the answer
+    assert torch.equal(tokens[INITIATOR][0], heard)
+    assert torch.equal(tokens[RESPONDER][0], ~heard)
+    assert not tokens[VOICE][0].any()
+    assert tokens[VOICE][1].all()
 
 
 def test_audio_is_generated_from_the_backbone_s_audio_outputs(make_responder, make_batch):
@@ -209,15 +220,16 @@ def test_audio_is_generated_from_the_backbone_s_audio_outputs(make_responder, ma
     with torch.no_grad():
         hidden = model.run_backbone(batch)
         model.loss(batch)
-        state = model.prefill(batch, 4)
+        state = model.start(batch, 4)
         model.generate_chunk(state, ChunkSampling(sets=1, flow_steps=2))
-    torch.testing.assert_close(inputs[0], hidden[:, :, 4:].flatten(0, 1))
+    torch.testing.assert_close(inputs[0], hidden[:, :-1, 4:].flatten(0, 1))
     assert torch.equal(inputs[1], state.hidden[:, 4:])
 
 
 def test_training_on_some_chunks_draws_real_chunks_at_random(make_responder, make_batch):
     """Every chosen chunk is no padding, and keeps its own history, codes and target."""
-    model, batch = make_responder(noise=None, objective=Objective(spatial_chunks=4)).eval(), make_batch()
+    model = make_responder(noise=None, objective=Objective(spatial_chunks=4)).eval()
+    batch = make_batch(turns=single(5, less=2))
     batch.latents[1, 4:] = 77.0  # the second answer has 3 chunks
     full = make_responder(noise=None).eval()
     torch.manual_seed(0)
@@ -243,10 +255,11 @@ def test_codes_of_the_history_are_hidden_in_training_alone(make_responder, make_
     model.embed.embed_codes = lambda codes, roles, which=None: hidden.append(which) or embed(codes, roles, which)
     for _ in range(20):
         model.train().run_backbone(batch)
-    assert 0.1 < torch.stack(hidden).float().mean() < 0.9
-    assert hidden[0].shape == (2, 4), "of chunks 1..T-1, which the backbone reads"
+    assert 0.2 < torch.stack(hidden)[:, ~batch.stills].float().mean() < 0.8
+    assert all(drawn[batch.stills].all() for drawn in hidden)
+    assert len({tuple(drawn.flatten().tolist()) for drawn in hidden}) > 15, "drawn anew each time"
     model.eval().run_backbone(batch)
-    assert hidden[-1] is None
+    assert torch.equal(hidden[-1], batch.stills), "stills have no codes"
 
 
 def test_orders_are_random_permutations():

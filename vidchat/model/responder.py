@@ -273,6 +273,8 @@ class Responder(nn.Module):
         """
         if heard is not None and not self.conditions.hears:
             raise ValueError("this model does not listen: it was trained without the initiator's clip")
+        if heard is not None and not self.steps.has_tokens(heard.latents, heard.codes):
+            heard = None
         step, size = state.step + 1, len(state.reference)
         if said is None and heard is None:
             state.cache.open_step(step, None, said=False)
@@ -356,7 +358,7 @@ class Responder(nn.Module):
     def _mask(self, conditions: ConditionTokens, steps: StepTokens) -> BlockCausal:
         """Mask of the conditions followed by steps, each of which is one block."""
         size, first = len(steps.steps), len(conditions.blocks)  # larger than every block of the conditions
-        blocks = conditions.blocks.to(steps.steps.device).expand(size, -1)
+        blocks = conditions.blocks.to(steps.steps.device, non_blocking=True).expand(size, -1)
         return BlockCausal(
             torch.cat([blocks, first + steps.steps], dim=1),
             torch.cat([conditions.visible, steps.visible], dim=1),

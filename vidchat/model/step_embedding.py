@@ -57,10 +57,13 @@ class StepEmbedding:
             hidden_codes: (B, n) bool, said columns whose codes are hidden.
         """
         said = self._said_columns(batch, levels, origin, hidden_codes)
-        audible = batch.heard_codes is not None and self.shapes.codes is not None
-        if keep is None or (batch.heard_latents is None and not audible):
+        if keep is None or not self.has_tokens(batch.heard_latents, batch.heard_codes):
             return in_order(said, None)
         return in_order(said, self._heard_columns(batch, origin, keep))
+
+    def has_tokens(self, latents: Tensor | None, codes: Tensor | None) -> bool:
+        """Whether heard chunks have tokens: for a model without audio, those of an unseen talker have none."""
+        return latents is not None or (codes is not None and self.shapes.codes is not None)
 
     @property
     def _codec_frames(self) -> int:
@@ -87,11 +90,11 @@ class StepEmbedding:
         return rows * cols + self._codec_frames
 
     def _said_columns(self, batch: ChunkBatch, levels: Tensor, origin: Tensor, hidden_codes: Tensor | None) -> Columns:
+        times = self._times(batch.steps, origin)
+        positions = video_positions(times, self.grid(batch.latents))
         tokens = self.embed.embed_said(patchify(batch.latents, self.side))
         if self.noise:
             tokens = tokens + self.noise.embed_levels(levels).unsqueeze(2)
-        times = self._times(batch.steps, origin)
-        positions = video_positions(times, self.grid(batch.latents))
         if self.shapes.codes is not None:
             shape = (*batch.steps.shape, self.shapes.codes.codec_frames, self.shapes.codes.codebooks)
             codes = torch.zeros(shape, dtype=torch.long, device=tokens.device) if batch.codes is None else batch.codes
