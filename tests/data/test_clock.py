@@ -77,6 +77,14 @@ def test_a_listener_has_the_steps_of_the_speaker_and_no_end(tmp_path: Path, film
     assert shorter.ends.tolist() == [[UNKNOWN, 0, 0, 0]], "it is known to go on"
 
 
+def test_two_who_are_there_all_the_time_are_cropped_alike(tmp_path: Path, films: Path) -> None:
+    root = folder(tmp_path, films, dialogue("multi_turn", turn("i8", 0), turn("r5", 0)))
+    (batch,) = batches(module(root, initiator=True, max_chunks=3))
+    assert heard(batch) == said(batch)[1:] == [(1, 1), (2, 2), (3, 3)]
+    (whole,) = batches(module(root, initiator=True))
+    assert whole.ends.tolist() == [[UNKNOWN, 0, 0, 0, 0, UNKNOWN]], "nobody said that it is over"
+
+
 def test_turns_overlap_and_pause_as_their_starts_say(tmp_path: Path, films: Path) -> None:
     # "mhm" while the question is asked, an answer that is interrupted, and a pause before the last turn.
     turns = [turn("i8", 10), turn("r2", 13.4), turn("r5", 18), turn("i3", 22), turn("r4", 27)]

@@ -131,7 +131,7 @@ class Expected(NamedTuple):
 def samples_of(dialogue: Dialogue, cache: TokenCache, conditions: Selection) -> list[Any]:
     turns = []
     for position, turn in enumerate(dialogue.turns):
-        segment = Segment(turn.clip, part_of(dialogue.branch, turn.role), 0)
+        segment = Segment(turn.clip, part_of(dialogue, turn), 0)
         turns.append((position, turn.role, cache.key(segment)[-16:]))
     if conditions.hears and dialogue.branch != "single":
         shapes = {position: cache.shapes(key)[0] for position, _, key in turns}

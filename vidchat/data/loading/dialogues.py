@@ -23,10 +23,10 @@ from vidchat.data.index import Index, IndexWriter, StaleIndexError, open_index
 from vidchat.data.loading.selection import question_of
 from vidchat.data.report import Report
 from vidchat.data.tokens.encoder import Part, Segment
-from vidchat.data.tokens.token_cache import name_of, part_of, segment_number
+from vidchat.data.tokens.token_cache import name_of, part_of, segment_number, starts_together
 from vidchat.dialogue import Branch, Dialogue, Role, Split, Tier
 
-FORMAT = 3  # of the index; another number makes old ones void
+FORMAT = 4  # of the index; another number makes old ones void
 FILE = "dialogues.index.arrow"
 LONG = 64 << 20  # bytes of a manifest whose indexing takes long enough for a progress bar
 MOST_TOPS = 1000  # top folders that are distinguished
@@ -37,10 +37,11 @@ PARTS, ROLE_NAMES = get_args(Part), get_args(Role)
 TABLES = {
     "dialogues": {"branch": "u1", "tier": "u1", "split": "u1", "person": "u8", "check": "u4"},
     "begins": {"turn": "i8"},
-    "turns": {"segment": "u8", "part": "i1", "role": "i1", "top": "i2", "start": "f8", "seconds": "f8", "back": "i4"},
+    "turns": {"segment": "u8", "part": "i1", "role": "i1", "top": "i2", "start": "f8", "seconds": "f8", "back": "i4",
+              "together": "i1"},
     "sorted": {"turn": "u4"},
     "scores": {"turn": "u4", "value": "f8"},
-}
+}  # fmt: skip
 
 
 class Dialogues(Sequence[Dialogue]):
@@ -58,7 +59,8 @@ class Dialogues(Sequence[Dialogue]):
             stands for the key of the segment; `part` and `role`, positions in `PARTS` and `ROLE_NAMES`; `top`, the
             position in `tops` of the clip's top folder, -1 for further ones; `start`, on the dialogue's clock, and
             `seconds`, the clip's length, NaN where they are not known; `back`, how many turns before a turn of the
-            responder the one is that it answers (`question_of`), 0 for none.
+            responder the one is that it answers (`question_of`), 0 for none; `together`, whether the other person has
+            a turn that starts with it.
         tops: Names of folders in the root, "" for the root itself.
         sorted: (t,) the turns sorted by segment.
         first: (n+1,) the first turn of each dialogue, and the number of all turns.
@@ -173,7 +175,7 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
             xxhash.xxh32_intdigest(text),
         )
         for position, turn in enumerate(dialogue.turns):
-            name, part = name_of(root, clip := turn.clip), part_of(dialogue.branch, turn.role)
+            name, part = name_of(root, clip := turn.clip), part_of(dialogue, turn)
             top = name.partition("/")[0] if "/" in name else ""
             if len(tops) < MOST_TOPS:
                 tops.setdefault(top, len(tops))
@@ -192,6 +194,7 @@ def _build(root: Path, stamp: str, sink: Any) -> None:
                 math.nan if turn.start is None else turn.start,
                 math.nan if clip.end is None else clip.end - clip.start,
                 0 if asked is None else position - asked,
+                starts_together(dialogue, turn),
             )
         writer.row("begins", writer.count("turns"))
     order = np.argsort(np.array(writer.tables["turns"]["segment"]), kind="stable")

@@ -146,8 +146,7 @@ def _turn(table: SegmentTable, row: int, number: int, position: int, span: int) 
     length = seconds
     if seconds is None and begin is not None and not cut:
         length = begin + clock.frames(chunks) / clock.fps
-    listens = BRANCHES[dialogues.branch[row]] == "listening"
-    end = 0 if cut else UNKNOWN if listens else 1
+    end = 0 if cut else UNKNOWN if dialogues.turns["together"][number] else 1  # both may go on after the recording
     return SampleTurn(number, position, role, part, key, span, chunks, start, begin, length, end)
 
 

@@ -93,7 +93,7 @@ class Selection:
         questions = {question_of(dialogue, position) for position in (responders[:1] if whole else responders)}
         asked = questions - {None} if self.features else set()
         return [
-            Segment(turn.clip, part_of(dialogue.branch, turn.role), self.limit(turn.role), position in asked)
+            Segment(turn.clip, part_of(dialogue, turn), self.limit(turn.role), position in asked)
             for position, turn in enumerate(turns)
             if whole or turn.role == "responder" or position in asked
         ]

@@ -29,10 +29,11 @@ from vidchat.data.tokens.provenance import MADE_WITH, CacheError, differences, p
 from vidchat.data.tokens.shards import dumps
 from vidchat.data.tokens.track import TrackCache
 from vidchat.data.tokens.track_index import Stamp, key_of
-from vidchat.dialogue import Branch, Clip, Role
+from vidchat.dialogue import Clip, Dialogue, Turn
 
 log = logging.getLogger(__name__)
 TOKENS = "tokens"  # the folder of a data set's tokens
+TOGETHER_S = 0.1  # turns that start within this time start together
 
 
 class SegmentState(NamedTuple):
@@ -207,11 +208,19 @@ def segment_key(name: str, segment: Segment) -> str:
     return f"{stem}-{key_of(segment_number(name, segment))}"
 
 
-def part_of(branch: Branch, role: Role) -> Part:
-    """Returns the part of a clip that is encoded, by the branch of its dialogue and the role of its turn."""
-    if role == "responder":
-        return "spans" if branch == "single" else "first"
-    return "first" if branch == "listening" else "last"
+def part_of(dialogue: Dialogue, turn: Turn) -> Part:
+    """Returns the part of a turn's clip that is encoded: the beginning of both where two people start together."""
+    if turn.role == "responder":
+        return "spans" if dialogue.branch == "single" else "first"
+    return "first" if starts_together(dialogue, turn) else "last"
+
+
+def starts_together(dialogue: Dialogue, turn: Turn) -> bool:
+    """Returns whether the other person has a turn that starts with this one, as in the listening branch."""
+    if dialogue.branch == "listening":
+        return True
+    others = [other.start for other in dialogue.turns if other.role != turn.role and other.start is not None]
+    return turn.start is not None and any(abs(start - turn.start) < TOGETHER_S for start in others)
 
 
 def segment_number(name: str, segment: Segment) -> int:

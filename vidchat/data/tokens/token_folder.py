@@ -109,8 +109,8 @@ class TokenFolder:
 
     def _entry(self, track: StoredTrack, dialogue: Dialogue, clip: Clip) -> Entry | None:
         name = clip.path.relative_to(self.root).as_posix()
-        role = next(turn.role for turn in dialogue.turns if turn.clip is clip)
-        return track.index.entry(segment_key(name, Segment(clip, part_of(dialogue.branch, role), 0)))
+        turn = next(turn for turn in dialogue.turns if turn.clip is clip)
+        return track.index.entry(segment_key(name, Segment(clip, part_of(dialogue, turn), 0)))
 
     def _load(self, track: StoredTrack, name: str, dialogue: Dialogue, clip: Clip) -> Tensor | None:
         entry = self._entry(track, dialogue, clip)
