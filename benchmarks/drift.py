@@ -28,13 +28,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidchat.batch import ChunkBatch
 from vidchat.data.folder import read_dialogues
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import read_clip, read_image
 from vidchat.dialogue import Dialogue
-from vidchat.generation.answer import Question, read_question
-from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.generation.answer import Question, read_question, talk
+from vidchat.generation.conversation import GenerationSettings
 from vidchat.playground.demo.measure import nearest_face
 from vidchat.release import Release, load_release
 
@@ -69,19 +68,25 @@ def measure(
     return rows
 
 
-def question(release: Release, dialogue: Dialogue) -> ChunkBatch:
+def question(release: Release, dialogue: Dialogue) -> Question:
     """Returns the release's question, with the first frame of the true answer as the reference."""
     initiator = dialogue.question.path if release.hears and dialogue.question else None
     text = (dialogue.answer.text or "") if "text" in release.conditions else None
-    return read_question(release, Question(dialogue.answer.path, initiator, text))
+    return Question(dialogue.answer.path, initiator, text)
 
 
-def rollout(release: Release, batch: ChunkBatch, options: argparse.Namespace, level: float) -> Iterator:
+def start(release: Release, question: Question) -> Tensor:
+    """Returns the latents (C, h, w) of a question's reference."""
+    return read_question(release, question).latents[0, 0]
+
+
+def rollout(release: Release, question: Question, options: argparse.Namespace, level: float) -> Iterator:
     values = {name: json.loads(value) for name, value in (word.split("=") for word in options.sampling)}
     sampling = release.responder.sampling.changed(values | {"noise_level": level})
-    settings = GenerationSettings(options.chunks, options.window, sampling=sampling)
-    for chunk in stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings):
-        yield to_bytes(chunk.frames[0].transpose(0, 1)), chunk.latents[0]
+    settings = GenerationSettings(options.chunks, options.window, sampling=sampling, ends=False)
+    for step in talk(release, question, settings):
+        if step.said is not None:
+            yield to_bytes(step.said.frames[0].transpose(0, 1)), step.said.latents[0]
 
 
 def truth(release: Release, dialogue: Dialogue) -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,22 +165,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, folder in folders.items():
         release = load_release(Path(folder))
         references = {d.answer.speaker: read_image(d.answer.path, release.size) for d in dialogues}
-        batches = [question(release, dialogue) for dialogue in dialogues]
+        questions = [question(release, dialogue) for dialogue in dialogues]
+        starts = [start(release, asked) for asked in questions]
         levels = options.levels if release.responder.noise else [0.0]  # a model without noise has no level
         systems = {f"{name}, level {level:g}": level for level in levels}
         for system, level in systems.items():
             results[system] = average(
                 [
-                    measure(rollout(release, batch, options, level), batch.latents[0, 0], d.answer.speaker, references)
-                    for batch, d in zip(batches, dialogues, strict=True)
+                    measure(rollout(release, asked, options, level), first, d.answer.speaker, references)
+                    for asked, first, d in zip(questions, starts, dialogues, strict=True)
                 ]
             )
             print(f"{system}: done", flush=True)
         if "truth" not in results:
             results["truth"] = average(
                 [
-                    measure(truth(release, d), batch.latents[0, 0], d.answer.speaker, references)
-                    for batch, d in zip(batches, dialogues, strict=True)
+                    measure(truth(release, d), first, d.answer.speaker, references)
+                    for first, d in zip(starts, dialogues, strict=True)
                 ]
             )
     print(table(results, options.window))

@@ -21,8 +21,8 @@ from torch import Tensor
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip
-from vidchat.generation.answer import Question, answer, read_question
-from vidchat.generation.stream import GenerationSettings
+from vidchat.generation.answer import Question, answer
+from vidchat.generation.conversation import GenerationSettings
 from vidchat.model.depth import CodeSampling
 from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import load_release
@@ -63,9 +63,9 @@ def measure(release_folder: Path, pair: Path, output: Path) -> dict[str, float]:
         first = clock.sample_rate // clock.fps
         codes = release.audio_codec.encode(truth.waveform[None, first : first + clock.samples(chunks)])
     sampling = ChunkSampling(sets=6, flow_steps=10, temperature=0.5, codes=CodeSampling(temperature=0))
-    batch = read_question(release, Question(reference=pair / "b.mp4", initiator=pair / "a.mp4"))
-    settings = GenerationSettings(chunks=chunks, sampling=sampling)
-    answer_chunks = list(answer(release, batch, settings, output / "answer.mp4"))
+    question = Question(reference=pair / "b.mp4", initiator=pair / "a.mp4")
+    settings = GenerationSettings(chunks=chunks, sampling=sampling, ends=False)
+    answer_chunks = list(answer(release, question, settings, output / "answer.mp4"))
     generated = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in answer_chunks])
     drawn = torch.cat([chunk.codes for chunk in answer_chunks if chunk.codes is not None], dim=1)
     still = frames[:1].expand_as(frames[1:])

@@ -30,8 +30,8 @@ def test_the_notebook_runs_and_the_model_that_ships_gives_the_right_answer(
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     exec("\n".join(code), {"__name__": "__main__"})
-    assert capsys.readouterr().out.count(" s of answer after ") == 12
-    assert shown == [(tmp_path / "answer.mp4").resolve()]
+    assert 8 <= capsys.readouterr().out.count(" s of answer after ") <= 16
+    assert shown == [(tmp_path / name).resolve() for name in ("answer.mp4", "film.mp4")]
     media = read_clip(Clip(shown[0], "boy"), fps=25, size=(96, 96), sample_rate=16000)
     voice = Voice("f2", 95, 48, 186)  # the boy's
     spoken = {text: [cepstra(speak(text, voice, 16000).waveform, 16000)] for text in candidate_answers()}

@@ -18,7 +18,7 @@ from vidchat.cli import train as train_script
 from vidchat.cli.infer import answer_question
 from vidchat.cli.overrides import override
 from vidchat.generation.answer import Question, QuestionError, check_question, read_question
-from vidchat.generation.stream import GenerationSettings, stream_answer
+from vidchat.generation.conversation import Conversation, GenerationSettings
 from vidchat.model.generation_state import ChunkSampling
 from vidchat.release import Release, ReleaseError, load_release
 
@@ -48,7 +48,8 @@ def with_poses(root: Path) -> None:
 
 def first_latents(release: Release, question: Question) -> torch.Tensor:
     batch, settings = read_question(release, question), GenerationSettings(1, sampling=ChunkSampling(2, 2))
-    return next(stream_answer(release.responder, release.video_vae, release.audio_codec, batch, settings)).latents
+    conversation = Conversation(release.responder, release.video_vae, release.audio_codec, batch, settings)
+    return next(conversation.answer()).latents
 
 
 def test_a_head_pose_conditions_answers(

@@ -19,17 +19,11 @@ from vidchat.data.media.read import Media, MediaError, read_clip, write_clip
 from vidchat.data.tokens.encoder import ClipEncoder, Segment
 from vidchat.dialogue import Clip
 from vidchat.generation import respond as respond_script
-from vidchat.generation.answer import (
-    PairsError,
-    Question,
-    QuestionError,
-    Timing,
-    answer,
-    check_question,
-    read_question,
-)
+from vidchat.generation.answer import Question, QuestionError, answer, check_question, read_question
 from vidchat.generation.conversation import Conversation, GenerationSettings
 from vidchat.generation.heard import HeardStream, hear_clip
+from vidchat.generation.respond import PairsError
+from vidchat.generation.timing import Timing
 from vidchat.model.generation_state import ChunkSampling
 
 ROOT = Path(__file__).parents[2]

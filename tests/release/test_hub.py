@@ -116,7 +116,7 @@ def test_the_card_has_the_header_the_sizes_and_the_command(release: Release) -> 
         "| data | 3,000 rendered \\| dialogues |",
         "| training | stage `sft_dyadic`, 2400 steps |",
         "vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=ann/demo@v1 output=ANSWER.mp4",
-        'batch = read_question(release, Question(reference=Path("FACE.png"), initiator=Path("CLIP.mp4")))',
+        'question = Question(reference=Path("FACE.png"), initiator=Path("CLIP.mp4"))',
         "arXiv:2507.09862",
         "# The demo model",
     ):

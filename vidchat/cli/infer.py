@@ -26,10 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from vidchat.bench.pairs import read_pairs
 from vidchat.cli.overrides import INFER_PATHS, run
-from vidchat.generation.answer import Question, QuestionError, Timing, check_question
+from vidchat.generation.answer import Question, QuestionError, check_question
 from vidchat.generation.conversation import GenerationSettings
 from vidchat.generation.request import check_answers, check_folder, check_groups, check_output, check_seconds
 from vidchat.generation.respond import choose_device, generation_settings, move, respond, respond_to_pairs
+from vidchat.generation.timing import Timing
 from vidchat.release import Release, load_release
 from vidchat.runtime.errors import user_errors
 from vidchat.shipped import CONFIGS, find

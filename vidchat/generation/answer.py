@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ from vidchat.generation.conversation import Conversation, GeneratedChunk, Genera
 from vidchat.generation.framing import answer_size, warn_of_cropping
 from vidchat.generation.heard import HeardStream, hear_clip
 from vidchat.generation.talk import Clips, Screen, Step, full_duplex, take_turns
+from vidchat.generation.timing import Timing, timed
 from vidchat.release import Release
 from vidchat.runtime.errors import user_message
 
@@ -69,53 +69,6 @@ class Question:
         """The inputs of conditions that are not `None`, by the name of the condition."""
         inputs = {"text": self.text, "voice": self.voice, "scores": self.scores or None, **self.conditions}
         return {name: value for name, value in inputs.items() if value is not None}
-
-
-class PairsError(ValueError):
-    """Some pairs of a benchmark could not be answered."""
-
-
-@dataclass
-class Timing:
-    """Speed of the generation of answers.
-
-    Attributes:
-        ready: Time at which each chunk was decoded, in seconds since the question was heard; while it is heard, the
-            watch stands still.
-        chunk: Duration of a chunk in seconds.
-    """
-
-    ready: list[float] = field(default_factory=list)
-    chunk: float = 0.0
-
-    @property
-    def first_chunk(self) -> float:
-        """Seconds until the first chunk was decoded."""
-        return self.ready[0] if self.ready else 0.0
-
-    @property
-    def total(self) -> float:
-        """Seconds until all chunks were decoded."""
-        return self.ready[-1] if self.ready else 0.0
-
-    @property
-    def duration(self) -> float:
-        """Duration of the answer in seconds."""
-        return self.chunk * len(self.ready)
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of computation per second of answer; below 1 is faster than real time."""
-        return self.total / max(self.duration, 1e-9)
-
-    def log(self) -> dict[str, Any]:
-        """Returns the generator's log, in the JSON format of docs/reference/bench.md."""
-        chunks = [{"ready_s": round(ready, 4), "media_s": self.chunk} for ready in self.ready]
-        return {
-            "chunks": chunks,
-            "first_chunk_s": round(self.first_chunk, 4),
-            "real_time_factor": round(self.real_time_factor, 4),
-        }
 
 
 def check_question(release: Release, question: Question) -> None:
@@ -236,6 +189,41 @@ class _Request:
         return encoder, encoder.read(Segment(clip, part, int(MAX_SECONDS * encoder.clock.chunks_per_second)))[0]
 
 
+def talk(
+    release: Release, question: Question, settings: GenerationSettings, device: torch.device | str = "cpu"
+) -> Iterator[Step]:
+    """Reads a question and returns the steps of the conversation, which are generated as they are asked for.
+
+    Args:
+        release: The model with its tokenizers, on `device`.
+        question: The inputs.
+        settings: Generation settings; `chunks` is the largest number of chunks of each answer.
+        device: Device of the model.
+
+    Raises:
+        QuestionError, MediaError: see `read_question`.
+    """
+    batch = read_question(release, question, device)
+    if release.thinker is not None:
+        release.thinker.unload()  # its features are computed; generation needs the memory
+    clock, size = release.clock, answer_size(release, question.reference)
+    codec = release.audio_codec if release.responder.depth is not None else None
+    clips = [  # each is read while it is heard
+        hear_clip(clip, HeardStream(release.video_vae, codec, clock, device), clock, size, audio=codec is not None)
+        for clip in (question.clips if release.hears else ())
+    ]
+    return _steps(release, batch, clips, settings, question.listen)
+
+
+def _steps(
+    release: Release, batch: ChunkBatch, clips: Clips, settings: GenerationSettings, listen: bool
+) -> Iterator[Step]:
+    parts = (release.responder, release.video_vae, release.audio_codec)
+    own = replace(settings, ends=settings.ends and not listen)
+    conversation = Conversation(*parts, batch, own, release.graphs)
+    yield from full_duplex(conversation, clips, settings.ends) if listen else take_turns(conversation, clips)
+
+
 def answer(
     release: Release,
     question: Question,
@@ -251,13 +239,10 @@ def answer(
     conversation: while the initiator speaks, the responder listens, or else the last frame stays and it is silent.
 
     Args:
-        release: The model with its tokenizers, on `device`.
-        question: The inputs.
-        settings: Generation settings; `chunks` is the largest number of chunks of each answer.
+        release, question, settings, device: see `talk`.
         path: The mp4 to write.
         timing: Timing that is filled in during generation.
         film: A second mp4 to write, which shows both people side by side, with both voices.
-        device: Device of the model.
 
     Yields:
         Each chunk of the responder after it is written.
@@ -265,17 +250,13 @@ def answer(
     Raises:
         QuestionError, MediaError: see `read_question`.
     """
-    batch, clock = read_question(release, question, device), release.clock
-    if release.thinker is not None:
-        release.thinker.unload()  # its features are computed; generation needs the memory
-    timing = timing if timing is not None else Timing()
+    clock, timing = release.clock, timing if timing is not None else Timing()
     timing.chunk = clock.temporal_stride / clock.fps
+    steps = timed(talk(release, question, settings, device), timing)
     sample_rate = clock.sample_rate if release.responder.depth else None
-    size = answer_size(release, question.reference)
-    responder, initiator = Screen(clock, read_image(question.reference, size)), Screen(clock)
+    image = read_image(question.reference, answer_size(release, question.reference))
+    responder, initiator = Screen(clock, image), Screen(clock)
     whole = question.listen or len(question.clips) > 1
-    clips = _heard_clips(release, question, size, device)
-    steps = _timed(_talk(release, batch, clips, settings, question.listen), timing)
     with ExitStack() as files:
         own = files.enter_context(ClipWriter(path, clock.fps, sample_rate))
         both = None if film is None else files.enter_context(ClipWriter(film, clock.fps, sample_rate))
@@ -289,36 +270,6 @@ def answer(
                 both.write(torch.cat([other[0], frames], dim=3), mixed if sample_rate else None)
             if said is not None:
                 yield said
-
-
-def _heard_clips(release: Release, question: Question, size: tuple[int, int], device: torch.device | str) -> Clips:
-    """The chunks of each of the initiator's clips, each read when it is heard; none for a model that does not hear."""
-    codec = release.audio_codec if release.responder.depth is not None else None
-    return [
-        hear_clip(clip, HeardStream(release.video_vae, codec, release.clock, device), release.clock, size, bool(codec))
-        for clip in (question.clips if release.hears else ())
-    ]
-
-
-def _talk(
-    release: Release, batch: ChunkBatch, clips: Clips, settings: GenerationSettings, listen: bool
-) -> Iterator[Step]:
-    """Starts a conversation, and yields its steps."""
-    parts = (release.responder, release.video_vae, release.audio_codec)
-    own = replace(settings, ends=settings.ends and not listen)
-    conversation = Conversation(*parts, batch, own, release.graphs)
-    yield from full_duplex(conversation, clips, settings.ends) if listen else take_turns(conversation, clips)
-
-
-def _timed(steps: Iterable[Step], timing: Timing) -> Iterator[Step]:
-    """Yields steps, and fills in the timing."""
-    start = time.perf_counter()
-    for step in steps:
-        if step.said is not None:
-            timing.ready.append(time.perf_counter() - start)
-        yield step
-        if step.said is None:
-            start = time.perf_counter() - timing.total
 
 
 def _clip(source: str | Path | Clip) -> Clip:

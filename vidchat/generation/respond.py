@@ -15,16 +15,10 @@ from rich.progress import track
 
 from vidchat.bench.pairs import Pair, pair_hash
 from vidchat.bench.responsiveness import log_value
-from vidchat.generation.answer import (
-    PairsError,
-    Question,
-    QuestionError,
-    Timing,
-    answer,
-    check_question,
-)
+from vidchat.generation.answer import Question, QuestionError, answer, check_question
 from vidchat.generation.conversation import GenerationSettings
 from vidchat.generation.request import check_output
+from vidchat.generation.timing import Timing
 from vidchat.model.precision import supports_bf16, to_bf16
 from vidchat.release import Release
 from vidchat.runtime.atomic import write_text
@@ -34,6 +28,10 @@ from vidchat.runtime.threads import choose_threads
 
 log = logging.getLogger(__name__)
 DEFAULT_SECONDS = 30.0  # longest answer
+
+
+class PairsError(ValueError):
+    """Some pairs of a benchmark could not be answered."""
 
 
 def choose_device(device: str = "auto", precision: str = "auto") -> tuple[str, str]:

@@ -16,8 +16,9 @@ from vidchat.bench.spoken_distance import Floats, cepstra
 from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.dialogue import Clip, Dialogue
-from vidchat.generation.answer import Question, Timing, answer
+from vidchat.generation.answer import Question, answer
 from vidchat.generation.conversation import GenerationSettings
+from vidchat.generation.timing import Timing
 from vidchat.playground.demo.measure import MouthReader, Scores, score
 from vidchat.playground.people.render import candidate_waveforms
 from vidchat.playground.people.script import Case
@@ -141,7 +142,7 @@ class Answers:
             chunks = release.clock.chunks(dialogue.answer.truth["pictures"])
             question = Question(reference=dialogue.answer.path, initiator=dialogue.question.path)
             sampling = release.responder.sampling.changed(self.sampling)
-            settings = GenerationSettings(chunks=chunks, seed=index, sampling=sampling)
+            settings = GenerationSettings(chunks=chunks, seed=index, sampling=sampling, ends=False)
             timing = Timing()
             answer_chunks = list(answer(release, question, settings, self._path(name, dialogue), timing))
             self.timings[name].append(timing)
