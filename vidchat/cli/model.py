@@ -95,10 +95,10 @@ def _print(report: dict[str, Any], settings: Described, work: Workload, seconds:
     for branch, costs in training.items():
         peak = costs["peak_bytes"]
         console.print(
-            f"  {branch}: {costs['tokens_per_sample']} tokens a sample; "
-            f"peak memory {peak['fp32'] / 1e9:.3g} GB in fp32, about {peak['bf16_activations'] / 1e9:.3g} GB with activations in bf16, "
-            f"{peak['bf16_recomputed'] / 1e9:.3g} GB if all blocks recompute; floor on {gpu} "
-            f"{costs['floor_s_per_step']:.3g} s"
+            f"  {branch}: {costs['tokens_per_sample']} tokens a sample; peak memory {peak['fp32'] / 1e9:.3g} GB in "
+            f"fp32, about {peak['bf16_activations'] / 1e9:.3g} GB with activations in bf16, "
+            f"{peak['bf16_recomputed'] / 1e9:.3g} GB if all blocks recompute; "
+            f"floor on {gpu} {costs['floor_s_per_step']:.3g} s"
         )
     console.print(
         f"A generated chunk ({1000 * seconds:.0f} ms): {work.sets} sets x {work.flow_steps} flow steps, "
