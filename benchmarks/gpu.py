@@ -4,10 +4,11 @@
 
 Weights and tokens are random; tokens have the shapes of wan21 and encodec_24khz (or --video demo --audio demo). The
 training step is forward, backward and fused AdamW in bf16-mixed, eager and with compiled blocks, of a dialogue: heard
-chunks, then said ones. The chunk, which reads a heard and a said chunk after a full window, is eager and with the loops of the depth transformer and the flow head as CUDA graphs, in fp32 with TF32 products and in bf16. Times
-are medians of --repeats runs after two, each until the device has finished. Peak memory is the allocator's; it includes
-the fp32 weights in the rows of bf16. The floors are those of `vidchat model describe` for --gpu, in bf16. With --device
-cpu, training runs in fp32, as a check of this file.
+chunks, then said ones. The chunk, which reads a heard and a said chunk after a full window, is eager and with the loops
+of the depth transformer and the flow head as CUDA graphs, in fp32 with TF32 products and in bf16. Times are medians of
+--repeats runs after two, each until the device has finished. Peak memory is the allocator's; it includes the fp32
+weights in the rows of bf16. The floors are those of `vidchat model describe` for --gpu, in bf16. With --device cpu,
+training runs in fp32, as a check of this file.
 """
 
 from __future__ import annotations

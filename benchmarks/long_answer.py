@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/long_answer.py [--chunks 500] [--window 16] [--output FILE]
 
-A random model=tiny with audio on demo-sized latents generates two answers while it hears, one at chunk 20 and one at chunk
-500, in alternation, so that a busy machine slows both. Prints medians of processor seconds; the target is a ratio of at most
-1.05, which a cache that grows, or a window without effect, misses.
+A random model=tiny with audio on demo-sized latents generates two answers while it hears, one at chunk 20 and one at
+chunk 500, in alternation, so that a busy machine slows both. Prints medians of processor seconds; the target is a ratio
+of at most 1.05, which a cache that grows, or a window without effect, misses.
 """
 
 from __future__ import annotations

@@ -34,24 +34,37 @@ from vidchat.data.media.pixels import from_bytes, to_bytes
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Dialogue
 from vidchat.generation.answer import Question, read_question
+from vidchat.generation.heard import HeardStream, hear_clip
+from vidchat.model.generation_state import Chunk
 from vidchat.model.precision import to_bf16
 from vidchat.model.spatial import SpatialContext, SpatialTransformer, draw_order, set_sizes
+from vidchat.profiling.cost import Workload, random_batch
 from vidchat.release import Release, load_release
 
 
 def read(release: Release, dialogue: Dialogue, chunks: int) -> ChunkBatch:
     """Reads a question with its true answer."""
-    initiator = dialogue.question.path if release.hears and dialogue.question else None
     text = (dialogue.answer.text or "") if "text" in release.conditions else None
-    batch = read_question(release, Question(dialogue.answer.path, initiator, text))
-    clock = release.clock
+    batch, clock = read_question(release, Question(dialogue.answer.path, text=text)), release.clock
     media = read_clip(dialogue.answer, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
     count = min(clock.chunks(len(media.frames)), chunks)
-    batch.latents = release.video_vae.encode(from_bytes(media.frames[: clock.frames(count)])).transpose(1, 2)
-    batch.chunk_mask = torch.ones(1, count, dtype=torch.bool)
-    if release.responder.depth is not None:
-        audio = media.waveform[None, : clock.samples(count)]
-        batch.codes = release.audio_codec.encode(audio).unflatten(1, (count, -1))
+    latents = release.video_vae.encode(from_bytes(media.frames[: clock.frames(count)])).transpose(1, 2)
+    asked: list[Chunk] = []
+    if release.hears and dialogue.question:
+        codec = release.audio_codec if release.responder.depth is not None else None
+        stream = HeardStream(release.video_vae, codec, clock)
+        heard = hear_clip(dialogue.question, stream, clock, release.size, codec is not None)
+        asked = [step.chunk for step in heard]
+    work = Workload(latents.shape[3:], count, len(asked), "dialogue" if asked else "single")
+    batch = replace(random_batch(release.responder, work), conditions=batch.conditions)
+    said = [place.chunk for place in work.columns()[0]]
+    batch.latents = latents[:, said]
+    if asked:
+        batch.heard_latents = torch.stack([chunk.latents for chunk in asked], dim=1)
+    if batch.codes is not None:
+        codes = release.audio_codec.encode(media.waveform[None, : clock.samples(count)]).unflatten(1, (count, -1))
+        batch.codes = torch.cat([codes[:, :1], codes], dim=1)[:, said]
+        batch.heard_codes = torch.stack([chunk.codes for chunk in asked], dim=1) if asked else None
     return batch
 
 
@@ -60,7 +73,7 @@ def psnr(release: Release, drawn: Tensor, batch: ChunkBatch) -> float:
     first = batch.latents[:, :1]
     frames, true = (
         to_bytes(release.video_vae.decode(torch.cat([first, rest], dim=1).transpose(1, 2))[0, :, 1:]).float()
-        for rest in (drawn, batch.latents[:, 1:])
+        for rest in (drawn, batch.latents[:, -drawn.shape[1] :])
     )
     errors = (frames - true).square().mean(dim=(0, 2, 3)).clamp(min=1e-3)
     return float((10 * torch.log10(255**2 / errors)).mean())
@@ -70,12 +83,17 @@ def draw(release: Release, batch: ChunkBatch, sets: int, own: bool) -> Tensor:
     """Draws every chunk after the true ones, or after the model's `own`; returns latents (1, T, C, h, w)."""
     model, generator = release.responder, torch.Generator().manual_seed(0)
     sampling = replace(model.sampling, sets=sets)
-    state, drawn = model.prefill(batch, batch.latents.shape[1]), []
-    for t in range(batch.chunk_mask.shape[1]):
-        latents, codes = model.generate_chunk(state, sampling, generator)
-        drawn.append(latents)
-        true = batch.latents[:, t + 1], None if batch.codes is None else batch.codes[:, t]
-        state = model.append_chunk(state, *((latents, codes) if own else true))
+    count = 0 if batch.heard_steps is None else batch.heard_steps.shape[1]
+    state, drawn = model.start(batch, batch.latents.shape[1] + count), []
+    for t in range(count):
+        heard = Chunk(batch.heard_latents[:, t], None if batch.heard_codes is None else batch.heard_codes[:, t])
+        still = Chunk(batch.latents[:, 1], still=True) if t == count - 1 else None
+        state = model.read_step(state, still, heard)
+    for k in range(1 + bool(count), batch.latents.shape[1]):
+        chunk = model.generate_chunk(state, sampling, generator)
+        drawn.append(chunk.latents)
+        true = Chunk(batch.latents[:, k], None if batch.codes is None else batch.codes[:, k])
+        state = model.read_step(state, chunk if own else true)
     return torch.stack(drawn, dim=1)
 
 

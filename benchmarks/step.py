@@ -1,11 +1,11 @@
-"""Time of a training step on a CPU, by attention backend.
+"""Time of a training step on a CPU, by branch and by attention backend.
 
     OMP_NUM_THREADS=1 python benchmarks/step.py [--repeats 7] [--output FILE]
 
 A random model=tiny on demo-sized tokens: 17 tokens to a said chunk and 12 to a heard one, questions and answers of 14
-chunks, batch 8. Prints medians of processor seconds of one thread, of alternating runs: of a dialogue, with two attention
-backends and with what is heard read as finely as what is said (heard_ratio=1); and of the branches. The floor is the
-model's number of operations (vidchat model describe) at the speed of a square matrix product.
+chunks, batch 8. Prints medians of processor seconds of one thread, of alternating runs: of a dialogue, with two
+attention backends and with what is heard read as finely as what is said (heard_ratio=1); and of the branches. The floor
+is the model's number of operations (vidchat model describe) at the speed of a square matrix product.
 """
 
 from __future__ import annotations

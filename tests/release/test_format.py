@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vidchat.registry import FormatError, UnknownName, look_up, name_of, to_names
+from vidchat.registry import FormatError, UnknownName, look_up, to_names
 from vidchat.release.format import FORMAT, format_problem
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -106,7 +106,8 @@ def test_loads_what_was_exported_without_the_run_that_made_it(made: tuple[Path, 
     batch.conditions["text"] = ConditionValues(words, torch.ones(1, 3, dtype=torch.bool))
     settings = GenerationSettings(chunks=2, ends=False)
     one, other = (
-        list(Conversation(r.responder, r.video_vae, r.audio_codec, batch, settings).answer()) for r in (original, loaded)
+        list(Conversation(r.responder, r.video_vae, r.audio_codec, batch, settings).answer())
+        for r in (original, loaded)
     )
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a.frames, b.frames)

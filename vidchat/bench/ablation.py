@@ -17,6 +17,9 @@ from vidchat.bench.results import Number, PairScore, Result
 from vidchat.bench.table import format_number
 
 SWITCHES = ("audio", "spatial", "noise")
+OWN_SWITCHES = ("fine", "resample")
+"""Switches that the paper does not have: what is heard is read finely; training continues the model's own chunks."""
+ALL_SWITCHES = (*SWITCHES, *OWN_SWITCHES)
 COLUMNS = ("FID", "FVD", "PSNR", "SSIM", "ArcFace", "Sync-C", "emotion FID")
 PUBLISHED_PAIRS = 500
 PUBLISHED: Mapping[tuple[str, tuple[str, ...]], tuple[float | None, ...]] = {
@@ -41,7 +44,7 @@ class RowKey:
 
     Attributes:
         protocol: `conditioned` or `dyadic`.
-        switches: Those of `SWITCHES` that are on, in that order.
+        switches: Those of `ALL_SWITCHES` that are on, in that order.
     """
 
     protocol: str
@@ -81,13 +84,13 @@ def parse_row(text: str) -> tuple[RowKey, Path]:
         raise AblationError(f"'{text}' is not of the form {FORM}")
     protocol, words, path = match.groups()
     chosen = [] if words == "none" else words.split(",")
-    if unknown := set(chosen) - set(SWITCHES):
+    if unknown := set(chosen) - set(ALL_SWITCHES):
         raise AblationError(
-            f"'{text}': there is no switch {sorted(unknown)[0]}; there are {', '.join(SWITCHES)}, or none"
+            f"'{text}': there is no switch {sorted(unknown)[0]}; there are {', '.join(ALL_SWITCHES)}, or none"
         )
     if not Path(path).is_dir():
         raise AblationError(f"'{text}': there is no folder {path}")
-    return RowKey(protocol, tuple(switch for switch in SWITCHES if switch in chosen)), Path(path)
+    return RowKey(protocol, tuple(switch for switch in ALL_SWITCHES if switch in chosen)), Path(path)
 
 
 def generate(template: str, release: Path, pairs: Path, output: Path) -> str:
@@ -140,20 +143,22 @@ def _by_metric(numbers: Sequence[Number]) -> dict[str, Number]:
 
 
 def _switch_subsets() -> list[tuple[str, ...]]:
-    return [on for size in range(len(SWITCHES) + 1) for on in itertools.combinations(SWITCHES, size)]
+    return [on for size in range(len(ALL_SWITCHES) + 1) for on in itertools.combinations(ALL_SWITCHES, size)]
 
 
 def ablation_table(rows: Sequence[Row]) -> str:
     """Returns the table as Markdown: each published row, our row of the same key below it, and how they differ."""
+    used = {switch for row in rows for switch in row.key.switches}
+    switches = [*SWITCHES, *(switch for switch in OWN_SWITCHES if switch in used)]
     lines = [
         "# Ablations, beside SpeakerVid-5M's Table 2",
         "",
-        f"| | {' | '.join(SWITCHES)} | {' | '.join(COLUMNS)} |",
-        f"| --- |{' :---: |' * len(SWITCHES)}{' ---: |' * len(COLUMNS)}",
+        f"| | {' | '.join(switches)} | {' | '.join(COLUMNS)} |",
+        f"| --- |{' :---: |' * len(switches)}{' ---: |' * len(COLUMNS)}",
     ]
     known = [RowKey(*key) for key in PUBLISHED]
     for key in dict.fromkeys([*known, *(row.key for row in rows)]):
-        marks = " | ".join("yes" if switch in key.switches else "-" for switch in SWITCHES)
+        marks = " | ".join("yes" if switch in key.switches else "-" for switch in switches)
         if key in known:
             cells = ["" if value is None else f"{value:g}" for value in published(key)]
             lines.append(f"| {key.protocol}, published | {marks} | {' | '.join(cells)} |")

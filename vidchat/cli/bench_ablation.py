@@ -36,7 +36,7 @@ class AblationSettings(Scoring):
 
     Attributes:
         rows: Folder of a trained system, or of its clips, by the row's name PROTOCOL:SWITCHES; PROTOCOL is conditioned
-            or dyadic, SWITCHES are those of audio,spatial,noise that are on, or none.
+            or dyadic, SWITCHES are those of audio,spatial,noise,fine,resample that are on, or none.
         generate: Command that answers the pairs with one system, in which {release}, {pairs} and {output} are replaced;
             null takes the rows' folders as clips.
     """

@@ -81,8 +81,8 @@ def _print(report: dict[str, Any], settings: Described, work: Workload, seconds:
     largest, gpu = generation["heard_and_said" if "heard_and_said" in generation else "said"], settings.gpu.upper()
     columns |= {"generation\nGB": (largest["bytes"], 1e9), f"{gpu} floor\nms": (largest["floor_s"], 1e-3)}
     title = (
-        f"{settings.model}, {format_size(settings.size)}, {settings.video_vae}, {settings.audio_codec}: a training sample "
-        "by branch, and a generated chunk"
+        f"{settings.model}, {format_size(settings.size)}, {settings.video_vae}, {settings.audio_codec}: "
+        "a training sample by branch, and a generated chunk"
     )
     table = Table("part", *columns, title=title)
     for part in {name: None for costs, _ in columns.values() for name in costs}:
@@ -95,13 +95,13 @@ def _print(report: dict[str, Any], settings: Described, work: Workload, seconds:
     for branch, costs in training.items():
         peak = costs["peak_bytes"]
         console.print(
-            f"  {branch}: {costs['tokens_per_sample']} tokens a sample; peak memory {peak['fp32'] / 1e9:.3g} GB in fp32, "
-            f"about {peak['bf16_activations'] / 1e9:.3g} GB with activations in bf16, "
-            f"{peak['bf16_recomputed'] / 1e9:.3g} GB if all blocks recompute; floor on {gpu} "
-            f"{costs['floor_s_per_step']:.3g} s"
+            f"  {branch}: {costs['tokens_per_sample']} tokens a sample; peak memory {peak['fp32'] / 1e9:.3g} GB in "
+            f"fp32, about {peak['bf16_activations'] / 1e9:.3g} GB with activations in bf16, "
+            f"{peak['bf16_recomputed'] / 1e9:.3g} GB if all blocks recompute; "
+            f"floor on {gpu} {costs['floor_s_per_step']:.3g} s"
         )
     console.print(
         f"A generated chunk ({1000 * seconds:.0f} ms): {work.sets} sets x {work.flow_steps} flow steps, "
-        f"window {work.window}, {'with' if work.guided else 'without'} guidance, in bf16; tokenizers not counted. GB and "
-        "floor are those of a step in which something is heard, if the model hears."
+        f"window {work.window}, {'with' if work.guided else 'without'} guidance, in bf16; tokenizers not counted. "
+        "GB and floor are those of a step in which something is heard, if the model hears."
     )

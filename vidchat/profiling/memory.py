@@ -15,9 +15,9 @@ from vidchat.model.transformer import Shape
 from vidchat.profiling.cost import MASKED, SETS, Sizes, Workload, parameters
 
 FULL = 4  # bytes of a value in fp32
-# Largest ratio of measured memory to the formula, in two training steps on an H100 in bf16-mixed with the layout of
-# vidchat 0.1.0: model=base with all blocks recomputed (benchmarks/gpu.py), and the model of benchmarks/nova.py at NOVA's
-# full shapes.
+# Largest ratio of measured memory to the formula, in two training steps on an H100 in bf16-mixed with the layout
+# of vidchat 0.1.0: model=base with all blocks recomputed (benchmarks/gpu.py), and the model of benchmarks/nova.py at
+# the full shapes of NOVA.
 MARGIN = 1.12
 
 

@@ -20,10 +20,13 @@ ANSWER = [sys.executable, "-m", "vidchat", "infer", "pairs={pairs}", "checkpoint
 
 
 def place_of(config: dict[str, Any]) -> str:
-    """Returns the row of the paper's Table 2 that a config belongs to, under its name in `vidchat bench ablation`."""
-    protocol = "dyadic" if config["condition"]["initiator"] else "conditioned"
+    """Returns the row of Table 2 that a config belongs to, under its name in `vidchat bench ablation`."""
+    dyadic, model = bool(config["condition"]["initiator"]), config["model"]
+    protocol = "dyadic" if dyadic else "conditioned"
     modules = {"audio": "depth", "spatial": "spatial", "noise": "noise"}
-    switches = [switch for switch, module in modules.items() if config["model"][module] is not None]
+    switches = [switch for switch, module in modules.items() if model[module] is not None]
+    switches += ["fine"] if dyadic and model.get("heard_ratio") == 1 else []
+    switches += ["resample"] if (model.get("objective") or {}).get("resample") else []
     return f"{protocol}:{','.join(switches) or 'none'}"
 
 
