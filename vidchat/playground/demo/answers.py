@@ -18,7 +18,8 @@ from vidchat.data.media.read import Media, read_clip, write_clip
 from vidchat.dialogue import Clip, Dialogue
 from vidchat.generation.answer import Question, Timing, answer, read_question
 from vidchat.generation.stream import GenerationSettings
-from vidchat.playground.demo.measure import MouthReader, Scores, score
+from vidchat.playground.demo.measure import Scores, score
+from vidchat.playground.demo.pixels import MouthReader
 from vidchat.playground.people.render import candidate_waveforms
 from vidchat.playground.people.script import Case
 from vidchat.release import Release, load_release
