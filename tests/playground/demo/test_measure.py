@@ -8,7 +8,8 @@ import torch
 
 from vidchat.bench.spoken_distance import cepstra
 from vidchat.data.media.read import Media
-from vidchat.playground.demo.measure import MouthReader, correlation, loudness, percent, score
+from vidchat.playground.demo.measure import correlation, loudness, percent, score
+from vidchat.playground.demo.pixels import MouthReader
 from vidchat.playground.people.cast import make_speaker
 from vidchat.playground.people.face import draw_face
 from vidchat.playground.people.performance import perform

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vidchat.bench.metric import Column, Features, Metric
 from vidchat.bench.pairs import Pair
@@ -35,11 +36,7 @@ class SharpnessDrift(Metric):
         }
 
     def read(self, media: Media, truth: Media | None = None) -> Features:
-        sharp = []
-        for frame in media.frames:
-            grey = frame.float().mean(0)
-            neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-            sharp.append(float((4 * grey[1:-1, 1:-1] - neighbours).abs().mean()))
+        sharp = [sharpness(frame) for frame in media.frames]
         quarter = max(1, len(sharp) // SHARE)
         return {"sharp": np.array([np.mean(sharp[:quarter]), np.mean(sharp[-quarter:])])}
 
@@ -66,6 +63,13 @@ class LoudnessDrift(Metric):
         rises = [features["loud"][1] - features["loud"][0] for features in (generated, truth)]
         silent = any(features["loud"].max() <= QUIETEST for features in (generated, truth))
         return {"loudness drift dB": float("nan") if silent else float(abs(rises[0] - rises[1]))}
+
+
+def sharpness(frame: Tensor) -> float:
+    """Returns the mean absolute Laplacian of a frame (3, H, W) in grey."""
+    grey = frame.float().mean(0)
+    neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float((4 * grey[1:-1, 1:-1] - neighbours).abs().mean())
 
 
 def _growth(sharp: NDArray[np.float64]) -> float:

@@ -19,7 +19,8 @@ from vidchat.dialogue import Clip, Dialogue
 from vidchat.generation.answer import Question, answer
 from vidchat.generation.conversation import GenerationSettings
 from vidchat.generation.timing import Timing
-from vidchat.playground.demo.measure import MouthReader, Scores, score
+from vidchat.playground.demo.measure import Scores, score
+from vidchat.playground.demo.pixels import MouthReader
 from vidchat.playground.people.render import candidate_waveforms
 from vidchat.playground.people.script import Case
 from vidchat.release import Release, load_release

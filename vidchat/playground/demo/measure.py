@@ -13,16 +13,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
-from torch.nn import functional as F
 
 from vidchat.bench.spoken_distance import nearest_sentence
 from vidchat.data.media.read import Media
+from vidchat.playground.demo.pixels import HEAD, MouthReader, crop
 from vidchat.playground.people.script import Case, cases
 
 Floats = NDArray[np.float64]
-
-HEAD = (0.10, 0.85, 0.22, 0.78)  # top, bottom, left and right edge of the head, as shares of the frame
-MOUTH = (0.52, 0.78, 0.33, 0.67)  # the same of the mouth, at any sway of the head
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,6 @@ def percent(share: float, count: int) -> str:
     return f"{100 * share:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def crop(frames: Tensor, box: tuple[float, float, float, float], size: int) -> Tensor:
-    """Crops every frame (n, 3, H, W) to a box and resizes it: (n, 3, size, size) in [0, 1]."""
-    height, width = frames.shape[-2:]
-    top, bottom, left, right = (
-        round(share * side) for share, side in zip(box, (height, height, width, width), strict=True)
-    )
-    region = frames[..., top:bottom, left:right].float() / 255
-    return F.interpolate(region, (size, size), mode="area")
-
-
 def nearest_face(frames: Tensor, references: Mapping[str, Tensor]) -> str:
     """Returns the speaker whose reference differs least from a clip, by RMS over the head at 24 x 24.
 
@@ -76,32 +63,6 @@ def nearest_face(frames: Tensor, references: Mapping[str, Tensor]) -> str:
     face = crop(frames, HEAD, 24).mean(0)
     distance = {name: (face - crop(frame[None], HEAD, 24)[0]).square().mean() for name, frame in references.items()}
     return min(distance, key=lambda name: float(distance[name]))
-
-
-class MouthReader:
-    """Reads the opening of a drawn mouth from pixels, by ridge regression fitted to the renderer's exact truth."""
-
-    def __init__(self, penalty: float = 10.0) -> None:
-        self.penalty = penalty
-        self.weights = torch.zeros(0)
-
-    @staticmethod
-    def _features(frames: Tensor) -> Tensor:
-        """Returns (n, D) differences from the first frame around the mouth, with a constant."""
-        mouth = crop(frames, MOUTH, 12).flatten(1)
-        change = mouth - mouth[:1]
-        return torch.cat([change, change.abs(), torch.ones(len(mouth), 1)], dim=1)
-
-    def fit(self, clips: Sequence[Tensor], openings: Sequence[Sequence[float]]) -> MouthReader:
-        """Fits to clips (n, 3, H, W) that begin with the mouth at rest, and to their true openings (n,)."""
-        x = torch.cat([self._features(clip) for clip in clips]).double()
-        y = torch.cat([torch.tensor(opening) for opening in openings]).double()
-        self.weights = torch.linalg.solve(x.T @ x + self.penalty * torch.eye(x.shape[1]).double(), x.T @ y).float()
-        return self
-
-    def read(self, frames: Tensor) -> Floats:
-        """Returns the mouth opening (n,) in frames (n, 3, H, W)."""
-        return (self._features(frames) @ self.weights).numpy().astype(np.float64)
 
 
 def loudness(waveform: Tensor, frames: int) -> Floats:

@@ -12,7 +12,6 @@ from vidchat.playground.people.render_encounters import EncounterSettings, rende
 from vidchat.runtime.errors import user_errors
 from vidchat.runtime.sizes import format_size, parse_size
 
-
 SPLITS = EncounterSettings().splits
 
 
@@ -25,7 +24,9 @@ def main(words: Sequence[str] | None = None) -> None:
     kinds.add_argument("--dialogues", type=int, default=defaults.dialogues, help="questions with their answers")
     kinds.add_argument("--encounters", type=int, help="two people on one clock, several turns each")
     parser.add_argument("--pairings", type=int, default=defaults.pairings, help="questions to each training answer")
-    parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS, help="splits of the encounters to render")
+    parser.add_argument(
+        "--splits", nargs="+", default=SPLITS, choices=SPLITS, help="splits of the encounters to render"
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     size = format_size((defaults.height, defaults.width))
     parser.add_argument("--size", default=size, metavar="HEIGHTxWIDTH", help=f"size of the frames (default {size})")
