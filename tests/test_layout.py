@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,12 +64,13 @@ spans = st.builds(
 def test_every_layout_gives_each_person_one_chunk_a_step(turns: list[TurnSpan]) -> None:
     layout = lay_out(turns)
     for places in (layout.said, layout.heard):
-        assert all(a.step < b.step for a, b in zip(places, places[1:], strict=False))
+        assert all(a.step < b.step for a, b in itertools.pairwise(places))
     assert layout.said[0].step == layout.said[0].chunk == 0
     for role, places in (("responder", layout.said), ("initiator", layout.heard)):
         chunks = {(place.turn, place.chunk) for place in places if place.chunk}
         assert chunks == {(k, c) for k, t in enumerate(turns) if t.role == role for c in range(1, t.chunks + 1)}
-    for before, after in zip(layout.said, layout.said[1:], strict=False):
+    for before, after in itertools.pairwise(layout.said):
         if after.chunk:  # each chunk directly follows the chunk or the still that predicts it
-            assert after.step == before.step + 1 and (before.turn, before.chunk) == (after.turn, after.chunk - 1)
+            assert after.step == before.step + 1
+            assert (before.turn, before.chunk) == (after.turn, after.chunk - 1)
     assert min(place.step for place in layout.said[1:] + layout.heard if place.chunk) == 1
