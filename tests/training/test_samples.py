@@ -36,7 +36,11 @@ def dialogue(name: str, padding: int = 2) -> ChunkBatch:
         heard_steps=torch.tensor([[place.step for place in layout.heard] + [0] * padding]),
         heard_video=audible,
         heard_audio=audible,
-        conditions={"text": ConditionValues(torch.zeros(1, 3).long(), torch.ones(1, 3, dtype=torch.bool))},
+        conditions={
+            "text": ConditionValues(torch.zeros(1, 3).long(), torch.ones(1, 3, dtype=torch.bool)),
+            "voice": ConditionValues(torch.zeros(1, 1, 8, 2).long(), torch.zeros(1, 1, dtype=torch.bool)),
+            "scores": ConditionValues(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.bool)),
+        },
     )
 
 
