@@ -5,8 +5,8 @@ Where each of them is used (docs/reference/performance.md has the figures):
     spans   SDPA over growing prefixes, one call for a few blocks: half the work of a dense mask. CPU.
     flex    FlexAttention (arXiv 2412.05496), compiled, with a block mask that a stack's layers share. CUDA, training.
     dense   SDPA with a full mask. The reference that the others are tested against.
-    flash   flash-attn, where there is no mask: the spatial and the depth transformer, and chunks generated from a
-            cache without padded conditions. CUDA, half precision (`precision=bf16`).
+    flash   flash-attn, where there is no mask: the spatial and the depth transformer. CUDA, half precision
+            (`precision=bf16`).
 """
 
 from __future__ import annotations

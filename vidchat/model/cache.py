@@ -77,6 +77,7 @@ class KeyValueCache(Cache):
         self._visible = torch.nn.functional.pad(visible, (0, self.slots * self.slot))  # what the next tokens may see
         self._present = self._visible.clone()  # what is stored, whether or not it is inside the window
         self._place, self._extent = slice(0, self.pinned), self.pinned
+        self._undoable = 0  # steps that can be taken back
         self._rotated: list[Tensor] | None = None  # pinned keys as they were written, once they have been moved
 
     def open_step(self, step: int, heard: Tensor | None, said: bool) -> None:
@@ -101,9 +102,17 @@ class KeyValueCache(Cache):
             self._visible[:, self._slot(step - self.window - 1)] = False
         self._place = slice(slot.start + first, slot.stop if said else slot.start + self.heard)
         self._extent = max(self._extent, slot.stop)
+        self._undoable = min(self._undoable + 1, self.undo)
 
     def take_back(self, step: int, count: int) -> None:
-        """Forgets the last `count` steps, `step` being the last of all; 1 <= count <= min(step, undo)."""
+        """Forgets the last `count` steps, `step` being the last of all.
+
+        Raises:
+            ValueError: The cache has not kept what these steps saw.
+        """
+        if not 0 < count <= min(step, self._undoable):
+            raise ValueError(f"{count} steps cannot be taken back, only 1 to {min(step, self._undoable)}")
+        self._undoable -= count
         for forgotten in range(step - count + 1, step + 1):
             self._present[:, self._slot(forgotten)] = False
             self._visible[:, self._slot(forgotten)] = False

@@ -269,8 +269,10 @@ class Responder(nn.Module):
             generator: Source of that noise.
 
         Raises:
-            ValueError: Something is heard and the model does not listen.
+            ValueError: Something is heard and the model does not listen; or a said chunk lacks its codes.
         """
+        if said is not None and self.depth is not None and said.codes is None and not said.still:
+            raise ValueError("a said chunk of a model with audio has codes; only a still has none")
         if heard is not None and not self.conditions.hears:
             raise ValueError("this model does not listen: it was trained without the initiator's clip")
         if heard is not None and not self.steps.has_tokens(heard.latents, heard.codes):
