@@ -61,7 +61,7 @@ def clock(axes: Axes) -> None:
         axes,
         FIRST,
         -0.25,
-        "the outputs at a said chunk, or at the still before a turn, predict the turn's next chunk",
+        "outputs at a said chunk, or at the still before a turn, predict the turn's next chunk",
     )
 
 
@@ -116,14 +116,14 @@ def draw() -> plt.Figure:
     axes.text(
         0.3,
         10.9,
-        "Two people on one clock: a step of 160 ms holds the chunk of whoever has one",
+        "Two people on one clock: a step (160 ms) holds a chunk of whoever has one",
         fontsize=10.5,
         color=INK,
     )
     axes.text(
         0.3, 10.2,
-        "Here a question, its answer, an interruption in which both speak, and the next answer. In a chunk, audio comes "
-        "before video.",
+        "Here a question, its answer, an interruption in which both speak, and the next answer. In a chunk, audio "
+        "comes before video.",
         fontsize=8.5, color=INK,
     )  # fmt: skip
     return figure

@@ -13,8 +13,8 @@ from vidchat.playground.people.listening import NOD_SECONDS
 
 Floats = NDArray[np.float64]
 
-DEEP = 0.22
-"""Reading of `NodReader` above which a dip counts as a nod; speech lowers the head by less."""
+DEEP = 0.17
+"""Reading of `NodReader` above which a dip is a nod; speech dips less, and a tokenizer flattens nods by 25 %."""
 REST = 1.0
 """Seconds over which the median is the head's position at rest."""
 TOLERANCE = 0.5
