@@ -117,7 +117,7 @@ def test_between_two_turns_of_the_responder_the_clock_has_a_step_for_the_still(e
 
 
 def test_other_people_ask_what_has_the_same_answers():
-    plans = plan_encounters(EncounterSettings(encounters=60, seed=1, splits=("train",)))
+    plans = plan_encounters(EncounterSettings(encounters=45, seed=1, splits=("train",)))
     weights = {"single": 1.0, "dialogue": 2.0, "listening": 1.0, "multi_turn": 3.0}
     lines = {}
     for plan in plans:
