@@ -30,6 +30,7 @@ class Asked:
         case: Topic and the asker's feeling.
         long: Whether the right answer has two sentences.
         interrupts: Whether the question interrupted the answer before.
+        interrupted: Whether the next question interrupts the answer, so that the recorded one breaks off.
     """
 
     turn: int
@@ -38,10 +39,11 @@ class Asked:
     case: Case
     long: bool
     interrupts: bool
+    interrupted: bool
 
 
 def questions(dialogue: Dialogue) -> Iterator[Asked]:
-    """Yields the questions of a rendered dialogue whose answers are spoken to their end, one turn each."""
+    """Yields the questions of a rendered dialogue that are answered, if each turn is a clip of its own."""
     number, question = 0, None
     for index, turn in enumerate(dialogue.turns):
         truth = turn.clip.truth
@@ -49,9 +51,9 @@ def questions(dialogue: Dialogue) -> Iterator[Asked]:
             continue
         if turn.role == "initiator":
             number, question = number + 1, truth
-        elif question is not None and not truth["interrupted"]:
-            case, long = Case(truth["topic"], truth["expression"]), len(truth["phrases"]) > 1
-            yield Asked(index, number, truth["kind"], case, long, question["interrupts"])
+        elif question is not None and truth.get("speaks", True):
+            case, long = Case(truth["topic"], truth["expression"]), len(question["phrases"]) > 1
+            yield Asked(index, number, truth["kind"], case, long, question["interrupts"], truth["interrupted"])
 
 
 class AnswerReader:
