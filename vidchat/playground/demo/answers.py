@@ -1,172 +1,145 @@
-"""Answers to the test dialogues: the truth, its round trip through the tokenizers, and the answers of models."""
+"""What the demo's systems say and do: the truth, its round trip through the tokenizers, and models in conversation."""
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 
-from vidchat.bench.spoken_distance import Floats, cepstra
 from vidchat.data.media.pixels import from_bytes, to_bytes
-from vidchat.data.media.read import Media, read_clip, write_clip
-from vidchat.dialogue import Clip, Dialogue
-from vidchat.generation.answer import Question, answer
+from vidchat.data.media.read import ClipWriter, Media, read_clip, read_image, write_clip
+from vidchat.dialogue import ChunkClock, Clip, Dialogue
+from vidchat.generation.answer import Question, talk
 from vidchat.generation.conversation import GenerationSettings
-from vidchat.generation.timing import Timing
-from vidchat.playground.demo.measure import Scores, score
-from vidchat.playground.demo.pixels import MouthReader
-from vidchat.playground.people.render import candidate_waveforms
-from vidchat.playground.people.script import Case
-from vidchat.release import Release, load_release
+from vidchat.generation.talk import Screen, Step
+from vidchat.generation.timing import Timing, timed
+from vidchat.playground.demo.people import TestPeople
+from vidchat.release import Release
+
+MOST_CHUNKS = 32
+"""Chunks after which an answer stops that has not ended; the longest true one has 26."""
 
 
-def true_case(dialogue: Dialogue) -> Case:
-    """Returns the topic and the feeling that the responder of a rendered dialogue has to understand."""
-    truth = dialogue.answer.truth
-    return Case(truth["topic"], truth["expression"])
+@dataclass
+class Acted:
+    """One system's part in the test dialogues. Each clip starts with its still, and its waveform with frame 1.
 
-
-class Answers:
-    """The clips of the demo's page and their scores.
-
-    Args:
-        folder: Folder of the clips.
-        train: Dialogues to which the mouth reader is fitted.
-        test: Dialogues to answer.
-        sampling: Values of `ChunkSampling` that replace those of the releases.
+    Attributes:
+        answers: Answers of each conversation.
+        listening: Clip of each listener.
+        films: File that shows each conversation, and then each listener, beside the other person.
+        timings: Speed of generation in each conversation.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        train: Sequence[Dialogue],
-        test: Sequence[Dialogue],
-        sampling: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder, self.train, self.test, self.sampling = folder, train, list(test), sampling or {}
-        self.clips: list[dict[str, Path]] = [{} for _ in self.test]
-        self.timings: dict[str, list[Timing]] = defaultdict(list)
-        self.references: dict[str, torch.Tensor] = {}
-
-    def score(self, releases: Mapping[str, Path]) -> dict[str, Scores]:
-        """Answers every test dialogue with every release; returns the scores of truth, round trip and releases."""
-        loaded = {name: load_release(path) for name, path in releases.items()}
-        first = next(iter(loaded.values()))
-        clips = [self._read(dialogue.answer, first) for dialogue in self.test]
-        truths = [_without_reference(media) for media in clips]
-        for dialogue, media in zip(self.test, clips, strict=True):
-            self.references.setdefault(dialogue.answer.speaker, media.frames[0])
-        systems = {"truth": truths, "round trip": self._round_trips(first)}
-        self._add_given_clips()
-        self._add_clips("round trip")
-        for name, release in loaded.items():
-            systems[name] = self._generate(name, release)
-            self._add_clips(name)
-        reader = self._reader(first)
-        spoken = self._spoken(first.clock.sample_rate)
-        speakers = [dialogue.answer.speaker for dialogue in self.test]
-        right = [true_case(dialogue) for dialogue in self.test]
-        return {
-            name: score(media, truths, self.references, speakers, right, spoken, reader)
-            for name, media in track(systems.items(), "measuring", total=len(systems))
-        }
-
-    def time_answers(self, name: str, release: Release) -> float:
-        """Answers every test dialogue with one release, without scoring; returns seconds per answer."""
-        start = time.monotonic()
-        self._add_given_clips()
-        self._generate(name, release)
-        self._add_clips(name)
-        return (time.monotonic() - start) / len(self.test)
-
-    def _add_given_clips(self) -> None:
-        for clips, dialogue in zip(self.clips, self.test, strict=True):
-            assert dialogue.question is not None
-            clips.update({"initiator": dialogue.question.path, "truth": dialogue.answer.path})
-
-    def notes(self) -> list[str]:
-        """Returns the page's notes: how each number is measured, and the speed of each release."""
-        lines = [
-            "Face: the nearest of the test speakers' references, by RMS difference over the head.",
-            "Mouth: correlation of the mouth opening, read from the pixels by a regression fitted to the renderer's "
-            "truth, with the loudness of the answer's own audio, and with that of another answer's audio.",
-            "Answer: the nearest of all possible answers, spoken by every test voice, by dynamic time warping over "
-            "cepstra; in brackets the 95 % interval (Wilson's).",
-            f"{len(self.test)} answers by speakers unseen in training. The round trip is the ceiling.",
-        ]
-        for name, timings in self.timings.items():
-            rate = sum(t.duration for t in timings) / sum(t.total for t in timings)
-            wait = 1000 * float(np.median([t.first_chunk for t in timings]))
-            lines.append(
-                f"{name}: generated at {rate:.2f} x real time on this machine; first chunk after {wait:.0f} ms."
-            )
-        return lines
-
-    def _path(self, system: str, dialogue: Dialogue) -> Path:
-        return self.folder / "clips" / f"{dialogue.id}_{system.replace(' ', '_')}.mp4"
-
-    def _add_clips(self, system: str) -> None:
-        for clips, dialogue in zip(self.clips, self.test, strict=True):
-            clips[system] = self._path(system, dialogue)
-
-    def _read(self, clip: Clip, release: Release) -> Media:
-        clock = release.clock
-        return read_clip(clip, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
-
-    def _round_trips(self, release: Release) -> list[Media]:
-        return [self._round_trip(dialogue, release) for dialogue in track(self.test, "round trips")]
-
-    def _round_trip(self, dialogue: Dialogue, release: Release) -> Media:
-        clock = release.clock
-        media = self._read(dialogue.answer, release)
-        chunks = clock.chunks(len(media.frames))
-        frames = from_bytes(media.frames[: clock.frames(chunks)])
-        waveform = _without_reference(media).waveform[None, : clock.samples(chunks)]
-        with torch.no_grad():
-            decoded = release.video_vae.decode(release.video_vae.encode(frames))
-            audio = release.audio_codec.decode(release.audio_codec.encode(waveform))
-        result = Media(to_bytes(decoded[0, :, 1:].transpose(0, 1)), audio[0].clamp(-1, 1), clock.fps, clock.sample_rate)
-        write_clip(self._path("round trip", dialogue), result.frames, result.waveform, clock.fps, clock.sample_rate)
-        return result
-
-    def _generate(self, name: str, release: Release) -> list[Media]:
-        """Answers as `vidchat infer` does: from files to files."""
-        results = []
-        for index, dialogue in enumerate(track(self.test, f"answers, {name}")):
-            assert dialogue.question is not None
-            chunks = release.clock.chunks(dialogue.answer.truth["pictures"])
-            question = Question(reference=dialogue.answer.path, initiator=dialogue.question.path)
-            sampling = release.responder.sampling.changed(self.sampling)
-            settings = GenerationSettings(chunks=chunks, seed=index, sampling=sampling, ends=False)
-            timing = Timing()
-            answer_chunks = list(answer(release, question, settings, self._path(name, dialogue), timing))
-            self.timings[name].append(timing)
-            frames = torch.cat([to_bytes(chunk.frames[0].transpose(0, 1)) for chunk in answer_chunks])
-            audio = torch.cat([chunk.waveform[0] for chunk in answer_chunks if chunk.waveform is not None])
-            results.append(Media(frames, audio.clamp(-1, 1), release.clock.fps, release.clock.sample_rate))
-        return results
-
-    def _reader(self, release: Release) -> MouthReader:
-        clips = [self._read(dialogue.answer, release).frames for dialogue in self.train]
-        openings = [dialogue.answer.truth["mouth"] for dialogue in self.train]
-        return MouthReader().fit(clips, [o[: len(c)] for o, c in zip(openings, clips, strict=True)])
-
-    def _spoken(self, sample_rate: int) -> dict[str, list[Floats]]:
-        """Returns the cepstra of every possible answer in the voice of every test speaker."""
-        voices = {dialogue.answer.speaker: dialogue.answer.truth for dialogue in self.test}
-        spoken: dict[str, list[Floats]] = defaultdict(list)
-        for truth in voices.values():
-            for text, waveform in candidate_waveforms(dict(truth), 3 * sample_rate, sample_rate).items():
-                spoken[text].append(cepstra(waveform, sample_rate))
-        return dict(spoken)
+    answers: list[list[Media]] = field(default_factory=list)
+    listening: list[Media] = field(default_factory=list)
+    films: list[Path] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
 
 
-def _without_reference(media: Media) -> Media:
-    """Returns a clip from frame 1 on, as a model generates it."""
-    return Media(media.frames[1:], media.waveform[media.sample_rate // media.fps :], media.fps, media.sample_rate)
+def act_truly(people: TestPeople, release: Release, folder: Path) -> Acted:
+    """Reads the true clips, and writes their films into a folder."""
+    acted = Acted()
+    for dialogue in track([*people.conversations, *people.listening], "true clips"):
+        clips = [_from_frame_1(_read(turn.clip, release)) for turn in dialogue.turns if turn.role == "responder"]
+        if dialogue.branch == "listening":
+            acted.listening += clips
+        else:
+            acted.answers.append(clips)
+        acted.films.append(folder / f"{dialogue.id}_truth.mp4")
+        _write_true_film(acted.films[-1], dialogue, release)
+    return acted
+
+
+def act_in_round_trips(truth: Acted, release: Release) -> Acted:
+    """Passes the true clips through the tokenizers."""
+    answers = [[_round_trip(clip, release) for clip in clips] for clips in track(truth.answers, "round trips")]
+    return Acted(answers, [_round_trip(clip, release) for clip in truth.listening])
+
+
+def act_by_model(name: str, people: TestPeople, release: Release, folder: Path) -> Acted:
+    """Holds the conversations and listens with a model, as `vidchat infer` does; writes the films into a folder."""
+    acted = Acted()
+    for index, dialogue in enumerate(track([*people.conversations, *people.listening], f"{name} model")):
+        listens = dialogue.branch == "listening"
+        asked = [turn.clip for turn in dialogue.turns if turn.role == "initiator"]
+        question = Question(dialogue.answer.path, asked, listen=listens)
+        settings, timing = GenerationSettings(MOST_CHUNKS, seed=index), Timing(chunk=_chunk_seconds(release.clock))
+        if listens:  # only while it hears
+            settings = replace(settings, chunks=1)
+        steps = [s for s in timed(talk(release, question, settings), timing) if s.heard is not None or not listens]
+        image = read_image(dialogue.answer.path, release.size)
+        clips = list(_said(steps, image, release.clock))
+        if listens:
+            acted.listening += clips
+        else:
+            acted.answers.append(clips)
+            acted.timings.append(timing)
+        acted.films.append(folder / f"{dialogue.id}_{name.replace(' ', '_')}.mp4")
+        _write_film(acted.films[-1], steps, image, release.clock)
+    return acted
+
+
+def _chunk_seconds(clock: ChunkClock) -> float:
+    return float(1 / clock.chunks_per_second)
+
+
+def _read(clip: Clip, release: Release) -> Media:
+    clock = release.clock
+    return read_clip(clip, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
+
+
+def read_clips(clips: Sequence[Clip], release: Release) -> list[Tensor]:
+    """Returns the frames (n, 3, H, W) uint8 of clips."""
+    return [_read(clip, release).frames for clip in clips]
+
+
+def _from_frame_1(media: Media) -> Media:
+    """Returns a clip whose waveform starts with frame 1."""
+    return replace(media, waveform=media.waveform[media.sample_rate // media.fps :])
+
+
+def _round_trip(media: Media, release: Release) -> Media:
+    chunks = release.clock.chunks(len(media.frames))
+    with torch.no_grad():
+        latents = release.video_vae.encode(from_bytes(media.frames[: release.clock.frames(chunks)]))
+        codes = release.audio_codec.encode(media.waveform[None, : release.clock.samples(chunks)])
+        frames, waveform = release.video_vae.decode(latents)[0], release.audio_codec.decode(codes)[0]
+    # The still is the true one, as in generation.
+    decoded = torch.cat([media.frames[:1], to_bytes(frames[:, 1:].transpose(0, 1))])
+    return replace(media, frames=decoded, waveform=waveform.clamp(-1, 1))
+
+
+def _said(steps: Sequence[Step], image: Tensor, clock: ChunkClock) -> Iterator[Media]:
+    """Yields each turn of the responder."""
+    for speaks, group in groupby((step.said for step in steps), key=lambda said: said is not None):
+        if speaks:
+            chunks = [said for said in group if said is not None]
+            frames = torch.cat([image[None], *(to_bytes(said.frames[0].transpose(0, 1)) for said in chunks)])
+            waveform = torch.cat([said.waveform[0] for said in chunks if said.waveform is not None])
+            yield Media(frames, waveform.clamp(-1, 1), clock.fps, clock.sample_rate)
+
+
+def _write_film(path: Path, steps: Sequence[Step], image: Tensor, clock: ChunkClock) -> None:
+    """Writes both people side by side, with both voices."""
+    initiator, responder = Screen(clock), Screen(clock, image)
+    with ClipWriter(path, clock.fps, clock.sample_rate) as film:
+        for heard, said in steps:
+            other, voice = initiator.show(heard.frames, heard.waveform) if heard else initiator.show(None, None)
+            frames, waveform = responder.show_said(said)
+            film.write(torch.cat([other, frames], dim=3), (waveform + voice).clamp(-1, 1))
+
+
+def _write_true_film(path: Path, dialogue: Dialogue, release: Release) -> None:
+    """Writes both people from the start of the first turn to the end of the last one."""
+    paths = {turn.role: turn.clip.path for turn in dialogue.turns}
+    start = min(turn.clip.start for turn in dialogue.turns)
+    end = max(turn.clip.end or 0.0 for turn in dialogue.turns)
+    left, right = (_read(Clip(paths[role], "", start=start, end=end), release) for role in ("initiator", "responder"))
+    frames, waveform = torch.cat([left.frames, right.frames], dim=3), left.waveform + right.waveform
+    write_clip(path, frames, waveform.clamp(-1, 1), left.fps, left.sample_rate)

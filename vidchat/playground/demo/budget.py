@@ -1,4 +1,4 @@
-"""The demo's plan: the numbers of dialogues and training steps that fit into a time limit at a measured speed."""
+"""The demo's plan: the numbers of encounters and training steps that fit into a time limit at a measured speed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vidchat.playground.demo.measure import VOICES
+
 SHARES = (0.05, 0.09, 0.86)
 """The stages' shares of all training steps; 60, 120 and 1,100 steps were measured to do well."""
-DIALOGUES_PER_STEP = 0.8
-MOST_DIALOGUES, FEWEST_DIALOGUES, FEWEST_STEPS = 3000, 64, 30
+ENCOUNTERS_PER_STEP = 0.2
+"""An encounter has about three questions, each of which is asked four times by other people."""
+MOST_ENCOUNTERS, FEWEST_ENCOUNTERS, FEWEST_STEPS = 600, 16, 30
 START_UP = 20.0
 """Seconds that a stage takes besides its steps: imports, the first batch, the export."""
-ANSWERING, FEWEST_ANSWERS = 0.25, 6
-"""Largest share of the time for answering, and the number of answers that is made in any case."""
+TALKING, FEWEST_CONVERSATIONS = 0.25, 4
+"""Largest share of the time for conversations, and the number of them that is held in any case."""
+ANSWERS = 2.4
+"""Answers in a conversation, on average."""
 ENOUGH_STEPS = 800
 """Models trained for fewer steps show the right faces, but rarely give the right answers."""
 
@@ -24,40 +29,40 @@ class Speed:
 
     Attributes:
         step: Seconds of a training step of the last stage, the slowest.
-        dialogue: Seconds to render and encode a dialogue.
-        answer: Seconds to answer a dialogue.
+        encounter: Seconds to render and encode an encounter.
+        conversation: Seconds to hold a conversation and to listen to a question.
         comparison: Seconds to compare an answer with all sentences of one voice.
         threads: Threads of a training process.
         precision: Lightning precision of a training process.
     """
 
     step: float
-    dialogue: float
-    answer: float
+    encounter: float
+    conversation: float
     comparison: float
     threads: int
     precision: str
 
-    def answering(self, answers: int) -> float:
-        """Returns the seconds to answer with two models and to score both, the truth and its round trip."""
-        return 3 * answers * self.answer + 4 * answers**2 * self.comparison
+    def talking(self, conversations: int) -> float:
+        """Returns the seconds to talk with two models and to score both, the truth and its round trip."""
+        return conversations * (3 * self.conversation + 4 * ANSWERS * VOICES * self.comparison)
 
 
 @dataclass(frozen=True)
 class Plan:
     """What the demo does. It is saved in the demo's folder, so that the same command continues with the same plan."""
 
-    dialogues: int
+    encounters: int
     steps: tuple[int, int, int]
     speed: Speed
     seed: int
     minutes: float
-    answers: int = 24
+    conversations: int = 16
 
     @property
     def rendering(self) -> float:
-        """Seconds to render the training dialogues."""
-        return self.dialogues * self.speed.dialogue
+        """Seconds to render the training data."""
+        return self.encounters * self.speed.encounter
 
     @property
     def training(self) -> float:
@@ -65,35 +70,35 @@ class Plan:
         return sum(self.steps) * self.speed.step + len(SHARES) * START_UP
 
     @property
-    def answering(self) -> float:
-        """Seconds to answer and score."""
-        return self.speed.answering(self.answers)
+    def talking(self) -> float:
+        """Seconds to talk and score."""
+        return self.speed.talking(self.conversations)
 
     @property
     def seconds(self) -> float:
         """Seconds from the plan to the page; more than the limit if even the smallest plan does not fit."""
-        return self.rendering + self.training + self.answering
+        return self.rendering + self.training + self.talking
 
 
-def make_plan(speed: Speed, minutes: float, spent: float, answers: int, seed: int) -> Plan:
-    """Returns the plan with the most dialogues and training steps that fit.
+def make_plan(speed: Speed, minutes: float, spent: float, conversations: int, seed: int) -> Plan:
+    """Returns the plan with the most encounters and training steps that fit.
 
     Args:
         speed: Measured speed.
         minutes: Time limit, from the command's start to the page.
         spent: Seconds of it already spent.
-        answers: Test dialogues to answer; the plan has fewer if they took a large share of the time.
+        conversations: Conversations of the test; the plan has fewer if they took a large share of the time.
         seed: Seed of the data set.
     """
-    while answers > FEWEST_ANSWERS and speed.answering(answers) > ANSWERING * 60 * minutes:
-        answers -= 1
-    left = 60 * minutes - spent - len(SHARES) * START_UP - speed.answering(answers)
-    steps = left / (speed.step + DIALOGUES_PER_STEP * speed.dialogue)
-    dialogues = min(MOST_DIALOGUES, max(FEWEST_DIALOGUES, int(DIALOGUES_PER_STEP * steps)))
-    steps = max(FEWEST_STEPS, int((left - dialogues * speed.dialogue) / speed.step))
+    while conversations > FEWEST_CONVERSATIONS and speed.talking(conversations) > TALKING * 60 * minutes:
+        conversations -= 1
+    left = 60 * minutes - spent - len(SHARES) * START_UP - speed.talking(conversations)
+    steps = left / (speed.step + ENCOUNTERS_PER_STEP * speed.encounter)
+    encounters = min(MOST_ENCOUNTERS, max(FEWEST_ENCOUNTERS, int(ENCOUNTERS_PER_STEP * steps)))
+    steps = max(FEWEST_STEPS, int((left - encounters * speed.encounter) / speed.step))
     first, second = (max(5, round(share * steps)) for share in SHARES[:2])
     last = max(5, int(steps) - first - second)
-    return Plan(dialogues, (first, second, last), speed, seed, minutes, answers)
+    return Plan(encounters, (first, second, last), speed, seed, minutes, conversations)
 
 
 def announce(plan: Plan, left: float) -> list[str]:
@@ -101,10 +106,10 @@ def announce(plan: Plan, left: float) -> list[str]:
     steps, speed = sum(plan.steps), plan.speed
     lines = [
         f"A training step takes {speed.step:.2f} s here ({speed.precision}, {speed.threads} threads), "
-        f"a dialogue {speed.dialogue:.2f} s to render and encode.",
-        f"Plan for {plan.minutes:g} minutes: {plan.dialogues} dialogues ({_minutes(plan.rendering)}), "
+        f"an encounter {speed.encounter:.2f} s to render and encode.",
+        f"Plan for {plan.minutes:g} minutes: {plan.encounters} encounters ({_minutes(plan.rendering)}), "
         f"{' + '.join(map(str, plan.steps))} training steps ({_minutes(plan.training)}), "
-        f"{plan.answers} answers of each model ({_minutes(plan.answering)}).",
+        f"{plan.conversations} conversations with each model ({_minutes(plan.talking)}).",
     ]
     if plan.seconds > left + speed.step:
         lines.append(f"This is the smallest plan; it takes {_minutes(plan.seconds - left)} more than the limit.")
@@ -128,7 +133,7 @@ def steps_that_fit(plan: Plan, seconds: float, speed: Speed) -> int:
         seconds: Seconds left.
         speed: Speed measured now.
     """
-    left = seconds - START_UP - speed.answering(plan.answers)
+    left = seconds - START_UP - speed.talking(plan.conversations)
     return max(min(FEWEST_STEPS, plan.steps[2]), min(int(1.5 * plan.steps[2]), int(left / speed.step)))
 
 

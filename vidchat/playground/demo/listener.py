@@ -30,6 +30,13 @@ def find_nods(lowered: Floats, fps: int) -> Floats:
     return np.asarray(deepest / fps - NOD_SECONDS / 2)
 
 
+def dips(nods: Sequence[Sequence[float]], frames: int, fps: int) -> Floats:
+    """Returns how far nods (start and end, in seconds) lower the head at each frame (frames,): 0 .. 1."""
+    time = np.arange(frames) / fps
+    phases = [np.clip((time - start) / (end - start), 0, 1) for start, end in nods]
+    return np.asarray(sum((np.sin(np.pi * phase) ** 2 for phase in phases), np.zeros(frames)))
+
+
 def follow(nods: Sequence[float], ends: Sequence[float]) -> int:
     """Returns how many phrase ends are followed by a nod of their own, all in seconds."""
     left, followed = sorted(nods), 0

@@ -1,10 +1,12 @@
-"""Scores of answers on rendered dyads: the face, the mouth and the words.
+"""Scores of answers and of listeners on rendered people.
 
-Is the face that of the reference? Does the mouth follow the audio? Is it the right answer?
+Is the face that of the reference? Does the mouth follow the audio? Is it the right answer, and as long as the true one?
+Do the nods follow what is heard?
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,37 +16,57 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
 
-from vidchat.bench.spoken_distance import nearest_sentence
 from vidchat.data.media.read import Media
-from vidchat.playground.demo.pixels import HEAD, MouthReader, crop
-from vidchat.playground.people.script import Case, cases
+from vidchat.dialogue import ChunkClock, Dialogue
+from vidchat.playground.demo.answers import Acted, read_clips
+from vidchat.playground.demo.conversation import AnswerReader, Asked, questions
+from vidchat.playground.demo.listener import dips, find_nods, nod_f1, nod_f1_shuffled, shut_share
+from vidchat.playground.demo.people import TestPeople
+from vidchat.playground.demo.pixels import HEAD, MouthReader, NodReader, crop
+from vidchat.playground.people.script import Case
+from vidchat.release import Release
 
 Floats = NDArray[np.float64]
+
+VOICES = 6
+"""Voices in which the possible answers are spoken."""
+CLIPS = 40
+"""Most clips to which the readers are fitted."""
+CLOSE = 2
+"""Chunks by which the length of an answer may differ from the true one's."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one system over all its answers.
+    """Scores of one system.
 
     Attributes:
-        identity: Share of answers whose face is nearest to their own reference.
-        mouth: Mean correlation of mouth opening and loudness of the audio.
+        identity: Share of conversations whose face is nearest to their own reference.
+        mouth: Mean correlation of mouth opening and loudness of the audio, over all answers.
         mouth_shuffled: The same with the audio of another answer.
-        answer: Share of answers nearest to the right one.
+        right: Share of right answers to first, second and third questions, and the number of such questions.
         topic: Share of answers with the right topic and any feeling.
         feeling: Share of answers with the right feeling and any topic.
-        psnr: Mean peak signal-to-noise ratio to the true answer, in dB.
-        heard: Words of the nearest possible answer, for each answer.
+        length: Share of answers whose length is right to two chunks.
+        nods: F1 score of the listeners' nods against the ends of the phrases that they hear.
+        nods_shuffled: The same against the phrase ends that others hear.
+        shut: Share of frames in which listeners have their mouths shut.
+        answers: Topic and feeling recognised in each answer of each conversation.
+        nodded: Starts of the nods of each listener, in seconds.
     """
 
     identity: float
     mouth: float
     mouth_shuffled: float
-    answer: float
+    right: Mapping[int, tuple[float, int]]
     topic: float
     feeling: float
-    psnr: float
-    heard: tuple[str, ...]
+    length: float
+    nods: float
+    nods_shuffled: float
+    shut: float
+    answers: tuple[tuple[Case, ...], ...]
+    nodded: tuple[tuple[float, ...], ...]
 
 
 def percent(share: float, count: int) -> str:
@@ -79,45 +101,73 @@ def correlation(a: Floats, b: Floats) -> float:
     return float((a * b).sum()) / scale if scale > 1e-9 else 0.0
 
 
-def score(
-    answers: Sequence[Media],
-    truths: Sequence[Media],
-    references: Mapping[str, Tensor],
-    speakers: Sequence[str],
-    right: Sequence[Case],
-    spoken: Mapping[str, Sequence[Floats]],
-    reader: MouthReader,
-) -> Scores:
-    """Returns the scores of one system's answers.
+class Measures:
+    """Scores systems on the test dialogues, by readers that are fitted to other people.
 
     Args:
-        answers: The system's answers, each from frame 1 on, without its reference.
-        truths: True answers, likewise from frame 1 on.
-        references: (3, H, W) uint8 first frame of the true answers of each speaker.
-        speakers: Speaker of each answer.
-        right: Right topic and feeling of each answer.
-        spoken: `cepstra` of every possible sentence in several voices.
-        reader: A fitted mouth reader.
+        people: Test dialogues, and the other people.
+        truth: The true clips.
+        release: Release with the clock and the size of the clips.
     """
-    openings, loudnesses, heard, psnr = [], [], [], []
-    for media, truth, speaker in zip(answers, truths, speakers, strict=True):
-        frames = torch.cat([references[speaker][None], media.frames])
-        openings.append(reader.read(frames)[1:])
-        loudnesses.append(loudness(media.waveform, len(media.frames)))
-        heard.append(nearest_sentence(media.waveform.numpy(), spoken, media.sample_rate))
-        length = min(len(media.frames), len(truth.frames))
-        error = (media.frames[:length].float() - truth.frames[:length].float()).square().mean()
-        psnr.append(float(10 * torch.log10(255**2 / error.clamp(min=1e-2))))
-    case_of = {case.answer: case for case in cases()}
-    said = [case_of[text] for text in heard]
-    count = len(answers)
-    return Scores(
-        identity=sum(nearest_face(m.frames, references) == s for m, s in zip(answers, speakers, strict=True)) / count,
-        mouth=float(np.mean([correlation(a, b) for a, b in zip(openings, loudnesses, strict=True)])),
-        mouth_shuffled=float(np.mean([correlation(a, loudnesses[i - 1]) for i, a in enumerate(openings)])),
-        answer=sum(a == b for a, b in zip(said, right, strict=True)) / count,
-        topic=sum(a.topic == b.topic for a, b in zip(said, right, strict=True)) / count,
-        feeling=sum(a.expression == b.expression for a, b in zip(said, right, strict=True)) / count,
-        psnr=float(np.mean(psnr)),
-        heard=tuple(heard),
-    )
+
+    def __init__(self, people: TestPeople, truth: Acted, release: Release) -> None:
+        self.people, self.clock = people, release.clock
+        self.references = {
+            dialogue.answer.speaker: clips[0].frames[0]
+            for dialogue, clips in zip(people.conversations, truth.answers, strict=True)
+        }
+        self.lengths = [_chunks(clip, self.clock) for clips in truth.answers for clip in clips]
+        fitted = people.others[:: max(1, len(people.others) // CLIPS)]
+        clips, fps = read_clips(fitted, release), self.clock.fps
+        truths = [clip.truth for clip in fitted]
+        openings = [own["mouth"][: len(frames)] for own, frames in zip(truths, clips, strict=True)]
+        nods = [dips(own["nods"], len(frames), fps).tolist() for own, frames in zip(truths, clips, strict=True)]
+        self.mouths, self.nods = MouthReader().fit(clips, openings), NodReader().fit(clips, nods)
+        voices = [dialogue.answer.truth["voice"] for dialogue in people.conversations[:VOICES]]
+        self.words = AnswerReader(voices, self.clock.sample_rate)
+        self.ends = [[end for _, end in dialogue.turns[0].clip.truth["phrases"]] for dialogue in people.listening]
+
+    def score(self, acted: Acted) -> Scores:
+        """Returns the scores of one system."""
+        asked = [list(questions(dialogue)) for dialogue in self.people.conversations]
+        answers = tuple(
+            tuple(self._hear(clip, one) for clip, one in zip(clips, own, strict=True))
+            for clips, own in zip(acted.answers, asked, strict=True)
+        )
+        pairs = [
+            (case, one) for own, ones in zip(answers, asked, strict=True) for case, one in zip(own, ones, strict=True)
+        ]
+        by_number: dict[int, list[bool]] = defaultdict(list)
+        for case, one in pairs:
+            by_number[one.number].append(case == one.case)
+        clips = [clip for own in acted.answers for clip in own]
+        openings = [self.mouths.read(clip.frames)[1:] for clip in clips]
+        sounds = [loudness(clip.waveform, len(clip.frames) - 1) for clip in clips]
+        faces = zip(self.people.conversations, acted.answers, strict=True)
+        off = [abs(_chunks(clip, self.clock) - length) for clip, length in zip(clips, self.lengths, strict=True)]
+        nodded = tuple(tuple(find_nods(self.nods.read(clip.frames), self.clock.fps)) for clip in acted.listening)
+        return Scores(
+            identity=float(np.mean([self._keeps_face(*pair) for pair in faces])),
+            mouth=float(np.mean([correlation(a, b) for a, b in zip(openings, sounds, strict=True)])),
+            mouth_shuffled=float(np.mean([correlation(a, sounds[i - 1]) for i, a in enumerate(openings)])),
+            right={number: (float(np.mean(hits)), len(hits)) for number, hits in sorted(by_number.items())},
+            topic=float(np.mean([case.topic == one.case.topic for case, one in pairs])),
+            feeling=float(np.mean([case.expression == one.case.expression for case, one in pairs])),
+            length=float(np.mean([chunks <= CLOSE for chunks in off])),
+            nods=nod_f1(nodded, self.ends),
+            nods_shuffled=nod_f1_shuffled(nodded, self.ends),
+            shut=shut_share([self.mouths.read(clip.frames)[1:] for clip in acted.listening]),
+            answers=answers,
+            nodded=nodded,
+        )
+
+    def _hear(self, clip: Media, asked: Asked) -> Case:
+        return self.words.read(clip.waveform.numpy(), asked.kind, asked.long)
+
+    def _keeps_face(self, dialogue: Dialogue, answers: Sequence[Media]) -> bool:
+        frames = torch.cat([clip.frames[1:] for clip in answers])
+        return nearest_face(frames, self.references) == dialogue.answer.speaker
+
+
+def _chunks(clip: Media, clock: ChunkClock) -> int:
+    return clock.chunks(len(clip.frames))

@@ -1,19 +1,31 @@
-"""The page that the demo writes: clips side by side, loss curves, scores."""
+"""The page that the demo writes: films of all systems side by side, loss curves, scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
 from vidchat.data.media.read import read_clip
 from vidchat.dialogue import Clip
 from vidchat.playground.demo.measure import Scores, percent
+from vidchat.playground.people.script import FEELINGS, TOPICS, cases
 from vidchat.reports.page import render
 from vidchat.reports.sheet import Panel, contact_sheet, strip
 from vidchat.runtime.atomic import write_text
 from vidchat.training.metrics import read_metrics
+
+NUMBERS = (1, 2, 3)
+"""Questions of a conversation."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Words below a film, and whether they are right, if that can be said."""
+
+    text: str
+    right: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -21,16 +33,23 @@ class Shown:
     """One dialogue of the page.
 
     Attributes:
-        title: Heading above the clips.
-        right: Words of the right answer.
-        clips: File of each column's clip.
-        heard: Words recognised in the clip of a column.
+        title: Heading above the films.
+        films: File of each system's film.
+        captions: Captions of the films of some systems.
     """
 
     title: str
-    right: str
-    clips: Mapping[str, Path]
-    heard: Mapping[str, str]
+    films: Mapping[str, Path]
+    captions: Mapping[str, Sequence[Caption]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Dialogues of one kind, under a heading and a text."""
+
+    heading: str
+    text: str
+    shown: Sequence[Shown]
 
 
 def draw_losses(runs: Sequence[Path], path: Path) -> None:
@@ -58,61 +77,69 @@ def draw_losses(runs: Sequence[Path], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_sheet(dialogues: Sequence[Shown], path: Path, columns: Sequence[str], moments: int = 5) -> None:
-    """Draws frames of some dialogues into a PNG: a row per dialogue, a panel of `moments` frames per column."""
-    contact_sheet([[_panel(shown, column, moments) for column in columns] for shown in dialogues]).save(path)
+def draw_sheet(dialogues: Sequence[Shown], path: Path, systems: Sequence[str], moments: int = 5) -> None:
+    """Draws frames of some films into a PNG: a row per dialogue, a panel of `moments` frames per system."""
+    contact_sheet([[_panel(shown, system, moments) for system in systems] for shown in dialogues]).save(path)
 
 
-def _panel(shown: Shown, column: str, moments: int) -> Panel:
-    frames = read_clip(Clip(shown.clips[column], ""), fps=25, size=(80, 80), sample_rate=16000).frames
-    heard = shown.heard.get(column, shown.title.split("”")[0].strip("“"))
-    return Panel(f"{column}: {heard}", strip(frames[4:-9], moments))
+def _panel(shown: Shown, system: str, moments: int) -> Panel:
+    frames = read_clip(Clip(shown.films[system], ""), fps=25, size=(80, 160), sample_rate=16000).frames
+    words = "; ".join(caption.text for caption in shown.captions.get(system, ()))
+    return Panel(f"{system}: {words}", strip(frames[4:-9], moments))
 
 
 HEAD = (
-    "", "face is the reference's", "mouth follows its audio (r)", "… another audio (r)", "right answer",
-    "right topic", "right feeling", "PSNR to the truth",
+    "", "face is the reference's", "mouth follows its audio (r)", "… another audio (r)", "right answer to the first",
+    "… second", "… third question", "right topic", "right feeling", "length right to 2 chunks",
+    "nods at phrase ends (F1)", "… of another dialogue (F1)", "mouth shut while listening",
 )  # fmt: skip
 
 
 def _row(name: str, s: Scores) -> list[str]:
-    right = [percent(s.answer, len(s.heard)), f"{s.topic:.0%}", f"{s.feeling:.0%}"]
-    return [name, f"{s.identity:.0%}", f"{s.mouth:.2f}", f"{s.mouth_shuffled:.2f}", *right, f"{s.psnr:.1f} dB"]
+    right = [percent(*s.right[number]) if number in s.right else "" for number in NUMBERS]
+    shares = [f"{share:.0%}" for share in (s.topic, s.feeling, s.length)]
+    listening = [f"{s.nods:.2f}", f"{s.nods_shuffled:.2f}", f"{s.shut:.0%}"]
+    return [name, f"{s.identity:.0%}", f"{s.mouth:.2f}", f"{s.mouth_shuffled:.2f}", *right, *shares, *listening]
 
 
-def write_page(
-    folder: Path,
-    dialogues: Sequence[Shown],
-    scores: Mapping[str, Scores],
-    chance: Mapping[str, float],
-    notes: Sequence[str],
-) -> Path:
-    """Writes `index.html` beside the clips and returns its path; without scores, it shows the clips alone."""
-    face, answer, topic, feeling = (f"{chance.get(name, 0):.0%}" for name in ("identity", "answer", "topic", "feeling"))
+def _chance(people: int) -> list[str]:
+    """Returns the last row of the table, for a number of people whose faces are told apart."""
+    answer, topic, feeling = (f"{1 / len(words):.0%}" for words in (cases(), TOPICS, FEELINGS))
+    return ["chance", f"{1 / people:.0%}", "0", "", *[answer] * len(NUMBERS), topic, feeling, "", "", "", ""]
+
+
+def write_page(folder: Path, sections: Sequence[Section], scores: Mapping[str, Scores], notes: Sequence[str]) -> Path:
+    """Writes `index.html` beside the films and returns its path; without scores, it shows the films alone."""
     page = folder / "index.html"
+    people = len(next(iter(scores.values())).answers) if scores else 1
     text = render(
         "demo.html",
         title="vidchat",
         head=HEAD,
         rows=[_row(name, measured) for name, measured in scores.items()],
-        foot=["chance", face, "0", "", answer, topic, feeling, ""],
+        foot=_chance(people),
         notes=notes,
-        dialogues=[{"title": shown.title, "clips": _clips(folder, shown)} for shown in dialogues],
+        sections=[
+            {
+                "heading": section.heading,
+                "text": section.text,
+                "dialogues": [{"title": shown.title, "films": _films(folder, shown)} for shown in section.shown],
+            }
+            for section in sections
+        ],
         losses=bool(scores),
     )
     write_text(page, text)
     return page
 
 
-def _clips(folder: Path, shown: Shown) -> list[dict[str, object]]:
-    """Returns the clips of a row: their columns, files, recognised words, and whether these are right."""
-    heard = shown.heard
+def _films(folder: Path, shown: Shown) -> list[dict[str, object]]:
+    """Returns the films of a dialogue: their systems, files and captions."""
     return [
         {
-            "column": column,
+            "system": system,
             "source": quote(path.relative_to(folder).as_posix()),
-            "heard": heard.get(column),
-            "right": heard.get(column) == shown.right,
+            "captions": shown.captions.get(system, ()),
         }
-        for column, path in shown.clips.items()
+        for system, path in shown.films.items()
     ]

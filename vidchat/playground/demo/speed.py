@@ -1,4 +1,4 @@
-"""Present speed of this machine: a training step by threads and precision, a rendered dialogue, a comparison."""
+"""Present speed of this machine: a training step by threads and precision, a rendered encounter, a comparison."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from typing import Any
 import torch
 
 from vidchat.batch import ChunkBatch
-from vidchat.bench.spoken_distance import cepstra, nearest_sentence
 from vidchat.data.media.pixels import from_bytes
 from vidchat.data.media.read import read_clip
-from vidchat.dialogue import Clip, Dialogue
+from vidchat.dialogue import Clip
 from vidchat.layout import TurnSpan, lay_out
 from vidchat.model.responder import Responder
-from vidchat.playground.people.cast import plan_dialogues
-from vidchat.playground.people.render import RenderSettings, candidate_waveforms, render_dialogue
+from vidchat.playground.demo.conversation import AnswerReader
+from vidchat.playground.demo.people import TestPeople
+from vidchat.playground.people.render_encounters import EncounterSettings, plan_encounters, render_encounter
 from vidchat.release import Release
 
-BATCH, CHUNKS = 8, 12
+BATCH, CHUNKS, QUESTIONS = 4, 12, 2
+"""Samples of a training batch, chunks of a turn, and questions of a sample."""
+SPANS = 1.5
+"""Length of the encoded spans of an encounter, of which some overlap, over that of its tracks."""
 
 
 def measure_training(release: Release) -> tuple[float, int, str]:
@@ -54,25 +57,24 @@ def measure_step(release: Release, threads: int, precision: str) -> float:
     return median(times)
 
 
-def measure_dialogue(release: Release, seed: int = 0) -> float:
-    """Returns the seconds to render a dialogue, with all cores in use, and to encode its two clips."""
-    settings = RenderSettings(dialogues=4, seed=seed)
-    plans = plan_dialogues(settings.dialogues, seed)
+def measure_encounter(release: Release, seed: int = 0) -> float:
+    """Returns the seconds to render an encounter, with all cores in use, and to encode its turns."""
+    settings = EncounterSettings(encounters=4, seed=seed)
+    plans = iter(plan_encounters(settings)[:2])
     with TemporaryDirectory() as folder:
         (Path(folder) / "clips").mkdir()
-        remaining = iter(plans[:3])
-        rendering = median(_times(lambda: render_dialogue(next(remaining), Path(folder), settings), 3))
-        clip = Clip(next(Path(folder, "clips").iterdir()), "")
-        encoding = min(_times(lambda: _encode(clip, release), 2))
-    return rendering / (os.cpu_count() or 1) + 2 * encoding
+        rendering = min(_times(lambda: render_encounter(next(plans), Path(folder), settings), 2))
+        clips = iter([Clip(path, "") for path in Path(folder, "clips").iterdir()])
+        encoding = sum(_times(lambda: _encode(next(clips), release), 2))
+    return rendering / (os.cpu_count() or 1) + SPANS * encoding
 
 
-def measure_comparison(dialogue: Dialogue, sample_rate: int) -> float:
-    """Returns the seconds to find the sentence of one voice that is nearest to an answer."""
-    spoken = candidate_waveforms(dict(dialogue.answer.truth), 3 * sample_rate, sample_rate)
-    sentences = {text: [cepstra(waveform, sample_rate)] for text, waveform in spoken.items()}
-    answer = next(iter(spoken.values()))
-    return median(_times(lambda: nearest_sentence(answer, sentences, sample_rate), 3))
+def measure_comparison(people: TestPeople, sample_rate: int) -> float:
+    """Returns the seconds to find the answer of one voice that is nearest to a waveform."""
+    reader = AnswerReader([people.conversations[0].answer.truth["voice"]], sample_rate)
+    noise = torch.randn(2 * sample_rate, generator=torch.Generator().manual_seed(0)).numpy()
+    reader.read(noise, "topic", False)  # speaks the answers
+    return median(_times(lambda: reader.read(noise, "topic", False), 3))
 
 
 def _encode(clip: Clip, release: Release) -> None:
@@ -93,12 +95,12 @@ def bf16_is_faster() -> bool:
 
 
 def random_batch(release: Release) -> ChunkBatch:
-    """Returns a batch of random tokens, with answers and questions as long as the demo's."""
+    """Returns a batch of random tokens, with as many turns as the demo's, and as long ones."""
     channels, (height, width) = release.video_vae.channels, release.video_vae.grid(release.size)
     codes = release.responder.code_shape
     assert codes is not None
     generator = torch.Generator().manual_seed(0)
-    layout = lay_out([TurnSpan("initiator", CHUNKS), TurnSpan("responder", CHUNKS)])
+    layout = lay_out([TurnSpan("initiator", CHUNKS), TurnSpan("responder", CHUNKS)] * QUESTIONS)
     said, heard = (torch.tensor([place.step for place in places]) for places in (layout.said, layout.heard))
     stills = torch.tensor([place.chunk == 0 for place in layout.said]).expand(BATCH, -1)
 
