@@ -116,6 +116,20 @@ def test_between_two_turns_of_the_responder_the_clock_has_a_step_for_the_still(e
             assert all(after.first >= before.last + 4 for before, after in pairwise(answers))
 
 
+def test_some_questions_are_seen_until_their_answer_begins():
+    """Else a model that is asked by a clip without a pause after it has never seen an answer begin there."""
+    plans = plan_encounters(EncounterSettings(encounters=12, seed=1))
+    gaps = []
+    for plan in plans[:6]:
+        encounter = stage(plan, 25, 16000)
+        for branch, cut in draw_cuts(encounter, {"single": 0, "dialogue": 1, "listening": 0, "multi_turn": 1}, 4):
+            asked = pairwise(cut) if branch == "dialogue" or len(cut) > 2 else ()
+            gaps += [after.first - before.last for before, after in asked if before.role == "initiator"]
+    assert min(gaps) == 0
+    assert 0.2 < np.mean(np.array(gaps) == 0) < 0.8
+    assert max(gaps) <= 16
+
+
 def test_other_people_ask_what_has_the_same_answers():
     plans = plan_encounters(EncounterSettings(encounters=45, seed=1, splits=("train",)))
     weights = {"single": 1.0, "dialogue": 2.0, "listening": 1.0, "multi_turn": 3.0}

@@ -7,7 +7,8 @@ that somebody outside of it interrupts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from vidchat.playground.people.track import Track
 
 DUPLEX = 0.5
 """Share of multi-turn dialogues in which both people are there all the time; in the others, only who speaks is."""
+WAIT = 0.5
+"""Share of questions whose clip goes on until the answer begins; after the others, nobody is there for a moment."""
 MHM = "mhm"
 
 
@@ -56,8 +59,10 @@ def draw_cuts(encounter: Encounter, weights: Mapping[Branch, float], count: int)
         shares = np.array([weights[branch] for branch in usable])
         branch = usable[int(rng.choice(len(usable), p=shares / shares.sum()))]
         cut = left[branch].pop(int(rng.integers(len(left[branch]))))
-        if branch == "multi_turn":
-            cut = _duplex(cut) if rng.random() < DUPLEX else cut
+        if branch == "multi_turn" and rng.random() < DUPLEX:
+            cut = _duplex(cut)
+        elif branch in ("dialogue", "multi_turn"):
+            cut = _waiting(cut, rng)
         drawn.append((branch, cut))
     return drawn
 
@@ -107,6 +112,18 @@ def _heard(turn: SpokenTurn) -> Cut:
     return (
         Part("initiator", turn.person, turn.first, turn.settled, turn),
         Part("responder", 1 - turn.person, turn.first, turn.settled, turn),
+    )
+
+
+def _waiting(cut: Cut, rng: np.random.Generator) -> Cut:
+    """The cut, in which some of those who ask are seen until they are answered."""
+    follow = [after if before.role != after.role == "responder" else None for before, after in pairwise(cut)]
+    return (
+        *(
+            replace(part, last=max(part.last, after.first)) if after and rng.random() < WAIT else part
+            for part, after in zip(cut[:-1], follow, strict=True)
+        ),
+        cut[-1],
     )
 
 

@@ -28,7 +28,7 @@ from vidchat.playground.people.render import MANIFEST, claim, run_jobs
 from vidchat.playground.people.track import Track, perform_tracks
 from vidchat.runtime.atomic import write_text
 
-VERSION = 2
+VERSION = 3
 """Version of what is drawn and spoken; raised when equal settings give other clips."""
 ENCOUNTERS = "encounters.jsonl"
 
