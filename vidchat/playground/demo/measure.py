@@ -30,8 +30,6 @@ Floats = NDArray[np.float64]
 
 VOICES = 6
 """Voices in which the possible answers are spoken."""
-CLIPS = 40
-"""Most clips to which the readers are fitted."""
 CLOSE = 2
 """Chunks by which the length of an answer may differ from the true one's."""
 
@@ -117,9 +115,8 @@ class Measures:
             for dialogue, clips in zip(people.conversations, truth.answers, strict=True)
         }
         self.lengths = [_chunks(clip, self.clock) for clips in truth.answers for clip in clips]
-        fitted = people.others[:: max(1, len(people.others) // CLIPS)]
-        clips, fps = read_clips(fitted, release), self.clock.fps
-        truths = [clip.truth for clip in fitted]
+        clips, fps = read_clips(people.others, release), self.clock.fps
+        truths = [clip.truth for clip in people.others]
         openings = [own["mouth"][: len(frames)] for own, frames in zip(truths, clips, strict=True)]
         nods = [dips(own["nods"], len(frames), fps).tolist() for own, frames in zip(truths, clips, strict=True)]
         self.mouths, self.nods = MouthReader().fit(clips, openings), NodReader().fit(clips, nods)
