@@ -17,8 +17,9 @@ from vidchat.bench.report_page import write_page as write_bench
 from vidchat.bench.results import PairScore
 from vidchat.data.show import Choice, show
 from vidchat.playground.demo.measure import Scores
-from vidchat.playground.demo.page import Shown, draw_sheet
+from vidchat.playground.demo.page import Caption, Section, Shown, draw_sheet
 from vidchat.playground.demo.page import write_page as write_demo
+from vidchat.playground.people.script import Case
 from vidchat.reports.page import render
 from vidchat.reports.sheet import NARROWEST, Panel, contact_sheet, strip
 
@@ -38,10 +39,12 @@ def bench_page(folder: Path, words: str) -> str:
 
 def demo_page(folder: Path, words: str) -> str:
     folder.mkdir()
-    scores = {words: Scores(0.5, 0.6, 0.1, 0.5, 0.5, 0.5, 22.0, ("yes", "no"))}
-    clips = {"initiator": folder / "a.mp4", words: folder / f"{words.replace('/', ' ')}.mp4"}
-    chance = {"identity": 0.1, "answer": 0.2, "topic": 0.3, "feeling": 0.4}
-    return write_demo(folder, [Shown(words, words, clips, {words: words})], scores, chance, [words]).read_text()
+    case = Case("tea", "happy")
+    right = {1: (0.5, 2), 2: (1.0, 1)}
+    scores = {words: Scores(0.5, 0.6, 0.1, right, 0.5, 0.5, 0.5, 0.9, 0.3, 0.9, ((case,), (case, case)), ((0.5,),))}
+    films = {words: folder / f"{words.replace('/', ' ')}.mp4"}
+    shown = Shown(words, films, {words: [Caption(words, True), Caption(words, False), Caption(words)]})
+    return write_demo(folder, [Section(words, words, [shown])], scores, [words]).read_text()
 
 
 def data_page(folder: Path, words: str) -> str:
@@ -65,7 +68,8 @@ def test_hostile_text_is_shown_and_changes_no_element(make, tmp_path):
 
 
 def test_a_page_without_scores_has_no_table_and_no_curves(tmp_path):
-    page = write_demo(tmp_path, [Shown("Q", "A", {"initiator": tmp_path / "50% #1?.mp4"}, {})], {}, {}, ["note"])
+    shown = Shown("Q", {"truth": tmp_path / "50% #1?.mp4"})
+    page = write_demo(tmp_path, [Section("Talk", "", [shown])], {}, ["note"])
     parsed = checked(page.read_text())
     assert not {"table", "img"} & {tag for tag, _ in parsed.tags}
     assert parsed.values("src") == ["50%25%20%231%3F.mp4"], "the file name, escaped as a URL"
@@ -89,6 +93,6 @@ def test_a_strip_shows_the_first_and_the_last_frame_and_a_sheet_fits_all_panels(
 
 def test_the_sheet_of_the_demo_is_drawn(tmp_path):
     root = make_folder(tmp_path / "data", ["train", "train"])
-    shown = [Shown(f"“Q{k}”", "A", {"initiator": root / f"q{k}.mp4", "truth": root / f"a{k}.mp4"}, {}) for k in (0, 1)]
-    draw_sheet(shown, tmp_path / "one.png", ["initiator", "truth"])
+    shown = [Shown("Q", {"shipped": root / f"q{k}.mp4", "truth": root / f"a{k}.mp4"}) for k in (0, 1)]
+    draw_sheet(shown, tmp_path / "one.png", ["shipped", "truth"])
     assert (tmp_path / "one.png").stat().st_size > 1000

@@ -1,89 +1,128 @@
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vidchat.bench.spoken_distance import cepstra
 from vidchat.data.media.read import Media
-from vidchat.playground.demo.measure import correlation, loudness, percent, score
-from vidchat.playground.demo.pixels import MouthReader
-from vidchat.playground.people.cast import make_speaker
+from vidchat.dialogue import ChunkClock, Clip, Dialogue, Turn
+from vidchat.playground.demo.answers import Acted
+from vidchat.playground.demo.listener import dips
+from vidchat.playground.demo.measure import Measures, correlation, loudness, percent
+from vidchat.playground.demo.people import LONGEST, choose
+from vidchat.playground.demo.pixels import MouthReader, NodReader
+from vidchat.playground.people.cuts import all_cuts, record
+from vidchat.playground.people.encounter import stage
 from vidchat.playground.people.face import draw_face
-from vidchat.playground.people.performance import perform
-from vidchat.playground.people.render import candidate_waveforms
-from vidchat.playground.people.script import cases
+from vidchat.playground.people.render_encounters import EncounterSettings, plan_encounters
+from vidchat.playground.people.track import perform_tracks
 
-CASES = cases()[:4]
+pytest.importorskip("espeakng_loader", reason="voices need the extra 'demo'")
+CLOCK = ChunkClock(fps=25, temporal_stride=4, sample_rate=16000, hop=320)
+TESTED = 2
+
+
+def dialogue_of(line):
+    turns = [
+        Turn(t["role"], Clip(Path(t["clip"]), t["speaker"], t.get("text"), t["start"], t["end"], truth=t["truth"]))
+        for t in line["turns"]
+    ]
+    return Dialogue(line["id"], tuple(turns), line["branch"])
 
 
 @pytest.fixture(scope="module")
-def dyads():
-    """Four answers by four people: media from frame 1 on, and the other arguments of `score`."""
-    rng = np.random.default_rng(0)
-    speakers = [make_speaker(5, index) for index in range(4)]
-    media, references, spoken, clips, openings = [], {}, defaultdict(list), [], []
-    for speaker, case in zip(speakers, CASES, strict=True):
-        turn = perform(speaker, "responder", case.answer, case.expression, rng, 25, 16000)
-        drawn = np.stack([draw_face(speaker.identity, pose, (96, 96)) for pose in turn.poses])
-        frames = torch.from_numpy(drawn).permute(0, 3, 1, 2)
-        media.append(Media(frames[1:], torch.from_numpy(turn.waveform)[640:], 25, 16000))
-        references[speaker.name] = frames[0]
-        clips.append(frames)
-        openings.append([pose.mouth for pose in turn.poses])
-        for text, waveform in candidate_waveforms(turn.truth(), 40000).items():
-            spoken[text].append(cepstra(waveform, 16000))
-    reader = MouthReader().fit(clips, openings)
-    return media, references, [speaker.name for speaker in speakers], CASES, spoken, reader
+def encounters():
+    """Tracks of encounters by file, and all their cuts as dialogues."""
+    tracks, dialogues = {}, []
+    for plan in plan_encounters(EncounterSettings(encounters=30, seed=5))[:4]:
+        encounter = stage(plan, 25, 16000)
+        both = perform_tracks(encounter, 16000)
+        for branch, cuts in all_cuts(encounter).items():
+            lines = [record(f"{encounter.id}_{branch}_{n}", branch, cut, encounter, both) for n, cut in enumerate(cuts)]
+            dialogues += map(dialogue_of, lines)
+        tracks |= {Path(f"clips/{encounter.id}_{side}.mp4"): track for side, track in zip("ab", both, strict=True)}
+    return tracks, dialogues
 
 
-def scores_of(dyads, media):
-    truths, references, speakers, right, spoken, reader = dyads
-    return score(media, truths, references, speakers, right, spoken, reader)
+def test_chosen_people_answer_and_listen_and_the_readers_meet_others(encounters):
+    people = choose(encounters[1], TESTED)
+    answering = {dialogue.answer.speaker for dialogue in people.conversations}
+    assert len(people.conversations) == len(people.listening) == len(answering) == TESTED
+    assert max(len(dialogue.turns) for dialogue in people.conversations) > 2
+    for talk, listening in zip(people.conversations, people.listening, strict=True):
+        assert len(talk.turns) <= LONGEST
+        assert not any(turn.clip.truth["interrupted"] for turn in talk.turns)
+        assert talk.answer.path == listening.answer.path
+        assert not listening.answer.truth["speaks"]
+    assert {clip.truth["speaks"] for clip in people.others} == {True, False}
+    assert not answering & {clip.speaker for clip in people.others}
 
 
-def test_the_truth_scores_at_the_ceiling(dyads):
-    scores = scores_of(dyads, dyads[0])
-    assert scores.identity == scores.answer == scores.topic == scores.feeling == 1
-    assert scores.mouth > 0.85
-    assert scores.mouth > scores.mouth_shuffled + 0.2
+def film(tracks, clip):
+    """Media of a clip, as the demo's systems give it: the first frame is the still, audio starts with frame 1."""
+    track, (first, last) = tracks[clip.path], (round(clip.start * 25), round(clip.end * 25) - 1)
+    frames = np.stack([draw_face(track.speaker.identity, pose, (96, 96)) for pose in track.poses[first : last + 1]])
+    waveform = torch.from_numpy(track.waveform[(first + 1) * 640 : (last + 1) * 640])
+    return Media(torch.from_numpy(frames).permute(0, 3, 1, 2), waveform, 25, 16000)
 
 
-def test_a_wrong_face_a_wrong_answer_and_a_still_mouth_score_zero(dyads):
-    media, references, speakers = dyads[:3]
-    swapped = [
-        Media(media[i - 1].frames, media[i - 1].waveform, 25, 16000) for i in range(len(media))
-    ]  # each gives the answer of the one before
-    scores = scores_of(dyads, swapped)
-    assert scores.identity == 0
-    assert scores.answer == 0
-    still = [
-        Media(references[name][None].expand(len(m.frames), -1, -1, -1), m.waveform, 25, 16000)
-        for m, name in zip(media, speakers, strict=True)
+@pytest.fixture(scope="module")
+def measured(encounters):
+    tracks, dialogues = encounters
+    people = choose(dialogues, TESTED)
+    truth = Acted(
+        [[film(tracks, t.clip) for t in d.turns if t.role == "responder"] for d in people.conversations],
+        [film(tracks, d.answer) for d in people.listening],
+    )
+    others = people.others[::3]
+    clips = [film(tracks, clip).frames for clip in others]
+    mouth = MouthReader().fit(clips, [clip.truth["mouth"] for clip in others])
+    nod = NodReader().fit(
+        clips, [dips(clip.truth["nods"], len(own), 25) for clip, own in zip(others, clips, strict=True)]
+    )
+    return Measures(people, truth, (mouth, nod), CLOCK), truth
+
+
+def test_the_truth_scores_at_the_ceiling(measured):
+    measures, truth = measured
+    scores = measures.score(truth)
+    assert scores.identity == scores.feeling == scores.length == 1
+    assert all(share == 1 for share, _ in scores.right.values())
+    assert {1, 2} <= scores.right.keys()
+    assert scores.mouth > max(0.7, scores.mouth_shuffled + 0.15)
+    assert scores.nods > 0.8
+    assert scores.shut > 0.95
+
+
+def test_a_wrong_face_no_words_another_length_and_a_still_listener_score_zero(measured):
+    measures, truth = measured
+    others = [*truth.answers[1:], truth.answers[0]]
+    wrong = [
+        [
+            Media(other[0].frames[:1].expand(len(clip.frames) + 12, -1, -1, -1), 0 * clip.waveform, 25, 16000)
+            for clip in own
+        ]
+        for own, other in zip(truth.answers, others, strict=True)
     ]
-    scores = scores_of(dyads, still)
-    assert scores.identity == 1
-    assert scores.mouth == 0
+    still = [replace(clip, frames=clip.frames[:1].expand_as(clip.frames)) for clip in truth.listening]
+    scores = measures.score(Acted(wrong, still))
+    assert scores.identity == scores.mouth == scores.nods == scores.length == 0
+    hits = sum(share * count for share, count in scores.right.values())
+    assert hits <= 1, "at most the one answer that silence is always taken for"
+    assert scores.nodded == ((),) * TESTED
 
 
-def test_silence_is_no_answer(dyads):
-    silent = [Media(m.frames, torch.zeros_like(m.waveform), 25, 16000) for m in dyads[0]]
-    scores = scores_of(dyads, silent)
-    assert scores.mouth == 0
-    assert scores.answer <= 0.25, "at most the one answer that silence is always taken for"
-
-
-def test_the_correlation_of_mouth_and_audio_falls_with_the_delay(dyads):
-    media, references, speakers, _, _, reader = dyads
+def test_the_correlation_of_mouth_and_audio_falls_with_the_delay(measured):
+    measures, truth = measured
     means = []
     for delay in (0, 3, 6, 9):  # frames
         values = []
-        for m, name in zip(media, speakers, strict=True):
-            opening = reader.read(torch.cat([references[name][None], m.frames]))[1:]
-            late = torch.nn.functional.pad(m.waveform, (delay * 640, 0))[: len(m.waveform)]
-            values.append(correlation(opening, loudness(late, len(m.frames))))
+        for clip in (clip for own in truth.answers for clip in own):
+            late = torch.nn.functional.pad(clip.waveform, (delay * 640, 0))[: len(clip.waveform)]
+            values.append(correlation(measures.mouths.read(clip.frames)[1:], loudness(late, len(clip.frames) - 1)))
         means.append(float(np.mean(values)))
     assert means == sorted(means, reverse=True)
 

@@ -20,9 +20,9 @@ def test_measuring_a_step_leaves_the_model_unchanged():
     assert all(torch.equal(value, before[name]) for name, value in release.responder.state_dict().items())
 
 
-def test_measuring_a_dialogue_renders_and_encodes_it():
+def test_measuring_an_encounter_renders_and_encodes_it():
     pytest.importorskip("espeakng_loader", reason="voices need the extra 'demo'")
-    assert 0 < speed.measure_dialogue(load_release(SHIPPED)) < 60
+    assert 0 < speed.measure_encounter(load_release(SHIPPED)) < 60
 
 
 def test_the_fastest_threads_and_precision_are_chosen(monkeypatch):

@@ -27,7 +27,7 @@ from rich.progress import track
 
 from vidchat.playground.demo.answers import MOST_CHUNKS, act_by_model, act_in_round_trips, act_truly
 from vidchat.playground.demo.budget import Plan, Speed, announce, make_plan, read_plan, steps_that_fit, write_plan
-from vidchat.playground.demo.measure import Measures, percent
+from vidchat.playground.demo.measure import Measures, fit_readers, percent
 from vidchat.playground.demo.page import draw_losses, draw_sheet, write_page
 from vidchat.playground.demo.people import TestPeople, render_test
 from vidchat.playground.demo.sections import make_notes, make_sections
@@ -152,9 +152,9 @@ def score_and_show(output: Path, people: TestPeople, models: Mapping[str, Releas
     console.rule("talking")
     films, release = output / "films", next(iter(models.values()))
     systems = {"truth": act_truly(people, release, films)}
-    systems["round trip"] = act_in_round_trips(systems["truth"], release)
+    systems["round trip"] = act_in_round_trips(people, release)
     systems |= {name: act_by_model(name, people, model, films) for name, model in models.items()}
-    measures = Measures(people, systems["truth"], release)
+    measures = Measures(people, systems["truth"], fit_readers(people.others, release), release.clock)
     scores = {name: measures.score(acted) for name, acted in track(systems.items(), "measuring", total=len(systems))}
     sections = make_sections(people, systems, scores)
     draw_sheet([section.shown[0] for section in sections], output / "sheet.png", ["truth", *list(models)[:1]])

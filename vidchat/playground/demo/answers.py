@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from vidchat.data.media.pixels import from_bytes, to_bytes
+from vidchat.data.media.pixels import to_bytes
 from vidchat.data.media.read import ClipWriter, Media, read_clip, read_image, write_clip
 from vidchat.dialogue import ChunkClock, Clip, Dialogue
 from vidchat.generation.answer import Question, talk
@@ -19,6 +19,7 @@ from vidchat.generation.conversation import GenerationSettings
 from vidchat.generation.talk import Screen, Step
 from vidchat.generation.timing import Timing, timed
 from vidchat.playground.demo.people import TestPeople
+from vidchat.playground.demo.play import read_frame_0, read_from_frame_1, round_trip
 from vidchat.release import Release
 
 MOST_CHUNKS = 32
@@ -41,25 +42,32 @@ class Acted:
     films: list[Path] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
 
+    def add(self, dialogue: Dialogue, clips: list[Media]) -> None:
+        """Adds the answers of a conversation, or the one clip of a listener."""
+        if dialogue.branch == "listening":
+            self.listening += clips
+        else:
+            self.answers.append(clips)
+
 
 def act_truly(people: TestPeople, release: Release, folder: Path) -> Acted:
     """Reads the true clips, and writes their films into a folder."""
     acted = Acted()
     for dialogue in track([*people.conversations, *people.listening], "true clips"):
-        clips = [_from_frame_1(_read(turn.clip, release)) for turn in dialogue.turns if turn.role == "responder"]
-        if dialogue.branch == "listening":
-            acted.listening += clips
-        else:
-            acted.answers.append(clips)
+        clips = [turn.clip for turn in dialogue.turns if turn.role == "responder"]
+        acted.add(dialogue, [_with_still(release, clip, read_from_frame_1(release, clip)) for clip in clips])
         acted.films.append(folder / f"{dialogue.id}_truth.mp4")
         _write_true_film(acted.films[-1], dialogue, release)
     return acted
 
 
-def act_in_round_trips(truth: Acted, release: Release) -> Acted:
+def act_in_round_trips(people: TestPeople, release: Release) -> Acted:
     """Passes the true clips through the tokenizers."""
-    answers = [[_round_trip(clip, release) for clip in clips] for clips in track(truth.answers, "round trips")]
-    return Acted(answers, [_round_trip(clip, release) for clip in truth.listening])
+    acted = Acted()
+    for dialogue in track([*people.conversations, *people.listening], "round trips"):
+        clips = [turn.clip for turn in dialogue.turns if turn.role == "responder"]
+        acted.add(dialogue, [_with_still(release, clip, round_trip(release, clip)) for clip in clips])
+    return acted
 
 
 def act_by_model(name: str, people: TestPeople, release: Release, folder: Path) -> Acted:
@@ -74,14 +82,10 @@ def act_by_model(name: str, people: TestPeople, release: Release, folder: Path) 
             settings = replace(settings, chunks=1)
         steps = [s for s in timed(talk(release, question, settings), timing) if s.heard is not None or not listens]
         image = read_image(dialogue.answer.path, release.size)
-        clips = list(_said(steps, image, release.clock))
-        if listens:
-            acted.listening += clips
-        else:
-            acted.answers.append(clips)
-            acted.timings.append(timing)
+        acted.add(dialogue, list(said_turns(steps, image, release.clock)))
+        acted.timings += [] if listens else [timing]
         acted.films.append(folder / f"{dialogue.id}_{name.replace(' ', '_')}.mp4")
-        _write_film(acted.films[-1], steps, image, release.clock)
+        write_film(acted.films[-1], steps, image, release.clock)
     return acted
 
 
@@ -94,28 +98,11 @@ def _read(clip: Clip, release: Release) -> Media:
     return read_clip(clip, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate)
 
 
-def read_clips(clips: Sequence[Clip], release: Release) -> list[Tensor]:
-    """Returns the frames (n, 3, H, W) uint8 of clips."""
-    return [_read(clip, release).frames for clip in clips]
+def _with_still(release: Release, clip: Clip, media: Media) -> Media:
+    return replace(media, frames=torch.cat([read_frame_0(release, clip)[None], media.frames]))
 
 
-def _from_frame_1(media: Media) -> Media:
-    """Returns a clip whose waveform starts with frame 1."""
-    return replace(media, waveform=media.waveform[media.sample_rate // media.fps :])
-
-
-def _round_trip(media: Media, release: Release) -> Media:
-    chunks = release.clock.chunks(len(media.frames))
-    with torch.no_grad():
-        latents = release.video_vae.encode(from_bytes(media.frames[: release.clock.frames(chunks)]))
-        codes = release.audio_codec.encode(media.waveform[None, : release.clock.samples(chunks)])
-        frames, waveform = release.video_vae.decode(latents)[0], release.audio_codec.decode(codes)[0]
-    # The still is the true one, as in generation.
-    decoded = torch.cat([media.frames[:1], to_bytes(frames[:, 1:].transpose(0, 1))])
-    return replace(media, frames=decoded, waveform=waveform.clamp(-1, 1))
-
-
-def _said(steps: Sequence[Step], image: Tensor, clock: ChunkClock) -> Iterator[Media]:
+def said_turns(steps: Sequence[Step], image: Tensor, clock: ChunkClock) -> Iterator[Media]:
     """Yields each turn of the responder."""
     for speaks, group in groupby((step.said for step in steps), key=lambda said: said is not None):
         if speaks:
@@ -125,7 +112,7 @@ def _said(steps: Sequence[Step], image: Tensor, clock: ChunkClock) -> Iterator[M
             yield Media(frames, waveform.clamp(-1, 1), clock.fps, clock.sample_rate)
 
 
-def _write_film(path: Path, steps: Sequence[Step], image: Tensor, clock: ChunkClock) -> None:
+def write_film(path: Path, steps: Sequence[Step], image: Tensor, clock: ChunkClock) -> None:
     """Writes both people side by side, with both voices."""
     initiator, responder = Screen(clock), Screen(clock, image)
     with ClipWriter(path, clock.fps, clock.sample_rate) as film:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
 
-from vidchat.data.media.read import Media
-from vidchat.dialogue import ChunkClock, Dialogue
-from vidchat.playground.demo.answers import Acted, read_clips
+from vidchat.data.media.read import Media, read_clip
+from vidchat.dialogue import ChunkClock, Clip, Dialogue
+from vidchat.playground.demo.answers import Acted
 from vidchat.playground.demo.conversation import AnswerReader, Asked, questions
 from vidchat.playground.demo.listener import dips, find_nods, nod_f1, nod_f1_shuffled, shut_share
 from vidchat.playground.demo.people import TestPeople
@@ -30,8 +30,6 @@ Floats = NDArray[np.float64]
 
 VOICES = 6
 """Voices in which the possible answers are spoken."""
-CLIPS = 40
-"""Most clips to which the readers are fitted."""
 CLOSE = 2
 """Chunks by which the length of an answer may differ from the true one's."""
 
@@ -101,30 +99,38 @@ def correlation(a: Floats, b: Floats) -> float:
     return float((a * b).sum()) / scale if scale > 1e-9 else 0.0
 
 
+def fit_readers(clips: Sequence[Clip], release: Release) -> tuple[MouthReader, NodReader]:
+    """Returns readers fitted to rendered clips of people who speak and who listen."""
+    clock = release.clock
+    frames = [
+        read_clip(clip, fps=clock.fps, size=release.size, sample_rate=clock.sample_rate, audio=False).frames
+        for clip in clips
+    ]
+    openings = [clip.truth["mouth"][: len(own)] for clip, own in zip(clips, frames, strict=True)]
+    nods = [dips(clip.truth["nods"], len(own), clock.fps).tolist() for clip, own in zip(clips, frames, strict=True)]
+    return MouthReader().fit(frames, openings), NodReader().fit(frames, nods)
+
+
 class Measures:
-    """Scores systems on the test dialogues, by readers that are fitted to other people.
+    """Scores systems on the test dialogues.
 
     Args:
-        people: Test dialogues, and the other people.
+        people: Test dialogues.
         truth: The true clips.
-        release: Release with the clock and the size of the clips.
+        readers: Readers that are fitted to other people.
+        clock: The clock of the clips.
     """
 
-    def __init__(self, people: TestPeople, truth: Acted, release: Release) -> None:
-        self.people, self.clock = people, release.clock
-        self.references = {
-            dialogue.answer.speaker: clips[0].frames[0]
-            for dialogue, clips in zip(people.conversations, truth.answers, strict=True)
-        }
-        self.lengths = [_chunks(clip, self.clock) for clips in truth.answers for clip in clips]
-        fitted = people.others[:: max(1, len(people.others) // CLIPS)]
-        clips, fps = read_clips(fitted, release), self.clock.fps
-        truths = [clip.truth for clip in fitted]
-        openings = [own["mouth"][: len(frames)] for own, frames in zip(truths, clips, strict=True)]
-        nods = [dips(own["nods"], len(frames), fps).tolist() for own, frames in zip(truths, clips, strict=True)]
-        self.mouths, self.nods = MouthReader().fit(clips, openings), NodReader().fit(clips, nods)
+    def __init__(
+        self, people: TestPeople, truth: Acted, readers: tuple[MouthReader, NodReader], clock: ChunkClock
+    ) -> None:
+        self.people, self.clock = people, clock
+        self.mouths, self.nods = readers
+        talks = zip(people.conversations, truth.answers, strict=True)
+        self.references = {dialogue.answer.speaker: clips[0].frames[0] for dialogue, clips in talks}
+        self.lengths = [_chunks(clip, clock) for clips in truth.answers for clip in clips]
         voices = [dialogue.answer.truth["voice"] for dialogue in people.conversations[:VOICES]]
-        self.words = AnswerReader(voices, self.clock.sample_rate)
+        self.words = AnswerReader(voices, clock.sample_rate)
         self.ends = [[end for _, end in dialogue.turns[0].clip.truth["phrases"]] for dialogue in people.listening]
 
     def score(self, acted: Acted) -> Scores:

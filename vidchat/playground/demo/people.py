@@ -60,7 +60,8 @@ def choose(dialogues: Sequence[Dialogue], encounters: int) -> TestPeople:
         for own, conversation in zip(tested, conversations, strict=True)
     ]
     answering = {dialogue.answer.speaker for dialogue in conversations}
-    others = [d.answer for d in dialogues if d.branch in ("single", "listening") and d.answer.speaker not in answering]
+    present = [turn.clip for dialogue in dialogues if dialogue.branch == "listening" for turn in dialogue.turns]
+    others = [clip for clip in present if clip.speaker not in answering]
     return TestPeople(tuple(conversations), tuple(listening), tuple(others))
 
 

@@ -50,7 +50,10 @@ def _listener(
     spoken = dialogue.turns[0].clip
     ends = _seconds([end for _, end in spoken.truth["phrases"]])
     title = f"“{spoken.text}” ({spoken.truth['expression']}), phrases end at {ends}"
-    captions = {name: [Caption(f"nods at {_seconds(s.nodded[index])}")] for name, s in scores.items()}
+    captions = {
+        name: [Caption(f"nods at {_seconds(nods)}" if (nods := s.nodded[index]) else "no nod")]
+        for name, s in scores.items()
+    }
     return Shown(title, _films(systems, offset + index), captions)
 
 
