@@ -62,7 +62,9 @@ def read(release: Release, dialogue: Dialogue, chunks: int) -> ChunkBatch:
     if asked:
         batch.heard_latents = torch.stack([chunk.latents for chunk in asked], dim=1)
     if batch.codes is not None:
-        codes = release.audio_codec.encode(media.waveform[None, : clock.samples(count)]).unflatten(1, (count, -1))
+        first = clock.sample_rate // clock.fps  # audio starts with frame 1
+        waveform = media.waveform[None, first : first + clock.samples(count)]
+        codes = release.audio_codec.encode(waveform).unflatten(1, (count, -1))
         batch.codes = torch.cat([codes[:, :1], codes], dim=1)[:, said]
         batch.heard_codes = torch.stack([chunk.codes for chunk in asked], dim=1) if asked else None
     return batch
