@@ -40,7 +40,7 @@ from vidchat.playground.demo.conversation import AnswerReader, Asked
 from vidchat.playground.demo.decay import decay
 from vidchat.playground.demo.encounters import read_encounters
 from vidchat.playground.demo.listener import find_nods, nod_f1, nod_f1_shuffled, shut_share
-from vidchat.playground.demo.measure import correlation, loudness, nearest_face, percent
+from vidchat.playground.demo.measure import correlation, fit_readers, loudness, nearest_face, percent
 from vidchat.playground.demo.pixels import Floats, MouthReader, NodReader
 from vidchat.playground.demo.play import FullDuplex, InTurns, Recorded, Responder, read_frame_0
 from vidchat.playground.people.script import Case
@@ -111,15 +111,7 @@ class People:
     @cached_property
     def pixels(self) -> tuple[MouthReader, NodReader]:
         """Readers of mouth and head, fitted to people who are not measured as listeners."""
-        clips, openings, dips = [], [], []
-        for dialogue in self._fitted:
-            clip, truth = Recorded(self.release).listen(dialogue), dialogue.answer.truth
-            time = np.arange(len(clip)) / self.clock.fps
-            phases = [np.clip((time - start) / (end - start), 0, 1) for start, end in truth["nods"]]
-            clips.append(clip)
-            openings.append(truth["mouth"][: len(clip)])
-            dips.append(np.sum([np.zeros(len(clip)), *(np.sin(np.pi * phase) ** 2 for phase in phases)], axis=0))
-        return MouthReader().fit(clips, openings), NodReader().fit(clips, dips)
+        return fit_readers([dialogue.answer for dialogue in self._fitted], self.release)
 
 
 @dataclass(frozen=True)

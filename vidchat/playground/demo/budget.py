@@ -9,7 +9,7 @@ from pathlib import Path
 from vidchat.playground.demo.measure import VOICES
 
 SHARES = (0.05, 0.09, 0.86)
-"""The stages' shares of all training steps; 60, 120 and 1,100 steps were measured to do well."""
+"""The stages' shares of all training steps."""
 ENCOUNTERS_PER_STEP = 0.2
 """An encounter has about three questions, each of which is asked four times by other people."""
 MOST_ENCOUNTERS, FEWEST_ENCOUNTERS, FEWEST_STEPS = 600, 16, 30
@@ -116,7 +116,7 @@ def announce(plan: Plan, left: float) -> list[str]:
     if steps < ENOUGH_STEPS:
         lines.append(
             f"After {steps} steps a model shows the right faces, but rarely gives the right answers. `make demo "
-            "MINUTES=60` trains longer; the shipped model shows the result of an hour."
+            "MINUTES=60` trains longer; the shipped model shows the result of a long training."
         )
     return lines
 
