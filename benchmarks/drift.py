@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--answers", type=int, default=12)
     parser.add_argument("--chunks", type=int, default=100, help="length of every answer; 6.25 chunks per second")
-    parser.add_argument("--window", type=int, help="past steps that a step sees, heard ones too; by default the model's")
+    parser.add_argument("--window", type=int, help="past steps in sight, heard ones too; by default the model's")
     parser.add_argument("--span", type=int, default=14, help="chunks of the first and of the last mean")
     parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.1], help="noise levels on the history")
     parser.add_argument("--sampling", nargs="*", default=[], metavar="KEY=VALUE", help="replaced values")
