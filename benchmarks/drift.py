@@ -1,8 +1,8 @@
 """Drift of long answers: rollouts of two releases, one trained with noise injection and one without.
 
     python benchmarks/drift.py --release noise=outputs/a/release --release plain=outputs/b/release \
-        --data outputs/data/dyads [--split test] [--answers 12] [--chunks 100] [--window 14] [--levels 0 0.1] \
-        [--sampling temperature=0.7] [--output outputs/drift]
+        --data outputs/data/dyads [--split test] [--answers 12] [--chunks 100] [--window 28] [--span 14] \
+        [--levels 0 0.1] [--sampling temperature=0.7] [--output outputs/drift]
 
 Every release answers the same questions, far beyond the length of its training clips, so that it depends on its own
 output alone. The metrics are averaged over answers for each chunk index:
@@ -14,7 +14,7 @@ output alone. The metrics are averaged over answers for each chunk index:
     step             RMS change of the latents from one chunk to the next: 0 is frozen
 
 `truth` is the round trip of the true answers through the tokenizer, over their length. The table gives means over the
-first and the last `window` chunks. Writes OUTPUT.json, OUTPUT.md and OUTPUT.png (matplotlib: vidchat[demo]).
+first and the last `span` chunks. Writes OUTPUT.json, OUTPUT.md and OUTPUT.png (matplotlib: vidchat[demo]).
 """
 
 from __future__ import annotations
@@ -108,20 +108,20 @@ def average(answers: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, list[
     return {name: [sum(row[name] for row in rows) / len(rows) for rows in by_chunk] for name in METRICS}
 
 
-def summary(curves: Mapping[str, list[float]], window: int) -> dict[str, tuple[float, float]]:
-    """Returns the means over the first and the last window."""
+def summary(curves: Mapping[str, list[float]], span: int) -> dict[str, tuple[float, float]]:
+    """Returns the means over the first and the last span."""
     means = {}
     for name, values in curves.items():
-        size = min(window, len(values))
+        size = min(span, len(values))
         means[name] = (sum(values[:size]) / size, sum(values[-size:]) / size)
     return means
 
 
-def table(results: Mapping[str, Mapping[str, list[float]]], window: int) -> str:
-    """Returns a Markdown table of every metric, first -> last window."""
+def table(results: Mapping[str, Mapping[str, list[float]]], span: int) -> str:
+    """Returns a Markdown table of every metric, first -> last span."""
     lines = ["| | chunks | " + " | ".join(METRICS) + " |", "| --- " * (len(METRICS) + 2) + "|"]
     for name, curves in results.items():
-        cells = [f"{first:.2f} → {last:.2f}" for first, last in summary(curves, window).values()]
+        cells = [f"{first:.2f} → {last:.2f}" for first, last in summary(curves, span).values()]
         lines.append(f"| {name} | {len(curves['step'])} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -152,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--answers", type=int, default=12)
     parser.add_argument("--chunks", type=int, default=100, help="length of every answer; 6.25 chunks per second")
-    parser.add_argument("--window", type=int, default=14, help="past chunks in reach of a chunk, best as in training")
+    parser.add_argument("--window", type=int, help="past steps in sight, heard ones too; by default the model's")
+    parser.add_argument("--span", type=int, default=14, help="chunks of the first and of the last mean")
     parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.1], help="noise levels on the history")
     parser.add_argument("--sampling", nargs="*", default=[], metavar="KEY=VALUE", help="replaced values")
     parser.add_argument("--output", type=Path, default=Path("outputs/drift"))
@@ -184,11 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     for first, d in zip(starts, dialogues, strict=True)
                 ]
             )
-    print(table(results, options.window))
+    print(table(results, options.span))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"answers": len(dialogues), "chunks": options.chunks, "window": options.window}
+    settings = {"answers": len(dialogues)} | {name: vars(options)[name] for name in ("chunks", "window", "span")}
     options.output.with_suffix(".json").write_text(json.dumps({"settings": settings, "curves": results}, indent=1))
-    options.output.with_suffix(".md").write_text(table(results, options.window))
+    options.output.with_suffix(".md").write_text(table(results, options.span))
     plot(results, options.output.with_suffix(".png"))
 
 
