@@ -2,13 +2,14 @@
 
     python -m vidchat.playground.people --output outputs/eval --encounters 400 --seed 1
     OMP_NUM_THREADS=1 python benchmarks/conversations.py --root outputs/eval [--release checkpoints/demo]
-        [--only answers duplex listening decay] [--conversations 60] [--sampling temperature=0.5]
+        [--only answers duplex listening decay] [--conversations 60] [--no-pauses] [--sampling temperature=0.5]
         [--output outputs/conversations.json]
 
 Every number is read from frames and audio alone. Beside a release stand the recorded clips, these after a round trip
 through the tokenizers (the ceiling), and chance.
 
     answers     A question is heard and answered, then the next one, with the model's own earlier answers in memory.
+                The initiator's pauses before answers and questions are heard, too (unless --no-pauses).
                 An answer is the nearest of 12 possible ones. A question that interrupts an answer is counted apart.
                 A length is right if it is within two chunks of the recorded one; its chance is that of always giving
                 the mean length.
@@ -50,7 +51,7 @@ from vidchat.runtime.atomic import write_text
 SECTIONS = ("answers", "duplex", "listening", "decay")
 VOICES = 6  # that speak the possible answers
 WITHIN = 2  # chunks by which a length may differ
-LONGEST = 8.0  # seconds of an answer that does not end
+LONGEST = 5.0  # seconds of an answer that does not end
 SHORT, LONG = 4, 16  # seconds of answers that go on
 UNITS = {"psnr": "PSNR to the reference, dB", "sharpness": "sharpness over the reference's"}
 FITTED = 12  # dialogues of each branch to which the readers of mouth and head are fitted
@@ -228,11 +229,15 @@ def score_decay(people: People, name: str, responder: Responder, seconds: int) -
 
 
 def score(
-    people: People, models: Mapping[str, Release], settings: GenerationSettings, only: Sequence[str]
+    people: People,
+    models: Mapping[str, Release],
+    settings: GenerationSettings,
+    only: Sequence[str],
+    pauses: bool,
 ) -> Iterator[Score]:
     """Yields the scores of the recorded people, of their round trip, and of models."""
     recorded = {"recorded": Recorded(people.release), "round trip": Recorded(people.release, coded=True)}
-    in_turns = {name: InTurns(release, settings) for name, release in models.items()}
+    in_turns = {name: InTurns(release, settings, pauses) for name, release in models.items()}
     if {"answers", "duplex"} & set(only):
         for name, person in recorded.items():
             answers = read_answers(people, name, person)
@@ -281,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--release", type=Path, nargs="+", default=[Path("checkpoints/demo")])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--conversations", type=int, default=60, help="encounters, and listening dialogues")
+    parser.add_argument("--no-pauses", action="store_true", help="answer right after a question, not as recorded")
     parser.add_argument("--sampling", nargs="*", default=[], metavar="KEY=VALUE", help="replaced values")
     parser.add_argument("--output", type=Path, default=Path("outputs/conversations.json"))
     options = parser.parse_args(arguments)
@@ -292,7 +298,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)
     scores = list[Score]()
-    for one in score(People(options.root, release, options.conversations), models, settings, options.only):
+    for one in score(
+        People(options.root, release, options.conversations), models, settings, options.only, not options.no_pauses
+    ):
         scores.append(one)
         write_text(options.output, json.dumps([asdict(score) for score in scores], indent=1) + "\n")
     print(table(scores))

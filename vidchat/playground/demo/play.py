@@ -94,10 +94,17 @@ class InTurns:
 
     Its own earlier answers are what it remembers. Before a question that interrupts, its answer is taken back to as
     much of it as was played when the recorded question begins.
+
+    Attributes:
+        release: The model.
+        settings: Generation settings.
+        pauses: Whether the initiator's silence is heard from the end of a recorded answer to the start of the next, as
+            in training; else turns follow each other at once.
     """
 
     release: Release
     settings: GenerationSettings
+    pauses: bool = True
 
     def answer(self, dialogue: Dialogue) -> Iterator[tuple[Asked, Media]]:
         every = list(questions(dialogue))
@@ -105,7 +112,7 @@ class InTurns:
         settings = replace(self.settings, undo=undo)
         conversation = _start(self.release, dialogue.turns[every[0].turn].clip, settings)
         for asked in every:
-            for heard in _hear(self.release, dialogue.turns[asked.turn - 1].clip):
+            for heard in _hear(self.release, self._question(dialogue, asked)):
                 latents, codes, _ = heard.chunk
                 conversation.hear(_column(latents), _column(codes))
             chunks = list(conversation.answer())
@@ -125,7 +132,17 @@ class InTurns:
     def go_on(self, dialogue: Dialogue, seconds: int) -> Tensor:
         clock = self.release.clock
         settings = replace(self.settings, chunks=clock.chunks(seconds * clock.fps + 1), ends=False)
-        return next(InTurns(self.release, settings).answer(dialogue))[1].frames
+        return next(InTurns(self.release, settings, self.pauses).answer(dialogue))[1].frames
+
+    def _question(self, dialogue: Dialogue, asked: Asked) -> Clip:
+        """Returns what is heard before an answer."""
+        before, (question, answer) = dialogue.turns[: asked.turn - 1], dialogue.turns[asked.turn - 1 : asked.turn + 1]
+        if not self.pauses:
+            return question.clip
+        start, frame = question.clip.start, 1 / self.release.clock.fps
+        if before and before[-1].clip.end is not None and not asked.interrupts:
+            start = before[-1].clip.end - frame  # a clip's frame 0 is the last frame of what comes before it
+        return replace(question.clip, start=start, end=answer.clip.start + frame)
 
     def _played(self, dialogue: Dialogue, asked: Asked) -> int:
         """Returns how many chunks of an answer were played when the next question begins."""
