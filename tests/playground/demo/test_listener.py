@@ -107,7 +107,9 @@ def test_first_and_later_answers_are_read_right(encounters, coded):
                 waveform = codec.decode(codec.encode(waveform)) if coded else waveform
             exchange = encounter.exchanges[part.turn.exchange]
             assert (asked.kind, asked.case, asked.long) == (exchange.kind, exchange.case, len(exchange.answer) > 1)
-            assert not part.turn.interrupted
+            assert asked.interrupted == part.turn.interrupted
+            if asked.interrupted:
+                continue
             right.append(reader.read(waveform[0].numpy(), asked.kind, asked.long) == asked.case)
             numbers.add(asked.number)
     assert {1, 2} <= numbers
