@@ -20,8 +20,9 @@ def make_sections(people: TestPeople, systems: Mapping[str, Acted], scores: Mapp
     """Returns the page's sections: answers to one question, conversations, and listeners."""
     count = len(people.conversations)
     talks = [_conversation(dialogue, i, systems, scores) for i, dialogue in enumerate(people.conversations)]
-    one = [shown for shown, dialogue in zip(talks, people.conversations, strict=True) if len(dialogue.turns) == 2]
-    several = [shown for shown, dialogue in zip(talks, people.conversations, strict=True) if len(dialogue.turns) > 2]
+    by_length = sorted(zip(people.conversations, talks, strict=True), key=lambda pair: -len(pair[0].turns))
+    one = [shown for dialogue, shown in by_length if len(dialogue.turns) == 2]
+    several = [shown for dialogue, shown in by_length if len(dialogue.turns) > 2]
     listeners = [_listener(dialogue, i, count, systems, scores) for i, dialogue in enumerate(people.listening)]
     sections = [
         Section("Conversations", "Several questions, each answered before the next is asked.", several),
