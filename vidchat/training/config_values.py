@@ -78,7 +78,7 @@ CHECKS: Mapping[str, Check] = {
     "trainer.val_check_interval": (_is_interval, "a number of micro-batches, or null"),
     "model.patch": _whole(1),
     "model.ratio": _whole(1),
-    "model.noise": _real(0, 1),
+    "model.noise": (lambda n: n is None or (_is_real(n) and 0 <= n <= 1), "a number from 0 to 1, or null"),
     "model.flow.width": _whole(1),
     "model.flow.blocks": _whole(1),
     **{f"model.{part}.{name}": _whole(1) for part in ("backbone", "spatial", "depth") for name in _PARTS},

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from vidchat.bench.ablation import PUBLISHED, parse_row
 from vidchat.playground.demo import table2
+from vidchat.training.config_values import wrong_values
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 ROWS = sorted(path.stem for path in (CONFIGS / "row").glob("*.yaml"))
@@ -24,6 +25,7 @@ def test_a_row_is_what_its_name_says(name, tmp_path):
     place, _ = parse_row(f"{table2.place_of(plain)}={tmp_path}")
     assert name == f"{place.protocol}_{'_'.join(place.switches) or 'none'}"
     assert plain["stage"]["audio"] == ("audio" in place.switches)
+    assert not list(wrong_values({"model": plain["model"]})), "noise may be null"
 
 
 def test_all_published_rows_are_there_and_two_of_our_own():
