@@ -89,9 +89,10 @@ def test_media_enter_at_the_size_of_the_words(make_responder, language_model):
     model = make_responder(backbone=SHAPE, vocabulary=50)
     load_language_model(model, language_model[1], "lm", same_ids=True)
     roles = torch.zeros(2, 9, dtype=torch.long)
-    visual = model.embed.embed_visual(torch.randn(2, 9, 4, 12), roles)
+    said = model.embed.embed_said(torch.randn(2, 9, 4, model.embed.visual.in_features))
+    heard = model.embed.embed_heard(torch.randn(2, 9, 4, model.embed.heard.in_features))
     audio = model.embed.embed_codes(torch.randint(16, (2, 9, 4, 2)), roles)
-    for tokens in (visual, audio):
+    for tokens in (said, heard, audio):
         assert tokens.square().mean().sqrt().item() == pytest.approx(rms_of(language_model), rel=0.15)
 
 

@@ -109,12 +109,13 @@ def test_the_card_has_the_header_the_sizes_and_the_command(release: Release) -> 
     facts = {"license": "apache-2.0", "library_name": "vidchat", "pipeline_tag": "any-to-any"}
     assert metadata.items() >= facts.items()
     count = sum(parameter.numel() for parameter in release.responder.parameters())
+    steps = yaml.safe_load((SHIPPED / "config.yaml").read_text())["stage"]["steps"]
     for line in (
         f"| responder | {count / 1e6:.2f} M |",
         "| frames | 96x96 (height x width), 25 a second |",
         "| audio | 16000 Hz |",
         "| data | 3,000 rendered \\| dialogues |",
-        "| training | stage `sft_dyadic`, 2400 steps |",
+        f"| training | stage `sft_dyadic`, {steps} steps |",
         "vidchat infer initiator=CLIP.mp4 reference=FACE.png checkpoint=ann/demo@v1 output=ANSWER.mp4",
         'question = Question(reference=Path("FACE.png"), initiator=Path("CLIP.mp4"))',
         "arXiv:2507.09862",
