@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_a_conversation_of_two_clips_shows_the_responder_all_the_time(release, f
 
 
 def test_who_listens_is_generated_at_every_step(release, files, tmp_path):
-    """What is shown beside the initiator's chunk t does not know it; after the clip, the answer has its limit."""
+    """What is shown beside the initiator's chunk t does not know it; after the clip, who asked waits for the answer."""
     question = Question(files["reference"], [files["initiator"]] * 2, text="hello", listen=True)
     chunks = list(answer(release, question, FIXED, tmp_path / "out.mp4"))
     assert len(chunks) == 2 * (HEARD + 3)
@@ -116,11 +117,11 @@ def test_who_listens_is_generated_at_every_step(release, files, tmp_path):
     batch = read_question(release, question)
     conversation = Conversation(release.responder, release.video_vae, release.audio_codec, batch, FIXED)
     stream = HeardStream(release.video_vae, release.audio_codec, release.clock)
-    heard = list(hear_clip(Clip(files["initiator"], ""), stream, release.clock, (16, 16), audio=True))
+    clip = Clip(files["initiator"], "")
+    heard = list(islice(hear_clip(clip, stream, release.clock, (16, 16), audio=True, waits=True), HEARD + 3))
     expected = [conversation.tick()]
     for _ in range(2):
         expected += [conversation.tick(step.chunk) for step in heard]
-        expected += [conversation.tick() for _ in range(3)]
     assert all(torch.equal(a.latents, b.latents) for a, b in zip(chunks, expected[:-1], strict=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,16 @@ def test_no_condition_grows_with_its_clip(release, long_clip, tmp_path):
     write_clip(tmp_path / "v.mp4", torch.zeros(50, 3, 16, 16, dtype=torch.uint8), torch.zeros(32000), 25, 16000)
     short = read_question(release, replace(question, voice=tmp_path / "v.mp4"))
     assert short.conditions["voice"].values.shape[1] == 12
+
+
+def test_who_waits_after_a_clip_is_heard_as_the_last_frame_and_silence(release, long_clip):
+    clip = Clip(long_clip, "", start=0.0, end=3.0)
+    alone = hear(release, clip)
+    waiting = list(islice(hear_clip(clip, stream(release), release.clock, SIZE, audio=True, waits=True), 30))
+    assert [one.over for one in waiting] == [k >= len(alone) for k in range(30)]
+    for a, b in zip(alone, waiting, strict=False):
+        assert torch.equal(a.frames, b.frames)
+        torch.testing.assert_close(a.chunk.latents, b.chunk.latents)
+        assert torch.equal(a.chunk.codes, b.chunk.codes)
+    assert (waiting[-1].frames == alone[-1].frames[-1]).all()
+    assert not waiting[-1].waveform.any()

@@ -209,7 +209,14 @@ def talk(
     clock, size = release.clock, answer_size(release, question.reference)
     codec = release.audio_codec if release.responder.depth is not None else None
     clips = [  # each is read while it is heard
-        hear_clip(clip, HeardStream(release.video_vae, codec, clock, device), clock, size, audio=codec is not None)
+        hear_clip(
+            clip,
+            HeardStream(release.video_vae, codec, clock, device),
+            clock,
+            size,
+            audio=codec is not None,
+            waits=question.listen,
+        )
         for clip in (question.clips if release.hears else ())
     ]
     return _steps(release, batch, clips, settings, question.listen)

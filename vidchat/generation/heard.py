@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -29,11 +30,13 @@ class Heard(NamedTuple):
         chunk: The encoded chunk, for B = 1.
         frames: (4, 3, H, W) uint8.
         waveform: (samples,) in [-1, 1].
+        over: Whether the clip is over, and its person waits.
     """
 
     chunk: Chunk
     frames: Tensor
     waveform: Tensor
+    over: bool = False
 
 
 class HeardStream:
@@ -106,7 +109,7 @@ class HeardStream:
 
 
 def hear_clip(
-    clip: Clip, stream: HeardStream, clock: ChunkClock, size: tuple[int, int], audio: bool
+    clip: Clip, stream: HeardStream, clock: ChunkClock, size: tuple[int, int], audio: bool, waits: bool = False
 ) -> Iterator[Heard]:
     """Reads a clip of any length and encodes its whole chunks 1..U, one by one.
 
@@ -118,22 +121,32 @@ def hear_clip(
         clock: The model's clock.
         size: (height, width) of its frames.
         audio: Whether the clip's audio is heard.
+        waits: Whether the person stays after the clip, without an end: its last frame, and silence.
 
     Raises:
         MediaError: The clip cannot be decoded, or is shorter than a chunk.
     """
-    waiting: deque[Media] = deque()
-    for index, piece in enumerate(_pieces(clip, clock, size, audio)):
+    waiting: deque[tuple[Media, bool]] = deque()
+    for index, (piece, over) in enumerate(_and_then_wait(_pieces(clip, clock, size, audio), waits)):
         if index:  # frame 0 is not heard
-            waiting.append(piece)
+            waiting.append((piece, over))
         for chunk in stream.push(piece.frames, piece.waveform):
-            yield _heard(chunk, waiting.popleft())
+            yield _heard(chunk, *waiting.popleft())
     for chunk in stream.finish():
-        yield _heard(chunk, waiting.popleft())
+        yield _heard(chunk, *waiting.popleft())
 
 
-def _heard(chunk: Chunk, media: Media) -> Heard:
-    return Heard(chunk, media.frames, media.waveform)
+def _heard(chunk: Chunk, media: Media, over: bool) -> Heard:
+    return Heard(chunk, media.frames, media.waveform, over)
+
+
+def _and_then_wait(pieces: Iterator[Media], waits: bool) -> Iterator[tuple[Media, bool]]:
+    """Yields the pieces of a clip and then, if its person waits, the last frame and silence for ever."""
+    for piece in pieces:
+        yield piece, False
+    silent = replace(piece, frames=piece.frames[-1:].expand_as(piece.frames), waveform=torch.zeros_like(piece.waveform))
+    while waits:
+        yield silent, True
 
 
 def _pieces(clip: Clip, clock: ChunkClock, size: tuple[int, int], audio: bool) -> Iterator[Media]:

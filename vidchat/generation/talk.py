@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -42,22 +43,21 @@ def full_duplex(conversation: Conversation, clips: Clips, ends: bool) -> Iterato
 
     Args:
         conversation: A new conversation with `settings.ends` off: for the model, all of it is one turn.
-        clips: The chunks of each clip.
+        clips: The chunks of each clip, and then of a person who waits (`hear_clip`): somebody is always there.
         ends: Whether an answer ends by itself before it has `settings.chunks` chunks.
     """
     said = conversation.tick()
-    for clip in clips or [()]:
+    people: Sequence[Iterable[Heard | None]] = clips or [repeat(None)]
+    for clip in people:
+        goes_on, count = 1.0, 0
         for heard in clip:
             yield Step(heard, said)
-            said = conversation.tick(heard.chunk)
-        goes_on = 1.0
-        for _ in range(conversation.settings.chunks):
-            yield Step(None, said)
-            said = conversation.tick()
-            assert conversation.end is not None, "a chunk was read"
-            goes_on *= 1 - float(conversation.end)
-            if ends and goes_on < ENDED:
-                break
+            said = conversation.tick(None if heard is None else heard.chunk)
+            if heard is None or heard.over:
+                assert conversation.end is not None, "a chunk was read"
+                goes_on, count = goes_on * (1 - float(conversation.end)), count + 1
+                if count == conversation.settings.chunks or (ends and goes_on < ENDED):
+                    break
 
 
 def _column(value: Tensor | None) -> Tensor | None:

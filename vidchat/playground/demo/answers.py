@@ -80,7 +80,9 @@ def act_by_model(name: str, people: TestPeople, release: Release, folder: Path) 
         settings, timing = GenerationSettings(MOST_CHUNKS, seed=index), Timing(chunk=_chunk_seconds(release.clock))
         if listens:  # only while it hears
             settings = replace(settings, chunks=1)
-        steps = [s for s in timed(talk(release, question, settings), timing) if s.heard is not None or not listens]
+        steps = list(timed(talk(release, question, settings), timing))
+        if listens:
+            steps = [step for step in steps if step.heard is not None and not step.heard.over]
         image = read_image(dialogue.answer.path, release.size)
         acted.add(dialogue, list(said_turns(steps, image, release.clock)))
         acted.timings += [] if listens else [timing]
