@@ -43,11 +43,6 @@ def test_conditions_keep_the_order_of_the_config_and_accept_short_or_named_setti
         assert list(chosen) == list(expected)
 
 
-def test_the_old_key_for_the_length_of_the_voice_is_still_read() -> None:
-    assert read_conditions(OFF | {"voice": True, "voice_chunks": 5}) == {"voice": Voice(5)}
-    assert read_conditions(OFF | {"voice_chunks": 5}) == {}
-
-
 @pytest.mark.parametrize(
     ("node", "error", "message"),
     [

@@ -29,18 +29,9 @@ def read_conditions(node: Mapping[str, Any], trust: Iterable[str] = ()) -> dict[
     """
     return {
         key: _condition(key, value, trust)
-        for key, value in _with_voice_chunks(node).items()
+        for key, value in node.items()
         if key not in OTHER_KEYS and (value or isinstance(value, Mapping))
     }
-
-
-def _with_voice_chunks(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the node with `voice_chunks`, a separate key in old releases, as the setting of `voice`."""
-    node = dict(node)
-    chunks = node.pop("voice_chunks", None)
-    if chunks is not None and node.get("voice") is True:
-        node["voice"] = chunks
-    return node
 
 
 def _condition(key: str, value: Any, trust: Iterable[str]) -> Condition:
