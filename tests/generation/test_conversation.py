@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -296,3 +297,18 @@ def test_conversations_share_no_state(start: Start) -> None:
         mixed.append(one.tick(chunk))
         other.tick(chunk)
     assert same(expected, mixed)
+
+
+def test_an_answer_begins_after_the_model_s_pause(start: Start) -> None:
+    """Time passes in which nobody is there: ticks without a chunk do the same."""
+    heard = torch.randn(2, 3, 4, 2, 2), torch.randint(16, (2, 3, 8, 2))
+    paused = start(sampling=replace(SAMPLING, pause=2))
+    paused.hear(*heard)
+    chunks = list(paused.answer(2))
+    ticked = start(sampling=SAMPLING)
+    ticked.tick(speaking=False)
+    for chunk in range(3):
+        ticked.tick(Chunk(heard[0][:, chunk], heard[1][:, chunk]), speaking=False)
+    ticked.tick(speaking=False)
+    expected = [ticked.tick(), ticked.tick()]
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(chunks, expected, strict=True))

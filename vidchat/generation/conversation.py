@@ -248,6 +248,9 @@ class Conversation:
         if self._now.said is not None:  # a turn of which the caller wanted no more
             self.tick(self._heard, speaking=False)
             self._heard = None
+        for _ in range(self.sampling.pause if self._heard is not None else 0):
+            self.tick(self._heard, speaking=False)
+            self._heard = None
         for _ in range(self.settings.chunks if chunks is None else chunks):
             chunk = self.tick(self._heard, speaking=True)
             self._heard = None

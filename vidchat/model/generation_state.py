@@ -12,6 +12,7 @@ from vidchat.model.cache import KeyValueCache
 from vidchat.model.depth import MAX_SCALE, CodeSampling, check_ranges, is_integer, is_number
 from vidchat.registry import register
 
+MAX_PAUSE = 100  # steps: 16 seconds
 MAX_EVALUATIONS = 1000  # sets, or steps per set: more would take minutes per chunk and change nothing
 
 
@@ -26,6 +27,8 @@ class ChunkSampling:
         temperature: Scale in [0, `MAX_SCALE`] of the flow head's initial noise.
         guidance: Scale in [0, `MAX_SCALE`] of classifier-free guidance on the conditions; 1 disables it.
         noise_level: Level in [0, 1) of the noise added to the model's own history; the model is given the level.
+        pause: Number of steps in [0, `MAX_PAUSE`] between the last chunk heard and the still of an answer: people take a
+            moment, and a model answers best after the pauses that it was trained on.
         codes: Sampling settings of the codes.
 
     Raises:
@@ -37,6 +40,7 @@ class ChunkSampling:
     temperature: float = 0.5
     guidance: float = 1.0
     noise_level: float = 0.1
+    pause: int = 0
     codes: CodeSampling = field(default_factory=CodeSampling)
 
     def __post_init__(self) -> None:
@@ -49,6 +53,7 @@ class ChunkSampling:
             flow_steps=(even, f"an even number in [2, {most}] (a midpoint step takes two evaluations)"),
             temperature=(is_number(self.temperature, 0, MAX_SCALE), number),
             guidance=(is_number(self.guidance, 0, MAX_SCALE), number),
+            pause=(is_integer(self.pause, 0, MAX_PAUSE), f"a whole number in [0, {MAX_PAUSE}]"),
             noise_level=(is_number(self.noise_level, 0, 1) and self.noise_level < 1, "a number in [0, 1)"),
         )
 
