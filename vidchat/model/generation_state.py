@@ -19,7 +19,7 @@ MAX_EVALUATIONS = 1000  # sets, or steps per set: more would take minutes per ch
 @register("chunk_sampling")
 @dataclass(frozen=True)
 class ChunkSampling:
-    """Sampling settings of a chunk. Releases without settings use these defaults; `configs/model` has newer ones.
+    """Sampling settings of a chunk; `configs/model` has those of each size.
 
     Attributes:
         sets: N in [1, `MAX_EVALUATIONS`], number of sets in which the visual tokens are filled in.
@@ -27,8 +27,8 @@ class ChunkSampling:
         temperature: Scale in [0, `MAX_SCALE`] of the flow head's initial noise.
         guidance: Scale in [0, `MAX_SCALE`] of classifier-free guidance on the conditions; 1 disables it.
         noise_level: Level in [0, 1) of the noise added to the model's own history; the model is given the level.
-        pause: Number of steps in [0, `MAX_PAUSE`] between the last chunk heard and the still of an answer: people take a
-            moment, and a model answers best after the pauses that it was trained on.
+        pause: Number of steps in [0, `MAX_PAUSE`] between the last chunk heard and the still of an answer: people take
+            a moment, and a model answers best after the pauses that it was trained on.
         codes: Sampling settings of the codes.
 
     Raises:
