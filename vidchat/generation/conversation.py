@@ -236,6 +236,12 @@ class Conversation:
                 None if latents is None else latents[:, chunk], None if codes is None else codes[:, chunk]
             )
 
+    def wait(self, steps: int) -> None:
+        """Lets steps pass in which nobody has a chunk."""
+        for _ in range(steps):
+            self.tick(self._heard, speaking=False)
+            self._heard = None
+
     def answer(self, chunks: int | None = None) -> Iterator[GeneratedChunk]:
         """Generates a turn of the responder; the caller may stop after any chunk.
 
@@ -246,9 +252,6 @@ class Conversation:
             Each chunk as soon as it is decoded, until the turn ends.
         """
         if self._now.said is not None:  # a turn of which the caller wanted no more
-            self.tick(self._heard, speaking=False)
-            self._heard = None
-        for _ in range(self.sampling.pause if self._heard is not None else 0):
             self.tick(self._heard, speaking=False)
             self._heard = None
         for _ in range(self.settings.chunks if chunks is None else chunks):

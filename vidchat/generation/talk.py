@@ -27,15 +27,26 @@ class Step(NamedTuple):
 def take_turns(conversation: Conversation, clips: Clips) -> Iterator[Step]:
     """Hears each clip and then answers it, until the answer ends or `settings.chunks` are said.
 
-    Without clips, the responder speaks once.
+    Between turns pass the steps of `sampling.pause`. Without clips, the responder speaks once.
     """
-    for clip in clips or [()]:
+    pause = conversation.sampling.pause
+    for number, clip in enumerate(clips or [()]):
+        if number:
+            yield from _wait(conversation, pause)
         for heard in clip:
             latents, codes, _ = heard.chunk
             conversation.hear(_column(latents), _column(codes))
             yield Step(heard, None)
+        if clips:
+            yield from _wait(conversation, pause)
         for said in conversation.answer():
             yield Step(None, said)
+
+
+def _wait(conversation: Conversation, steps: int) -> Iterator[Step]:
+    for _ in range(steps):
+        conversation.wait(1)
+        yield Step(None, None)
 
 
 def full_duplex(conversation: Conversation, clips: Clips, ends: bool) -> Iterator[Step]:

@@ -27,9 +27,9 @@ class ChunkSampling:
         temperature: Scale in [0, `MAX_SCALE`] of the flow head's initial noise.
         guidance: Scale in [0, `MAX_SCALE`] of classifier-free guidance on the conditions; 1 disables it.
         noise_level: Level in [0, 1) of the noise added to the model's own history; the model is given the level.
+        codes: Sampling settings of the codes.
         pause: Number of steps in [0, `MAX_PAUSE`] between the last chunk heard and the still of an answer: people take
             a moment, and a model answers best after the pauses that it was trained on.
-        codes: Sampling settings of the codes.
 
     Raises:
         ValueError: A value is out of its range.
@@ -40,8 +40,8 @@ class ChunkSampling:
     temperature: float = 0.5
     guidance: float = 1.0
     noise_level: float = 0.1
-    pause: int = 0
     codes: CodeSampling = field(default_factory=CodeSampling)
+    pause: int = 0
 
     def __post_init__(self) -> None:
         number, most = f"a number in [0, {MAX_SCALE}]", MAX_EVALUATIONS
