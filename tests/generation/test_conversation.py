@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -299,11 +298,11 @@ def test_conversations_share_no_state(start: Start) -> None:
     assert same(expected, mixed)
 
 
-def test_an_answer_begins_after_the_model_s_pause(start: Start) -> None:
-    """Time passes in which nobody is there: ticks without a chunk do the same."""
+def test_time_passes_in_which_nobody_has_a_chunk(start: Start) -> None:
     heard = torch.randn(2, 3, 4, 2, 2), torch.randint(16, (2, 3, 8, 2))
-    paused = start(sampling=replace(SAMPLING, pause=2))
+    paused = start(sampling=SAMPLING)
     paused.hear(*heard)
+    paused.wait(2)
     chunks = list(paused.answer(2))
     ticked = start(sampling=SAMPLING)
     ticked.tick(speaking=False)

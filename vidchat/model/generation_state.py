@@ -28,8 +28,8 @@ class ChunkSampling:
         guidance: Scale in [0, `MAX_SCALE`] of classifier-free guidance on the conditions; 1 disables it.
         noise_level: Level in [0, 1) of the noise added to the model's own history; the model is given the level.
         codes: Sampling settings of the codes.
-        pause: Number of steps in [0, `MAX_PAUSE`] between the last chunk heard and the still of an answer: people take
-            a moment, and a model answers best after the pauses that it was trained on.
+        pause: Number of steps in [0, `MAX_PAUSE`] between two turns of a conversation: people take a moment, and a model
+            answers best after the pauses that it was trained on.
 
     Raises:
         ValueError: A value is out of its range.

@@ -99,7 +99,7 @@ class InTurns:
         release: The model.
         settings: Generation settings.
         pauses: Whether the initiator's silence is heard from the end of a recorded answer to the start of the next, as
-            in training; else turns follow each other at once.
+            in training; else the model's own pause is between turns, as in `vidchat infer`.
     """
 
     release: Release
@@ -111,10 +111,13 @@ class InTurns:
         undo = self.settings.chunks + 1 if any(asked.interrupted for asked in every) else 0
         settings = replace(self.settings, undo=undo)
         conversation = _start(self.release, dialogue.turns[every[0].turn].clip, settings)
-        for asked in every:
+        pause = 0 if self.pauses else conversation.sampling.pause
+        for number, asked in enumerate(every):
+            conversation.wait(pause if number and not asked.interrupts else 0)
             for heard in _hear(self.release, self._question(dialogue, asked)):
                 latents, codes, _ = heard.chunk
                 conversation.hear(_column(latents), _column(codes))
+            conversation.wait(pause)
             chunks = list(conversation.answer())
             yield asked, _join(self.release, chunks)
             if asked.interrupted:
