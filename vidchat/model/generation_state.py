@@ -28,7 +28,7 @@ class ChunkSampling:
         guidance: Scale in [0, `MAX_SCALE`] of classifier-free guidance on the conditions; 1 disables it.
         noise_level: Level in [0, 1) of the noise added to the model's own history; the model is given the level.
         codes: Sampling settings of the codes.
-        pause: Number of steps in [0, `MAX_PAUSE`] between two turns of a conversation: people take a moment, and a model
+        pause: Number of steps in [0, `MAX_PAUSE`] between turns of a conversation: people take a moment, and a model
             answers best after the pauses that it was trained on.
 
     Raises:
