@@ -311,3 +311,13 @@ def test_time_passes_in_which_nobody_has_a_chunk(start: Start) -> None:
     ticked.tick(speaking=False)
     expected = [ticked.tick(), ticked.tick()]
     assert all(torch.equal(a.latents, b.latents) for a, b in zip(chunks, expected, strict=True))
+
+
+def test_the_first_tick_can_be_taken_back(start: Start) -> None:
+    conversation = start(undo=2)
+    first = conversation.tick()
+    conversation.take_back(1)
+    assert conversation.step == 0
+    with pytest.raises(ValueError, match="step 0"):
+        conversation.tick(Chunk(torch.randn(2, 4, 2, 2), torch.randint(16, (2, 8, 2))))
+    assert torch.equal(conversation.tick().latents, first.latents)

@@ -22,6 +22,7 @@ EXAMPLE = (
     '{"role": "responder", "speaker": "bob", "clip": "clips/2.mp4"}]}'
 )
 ROLES = get_args(Role)
+LATEST = 1_000_000  # seconds at which a turn may start, eleven days: a number of steps that positions can tell apart
 WORDS = {"split": get_args(Split), "branch": get_args(Branch), "tier": get_args(Tier)}
 
 
@@ -242,8 +243,8 @@ def _turn(root: Path, turn: Any, media: bool, start: float | None) -> Turn:
     if not isinstance(turn, dict) or not {"role", "speaker", "clip"} <= turn.keys():
         raise ValueError("a turn is an object with 'role', 'speaker' and 'clip'")
     if turn.get("at") is not None:
-        start = _number(turn["at"], must := "'at' must be seconds on the dialogue's clock, 0 or later")
-        if start < 0:
+        start = _number(turn["at"], must := f"'at' must be seconds on the dialogue's clock, from 0 to {LATEST}")
+        if not 0 <= start <= LATEST:
             raise ValueError(f"{must}, not {_short(turn['at'])}")
     return Turn(_word(turn, "role", ROLES), _clip(root, turn, media), start)
 

@@ -257,6 +257,8 @@ def answer(
     Raises:
         QuestionError, MediaError: see `read_question`.
     """
+    if film is not None and not (release.hears and question.clips):
+        raise QuestionError("a film shows both people: it needs initiator= and a model that hears")
     clock, timing = release.clock, timing if timing is not None else Timing()
     timing.chunk = clock.temporal_stride / clock.fps
     steps = timed(talk(release, question, settings, device), timing)

@@ -88,12 +88,14 @@ class _Moment(NamedTuple):
         said: Chunk of the step that follows it, which is not read yet.
         goes_on: (B,) probability that the turn has not ended.
         random: State of the generator.
+        started: Whether there has been a tick.
     """
 
     state: GenerationState
     said: Chunk | None
     goes_on: Tensor
     random: Tensor
+    started: bool
 
 
 class Conversation:
@@ -132,14 +134,13 @@ class Conversation:
             self._graphs.check_weights(responder)
             state = responder.start(batch, settings.window, self.sampling.guidance, settings.undo)
         goes_on = torch.ones(batch.size, device=batch.latents.device)
-        self._now = _Moment(state, None, goes_on, self.generator.get_state())
+        self._now = _Moment(state, None, goes_on, self.generator.get_state(), started=False)
         self._past: deque[_Moment] = deque(maxlen=settings.undo)
-        self._started = False
 
     @property
     def step(self) -> int:
         """The step of the clock that the last tick's chunk belongs to; 0 before the first tick."""
-        return self._now.state.step + self._started
+        return self._now.state.step + self._now.started
 
     @property
     def in_turn(self) -> bool:
@@ -170,18 +171,18 @@ class Conversation:
             ValueError: Something is heard in step 0, or by a model that does not listen; a turn that starts at step 1
                 has a still other than the reference; or a turn that was taken back is to go on.
         """
-        state, said, goes_on, _ = self._now
+        state, said, goes_on, _, started = self._now
         begins = said is None
-        if not self._started and heard is not None:
+        if not started and heard is not None:
             raise ValueError("nothing is heard in step 0, which is the reference; tick once before the first chunk")
-        if not self._started and still is not None:
+        if not started and still is not None:
             raise ValueError("a turn that starts at step 1 continues from the reference; give no still")
         if speaking and not begins and self._streams is None:
             raise ValueError("a turn that was taken back has ended; tick with speaking=False before the next one")
         if speaking and begins:
             still = state.reference if still is None else still
             goes_on = torch.ones_like(goes_on)
-        if self._started:
+        if started:
             read = Chunk(still, still=True) if speaking and begins else said
             state = self.responder.read_step(state, read, heard, self.sampling.noise_level, self.generator)
             goes_on = goes_on if state.end is None else goes_on * (1 - state.end)
@@ -197,7 +198,7 @@ class Conversation:
             self._past.append(self._now)
         following = None if chunk is None else Chunk(chunk.latents, chunk.codes)
         random = self.generator.get_state() if self.settings.undo else self._now.random
-        self._now, self._started = _Moment(state, following, goes_on, random), True
+        self._now = _Moment(state, following, goes_on, random, started=True)
         return chunk
 
     def take_back(self, ticks: int) -> None:
@@ -230,7 +231,7 @@ class Conversation:
         tensor = latents if latents is not None else codes
         for chunk in range(0 if tensor is None else tensor.shape[1]):
             # One chunk waits for the next call: the still of an answer stands beside the last chunk heard.
-            if self._heard is not None or not self._started or self._now.said is not None:
+            if self._heard is not None or not self._now.started or self._now.said is not None:
                 self.tick(self._heard, speaking=False)
             self._heard = Chunk(
                 None if latents is None else latents[:, chunk], None if codes is None else codes[:, chunk]
