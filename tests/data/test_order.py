@@ -139,3 +139,12 @@ def test_the_fingerprint_of_many_items_is_the_one_that_checkpoints_hold() -> Non
     order = Order(0, [[Stream("", range(70_000))]], lengths)
     numbers = np.arange(70_000).tobytes() + lengths.tobytes()
     assert order.fingerprint() == hashlib.sha256(b" 1.0 70000" + numbers).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_ranks_share_the_batch_that_one_rank_would_have(axes: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, (600, axes))
+    order = Order(0, [[Stream("", range(600))]], lengths)
+    for k in range(20):
+        shared = [drawn for rank in range(3) for drawn in order.batch(k, 4, rank, 3)]
+        assert shared == order.batch(k, 12)

@@ -101,8 +101,8 @@ class Order:
     def _global_batch(self, group: int, number: int, size: int, ranks: int) -> list[DrawnItem]:
         total, pool = size * ranks, self.pool(group, size, ranks)
         which, within = divmod(number, pool)
-        key = (group, which, size, ranks)
-        items = self._pools.get(key, lambda: self._pool(group, which, pool * total, size))
+        key = (group, which, total)
+        items = self._pools.get(key, lambda: self._pool(group, which, pool * total, total))
         if pool > 1:
             within = int(self._permutation(("batches", group, which), pool)[within])
         return items[within * total : (within + 1) * total]
