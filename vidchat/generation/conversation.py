@@ -230,12 +230,16 @@ class Conversation:
         """
         tensor = latents if latents is not None else codes
         for chunk in range(0 if tensor is None else tensor.shape[1]):
-            # One chunk waits for the next call: the still of an answer stands beside the last chunk heard.
-            if self._heard is not None or not self._now.started or self._now.said is not None:
-                self.tick(self._heard, speaking=False)
-            self._heard = Chunk(
-                None if latents is None else latents[:, chunk], None if codes is None else codes[:, chunk]
+            self.hear_chunk(
+                Chunk(None if latents is None else latents[:, chunk], None if codes is None else codes[:, chunk])
             )
+
+    def hear_chunk(self, heard: Chunk) -> None:
+        """Lets a step pass in which the initiator has a chunk and the responder has none."""
+        # One chunk waits for the next call: the still of an answer stands beside the last chunk heard.
+        if self._heard is not None or not self._now.started or self._now.said is not None:
+            self.tick(self._heard, speaking=False)
+        self._heard = heard
 
     def wait(self, steps: int) -> None:
         """Lets steps pass in which nobody has a chunk."""

@@ -34,8 +34,7 @@ def take_turns(conversation: Conversation, clips: Clips) -> Iterator[Step]:
         if number:
             yield from _wait(conversation, pause)
         for heard in clip:
-            latents, codes, _ = heard.chunk
-            conversation.hear(_column(latents), _column(codes))
+            conversation.hear_chunk(heard.chunk)
             yield Step(heard, None)
         if clips:
             yield from _wait(conversation, pause)
@@ -69,10 +68,6 @@ def full_duplex(conversation: Conversation, clips: Clips, ends: bool) -> Iterato
                 goes_on, count = goes_on * (1 - float(conversation.end)), count + 1
                 if count == conversation.settings.chunks or (ends and goes_on < ENDED):
                     break
-
-
-def _column(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value[:, None]
 
 
 class Screen:

@@ -115,8 +115,7 @@ class InTurns:
         for number, asked in enumerate(every):
             conversation.wait(pause if number and not asked.interrupts else 0)
             for heard in _hear(self.release, self._question(dialogue, asked)):
-                latents, codes, _ = heard.chunk
-                conversation.hear(_column(latents), _column(codes))
+                conversation.hear_chunk(heard.chunk)
             conversation.wait(pause)
             chunks = list(conversation.answer())
             yield asked, _join(self.release, chunks)
@@ -221,7 +220,3 @@ def _step(release: Release, seconds: float | None) -> int:
 def _length(clip: Clip, fps: int) -> int:
     assert clip.end is not None, "the clips of an encounter are spans"
     return round((clip.end - clip.start) * fps)
-
-
-def _column(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value[:, None]
